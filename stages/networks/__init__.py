@@ -1,0 +1,1 @@
+"""Networks, and how published weights get into them."""

@@ -1,0 +1,71 @@
+"""All errors that a user can cause, in one place: each says what was seen, what is allowed and what to run next."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClusterError",
+    "ConfigError",
+    "CorruptEntryError",
+    "DataError",
+    "MissingInputError",
+    "OdkdError",
+    "StoreError",
+    "TrainingError",
+    "WeightsError",
+]
+
+
+class OdkdError(Exception):
+    """The user's mistake, or something only the user can mend; the command line prints it without a traceback and exits 2.
+
+    ``seen`` names the value or the fact, ``allowed`` what would have been right, ``run`` the next command to type.
+    """
+
+    def __init__(self, seen: str, *, allowed: str = "", run: str = "") -> None:
+        self.seen, self.allowed, self.run = seen, allowed, run
+        lines = [seen]
+        if allowed:
+            lines.append(f"  Allowed: {allowed}")
+        if run:
+            lines.append(f"  Next:    {run}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild from the three parts, so that the error crosses process borders whole."""
+        return (_rebuild, (type(self), self.seen, self.allowed, self.run))
+
+
+def _rebuild(kind: type[OdkdError], seen: str, allowed: str, run: str) -> OdkdError:
+    return kind(seen, allowed=allowed, run=run)
+
+
+class ConfigError(OdkdError):
+    """The configuration, a preset's name or a command-line option is wrong."""
+
+
+class DataError(OdkdError):
+    """The data set cannot be used: unreadable json, or more broken records than ``prepare.max_bad_fraction``."""
+
+
+class WeightsError(OdkdError):
+    """Weights that cannot be loaded, do not fit the network, or are not safe to open."""
+
+
+class MissingInputError(OdkdError):
+    """A stage whose inputs another stage has not made yet."""
+
+
+class CorruptEntryError(OdkdError):
+    """An entry of the store whose files do not match its manifest."""
+
+
+class StoreError(OdkdError):
+    """The home or the store cannot be used: relative, not writable, out of space, or of another schema version."""
+
+
+class ClusterError(OdkdError):
+    """The Ray cluster cannot be reached or cannot do what was asked."""
+
+
+class TrainingError(OdkdError):
+    """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""

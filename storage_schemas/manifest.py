@@ -1,0 +1,109 @@
+"""What an entry is known by: the recipe that makes its key, and the manifest that makes it exist."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from storage_schemas.errors import CorruptEntryError, StoreError
+
+__all__ = ["SCHEMA_VERSION", "FileFacts", "Manifest", "Recipe", "canonical_json", "differing_fields", "key_of"]
+
+SCHEMA_VERSION = 1
+
+Recipe = Mapping[str, Any]
+"""All that an entry's content depends on, as JSON; nothing else (no names, paths, machines or worker counts)."""
+
+
+def canonical_json(value: object) -> bytes:
+    """The one spelling of a JSON value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def key_of(kind: str, recipe: Recipe) -> str:
+    """The key of an entry: 16 hexadecimal digits of the sha256 of its kind, schema version and recipe."""
+    return hashlib.sha256(canonical_json({"kind": kind, "schema": SCHEMA_VERSION, "recipe": recipe})).hexdigest()[:16]
+
+
+def differing_fields(ours: Recipe, theirs: Recipe, prefix: str = "") -> list[tuple[str, object, object]]:
+    """The leaves in which two recipes differ, as (dotted name, ours, theirs); a missing one is None."""
+    found: list[tuple[str, object, object]] = []
+    for name in sorted({*ours, *theirs}):
+        mine, other = ours.get(name), theirs.get(name)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            found += differing_fields(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            found.append((f"{prefix}{name}", mine, other))
+    return found
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Size in bytes and sha256 of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The description that is written last: an entry without a valid one does not exist.
+
+    ``folder`` is the name of the attempt whose files count; ``measured`` what was found out while making it; ``made`` who,
+    when, where and with which versions. The payload's hash covers the files alone.
+    """
+
+    kind: str
+    key: str
+    recipe: dict[str, Any]
+    folder: str
+    files: dict[str, FileFacts]
+    measured: dict[str, Any]
+    made: dict[str, Any]
+
+    @property
+    def payload(self) -> str:
+        """The sha256 over every file's name, size and sha256: equal for equal content, whoever made it, when and where."""
+        return hashlib.sha256(canonical_json({name: asdict(facts) for name, facts in self.files.items()})).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(facts.size for facts in self.files.values())
+
+    def encode(self) -> bytes:
+        """The manifest as readable JSON that carries its own sha256."""
+        body = {"schema": SCHEMA_VERSION, **asdict(self), "payload": self.payload}
+        body["sha256"] = hashlib.sha256(canonical_json(body)).hexdigest()
+        return (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def decode(cls, data: bytes, *, where: str) -> Manifest:
+        """Read a manifest back.
+
+        Raises:
+            CorruptEntryError: not JSON, a wrong hash, or a key that does not follow from the recipe.
+            StoreError: written by another schema version.
+        """
+        try:
+            body = json.loads(data)
+            stated = body.pop("sha256")
+            schema, payload = body.pop("schema"), body.pop("payload")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
+        if schema != SCHEMA_VERSION:
+            raise StoreError(
+                f"{where} has schema version {schema}",
+                allowed=f"version {SCHEMA_VERSION}, which this release writes",
+                run="use the release that wrote it, or give a new --home",
+            )
+        if hashlib.sha256(canonical_json({"schema": schema, **body, "payload": payload})).hexdigest() != stated:
+            raise CorruptEntryError(f"{where} does not match its own sha256: the entry counts as not there")
+        body["files"] = {name: FileFacts(**facts) for name, facts in body["files"].items()}
+        manifest = cls(**body)
+        if key_of(manifest.kind, manifest.recipe) != manifest.key:
+            raise CorruptEntryError(f"{where} has key {manifest.key}, which does not follow from its recipe")
+        return manifest

@@ -279,6 +279,8 @@ class ReportSettings(Section):
 class ClusterSettings(Section):
     """What the work may use."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: a GPU if the cluster has one now; say ``cuda`` where the autoscaler starts GPU nodes from none."""
     gpus_per_task: Annotated[float, Field(ge=0, le=1)] = 1.0
     """GPUs of one teacher or evaluation task on a cluster that has some."""
     cpus_per_task: Count = 1

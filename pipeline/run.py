@@ -1,0 +1,130 @@
+"""The command line: ``python -m pipeline.run --stage all``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from pipeline.config import load_settings, preset_names, resolved_yaml
+from stages.context import StageName
+from storage_schemas.atomic import write_atomic
+from storage_schemas.errors import ConfigError, OdkdError, StoreError
+
+__all__ = ["build_parser", "main"]
+
+log = logging.getLogger("pipeline")
+
+DONE, FAILED, USER_MISTAKE = 0, 1, 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options; everything else is a setting."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.run",
+        description="Distil a small pose network from two teachers, stage by stage; what is already there is not made again.",
+    )
+    parser.add_argument("--stage", required=True, choices=(*get_args(StageName), "all"), help="the stage to run, or all")
+    parser.add_argument(
+        "--config", help=f"a preset ({', '.join(preset_names())}) or a YAML file; the embedded default without it"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="override a setting; may be given several times"
+    )
+    parser.add_argument("--name", help="the experiment's name: results go to HOME/runs/NAME (default: the configuration's)")
+    parser.add_argument("--home", help="an absolute path that every node sees (default: $ODKD_HOME, else ~/.odkd)")
+    parser.add_argument("--force", action="store_true", help="make the stage's entries again although they are there")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be made and why, and stop")
+    return parser
+
+
+def _home(option: str | None) -> Path:
+    text = option or os.environ.get("ODKD_HOME") or "~/.odkd"
+    if "://" in text:
+        raise StoreError(f"The home '{text}' is a URI", allowed="an absolute path on storage that every node sees")
+    home = Path(text).expanduser()
+    if not home.is_absolute():
+        raise StoreError(
+            f"The home '{text}' is relative",
+            allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
+            run=f"repeat the command with --home {shlex.quote(str(home.resolve()))}",
+        )
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"The home {home} cannot be made: {error.strerror}", allowed="a folder that this user may write"
+        ) from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise StoreError(f"The home {home} is not writable", allowed="a folder that this user may write")
+    return home
+
+
+def _repeatable(options: argparse.Namespace) -> str:
+    """The command that was typed, without the stage: errors propose to go on with it."""
+    parts = ["python -m pipeline.run"]
+    for name in ("config", "name", "home"):
+        if value := getattr(options, name):
+            parts.append(f"--{name} {shlex.quote(value)}")
+    parts += [f"--set {shlex.quote(item)}" for item in options.set]
+    return " ".join(parts)
+
+
+def _run(options: argparse.Namespace) -> None:
+    overrides = [*options.set, *([f"name={options.name}"] if options.name else [])]
+    settings = load_settings(options.config, overrides)
+    if options.force and options.stage == "all":
+        raise ConfigError("--force with --stage all would make everything again", allowed="--force with one stage")
+    home = _home(options.home)
+    # Ray and torch take seconds to import: a mistyped option is told before that.
+    from pipeline import cluster, graph
+    from stages.context import Context
+
+    context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
+    stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
+    if options.dry_run:
+        print(graph.render_plan(graph.plan(context, stages)))  # noqa: T201 (the plan is the output)
+        return
+
+    def connect() -> None:
+        cluster.connect()
+        cluster.check_home(home)
+
+    context.run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(context.run_dir / "config.resolved.yaml", resolved_yaml(settings).encode())
+    try:
+        for stage in stages:
+            seconds = graph.make_stage(context, stage, force=options.force, connect=connect)
+            context.seconds[stage] = seconds
+            log.info("%s: done in %.1f s", stage, seconds)
+    finally:
+        cluster.disconnect()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        options = build_parser().parse_args(arguments)
+        _run(options)
+    except OdkdError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted: what is finished is kept, and the same command goes on from there.\n")
+        return FAILED
+    except Exception:  # noqa: BLE001 (the border of the program: anything unforeseen is a fault of ours, shown in full)
+        traceback.print_exc()
+        sys.stderr.write("This is a fault of the program, not yours. What is finished is kept; please report the lines above.\n")
+        return FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What every stage gets: the settings, the store, and the steps of the other stages to ask for.
+
+A stage module has two functions. ``steps(context)`` names every entry that the stage leaves, each with its recipe;
+``make(context, steps)`` makes those that are not there. A recipe that needs the content of an entry which does not exist yet
+says which step it waits for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from storage_schemas.entry import Entry, Store
+from storage_schemas.errors import MissingInputError
+from storage_schemas.manifest import Recipe, key_of
+from stages.settings import Precision, Settings
+
+__all__ = ["Context", "Device", "StageName", "Step", "resolve_precision"]
+
+log = logging.getLogger(__name__)
+
+StageName = Literal["prepare", "teachers", "targets", "distill", "evaluate", "report"]
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry that a stage leaves: where it belongs, what it is made from, and what it waits for."""
+
+    stage: StageName
+    kind: str
+    title: str
+    recipe: Recipe
+    waits_for: tuple[Step, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What ``make`` needs to know beside the recipe (a split, a view, a role)."""
+
+    @cached_property
+    def key(self) -> str:
+        """The entry's key; not final while the step waits for another."""
+        return key_of(self.kind, self.recipe)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of the pipeline."""
+
+    settings: Settings
+    home: Path
+    device: Device
+    command: str = "python -m pipeline.run"
+    """How this run was started, without ``--stage``: the command that an error proposes begins with it."""
+    counters: Counter[str] = field(default_factory=Counter)
+    """What this run did, such as ``teacher_forwards.primary``."""
+    _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        """The store of this home."""
+        return Store(self.home / "store")
+
+    @property
+    def run_dir(self) -> Path:
+        """Where this experiment keeps its configuration, metrics and report."""
+        return self.home / "runs" / self.settings.name
+
+    @property
+    def heatmap_wh(self) -> tuple[int, int]:
+        """Size (W, H) of the teachers' heatmaps."""
+        width, height = self.settings.crop.size_wh
+        return width // 4, height // 4
+
+    def find(self, step: Step) -> Entry | None:
+        """The entry of a step, or None; a step that waits has none."""
+        if step.waits_for:
+            return None
+        known = self._found.get((step.kind, step.key))
+        if known is None:
+            known = self.store.find(step.kind, step.recipe)
+            if known is not None:
+                self._found[step.kind, step.key] = known
+        return known
+
+    def forget(self, step: Step) -> None:
+        """Take a step's entry out of the store, so that it is made again."""
+        entry = self.find(step)
+        if entry is not None:
+            self.store.discard(entry)
+            del self._found[step.kind, step.key]
+
+    def need(self, step: Step) -> Entry:
+        """The entry of a step.
+
+        Raises:
+            MissingInputError: it is not there; the message names the command that makes it.
+        """
+        entry = self.find(step)
+        if entry is None:
+            raise MissingInputError(
+                f"There is no {step.title} yet", run=f"{self.command} --stage {step.stage}   (or --stage all)"
+            )
+        return entry
+
+    def content(self, step: Step) -> str:
+        """What later recipes know a step's entry by: the hash of its content, so that equal content is the same input.
+
+        For an entry that is not there yet it is a placeholder, and the asking step must name ``step`` in ``waits_for``.
+        """
+        entry = self.find(step)
+        return f"pending {step.key}" if entry is None else str(entry.measured["content"])
+
+    def waits(self, *steps: Step) -> tuple[Step, ...]:
+        """Those of the steps whose entries are not there."""
+        return tuple(step for step in steps if self.find(step) is None)
+
+    def tell(self, message: str) -> None:
+        """Say something to the user."""
+        log.info("%s", message)
+
+
+def resolve_precision(precision: Precision, device: Device) -> Literal["float32", "bfloat16"]:
+    """What ``auto`` means: bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slow unless the processor has it."""
+    if precision == "auto":
+        return "bfloat16" if device == "cuda" else "float32"
+    return precision

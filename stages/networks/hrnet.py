@@ -1,0 +1,228 @@
+"""HRNet for poses, under its authors' key names (HRNet, lib/models/pose_hrnet.py), so that published weights load as they are.
+
+Shapes: image [B, 3, h, w] (normalised RGB, h and w multiples of 32) to heatmaps [B, K, H, W] with H = h/4 and W = w/4.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from storage_schemas.errors import ConfigError
+
+__all__ = ["HRNET_PRESETS", "HRNet", "HRNetConfig", "hrnet_config"]
+
+_STEM = 64
+_INIT_STD = 0.001
+_NAME = re.compile(r"hrnet_w([1-9]\d{0,3})(_small)?")
+
+
+@dataclass(frozen=True)
+class HRNetConfig:
+    """What one HRNet is made of: branch b of a stage is ``width * 2**b`` channels wide."""
+
+    width: int
+    modules: tuple[int, int, int] = (1, 4, 3)
+    """Modules of stages 2, 3 and 4, which have 2, 3 and 4 branches."""
+    blocks: int = 4
+    """Basic blocks of each branch in a module."""
+    num_joints: int = 17
+    in_channels: int = 3
+    stem_blocks: int = 4
+    """Bottlenecks of layer1; at widths below 16 most of the arithmetic is theirs."""
+
+
+HRNET_PRESETS: dict[str, HRNetConfig] = {
+    "hrnet_w48": HRNetConfig(48),
+    "hrnet_w32": HRNetConfig(32),
+    "hrnet_w16": HRNetConfig(16),
+    "hrnet_w8": HRNetConfig(8),
+    "hrnet_w16_small": HRNetConfig(16, modules=(1, 1, 1), blocks=2),
+    "hrnet_w8_small": HRNetConfig(8, modules=(1, 1, 1), blocks=2),
+}
+
+
+def hrnet_config(name: str) -> HRNetConfig:
+    """The preset ``name``, or the same for any other width, such as ``hrnet_w24`` or ``hrnet_w12_small``."""
+    if name in HRNET_PRESETS:
+        return HRNET_PRESETS[name]
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ConfigError(
+            f"no network is called '{name}'", allowed=f"{', '.join(HRNET_PRESETS)}, or the same for another width"
+        )
+    width = int(match.group(1))
+    return HRNetConfig(width, modules=(1, 1, 1), blocks=2) if match.group(2) else HRNetConfig(width)
+
+
+def _conv3x3(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+
+
+def _down(in_channels: int, out_channels: int, *, relu: bool) -> nn.Sequential:
+    """A strided 3x3 convolution that halves the map."""
+    parts: list[nn.Module] = [_conv3x3(in_channels, out_channels, stride=2), nn.BatchNorm2d(out_channels)]
+    return nn.Sequential(*parts, nn.ReLU(inplace=True)) if relu else nn.Sequential(*parts)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(channels, channels)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv3x3(channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        inner = self.relu(self.bn1(self.conv1(x)))
+        return cast(Tensor, self.relu(self.bn2(self.conv2(inner)) + x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside the identity, or beside a 1x1 projection where the channels change."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv3x3(channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Sequential | None = None
+        if in_channels != out_channels:
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 4 * channels, H, W]."""
+        inner = self.relu(self.bn1(self.conv1(x)))
+        inner = self.relu(self.bn2(self.conv2(inner)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return cast(Tensor, self.relu(self.bn3(self.conv3(inner)) + shortcut))
+
+
+def _fuse_path(channels: Sequence[int], source: int, target: int) -> nn.Module | None:
+    """What brings branch ``source`` to the size and the channels of branch ``target``; None for the identity."""
+    if source == target:
+        return None
+    if source > target:
+        return nn.Sequential(
+            nn.Conv2d(channels[source], channels[target], 1, bias=False),
+            nn.BatchNorm2d(channels[target]),
+            nn.Upsample(scale_factor=2 ** (source - target), mode="nearest"),
+        )
+    steps = [_down(channels[source], channels[source], relu=True) for _ in range(target - source - 1)]
+    return nn.Sequential(*steps, _down(channels[source], channels[target], relu=False))
+
+
+class HighResolutionModule(nn.Module):
+    """Parallel branches of basic blocks, then each output sums all branches; ``outputs`` is how many are needed."""
+
+    def __init__(self, channels: Sequence[int], *, blocks: int, outputs: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*(BasicBlock(width) for _ in range(blocks))) for width in channels)
+        # A None keeps its place in the list without a state-dict key, as in the authors' code.
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(_fuse_path(channels, source, target) for source in range(len(channels)))  # type: ignore[misc]
+            for target in range(outputs)
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """One map a branch, each half as large as the one before; the same shapes out, the first ``outputs`` of them."""
+        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        fused = []
+        for paths in self.fuse_layers:
+            parts = [x if path is None else path(x) for path, x in zip(cast(nn.ModuleList, paths), maps, strict=True)]
+            total = parts[0]
+            for part in parts[1:]:
+                total = total + part
+            fused.append(self.relu(total))
+        return fused
+
+
+def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
+    """From one stage's branches to the next one's: adapt the channels, and make the new branch from the lowest one."""
+    paths: list[nn.Module | None] = []
+    for index, channels in enumerate(after):
+        if index >= len(before):
+            # One more level of nesting, as in the authors' code, where a new branch may need several halvings.
+            paths.append(nn.Sequential(_down(before[-1], channels, relu=True)))
+        elif before[index] != channels:
+            paths.append(nn.Sequential(_conv3x3(before[index], channels), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)))
+        else:
+            paths.append(None)
+    return nn.ModuleList(paths)  # type: ignore[arg-type]
+
+
+def _stage(channels: Sequence[int], *, modules: int, blocks: int, last: bool) -> nn.Sequential:
+    """The modules of a stage; the very last one makes only the finest map, which is all that the head reads."""
+    return nn.Sequential(
+        *(
+            HighResolutionModule(channels, blocks=blocks, outputs=1 if last and index == modules - 1 else len(channels))
+            for index in range(modules)
+        )
+    )
+
+
+class HRNet(nn.Module):
+    """HRNet with one heatmap a joint; ``generator`` draws the first weights (torch's own generator where it is None)."""
+
+    def __init__(self, config: HRNetConfig, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.width * 2**branch for branch in range(4)]
+        layer1_out = _STEM * Bottleneck.expansion
+        self.conv1 = _conv3x3(config.in_channels, _STEM, stride=2)
+        self.bn1 = nn.BatchNorm2d(_STEM)
+        self.conv2 = _conv3x3(_STEM, _STEM, stride=2)
+        self.bn2 = nn.BatchNorm2d(_STEM)
+        self.relu = nn.ReLU(inplace=True)
+        rest = (Bottleneck(layer1_out, _STEM) for _ in range(config.stem_blocks - 1))
+        self.layer1 = nn.Sequential(Bottleneck(_STEM, _STEM), *rest)
+        self.transition1 = _transition([layer1_out], widths[:2])
+        self.stage2 = _stage(widths[:2], modules=config.modules[0], blocks=config.blocks, last=False)
+        self.transition2 = _transition(widths[:2], widths[:3])
+        self.stage3 = _stage(widths[:3], modules=config.modules[1], blocks=config.blocks, last=False)
+        self.transition3 = _transition(widths[:3], widths)
+        self.stage4 = _stage(widths, modules=config.modules[2], blocks=config.blocks, last=True)
+        self.final_layer = nn.Conv2d(config.width, config.num_joints, 1)
+        self._initialize(generator)
+
+    def _initialize(self, generator: torch.Generator | None) -> None:
+        """Convolutions N(0, 0.001), biases 0 (HRNet, lib/models/pose_hrnet.py); batch norm already starts at 1 and 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=_INIT_STD, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, image_B3hw: Tensor) -> Tensor:
+        """Heatmaps [B, K, h/4, w/4] of normalised images [B, 3, h, w]; h and w are multiples of 32."""
+        x = self.relu(self.bn1(self.conv1(image_B3hw)))
+        x = self.layer1(self.relu(self.bn2(self.conv2(x))))
+        maps = [path(x) for path in self.transition1]
+        maps = self.stage2(maps)
+        maps = self.stage3(_enter(self.transition2, maps))
+        maps = self.stage4(_enter(self.transition3, maps))
+        return cast(Tensor, self.final_layer(maps[0]))
+
+
+def _enter(transition: nn.ModuleList, maps: list[Tensor]) -> list[Tensor]:
+    """The maps of the next stage: kept ones as they are, the new one from the lowest."""
+    lowest = maps[-1]
+    sources = [*maps, lowest]
+    return [x if path is None else path(x) for path, x in zip(transition, sources, strict=True)]

@@ -116,7 +116,7 @@ def _dark_offset(heat_MHW: Tensor, xy_M2: Tensor, kernel: int) -> Tensor:
     dxy = 0.25 * (p[:, 3, 3] - p[:, 1, 3] - p[:, 3, 1] + p[:, 1, 1])
     determinant = dxx * dyy - dxy.square()
     step_M2 = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], dim=-1) / determinant[:, None]
-    return torch.where((usable_M & (determinant != 0))[:, None], step_M2, 0.0)
+    return torch.where((usable_M & step_M2.isfinite().all(dim=-1))[:, None], step_M2, 0.0)
 
 
 def _blurred(heat_MHW: Tensor, kernel: int) -> Tensor:

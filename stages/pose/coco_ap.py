@@ -1,0 +1,335 @@
+"""COCO keypoint AP by pycocotools, per-joint scores, and whether one method's AP is better than another's.
+
+Letters: T the ten OKS thresholds .50:.05:.95, D detections, I images, R resamples, K joints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from stages.pose.skeleton import COCO_KEYPOINTS, SIGMAS
+from storage_schemas.errors import DataError
+
+__all__ = ["JointScore", "PairedBootstrap", "Scores", "evaluate", "paired_bootstrap"]
+
+F64 = npt.NDArray[np.float64]
+Record = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
+_NUM_VALUES = 3 * len(COCO_KEYPOINTS)
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_MAX_CELLS = 4_000_000  # resamples x detections at a time: 32 MB an array
+
+
+@dataclass(frozen=True)
+class JointScore:
+    """How well one joint is found; see ``Scores.joints``. ``similarity`` and ``share`` are 0 where ``labelled`` is."""
+
+    name: str
+    labelled: int
+    similarity: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The ten numbers of COCO keypoint evaluation, -1 where no person is of that size, and a row a joint.
+
+    ``joints``: people are matched with results as for AP50. Over the labelled joints of people that count (not crowd,
+    at least one label), ``similarity`` is the mean keypoint similarity exp(-d^2 / (2 area (2 sigma)^2)), and ``share``
+    the part with similarity of at least 0.5; a joint of a person without a match counts 0.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    APM: float
+    APL: float
+    AR: float
+    AR50: float
+    AR75: float
+    ARM: float
+    ARL: float
+    joints: tuple[JointScore, ...]
+    num_images: int
+    num_people: int
+
+
+@dataclass(frozen=True)
+class PairedBootstrap:
+    """AP(B) - AP(A) and its 95 % interval over resamples of the images; ``share_not_better`` is that of B <= A."""
+
+    ap_a: float
+    ap_b: float
+    difference: float
+    low: float
+    high: float
+    share_not_better: float
+    num_images: int
+
+
+def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Collection[int] | None = None) -> Scores:
+    """Score ``results`` (COCO results records) against ``ground_truth`` (a COCO keypoints file as a dict).
+
+    With ``image_ids`` only those images count, and results on the others are left out. The size of a result, which
+    decides whether an unmatched one counts for APM and APL, is the extent of its keypoints: any ``bbox`` is ignored, as
+    it would give numbers that cannot be compared. No results at all score 0, with a warning. Neither argument is changed.
+
+    Raises DataError: no person with a labelled joint, records that are malformed, NaN or infinity, unknown image ids.
+    """
+    evaluation = _run(ground_truth, results, image_ids)
+    with _quiet():
+        evaluation.accumulate()
+        evaluation.summarize()
+    similarity_NK, labelled_NK = _joint_similarity(evaluation)
+    ap, ap50, ap75, apm, apl, ar, ar50, ar75, arm, arl = (float(value) for value in evaluation.stats)
+    return Scores(
+        AP=ap,
+        AP50=ap50,
+        AP75=ap75,
+        APM=apm,
+        APL=apl,
+        AR=ar,
+        AR50=ar50,
+        AR75=ar75,
+        ARM=arm,
+        ARL=arl,
+        joints=_joint_table(similarity_NK, labelled_NK),
+        num_images=len(evaluation.params.imgIds),
+        num_people=len(labelled_NK),
+    )
+
+
+def paired_bootstrap(
+    ground_truth: Record,
+    results_a: Sequence[Record],
+    results_b: Sequence[Record],
+    *,
+    seed: int,
+    num_resamples: int = 1000,
+    image_ids: Collection[int] | None = None,
+) -> PairedBootstrap:
+    """Draw the images ``num_resamples`` times with replacement and score both methods on the same draws.
+
+    People are matched once, image by image; a resample only changes how often each image counts. A resample without
+    any person says nothing and has difference 0. Raises as ``evaluate``.
+    """
+    matches_a, matches_b = (_matches(_run(ground_truth, results, image_ids)) for results in (results_a, results_b))
+    num_images = len(matches_a.people)
+    generator = np.random.default_rng(seed)
+    weights_RI = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples)
+    difference_R = _weighted_ap(matches_b, weights_RI) - _weighted_ap(matches_a, weights_RI)
+    once_1I = np.ones((1, num_images), np.int64)
+    ap_a, ap_b = float(_weighted_ap(matches_a, once_1I)[0]), float(_weighted_ap(matches_b, once_1I)[0])
+    low, high = np.quantile(difference_R, [0.025, 0.975])
+    return PairedBootstrap(
+        ap_a=ap_a,
+        ap_b=ap_b,
+        difference=ap_b - ap_a,
+        low=float(low),
+        high=float(high),
+        share_not_better=float((difference_R <= 0).mean()),
+        num_images=num_images,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pycocotools' prints out of the output."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _run(ground_truth: Record, results: Sequence[Record], image_ids: Collection[int] | None) -> COCOeval:
+    """A COCOeval that has matched results with people, image by image."""
+    all_ids = {image["id"] for image in ground_truth.get("images", ())}
+    kept_ids = all_ids if image_ids is None else set(image_ids)
+    _refuse_unknown(kept_ids - all_ids, "image_ids name images")
+    people, category = _people(ground_truth, kept_ids)
+    _refuse_unknown({result.get("image_id") for result in results} - all_ids, "results are on images")
+    detections = [
+        _detection(result, index, category) for index, result in enumerate(results) if result.get("image_id") in kept_ids
+    ]
+    if not detections:
+        _log.warning("no results on the %d images of the ground truth: AP is 0", len(kept_ids))
+    evaluation = COCOeval(_coco(people, kept_ids, category), _coco(detections, kept_ids, category), "keypoints")
+    evaluation.params.kpt_oks_sigmas = SIGMAS
+    with _quiet():
+        evaluation.evaluate()
+    return evaluation
+
+
+def _coco(annotations: list[dict[str, Any]], image_ids: Collection[int], category: int) -> COCO:
+    """A pycocotools index of ``annotations``; ids count from 1, as pycocotools reads a match with id 0 as no match."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image_id} for image_id in image_ids],
+        "categories": [{"id": category, "name": "person"}],
+        "annotations": [annotation | {"id": index} for index, annotation in enumerate(annotations, start=1)],
+    }
+    with _quiet():
+        coco.createIndex()
+    return coco
+
+
+def _refuse_unknown(unknown: Collection[Any], what: str) -> None:
+    if unknown:
+        shown = ", ".join(sorted(map(repr, unknown))[:5])
+        raise DataError(
+            f"{what} that the ground truth does not have: {shown} ({len(unknown)} in all)",
+            allowed="the ids in its 'images' list",
+        )
+
+
+def _people(ground_truth: Record, kept_ids: Collection[int]) -> tuple[list[dict[str, Any]], int]:
+    """What COCOeval needs of the annotations on ``kept_ids``, and the id of the category that has keypoints."""
+    annotations = ground_truth.get("annotations", ())
+    categories = {annotation["category_id"] for annotation in annotations if "keypoints" in annotation}
+    if len(categories) > 1:
+        raise DataError(f"keypoints in {len(categories)} categories: {sorted(categories)}", allowed="one category")
+    people = [
+        _person(annotation)
+        for annotation in annotations
+        if annotation["category_id"] in categories and annotation["image_id"] in kept_ids
+    ]
+    if not any(person["num_keypoints"] and not person["iscrowd"] for person in people):
+        raise DataError(
+            f"no person with a labelled joint on the {len(kept_ids)} images to evaluate",
+            allowed="a COCO keypoints file with at least one annotation with num_keypoints > 0 and iscrowd 0",
+        )
+    return people, categories.pop()
+
+
+def _person(annotation: Record) -> dict[str, Any]:
+    """A person as COCOeval wants it. One without keypoints, such as a crowd, stays as a region to ignore."""
+    where = f"annotation {annotation.get('id')} on image {annotation['image_id']}"
+    keypoints = _numbers(annotation.get("keypoints", [0] * _NUM_VALUES), _NUM_VALUES, f"keypoints of {where}")
+    return {
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "keypoints": keypoints,
+        "num_keypoints": int(annotation.get("num_keypoints", np.count_nonzero(keypoints[2::3] > 0))),
+        "bbox": _numbers(annotation.get("bbox", ()), 4, f"bbox of {where}"),
+        "area": _numbers([annotation.get("area", np.nan)], 1, f"area of {where}")[0],
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+    }
+
+
+def _detection(result: Record, index: int, category: int) -> dict[str, Any]:
+    """A result as COCOeval wants it, with the area that pycocotools gives to one without a box."""
+    where = f"result {index} on image {result['image_id']}"
+    if result.get("category_id") != category:
+        raise DataError(f"category_id {result.get('category_id')!r} of {where}", allowed=f"{category}, the people's")
+    keypoints = _numbers(result.get("keypoints", ()), _NUM_VALUES, f"keypoints of {where}")
+    return {
+        "image_id": result["image_id"],
+        "category_id": category,
+        "keypoints": keypoints,
+        "score": float(_numbers([result.get("score", np.nan)], 1, f"score of {where}")[0]),
+        "area": float(np.ptp(keypoints[0::3]) * np.ptp(keypoints[1::3])),
+    }
+
+
+def _numbers(values: npt.ArrayLike, count: int, what: str) -> F64:
+    """``values`` as float64; pycocotools would take a NaN without a word."""
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise DataError(f"{what}: {str(values)[:80]}", allowed=f"{count} finite numbers")
+    return numbers
+
+
+def _matched_images(evaluation: COCOeval) -> list[dict[str, Any] | None]:
+    """What COCOeval found on each image, over all sizes of people; None for an image with nothing on it."""
+    found: list[dict[str, Any] | None] = evaluation.evalImgs[: len(evaluation.params.imgIds)]
+    return found
+
+
+def _joint_similarity(evaluation: COCOeval) -> tuple[F64, npt.NDArray[np.bool_]]:
+    """Keypoint similarity (N, K) of the N people that count with their match at OKS .5, and which joints are labelled."""
+    people, results = evaluation.cocoGt.anns, evaluation.cocoDt.anns
+    similarity, labelled = [], []
+    for image in filter(None, _matched_images(evaluation)):
+        for person_id, result_id, ignored in zip(image["gtIds"], image["gtMatches"][0], image["gtIgnore"], strict=True):
+            if ignored:
+                continue
+            truth = people[person_id]["keypoints"].reshape(-1, 3)
+            row = np.zeros(len(SIGMAS))
+            if result_id:
+                squared = np.square(results[int(result_id)]["keypoints"].reshape(-1, 3) - truth)[:, :2].sum(axis=1)
+                row = np.exp(-squared / np.square(2 * SIGMAS) / (people[person_id]["area"] + np.spacing(1)) / 2)
+            similarity.append(row)
+            labelled.append(truth[:, 2] > 0)
+    return np.asarray(similarity), np.asarray(labelled)
+
+
+def _joint_table(similarity_NK: F64, labelled_NK: npt.NDArray[np.bool_]) -> tuple[JointScore, ...]:
+    count_K = labelled_NK.sum(axis=0)
+    mean_K = (similarity_NK * labelled_NK).sum(axis=0) / np.maximum(count_K, 1)
+    share_K = ((similarity_NK >= 0.5) & labelled_NK).sum(axis=0) / np.maximum(count_K, 1)
+    columns = zip(COCO_KEYPOINTS, count_K, mean_K, share_K, strict=True)
+    return tuple(JointScore(name, int(count), float(mean), float(share)) for name, count, mean, share in columns)
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """All that AP depends on, detections best first: which are right or wrong at each threshold, and where they are."""
+
+    right: npt.NDArray[np.bool_]  # (T, D)
+    wrong: npt.NDArray[np.bool_]  # (T, D)
+    image: npt.NDArray[np.int64]  # (D,) position among the images
+    people: npt.NDArray[np.int64]  # (I,) how many count
+
+
+def _matches(evaluation: COCOeval) -> _Matches:
+    images = _matched_images(evaluation)
+    found = [(index, image) for index, image in enumerate(images) if image is not None]
+    scores = np.concatenate([image["dtScores"] for _, image in found])
+    # Equal scores keep the order of the image ids, as in pycocotools.
+    order = np.argsort(-scores, kind="stable")
+    matched_TD = np.concatenate([image["dtMatches"] for _, image in found], axis=1)[:, order] > 0
+    ignored_TD = np.concatenate([image["dtIgnore"] for _, image in found], axis=1)[:, order].astype(bool)
+    return _Matches(
+        right=matched_TD & ~ignored_TD,
+        wrong=~matched_TD & ~ignored_TD,
+        image=np.repeat([index for index, _ in found], [len(image["dtScores"]) for _, image in found])[order],
+        people=np.array([0 if image is None else int((image["gtIgnore"] == 0).sum()) for image in images]),
+    )
+
+
+def _weighted_ap(matches: _Matches, weights_RI: npt.NDArray[np.int64]) -> F64:
+    """AP (R,) when image i counts ``weights_RI[r, i]`` times; for weights of 1 it is pycocotools' AP."""
+    num_rows = max(1, _MAX_CELLS // max(1, len(matches.image)))
+    parts = [_ap_rows(matches, weights_RI[start : start + num_rows]) for start in range(0, len(weights_RI), num_rows)]
+    return np.concatenate(parts)
+
+
+def _ap_rows(matches: _Matches, weights_RI: npt.NDArray[np.int64]) -> F64:
+    people_R1 = (weights_RI @ matches.people)[:, None].astype(np.float64)
+    weights_RD = weights_RI[:, matches.image].astype(np.float64)
+    precision_TR = np.zeros((len(matches.right), len(weights_RI)))
+    for index, (right_D, wrong_D) in enumerate(zip(matches.right, matches.wrong, strict=True)):
+        right_RD = np.cumsum(weights_RD * right_D, axis=1)
+        wrong_RD = np.cumsum(weights_RD * wrong_D, axis=1)
+        precision_RD = right_RD / (wrong_RD + right_RD + np.spacing(1))
+        # The best precision at this recall or a higher one; 0 beyond the last detection.
+        best_RD = np.maximum.accumulate(precision_RD[:, ::-1], axis=1)[:, ::-1]
+        best_RD = np.pad(best_RD, ((0, 0), (0, 1)))
+        recall_RD = right_RD / np.maximum(people_R1, 1)
+        precision_TR[index] = [
+            best_D[np.searchsorted(recall_D, _RECALLS, side="left")].mean()
+            for best_D, recall_D in zip(best_RD, recall_RD, strict=True)
+        ]
+    return np.where(people_R1[:, 0] > 0, precision_TR.mean(axis=0), 0.0)

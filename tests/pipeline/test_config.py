@@ -90,11 +90,8 @@ def test_an_override_is_read_as_yaml_with_plain_exponents(override: str, expecte
 
 
 def test_overrides_reach_missing_sections_and_lists_and_the_last_one_wins() -> None:
-    settings = load_settings(
-        None,
-        ["views.count=8", "views.count=2", "views.augment.scale=0.1"]
-        + ["distill.train.epochs=5", "distill.schedule=[{epochs: 5, primary: 1}]"],
-    )
+    phases = ["distill.train.epochs=5", "distill.schedule=[{epochs: 5, primary: 1}]"]
+    settings = load_settings(None, ["views.count=8", "views.count=2", "views.augment.scale=0.1", *phases])
     assert settings.views.count == 2
     assert settings.views.augment.scale == 0.1
     assert settings.distill.schedule[0].epochs == 5  # type: ignore[union-attr]

@@ -1,0 +1,55 @@
+# What a fresh clone needs: Python 3.11 or newer, make, and a package index. Each target makes what it needs first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+SOURCES := pipeline stages storage_schemas tests
+
+# Neither the demo nor the tests send usage statistics.
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help install demo test test-fast lint types format check clean
+
+help:
+	@echo "make demo       the whole pipeline on the embedded data; results in .odkd/runs/demo"
+	@echo "make test       all tests                      make test-fast  without those that start Ray or train"
+	@echo "make check      lint, format, spelling, types  make format     rewrite the sources in the house format"
+	@echo "make install    only the environment in $(VENV)    make clean      remove it, and what tools left"
+
+install: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12 $(or $(MAKECMDGOALS),install)" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: install its venv package (python3-venv on Debian)." >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/python -m pipeline.run --stage all --home "$(CURDIR)/.odkd"
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff check $(SOURCES)
+
+types: install
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix-only $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+check: lint types
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/codespell $(SOURCES) *.md *.yaml Makefile
+
+# Not .odkd: it holds results.
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,97 @@
+"""What is shown while a stage works, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from stages.progress import duration, progress
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_a_terminal_there_is_a_line_every_five_seconds_and_one_at_the_end() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("targets", 5000, "people", stream=stream, clock=clock) as bar:
+        for _ in range(5):
+            clock.now += 2.5
+            bar.advance(1000)
+    assert stream.getvalue().splitlines() == [
+        "targets: 2,000/5,000 people, 400/s, 8 s left",
+        "targets: 4,000/5,000 people, 400/s, 2 s left",
+        "targets: 5,000/5,000 people, 400/s, done in 12 s",
+    ]
+
+
+def test_short_work_is_one_line() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("prepare", 3, "images", stream=stream, clock=clock) as bar:
+        clock.now += 1
+        bar.advance(3)
+    assert stream.getvalue() == "prepare: 3/3 images, 3.0/s, done in 1 s\n"
+
+
+def test_what_an_earlier_run_left_counts_as_done_but_not_towards_the_rate() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("targets", 1000, "people", stream=stream, clock=clock) as bar:
+        bar.found(800)
+        clock.now += 10
+        bar.advance(100)
+    assert stream.getvalue().splitlines()[0] == "targets: 900/1,000 people, 10/s, 10 s left"
+
+
+def test_work_that_fails_says_where_it_stopped_and_the_error_passes() -> None:
+    clock, stream = Clock(), io.StringIO()
+
+    def interrupted() -> None:
+        with progress("distill", 20, "epochs", stream=stream, clock=clock) as bar:
+            clock.now += 4
+            bar.advance()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert stream.getvalue() == "distill: stopped after 4 s at 1/20 epochs\n"
+
+
+def test_nothing_to_do_divides_by_nothing() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("targets", 0, "people", stream=stream, clock=clock):
+        pass
+    assert stream.getvalue() == "targets: 0/0 people, done in 0 s\n"
+
+
+def test_a_terminal_gets_a_bar_with_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    clock, stream = Clock(), Terminal()
+    with progress("targets", 500, "people", stream=stream, clock=clock) as bar:
+        clock.now += 2
+        bar.advance(500)
+    shown = stream.getvalue()
+    assert "500/500 people, 250/s, done in 2 s" in shown
+    assert "\u2501" in shown, "a bar is drawn"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.6, "1 h 00 min"), (7500, "2 h 05 min")],
+)
+def test_a_duration_is_said_in_two_units_at_most(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

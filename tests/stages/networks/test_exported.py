@@ -1,0 +1,217 @@
+"""Programs of torch.export: they compute, they learn, and nothing that their files bring along is run."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.networks.exported import ExportedNetwork, load_exported
+from storage_schemas.errors import WeightsError
+
+Members = dict[str, bytes]
+
+
+class _TinyTeacher(nn.Module):
+    """A quarter of the size, two joints, with a size expression and a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 4, stride=4)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        heat: torch.Tensor = self.head(self.norm(self.conv(image)))
+        return heat.reshape(image.shape[0] * 2, 8, 8).reshape(-1, 2, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> _TinyTeacher:
+    torch.manual_seed(0)
+    return _TinyTeacher().eval()
+
+
+@pytest.fixture(scope="module")
+def archive(teacher: _TinyTeacher) -> bytes:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(teacher, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
+    stream = io.BytesIO()
+    torch.export.save(program, stream)
+    return stream.getvalue()
+
+
+def _altered(archive: bytes, path: Path, change: Callable[[Members], None]) -> Path:
+    with zipfile.ZipFile(io.BytesIO(archive)) as old:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+    change(members)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+    return path
+
+
+def _member(members: Members, part: str) -> str:
+    [name] = [name for name in members if part in name]
+    return name
+
+
+@pytest.fixture
+def network(archive: bytes, tmp_path: Path) -> ExportedNetwork:
+    path = tmp_path / "teacher.pt2"
+    path.write_bytes(archive)
+    return load_exported(path)
+
+
+def test_a_program_gives_its_networks_numbers_for_any_batch(network: ExportedNetwork, teacher: _TinyTeacher) -> None:
+    for batch in (1, 3):
+        image = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            torch.testing.assert_close(network(image), teacher(image))
+    assert network.input_shape == (None, 3, 32, 32)
+
+
+def test_modes_do_not_reach_into_the_program(network: ExportedNetwork) -> None:
+    image = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = network.eval()(image)
+        assert not network.training
+        assert torch.equal(network.train()(image), before)
+        assert network.training
+        assert torch.equal(network.eval()(image), before)
+
+
+def test_one_step_of_training_changes_what_a_program_says(network: ExportedNetwork) -> None:
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    before = network.train()(image)
+    before.square().mean().backward()
+    optimizer.step()
+    assert network(image).square().mean() < before.square().mean()
+
+
+class _Evil:
+    """A pickle that leaves a trace when it is run."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (open, (str(self.trace), "w"))
+
+
+def test_evil_sample_inputs_are_left_out_and_never_run(archive: bytes, tmp_path: Path) -> None:
+    trace = tmp_path / "was-run"
+    stream = io.BytesIO()
+    torch.save((_Evil(trace),), stream)
+
+    def change(members: Members) -> None:
+        members[_member(members, "/sample_inputs/")] = stream.getvalue()
+
+    network = load_exported(_altered(archive, tmp_path / "evil.pt2", change))
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 8, 8)
+    assert not trace.exists()
+
+
+def test_pickled_and_compiled_parts_are_refused_and_never_run(archive: bytes, tmp_path: Path) -> None:
+    trace = tmp_path / "was-run"
+    evil = pickle.dumps(_Evil(trace))
+    parts = (
+        "data/weights/model.pt",
+        "data/constants/opaque_obj_0",
+        "data/constants/custom_obj_0",
+        "data/aotinductor/model/x.so",
+    )
+    for part in parts:
+
+        def change(members: Members, part: str = part) -> None:
+            members[f"{next(iter(members)).partition('/')[0]}/{part}"] = evil
+
+        with pytest.raises(WeightsError, match="nothing of it was run"):
+            load_exported(_altered(archive, tmp_path / "evil.pt2", change))
+    assert not trace.exists()
+
+
+def test_weights_marked_as_pickles_are_refused_and_never_run(archive: bytes, tmp_path: Path) -> None:
+    trace = tmp_path / "was-run"
+    stream = io.BytesIO()
+    torch.save(_Evil(trace), stream)
+
+    def change(members: Members) -> None:
+        config_name = _member(members, "_weights_config.json")
+        config = json.loads(members[config_name])
+        first = next(iter(config["config"].values()))
+        first["use_pickle"] = True
+        members[config_name] = json.dumps(config).encode()
+        members[_member(members, f"/weights/{first['path_name']}")] = stream.getvalue()
+
+    with pytest.raises(WeightsError, match="pickled tensors"):
+        load_exported(_altered(archive, tmp_path / "evil.pt2", change))
+    assert not trace.exists()
+
+
+def _rewrite(old: str, new: str) -> Callable[[Members], None]:
+    def change(members: Members) -> None:
+        name = _member(members, "/models/")
+        text = members[name].decode()
+        assert old in text
+        members[name] = text.replace(old, new).encode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Symbol('", "open('{trace}', 'w') or Symbol('"),
+        ('"image"', '"image=open(chr(97), chr(119))"'),
+        ("torch.ops.aten.reshape.default", "torch.os.system"),
+        ("torch.ops.aten.reshape.default", "torch.ops.aten.from_file.default"),
+    ],
+)
+def test_texts_that_could_be_code_are_refused_and_never_run(old: str, new: str, archive: bytes, tmp_path: Path) -> None:
+    trace = tmp_path / "was-run"
+    path = _altered(archive, tmp_path / "evil.pt2", _rewrite(old, new.replace("{trace}", str(trace))))
+    with pytest.raises(WeightsError, match="nothing of it was run"):
+        load_exported(path)
+    assert not trace.exists()
+
+
+def test_guards_that_are_code_are_left_out_and_never_run(archive: bytes, tmp_path: Path) -> None:
+    trace = tmp_path / "was-run"
+
+    def change(members: Members) -> None:
+        name = _member(members, "/models/")
+        program = json.loads(members[name])
+        program["guards_code"] = [f"open({str(trace)!r}, 'w')"]
+        members[name] = json.dumps(program).encode()
+
+    network = load_exported(_altered(archive, tmp_path / "guards.pt2", change))
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 8, 8)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000, -50])
+def test_a_broken_archive_is_refused(keep: int, archive: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "short.pt2"
+    path.write_bytes(archive[:keep])
+    with pytest.raises(WeightsError, match=r"short\.pt2"):
+        load_exported(path)
+
+
+def test_a_program_with_two_inputs_is_refused(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return image * mask
+
+    path = tmp_path / "two.pt2"
+    torch.export.save(torch.export.export(Two(), (torch.zeros(2, 3), torch.zeros(2, 3))), path)
+    with pytest.raises(WeightsError, match="takes 2 inputs"):
+        load_exported(path)

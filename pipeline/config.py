@@ -80,7 +80,7 @@ def load_settings(config: str | None, overrides: Sequence[str] = ()) -> Settings
 
     Args:
         config: None means the preset ``demo``. A file may name the preset it starts from: ``preset: coco_hrnet_w16``.
-        overrides: the values are YAML.
+        overrides: the values are YAML; a mapping replaces the section that was there.
 
     Raises:
         ConfigError: with all the mistakes that validation finds, one line each.

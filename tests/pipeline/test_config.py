@@ -160,7 +160,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_its_value_and_what_is_a
         ("viws.count=1", "'views'"),
         ("views.cuont=1", "'views.count'"),
         ("distill.epochs=20", "'distill.train.epochs'"),
-        ("teachers.primary.netwrok=x", "'teachers.primary.network'"),
+        ("teachers.primary.networkk=x", "'teachers.primary.network'"),
         ("distill.schedule=[{epochs: 20, primry: 1}]", "'distill.schedule.0.primary'"),
     ],
 )

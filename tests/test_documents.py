@@ -1,0 +1,128 @@
+"""The documents: every command, option, setting, preset and target that they name exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+from pydantic import BaseModel
+from ray.dashboard.modules.job.cli import submit
+from ray.scripts.scripts import start
+
+from pipeline.config import load_settings, preset_names
+from pipeline.run import build_parser
+from stages.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = {path.name: path.read_text() for path in sorted(ROOT.glob("*.md"))}
+COMMANDS_IN = [
+    *DOCUMENTS.values(),
+    *(path.read_text() for path in (*ROOT.glob("*.yaml"), *ROOT.glob("pipeline/presets/*.yaml"))),
+]
+FILE_ENDINGS = {"json", "jsonl", "html", "md", "onnx", "pt2", "pth", "py", "safetensors", "toml", "txt", "yaml"}
+MODULES = {"pipeline", "stages", "storage_schemas", "torch"}
+
+TEACHERS = re.findall(r"\| `(\{weights.*\})` \|", README)
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def _commands(program: str) -> list[str]:
+    """Every mention of ``program`` with its arguments, in code blocks, in backticks and in the comments of YAML files."""
+    return [found.strip() for text in COMMANDS_IN for found in re.findall(rf"{program}\b[^`#\n]*", text)]
+
+
+def _dotted_names(section: type[BaseModel], before: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{before}{name}"
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _dotted_names(inner, f"{before}{name}.")
+
+
+SETTINGS = set(_dotted_names(Settings))
+
+
+def _missing_settings(text: str) -> list[str]:
+    words = re.findall(r"`([a-z_]+(?:\.[a-z0-9_]+)*\.(?:[a-z0-9_]+|\*))`", text)
+    names = [word for word in words if word.split(".")[-1] not in FILE_ENDINGS and word.split(".")[0] not in MODULES]
+    return [name for name in names if name.removesuffix(".*") not in SETTINGS]
+
+
+@pytest.mark.parametrize("command", _commands(r"python -m pipeline\.run"))
+def test_every_pipeline_command_is_one_that_the_program_takes(command: str) -> None:
+    if command == "python -m pipeline.run":
+        return
+    options = build_parser().parse_args(shlex.split(command)[3:])
+    assert options.config is None or options.config in preset_names() or options.config.endswith(".yaml")
+    for override in options.set:
+        assert override.partition("=")[0] in SETTINGS
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(_commands(r"python -m pipeline\.run")) >= 5
+    assert len(_blocks("yaml")) == README.count("```yaml") >= 2
+    assert len(TEACHERS) == 4
+
+
+@pytest.mark.parametrize(("program", "command"), [("ray start", start), ("ray job submit", submit)])
+def test_every_ray_command_has_only_options_that_ray_takes(program: str, command: click.Command) -> None:
+    known = {option for parameter in command.params for option in parameter.opts}
+    given = [shlex.split(line.partition(" -- ")[0]) for line in _commands(program)]
+    assert given
+    for words in given:
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
+
+
+def _load(text: str, folder: Path) -> Settings:
+    path = folder / "my.yaml"
+    path.write_text(text)
+    return load_settings(str(path))
+
+
+@pytest.fixture
+def _coco(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCO_ROOT", "/data/coco")
+    monkeypatch.setenv("ODKD_WEIGHTS", "/data/weights")
+
+
+@pytest.mark.usefixtures("_coco")
+@pytest.mark.parametrize("block", _blocks("yaml"))
+def test_every_yaml_block_of_the_readme_is_a_valid_configuration(block: str, tmp_path: Path) -> None:
+    assert _load(block, tmp_path).name == "my"
+
+
+@pytest.mark.usefixtures("_coco")
+@pytest.mark.parametrize("cell", TEACHERS)
+def test_every_way_to_give_a_teacher_is_a_valid_configuration(cell: str, tmp_path: Path) -> None:
+    _load(f"preset: coco_hrnet_w16\nteachers: {{primary: {cell.replace('FILE', '/models/teacher')}}}\n", tmp_path)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_dotted_setting_in_backticks_exists(name: str) -> None:
+    assert _missing_settings(DOCUMENTS[name]) == []
+
+
+def test_a_setting_that_does_not_exist_is_noticed() -> None:
+    assert _missing_settings("`distil.epochs` `views.count` `distill.*` `views.cuont`") == ["distil.epochs", "views.cuont"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_make_target_and_every_linked_file_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", DOCUMENTS[name])) <= targets
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", DOCUMENTS[name])
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_documents_are_plain_ascii() -> None:
+    for name, text in DOCUMENTS.items():
+        assert text.isascii(), name

@@ -18,7 +18,7 @@ __all__ = ["check_home", "connect", "device", "disconnect"]
 
 log = logging.getLogger(__name__)
 
-# Ray Train's controller looks at its workers every two seconds by default; short trainings would wait for it longer than they work.
+# Ray Train's controller looks at its workers every two seconds by default: short trainings would mostly wait for it.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
 _OBJECT_STORE_BYTES = 256 << 20
 """Tasks return paths and figures, never arrays of pictures: a small store is enough, and fits a container's /dev/shm."""
@@ -83,7 +83,7 @@ def check_home(home: Path) -> None:
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         tasks = [
-            _probe_home.options(  # type: ignore[attr-defined]
+            _probe_home.options( 
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), num_cpus=0
             ).remote(str(probe), node["NodeID"])
             for node in nodes

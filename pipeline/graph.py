@@ -69,7 +69,8 @@ def _short(value: object) -> str:
 
 def render_plan(planned: Sequence[Planned]) -> str:
     """The plan as lines; equal statuses of one stage with the same reason are one line."""
-    lines, groups = [], {}
+    lines: list[str] = []
+    groups: dict[tuple[str, str, str], list[Planned]] = {}
     for item in planned:
         groups.setdefault((item.step.stage, item.status, item.why if item.status != "hit" else ""), []).append(item)
     for (stage, status, why), items in groups.items():

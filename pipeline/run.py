@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -10,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from pipeline.config import load_settings, preset_names, resolved_yaml
 from stages.context import StageName
@@ -69,9 +70,8 @@ def _home(option: str | None) -> Path:
 def _repeatable(options: argparse.Namespace) -> str:
     """The command that was typed, without the stage: errors propose to go on with it."""
     parts = ["python -m pipeline.run"]
-    for name in ("config", "name", "home"):
-        if value := getattr(options, name):
-            parts.append(f"--{name} {shlex.quote(value)}")
+    given = {name: getattr(options, name) for name in ("config", "name", "home")}
+    parts += [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value]
     parts += [f"--set {shlex.quote(item)}" for item in options.set]
     return " ".join(parts)
 
@@ -85,6 +85,7 @@ def _run(options: argparse.Namespace) -> None:
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, graph
     from stages.context import Context
+    from stages.summary import summary
 
     context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
@@ -105,6 +106,22 @@ def _run(options: argparse.Namespace) -> None:
             log.info("%s: done in %.1f s", stage, seconds)
     finally:
         cluster.disconnect()
+    figures = summary(context)
+    write_atomic(context.run_dir / "metrics.json", (json.dumps(figures, indent=1) + "\n").encode())
+    _tell_result(context.run_dir, figures)
+
+
+def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
+    """The line that the user has been waiting for."""
+    if "evaluate" in figures:
+        scores = figures["evaluate"]
+        rows = {"PT": figures["teachers"]["primary"], "ST": figures["teachers"]["senior"], "student": scores["student"]}
+        if "baseline" in scores:
+            rows["without teachers"] = scores["baseline"]
+        log.info("AP: %s (%s)", ", ".join(f"{name} {row['AP']:.3f}" for name, row in rows.items()), scores["protocol"])
+    for name in ("report.html", "metrics.json"):
+        if (run_dir / name).exists():
+            log.info("%s", run_dir / name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,9 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted: what is finished is kept, and the same command goes on from there.\n")
         return FAILED
-    except Exception:  # noqa: BLE001 (the border of the program: anything unforeseen is a fault of ours, shown in full)
+    except Exception:
         traceback.print_exc()
-        sys.stderr.write("This is a fault of the program, not yours. What is finished is kept; please report the lines above.\n")
+        sys.stderr.write("This is a fault of the program. What is finished is kept; please report the lines above.\n")
         return FAILED
     return DONE
 

@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.settings import Precision, Settings
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import MissingInputError
 from storage_schemas.manifest import Recipe, key_of
-from stages.settings import Precision, Settings
 
 __all__ = ["Context", "Device", "StageName", "Step", "resolve_precision"]
 
@@ -57,6 +57,8 @@ class Context:
     """How this run was started, without ``--stage``: the command that an error proposes begins with it."""
     counters: Counter[str] = field(default_factory=Counter)
     """What this run did, such as ``teacher_forwards.primary``."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each stage of this run took."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
     @property
@@ -112,7 +114,7 @@ class Context:
         For an entry that is not there yet it is a placeholder, and the asking step must name ``step`` in ``waits_for``.
         """
         entry = self.find(step)
-        return f"pending {step.key}" if entry is None else str(entry.measured["content"])
+        return f"pending {step.key}" if entry is None else str(entry.measured.get("content", entry.manifest.payload))
 
     def waits(self, *steps: Step) -> tuple[Step, ...]:
         """Those of the steps whose entries are not there."""

@@ -155,15 +155,23 @@ class Draft:
         shutil.rmtree(other, ignore_errors=True)
         return taken
 
+    def payload(self, files: Sequence[str]) -> str:
+        """The hash that the entry's payload will have if ``files`` (names below the folder) are committed as they are."""
+        return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
+
+    def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
+        known = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
+        return {
+            name: known.get(name) or FileFacts((self.folder / name).stat().st_size, sha256_file(self.folder / name))
+            for name in sorted(files)
+        }
+
     def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
         """Write the manifest over ``files`` (names below the folder); if another writer was first, its entry is the result."""
-        known = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
-        facts = {}
-        for name in sorted(files):
-            path = self.folder / name
-            with path.open("rb") as stream:
+        facts = self._facts(files)
+        for name in facts:
+            with (self.folder / name).open("rb") as stream:
                 os.fsync(stream.fileno())
-            facts[name] = known.get(name) or FileFacts(path.stat().st_size, sha256_file(path))
         sync_folder(self.folder)
         everything = {**_provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
         manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, _plain(measured), _plain(everything))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from storage_schemas.errors import CorruptEntryError
 
 __all__ = [
     "ArraySpec",
+    "array_facts",
     "block_files",
     "create_arrays",
     "metadata_files",
@@ -120,6 +122,12 @@ def metadata_files(specs: tuple[ArraySpec, ...]) -> list[str]:
 def block_files(specs: tuple[ArraySpec, ...], block: int) -> list[str]:
     """The names, below the entry's folder, of the shards of one block."""
     return [f"{spec.name}/c/{block}" + "/0" * len(spec.row) for spec in specs]
+
+
+def array_facts(folder: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array."""
+    array = zarr.open_array(LocalStore(folder, read_only=True), path=name, mode="r")
+    return tuple(array.shape), np.dtype(array.dtype)
 
 
 def write_block(folder: Path, block: int, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:

@@ -1,0 +1,43 @@
+"""Cutting a person out of a picture: the crop, the mask under it, and the joints in its pixels, all by one affine."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from stages.pose.affine import apply_affine
+from stages.pose.skeleton import FLIP_PERMUTATION
+
+__all__ = ["crop_image", "crop_keypoints", "crop_mask", "heatmap_mask"]
+
+U8 = npt.NDArray[np.uint8]
+
+
+def crop_image(image_hw3: U8, affine_23: npt.NDArray[np.float32], *, size_wh: tuple[int, int]) -> U8:
+    """The crop [h, w, 3] of ``size_wh``, linear interpolation, black outside the picture (HRNet, JointsDataset.py)."""
+    crop: U8 = cv2.warpAffine(image_hw3, affine_23, size_wh, flags=cv2.INTER_LINEAR)
+    return crop
+
+
+def crop_mask(rle: bytes, affine_23: npt.NDArray[np.float32], *, image_wh: tuple[int, int], size_wh: tuple[int, int]) -> U8:
+    """The person's mask [h, w] of 0 and 1 under the crop: warped as the picture is, then cut at a half."""
+    mask = coco_mask.decode({"size": [image_wh[1], image_wh[0]], "counts": rle})
+    warped = cv2.warpAffine(mask * np.uint8(255), affine_23, size_wh, flags=cv2.INTER_LINEAR)
+    return (warped >= 128).astype(np.uint8)
+
+
+def heatmap_mask(mask_hw: U8) -> npt.NDArray[np.bool_]:
+    """The mask at heatmap size [H, W]: a cell is set where at least half of its 4 x 4 pixels are."""
+    height, width = mask_hw.shape
+    return mask_hw.reshape(height // 4, 4, width // 4, 4).sum(axis=(1, 3)) >= 8
+
+
+def crop_keypoints(
+    keypoints_NK3: npt.NDArray[np.float32], affine_N23: npt.NDArray[np.float32], flip_N: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """The joints [N, K, 3] in crop pixels; in a mirrored crop, left and right joints change places."""
+    xy_NK2 = apply_affine(affine_N23.astype(np.float64), keypoints_NK3[..., :2])
+    moved = np.concatenate([xy_NK2, keypoints_NK3[..., 2:]], axis=-1).astype(np.float32)
+    return np.where(flip_N[:, None, None], moved[:, FLIP_PERMUTATION], moved)

@@ -1,0 +1,157 @@
+"""Batches of crops: pictures are decoded and cut by threads ahead of the step that needs them.
+
+Threads and not processes: decoding and warping leave Python's lock, nothing is pickled, and the instance table exists once.
+Shape letters: B batch, N instances, K joints, h w input pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from storage_schemas.instances import Instances
+
+from stages.data.crops import crop_image, crop_keypoints, crop_mask
+from stages.data.images import ImageError, decode_image, read_image_file
+from stages.data.views import Views
+from stages.pose.affine import scale_affine
+from storage_schemas.errors import DataError
+
+__all__ = ["Batch", "CropLoader", "epoch_order", "load_image"]
+
+_AHEAD = 3
+"""Batches in the making beside the one in use."""
+
+_DECODED_KEPT = 64
+"""Decoded pictures kept for the next person in the same picture."""
+
+Rows = npt.NDArray[np.int64]
+_Cut = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``image_Bhw3`` RGB uint8, ``keypoints_BK3`` in crop pixels, ``mask_Bhw`` of 0 and 1 (empty without masks)."""
+
+    rows_B: Rows
+    image_Bhw3: npt.NDArray[np.uint8]
+    keypoints_BK3: npt.NDArray[np.float32]
+    mask_Bhw: npt.NDArray[np.uint8]
+    has_mask_B: npt.NDArray[np.bool_]
+
+
+def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, world: int) -> list[Rows]:
+    """The positions of each batch of one worker, shuffled by (seed, epoch): together the workers see the same batches.
+
+    The last, incomplete batch of an epoch is left out, as in HRNet's training; with fewer people than a batch, all are one.
+    """
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
+    order = generator.permutation(num)
+    size = min(batch_size, num)
+    return [order[start : start + size][rank::world] for start in range(0, num - size + 1, size)]
+
+
+def load_image(root: Path, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
+    """The picture of index ``image`` as RGB [h, w, 3].
+
+    Raises:
+        DataError: it can no longer be read as it was when the instance table was made.
+    """
+    name = instances.file_name_M[image]
+    try:
+        data = read_image_file(root, name)
+        if hashlib.sha256(data).hexdigest() != instances.sha256_M[image]:
+            raise ImageError("its content has changed")
+        return decode_image(data, expect_wh=(int(instances.width_M[image]), int(instances.height_M[image])))
+    except ImageError as error:
+        raise DataError(
+            f"The picture '{name}' below {root} was good when the data set was prepared and is not now: {error}",
+            run="python -m pipeline.run --stage prepare --force, with the same configuration",
+        ) from error
+
+
+class CropLoader:
+    """Cuts crops of ``size_wh`` out of the pictures below ``root``."""
+
+    def __init__(self, instances: Instances, root: Path, *, size_wh: tuple[int, int], threads: int) -> None:
+        self._instances, self._root, self._size_wh = instances, root, size_wh
+        self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="odkd-crops")
+        # OpenCV's own threads would fight with the pool's and with torch's.
+        cv2.setNumThreads(0)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def batches(
+        self, rows: Iterable[Rows], views: Sequence[Views], *, crop_divisor: int = 1, with_mask: bool = False
+    ) -> Iterator[list[Batch]]:
+        """For each array of row numbers, in order, one ``Batch`` a view; ``views`` are of all rows of the table.
+
+        A picture is decoded once for all views, and once for people of the same picture who come close together.
+        """
+        scaled = [
+            Views(scale_affine(view.affine_N23.astype(np.float64), 1.0 / crop_divisor).astype(np.float32), view.flip_N)
+            for view in views
+        ]
+        waiting: deque[tuple[Rows, list[Future[list[_Cut]]]]] = deque()
+        for rows_B in rows:
+            waiting.append((rows_B, [self._pool.submit(self._cut, int(row), scaled, with_mask) for row in rows_B]))
+            if len(waiting) > _AHEAD:
+                yield self._collect(*waiting.popleft(), scaled)
+        while waiting:
+            yield self._collect(*waiting.popleft(), scaled)
+
+    def _cut(self, row: int, views: Sequence[Views], with_mask: bool) -> list[_Cut]:
+        table = self._instances
+        image = int(table.image_N[row])
+        image_wh = (int(table.width_M[image]), int(table.height_M[image]))
+        rle = table.mask_rle[row].as_py() if with_mask else None
+        width, height = self._size_wh
+        no_mask = np.zeros((height, width) if with_mask else (0, 0), dtype=np.uint8)
+        return [
+            (
+                crop_image(self._image(image), view.affine_N23[row], size_wh=self._size_wh),
+                no_mask if rle is None else crop_mask(rle, view.affine_N23[row], image_wh=image_wh, size_wh=self._size_wh),
+            )
+            for view in views
+        ]
+
+    def _image(self, image: int) -> npt.NDArray[np.uint8]:
+        with self._lock:
+            future = self._decoded.get(image)
+            mine = future is None
+            if future is None:
+                future = self._decoded[image] = Future()
+                while len(self._decoded) > _DECODED_KEPT:
+                    self._decoded.popitem(last=False)
+        if mine:
+            try:
+                future.set_result(load_image(self._root, self._instances, image))
+            except DataError as error:
+                future.set_exception(error)
+        return future.result()
+
+    def _collect(self, rows_B: Rows, cuts: list[Future[list[_Cut]]], views: Sequence[Views]) -> list[Batch]:
+        done = [cut.result() for cut in cuts]
+        table = self._instances
+        return [
+            Batch(
+                rows_B,
+                np.stack([person[index][0] for person in done]),
+                crop_keypoints(table.keypoints_NK3[rows_B], view.affine_N23[rows_B], view.flip_N[rows_B]),
+                np.stack([person[index][1] for person in done]),
+                table.has_mask_N[rows_B],
+            )
+            for index, view in enumerate(views)
+        ]

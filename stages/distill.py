@@ -1,0 +1,134 @@
+"""Stage distill: the student learns from cached targets in the order of the schedule; beside it, the same without teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, cast
+
+from stages.context import Context, Step, resolve_precision
+from stages.learning.loop import METRICS, WEIGHTS
+from stages.learning.plan import EpochPlan, TrainingPlan, Weights, epoch_weights, view_of_epoch
+from stages.networks.teacher import NetworkSpec
+from stages.prepare import INSTANCES, images_of, instances_step
+from stages.settings import Role
+from stages.targets import target_step, view_step
+from stages.teachers import training_recipe
+from stages.training import run_training
+from storage_schemas.entry import Draft
+
+__all__ = ["Arm", "arms", "make", "steps", "student_step"]
+
+Arm = Literal["student", "baseline"]
+"""The student learns from teachers and labels; the baseline is the same network, trained equally long on labels alone."""
+
+_VERSION = 1
+_ROLES: tuple[Role, Role] = ("primary", "senior")
+
+
+def arms(context: Context) -> tuple[Arm, ...]:
+    """What is trained."""
+    return ("student", "baseline") if context.settings.distill.baseline else ("student",)
+
+
+def steps(context: Context) -> list[Step]:
+    """The trained networks."""
+    return [student_step(context, arm) for arm in arms(context)]
+
+
+def student_step(context: Context, arm: Arm) -> Step:
+    """The weights of a student: known by the crops and targets it reads in each epoch, and how it learns."""
+    settings = context.settings.distill
+    waits: list[Step] = list(context.waits(instances_step(context, "train")))
+    epochs = []
+    for view, weights in _schedule(context, arm):
+        crops = view_step(context, "train", view)
+        read = {"view": crops.key, "weights": asdict(weights)}
+        waits += context.waits(crops)
+        for role in _ROLES:
+            if getattr(weights, role) > 0:
+                targets = target_step(context, role, "train", view, context.settings.binarize)
+                read[role] = f"pending {targets.key}" if targets.waits_for else targets.key
+                waits += context.waits(targets)
+        epochs.append(read)
+    recipe = {
+        "instances": context.content(instances_step(context, "train")),
+        "epochs": epochs,
+        "distill": {
+            "network": settings.network,
+            "size_divisor": settings.size_divisor,
+            "seed": settings.seed,
+            "train": training_recipe(context, settings.train),
+        },
+        "min_peak": context.settings.binarize.min_peak,
+        "version": _VERSION,
+    }
+    title = "student" if arm == "student" else "baseline (the student without teachers)"
+    return Step("distill", "students", title, recipe, tuple(dict.fromkeys(waits)), {"arm": arm})
+
+
+def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
+    settings = context.settings
+    taught = epoch_weights(settings.distill)
+    weights = taught if arm == "student" else [Weights(1.0)] * len(taught)
+    return [(view_of_epoch(epoch, settings.views.count), weight) for epoch, weight in enumerate(weights)]
+
+
+def make(context: Context, missing: Sequence[Step]) -> None:
+    """Train what is missing; every cached file that will be read is checked against its manifest first."""
+    for step in missing:
+        arm = cast(Arm, step.about["arm"])
+        epochs = _epochs(context, arm)
+        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
+            if isinstance(draft, Draft):
+                plan = _plan(context, arm, epochs, draft.folder)
+                run_training(context, plan)
+                draft.commit([WEIGHTS, METRICS], measured={"network": context.settings.distill.network})
+
+
+def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
+    checked: dict[str, Path] = {}
+
+    def folder(step: Step) -> Path:
+        if step.key not in checked:
+            entry = context.need(step)
+            entry.check()
+            checked[step.key] = entry.folder
+        return checked[step.key]
+
+    return [
+        EpochPlan(
+            view,
+            weights,
+            views=folder(view_step(context, "train", view)),
+            **{
+                role: folder(target_step(context, role, "train", view, context.settings.binarize))
+                for role in _ROLES
+                if getattr(weights, role) > 0
+            },
+        )
+        for view, weights in _schedule(context, arm)
+    ]
+
+
+def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Path) -> TrainingPlan:
+    settings = context.settings
+    return TrainingPlan(
+        title=f"distill: {arm}",
+        network=NetworkSpec(network=settings.distill.network),
+        instances=context.need(instances_step(context, "train")).path(INSTANCES),
+        images=images_of(context, "train"),
+        folder=folder,
+        crop_wh=settings.crop.size_wh,
+        size_divisor=settings.distill.size_divisor,
+        epochs=epochs,
+        train=settings.distill.train,
+        precision=resolve_precision(settings.distill.train.precision, context.device),
+        device=context.device,
+        seed=settings.distill.seed,
+        views_seed=settings.views.seed,
+        augment=settings.views.augment,
+        min_peak=settings.binarize.min_peak,
+        events=context.run_dir / "tensorboard" / arm,
+    )

@@ -1,0 +1,102 @@
+"""Stage evaluate: the students' AP, by one decoder for all rows, chosen on training people that nobody trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stages.context import Context, Step
+from stages.distill import Arm, arms, student_step
+from stages.evaluation import Subset, evaluation_step, score_network
+from stages.learning.loop import WEIGHTS
+from stages.networks.teacher import NetworkSpec
+from stages.predict import DECODERS
+from stages.prepare import instances_step
+from stages.settings import DecoderName
+
+__all__ = ["chosen_decoder", "make", "protocol", "scores_of", "steps", "student_spec"]
+
+
+def steps(context: Context) -> list[Step]:
+    """The scores of student and baseline on the validation set, and on the held-out people where they choose the decoder."""
+    found = [_score_step(context, arm, "val") for arm in arms(context)]
+    if context.settings.evaluate.decoder == "auto" and _has_holdout(context):
+        found += [_score_step(context, arm, "holdout") for arm in arms(context)]
+    return found
+
+
+def make(context: Context, missing: Sequence[Step]) -> None:
+    """Predict and score what is missing."""
+    for step in missing:
+        about = step.about
+        entry = context.need(about["network"])
+        entry.check()
+        score_network(
+            context,
+            student_spec(context, about["network"].about["arm"]),
+            context.content(about["network"]),
+            about["who"],
+            subset=about["subset"],
+            divisor=about["divisor"],
+        )
+
+
+def student_spec(context: Context, arm: Arm) -> NetworkSpec:
+    """The trained student or baseline."""
+    entry = context.need(student_step(context, arm))
+    return NetworkSpec(network=entry.measured["network"], checkpoint=entry.path(WEIGHTS))
+
+
+def _score_step(context: Context, arm: Arm, subset: Subset) -> Step:
+    return evaluation_step(
+        context,
+        student_step(context, arm),
+        arm,
+        stage="evaluate",
+        subset=subset,
+        divisor=context.settings.distill.size_divisor,
+    )
+
+
+def _has_holdout(context: Context) -> bool:
+    entry = context.find(instances_step(context, "train"))
+    return entry is None or entry.measured["held_out"] > 0
+
+
+def scores_of(context: Context, arm: Arm) -> dict[str, Any]:
+    """The scores of an arm on the validation set, by decoder."""
+    return context.need(_score_step(context, arm, "val")).measured
+
+
+def chosen_decoder(context: Context) -> tuple[DecoderName, str]:
+    """The decoder of all rows, and how it was chosen."""
+    fixed = context.settings.evaluate.decoder
+    if fixed != "auto":
+        return fixed, "as configured"
+    if not _has_holdout(context):
+        return "quarter", "HRNet's own, since nobody is held out to choose another on (prepare.holdout_fraction)"
+    measured = [context.need(_score_step(context, arm, "holdout")).measured for arm in arms(context)]
+    means = {decoder: sum(scores[decoder]["AP"] for scores in measured) / len(measured) for decoder in DECODERS}
+    best = max(DECODERS, key=lambda decoder: means[decoder])
+    told = ", ".join(f"{decoder} {mean:.3f}" for decoder, mean in means.items())
+    return best, f"best mean AP of {' and '.join(arms(context))} on {measured[0]['people']} held-out training people: {told}"
+
+
+def protocol(context: Context) -> str:
+    """Everything that an AP depends on beside the network's weights, in one line."""
+    settings = context.settings
+    width, height = settings.crop.size_wh
+    divisor = settings.distill.size_divisor
+    people = context.need(instances_step(context, "val")).measured
+    boxes = settings.evaluate.boxes
+    return ", ".join(
+        [
+            "ground-truth boxes" if boxes is None else f"boxes from {boxes.name}",
+            "flip test with a shift of 1 px" if settings.evaluate.flip else "no flip test",
+            f"decoder {chosen_decoder(context)[0]}",
+            f"teachers' input {width}x{height}",
+            f"student {settings.distill.network} at {width // divisor}x{height // divisor}",
+            f"OKS-NMS {settings.evaluate.nms_threshold}",
+            f"{people['people']} people on {people['images']} images",
+        ]
+    )

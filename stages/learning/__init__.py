@@ -1,0 +1,1 @@
+"""Training a pose network: the plan, the loss, the optimizer and the loop, without a cluster."""

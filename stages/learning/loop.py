@@ -1,0 +1,304 @@
+"""The training loop of one worker: from a plan to weights, resumable after every epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from storage_schemas.instances import Instances, read_instances
+from torch import Tensor, nn
+
+from stages.data.loader import Batch, CropLoader, epoch_order
+from stages.data.mapped import MappedArray
+from stages.data.views import Views, draw_views
+from stages.learning.loss import blend_targets, heatmap_loss, unpack_bits
+from stages.learning.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
+from stages.learning.plan import EpochPlan, TrainingPlan
+from stages.networks.normalize import normalize
+from stages.networks.placement import on_device
+from stages.networks.teacher import load_network
+from stages.pose.heatmap import encode
+from storage_schemas.checkpoints import save_weights
+from storage_schemas.entry import finish_part
+from storage_schemas.errors import TrainingError
+from storage_schemas.targets import read_rows
+
+__all__ = ["METRICS", "WEIGHTS", "Worker", "train", "training_rows"]
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+WEIGHTS = "weights.safetensors"
+_KEPT_CHECKPOINTS = 2
+_LINE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among the workers, and how it is joined to them."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    threads: int = 1
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network
+    """Makes gradients those of all workers together (DistributedDataParallel)."""
+    barrier: Callable[[], None] = lambda: None
+
+
+def training_rows(instances: Instances, plan: TrainingPlan) -> npt.NDArray[np.int64]:
+    """The rows of the table that are trained on: never those held out, and only people with a mask where it is needed."""
+    wanted = ~instances.holdout_N
+    if plan.people == "masked":
+        wanted = wanted & instances.has_mask_N
+    return np.flatnonzero(wanted)
+
+
+def train(plan: TrainingPlan, worker: Worker) -> None:
+    """Train from the newest checkpoint in ``plan.folder`` (or from the start) to the last epoch, and save the weights there.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    torch.set_num_threads(worker.threads)
+    torch.manual_seed(plan.seed)
+    session = _Session(plan, worker)
+    try:
+        for epoch in range(session.first_epoch, len(plan.epochs)):
+            session.run_epoch(epoch)
+        if worker.rank == 0:
+            description = {"network": plan.network.network or "program", "title": plan.title}
+            save_weights(plan.folder / WEIGHTS, session.network, description)
+        worker.barrier()
+    finally:
+        session.close()
+
+
+class _Session:
+    """A worker's network, optimizer and data between epochs."""
+
+    def __init__(self, plan: TrainingPlan, worker: Worker) -> None:
+        self.plan, self.worker = plan, worker
+        self.device = torch.device(f"cuda:{worker.local_rank}" if plan.device == "cuda" else "cpu")
+        self.instances = read_instances(plan.instances)
+        self.rows_N = training_rows(self.instances, plan)
+        if not len(self.rows_N):
+            raise TrainingError(f"Nobody to train '{plan.title}' on", allowed="at least one person, with a mask for a senior")
+        # A generator of its own: first weights do not depend on what else has drawn numbers in this process.
+        first = torch.Generator().manual_seed(plan.seed)
+        network = load_network(plan.network, size_wh=plan.input_wh, generator=first)
+        self.network = on_device(network, self.device)
+        self.network.train()
+        self.optimizer = make_optimizer(self.network, plan.train, adapter_lr=plan.adapter_lr)
+        self.first_epoch = self._resume()
+        self.wrapped = worker.wrap(self.network)
+        self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
+        self.curve = _Curve(plan, first_epoch=self.first_epoch) if worker.rank == 0 else None
+
+    def close(self) -> None:
+        self.loader.close()
+        if self.curve:
+            self.curve.close()
+
+    def run_epoch(self, epoch: int) -> None:
+        plan, source = self.plan, self.plan.epochs[epoch]
+        order = epoch_order(
+            len(self.rows_N),
+            batch_size=plan.train.batch_size,
+            seed=plan.seed,
+            epoch=epoch,
+            rank=self.worker.rank,
+            world=self.worker.world,
+        )
+        batches = (self.rows_N[positions] for positions in order)
+        total_steps = len(order) * len(plan.epochs)
+        with _teachers(source, self.worker) as teachers:
+            loaded = self.loader.batches(
+                batches, [self._views(source)], crop_divisor=plan.size_divisor, with_mask=plan.feed_mask
+            )
+            for index, (batch,) in enumerate(loaded):
+                step = epoch * len(order) + index
+                set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
+                loss = self._step(batch, source, teachers)
+                if self.curve:
+                    self.curve.step(epoch, step, total_steps, loss, len(batch.rows_B) * self.worker.world)
+        if self.curve:
+            self.curve.end_epoch(epoch, self.optimizer.param_groups[0]["lr"])
+            self._save_checkpoint(epoch)
+        self.worker.barrier()
+
+    def _views(self, source: EpochPlan) -> Views:
+        if source.views is not None:
+            affine_N23 = read_rows(source.views, "affine").astype(np.float32)
+            return Views(affine_N23, read_rows(source.views, "flip").astype(np.bool_))
+        plan = self.plan
+        return draw_views(self.instances, source.view, seed=plan.views_seed, augment=plan.augment, size_wh=plan.crop_wh)
+
+    def _step(self, batch: Batch, source: EpochPlan, teachers: dict[str, MappedArray]) -> Tensor:
+        target_BKHW, weight_BK = self._targets(batch, source, teachers)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
+            heat_BKHW = self.wrapped(*self._inputs(batch))
+        loss = heatmap_loss(heat_BKHW, target_BKHW, weight_BK)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        # [B, h, w, 3] in memory is channels_last: the permuted view needs no copy.
+        image_B3hw = normalize(self._to_device(batch.image_Bhw3).permute(0, 3, 1, 2))
+        if not self.plan.feed_mask:
+            return (image_B3hw,)
+        keep_B = torch.from_numpy(batch.has_mask_B).float()
+        if self.plan.mask_drop:
+            keep_B = keep_B * (torch.rand(len(keep_B)) >= self.plan.mask_drop)
+        return image_B3hw, self._to_device(batch.mask_Bhw)[:, None].float(), keep_B.to(self.device)
+
+    def _targets(self, batch: Batch, source: EpochPlan, teachers: dict[str, MappedArray]) -> tuple[Tensor, Tensor]:
+        plan, weights = self.plan, source.weights
+        heatmap_wh = (plan.input_wh[0] // 4, plan.input_wh[1] // 4)
+        sources: list[tuple[float, Tensor, Tensor]] = []
+        if weights.ground_truth:
+            joints = self._to_device(batch.keypoints_BK3)
+            heat, visible = encode(joints[..., :2], (joints[..., 2] > 0).float(), size_wh=heatmap_wh)
+            sources.append((weights.ground_truth, visible, heat))
+        for role, weight in (("primary", weights.primary), ("senior", weights.senior)):
+            if weight:
+                peak_BK = self._to_device(teachers[f"{role}.peak"].rows[batch.rows_B].astype(np.float32))
+                heat = unpack_bits(
+                    self._to_device(teachers[f"{role}.bits"].rows[batch.rows_B]),
+                    num_joints=peak_BK.shape[1],
+                    heatmap_wh=(plan.crop_wh[0] // 4, plan.crop_wh[1] // 4),
+                    divisor=plan.size_divisor,
+                )
+                sources.append((weight, (peak_BK >= plan.min_peak).float(), heat))
+        return blend_targets(sources)
+
+    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
+
+    def _save_checkpoint(self, epoch: int) -> None:
+        name = f"epoch-{epoch:05d}"
+        path = self.plan.folder / f"{name}.pt"
+        torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch}, path)
+        finish_part(self.plan.folder, name, [path.name])
+        for old in _checkpoints(self.plan.folder)[:-_KEPT_CHECKPOINTS]:
+            old.with_name(f"{old.stem}.part.json").unlink(missing_ok=True)
+            old.unlink()
+
+    def _resume(self) -> int:
+        for path in reversed(_checkpoints(self.plan.folder)):
+            try:
+                state = torch.load(path, map_location=self.device, weights_only=True)
+            except (RuntimeError, EOFError, OSError, ValueError) as error:
+                log.warning("Checkpoint %s cannot be read (%s): the one before it is used", path, error)
+                continue
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            log.info("%s: going on after epoch %d of %d", self.plan.title, state["epoch"] + 1, len(self.plan.epochs))
+            return cast(int, state["epoch"]) + 1
+        return 0
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("epoch-*.pt") if path.with_name(f"{path.stem}.part.json").exists())
+
+
+def _loader_threads(plan: TrainingPlan, worker: Worker) -> int:
+    return plan.train.loader_threads or max(1, worker.threads - 1)
+
+
+@contextlib.contextmanager
+def _teachers(source: EpochPlan, worker: Worker) -> Iterator[dict[str, MappedArray]]:
+    """The maps of the targets that an epoch reads: made by the first worker of each node, opened by the others."""
+    folders = {"primary": (source.primary, source.weights.primary), "senior": (source.senior, source.weights.senior)}
+    wanted = [
+        (f"{role}.{name}", folder, name)
+        for role, (folder, weight) in folders.items()
+        if weight and folder
+        for name in ("bits", "peak")
+    ]
+    maps: dict[str, MappedArray] = {}
+    try:
+        if worker.local_rank == 0:
+            maps = {key: MappedArray(folder, name) for key, folder, name in wanted}
+        worker.barrier()
+        if worker.local_rank != 0:
+            maps = {key: MappedArray(folder, name) for key, folder, name in wanted}
+        worker.barrier()
+        yield maps
+    finally:
+        for array in maps.values():
+            array.close()
+
+
+class _Curve:
+    """What a training tells while it runs: ``metrics.jsonl`` (a line every few seconds and one an epoch) and TensorBoard."""
+
+    def __init__(self, plan: TrainingPlan, *, first_epoch: int) -> None:
+        self._plan = plan
+        self._path = plan.folder / METRICS
+        self._keep_until(first_epoch)
+        self._stream = self._path.open("a")
+        self._epoch_losses: list[Tensor] = []
+        self._step = 0
+        self._people, self._since, self._started = 0, time.monotonic(), time.monotonic()
+        self._events = None
+        if plan.events is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(plan.events), purge_step=first_epoch)
+
+    def _keep_until(self, first_epoch: int) -> None:
+        """Drop the lines of epochs that are going to be run again, so that each epoch stands once."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if json.loads(line)["epoch"] < first_epoch]
+        self._path.write_text("".join(f"{line}\n" for line in kept))
+
+    def step(self, epoch: int, step: int, total_steps: int, loss: Tensor, people: int) -> None:
+        self._epoch_losses.append(loss)
+        self._step = step + 1
+        self._people += people
+        now = time.monotonic()
+        if now - self._since >= _LINE_SECONDS:
+            rate = self._people / (now - self._since)
+            self._write({"epoch": epoch, "step": step + 1, "steps": total_steps, "people_per_s": round(rate, 1)})
+            self._people, self._since = 0, now
+
+    def end_epoch(self, epoch: int, lr: float) -> None:
+        loss = float(torch.stack(self._epoch_losses).mean())
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss of '{self._plan.title}' is {loss} in epoch {epoch + 1}",
+                allowed="a finite loss; a lower train.lr or train.precision=float32 usually mends it",
+            )
+        self._write(
+            {"epoch": epoch, "step": self._step, "loss": loss, "lr": lr, "seconds": round(time.monotonic() - self._started, 3)}
+        )
+        if self._events is not None:
+            self._events.add_scalar("loss", loss, epoch)
+            self._events.add_scalar("lr", lr, epoch)
+            self._events.flush()
+        self._epoch_losses.clear()
+
+    def _write(self, line: dict[str, object]) -> None:
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+        if self._events is not None:
+            self._events.close()

@@ -1,0 +1,46 @@
+"""The loss of heatmaps against ground truth and cached teachers.
+
+Shape letters: B batch, K joints, H W heatmap pixels, P packed bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["blend_targets", "heatmap_loss", "unpack_bits"]
+
+
+def unpack_bits(packed_BP: Tensor, *, num_joints: int, heatmap_wh: tuple[int, int], divisor: int = 1) -> Tensor:
+    """Packed uint8 bits to float maps [B, K, H, W], on the bits' device; the first pixel is the highest bit of its byte.
+
+    With ``divisor`` 2 each cell is the mean of 2 x 2 bits, which keeps where the edge lies within it.
+    """
+    width, height = heatmap_wh
+    shifts_8 = torch.arange(7, -1, -1, device=packed_BP.device, dtype=torch.uint8)
+    bits = (packed_BP[..., None] >> shifts_8) & 1
+    heat_BKHW = bits.view(len(packed_BP), num_joints, height, width).float()
+    return functional.avg_pool2d(heat_BKHW, divisor) if divisor > 1 else heat_BKHW
+
+
+def blend_targets(sources: Sequence[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One target and weight a joint out of several: (weight, ``seen_BK``, ``heat_BKHW``) each.
+
+    For one joint, the weighted sum of squared distances to several targets is, but for a constant, the summed weight times the
+    squared distance to their weighted mean. So the student's maps are compared once.
+    """
+    weight_BK = torch.stack([weight * seen_BK for weight, seen_BK, _ in sources]).sum(dim=0)
+    total = torch.stack([(weight * seen_BK)[..., None, None] * heat_BKHW for weight, seen_BK, heat_BKHW in sources]).sum(dim=0)
+    return total / weight_BK.clamp_min(1e-12)[..., None, None], weight_BK
+
+
+def heatmap_loss(student_BKHW: Tensor, target_BKHW: Tensor, weight_BK: Tensor) -> Tensor:
+    """Mean over batch and joints of weight times the mean over pixels of (student - target)^2, without a factor 0.5.
+
+    A joint of weight 0 counts in the mean as 0, as in mmpose's KeypointMSELoss; HRNet's JointsMSELoss has a factor 0.5 more.
+    """
+    error_BK = (student_BKHW.float() - target_BKHW).square().mean(dim=(-2, -1))
+    return (weight_BK * error_BK).mean()

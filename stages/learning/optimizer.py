@@ -1,0 +1,54 @@
+"""The optimizer and its learning rate, a pure function of the step, so that a resumed training has nothing to restore."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from stages.settings import TrainSettings
+
+__all__ = ["learning_rate_factor", "make_optimizer", "set_learning_rate"]
+
+_STEPS_AT = (170 / 210, 200 / 210)
+"""HRNet's recipe: a tenth at epoch 170 and at epoch 200 of 210 (experiments/coco/hrnet)."""
+_CYCLE_RISE = 0.2
+_CYCLE_START = 0.04
+
+
+def learning_rate_factor(step: int, total_steps: int, settings: TrainSettings) -> float:
+    """What the learning rate is multiplied with in ``step`` (from 0) of ``total_steps``."""
+    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    done = step / total_steps
+    if settings.lr_schedule == "steps":
+        return warmup * math.prod(0.1 for at in _STEPS_AT if done >= at)
+    if done < _CYCLE_RISE:
+        return warmup * (_CYCLE_START + (1.0 - _CYCLE_START) * _half_cosine(done / _CYCLE_RISE))
+    return warmup * (1.0 - _half_cosine((done - _CYCLE_RISE) / (1.0 - _CYCLE_RISE)))
+
+
+def _half_cosine(share: float) -> float:
+    """From 0 to 1 along half a cosine."""
+    return 0.5 - 0.5 * math.cos(math.pi * share)
+
+
+def make_optimizer(network: nn.Module, settings: TrainSettings, *, adapter_lr: float | None = None) -> torch.optim.Optimizer:
+    """Adam or AdamW over the trainable parameters; those named ``adapter.*`` learn at ``adapter_lr``.
+
+    Adam without weight decay is HRNet's own recipe: its yaml names a decay that only SGD is given.
+    """
+    named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    adapter = [parameter for name, parameter in named if name.startswith("adapter.")]
+    rest = [parameter for name, parameter in named if not name.startswith("adapter.")]
+    groups = [{"params": rest, "peak_lr": settings.lr}]
+    if adapter:
+        groups.append({"params": adapter, "peak_lr": adapter_lr if adapter_lr is not None else settings.lr})
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give every group its own peak rate times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor

@@ -1,0 +1,235 @@
+"""Stage prepare: a COCO-format data set becomes a checked table of people; what is broken is set aside with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from storage_schemas.instances import Instances, write_instances
+
+from stages.context import Context, Step
+from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
+from stages.data.images import ImageError, ImageFacts, check_image
+from stages.data.synthetic import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
+from stages.progress import progress
+from stages.settings import Split
+from stages.tasks import run_tasks, task_options
+from storage_schemas.atomic import sha256_file
+from storage_schemas.entry import Draft
+from storage_schemas.errors import DataError
+from storage_schemas.manifest import canonical_json
+
+__all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "steps"]
+
+INSTANCES = "instances.parquet"
+QUARANTINE = "quarantine.jsonl"
+GROUND_TRUTH = "ground_truth.json"
+_RULES_VERSION = 1
+_TASK_IMAGES = 256
+_SHOWN = 5
+
+
+def steps(context: Context) -> list[Step]:
+    """The instance tables of the training and the validation set."""
+    return [instances_step(context, "train"), instances_step(context, "val")]
+
+
+def instances_step(context: Context, split: Split) -> Step:
+    """The table of one split; it is known by the annotations' hash and the images' names and sizes."""
+    settings = context.settings
+    width, height = settings.crop.size_wh
+    recipe = {
+        "source": _source(context, split),
+        "split": split,
+        "aspect_wh": width / height,
+        "holdout_fraction": settings.prepare.holdout_fraction if split == "train" else 0.0,
+        "rules": _RULES_VERSION,
+    }
+    return Step("prepare", "instances", f"{split} instances", recipe, about={"split": split})
+
+
+def images_of(context: Context, split: Split) -> Path:
+    """The folder below which the file names of a split lie; the embedded data set is drawn if it is not there."""
+    if context.settings.data.embedded is not None:
+        return _embedded(context) / "images"
+    source = context.settings.data.train if split == "train" else context.settings.data.val
+    assert source is not None
+    return source.images
+
+
+def make(context: Context, missing: Sequence[Step]) -> None:
+    """Read, check, quarantine and commit each missing table."""
+    for step in missing:
+        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
+            if isinstance(draft, Draft):
+                _make_split(context, cast(Split, step.about["split"]), draft)
+
+
+def _source(context: Context, split: Split) -> Mapping[str, Any]:
+    data = context.settings.data
+    if data.embedded is not None:
+        return {"embedded": data.embedded.model_dump(), "version": SYNTHETIC_VERSION}
+    source = data.train if split == "train" else data.val
+    assert source is not None
+    for path, what in ((source.annotations, "annotations file"), (source.images, "image folder")):
+        if not path.exists():
+            raise DataError(f"The {what} {path} (data.{split}) is not there", allowed="an existing path, seen by every node")
+    stat = source.annotations.stat()
+    return {
+        "annotations": _hash_once(source.annotations, stat.st_size, stat.st_mtime_ns),
+        "images": _listing_once(source.images, source.images.stat().st_mtime_ns),
+    }
+
+
+@lru_cache(maxsize=8)
+def _hash_once(path: Path, size: int, changed_ns: int) -> str:
+    """The file's sha256, taken once a process for one state of the file."""
+    return sha256_file(path)
+
+
+@lru_cache(maxsize=8)
+def _listing_once(root: Path, changed_ns: int) -> str:
+    """A hash over the names and sizes of all files below ``root``; the pictures' own hashes are in the table."""
+    listing = []
+    for folder, names, files in os.walk(root):
+        names.sort()
+        below = Path(folder).relative_to(root)
+        listing += [(str(below / name), (Path(folder) / name).stat().st_size) for name in sorted(files)]
+    return hashlib.sha256(canonical_json(listing)).hexdigest()
+
+
+def _embedded(context: Context) -> Path:
+    """The folder of the embedded data set, drawn on first use."""
+    settings = context.settings.data.embedded
+    assert settings is not None
+    spec = SyntheticSpec(train_images=settings.train_images, val_images=settings.val_images, seed=settings.seed)
+    name = hashlib.sha256(canonical_json([settings.model_dump(), SYNTHETIC_VERSION])).hexdigest()[:12]
+    folder = context.home / "datasets" / f"embedded-{name}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with progress("prepare: drawing the embedded data set", spec.train_images + spec.val_images, "images") as bar:
+            draw_dataset(folder, spec, progress=bar.advance)
+    return folder
+
+
+def _annotations_of(context: Context, split: Split) -> Path:
+    if context.settings.data.embedded is not None:
+        return _embedded(context) / "annotations" / f"{split}.json"
+    source = context.settings.data.train if split == "train" else context.settings.data.val
+    assert source is not None
+    return source.annotations
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Some images to look at: (image id, file name, expected width and height)."""
+
+    root: Path
+    images: tuple[tuple[int, str, tuple[int, int]], ...]
+
+
+@ray.remote
+def _check_images(job: _Job) -> dict[int, ImageFacts | str]:
+    """For each image id its facts, or the reason why it cannot be used."""
+    found: dict[int, ImageFacts | str] = {}
+    for image_id, file_name, expect_wh in job.images:
+        try:
+            found[image_id] = check_image(job.root, file_name, expect_wh)
+        except ImageError as error:
+            found[image_id] = str(error)
+    return found
+
+
+def _make_split(context: Context, split: Split, draft: Draft) -> None:
+    width, height = context.settings.crop.size_wh
+    root = images_of(context, split)
+    coco = read_coco(_annotations_of(context, split))
+    sorted_out = sort_out(coco, aspect_wh=width / height, holdout_fraction=draft.recipe["holdout_fraction"])
+    facts = _look_at_images(context, split, root, sorted_out.records)
+    bad_images = {image_id: reason for image_id, reason in facts.items() if isinstance(reason, str)}
+    quarantine = [*sorted_out.quarantine, *_of_bad_images(sorted_out.records, bad_images)]
+    good = [record for record in sorted_out.records if record.image_id not in bad_images]
+    _write_quarantine(draft.folder / QUARANTINE, quarantine)
+    _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
+    if not good:
+        raise DataError(f"The {split} set has no usable person", allowed="at least one person with labelled keypoints")
+    table = Instances.from_records(good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)})
+    write_instances(draft.folder / INSTANCES, table)
+    truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))
+    (draft.folder / GROUND_TRUTH).write_bytes(canonical_json(truth))
+    measured = {
+        "content": _content(table, draft.folder / GROUND_TRUTH),
+        "people": len(table.id_N),
+        "images": len(table.image_id_M),
+        "with_mask": int(table.has_mask_N.sum()),
+        "held_out": int(table.holdout_N.sum()),
+        "quarantined": dict(Counter(item.reason.split(":")[0] for item in quarantine)),
+        "skipped": sorted_out.skipped,
+    }
+    draft.commit([INSTANCES, QUARANTINE, GROUND_TRUTH], measured=measured)
+    context.tell(
+        f"prepare: {split} set of {len(table.id_N)} people on {len(table.image_id_M)} images; "
+        f"{len(quarantine)} quarantined, {sum(sorted_out.skipped.values())} skipped by rule"
+    )
+
+
+def _look_at_images(context: Context, split: Split, root: Path, records: Sequence[Record]) -> dict[int, ImageFacts | str]:
+    wanted = {record.image_id: (record.image_id, record.file_name, (record.width, record.height)) for record in records}
+    images = list(wanted.values())
+    jobs = [
+        (_Job(root, tuple(images[start : start + _TASK_IMAGES])), len(images[start : start + _TASK_IMAGES]))
+        for start in range(0, len(images), _TASK_IMAGES)
+    ]
+    options = task_options(context, network=False)
+    facts: dict[int, ImageFacts | str] = {}
+    for _, found in run_tasks(_check_images, jobs, options=options, title=f"prepare: {split} images", unit="images"):
+        facts.update(found)
+    return facts
+
+
+def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> list[Quarantined]:
+    return [
+        Quarantined(record.annotation_id, record.image_id, record.file_name, f"image: {bad_images[record.image_id]}")
+        for record in records
+        if record.image_id in bad_images
+    ]
+
+
+def _write_quarantine(path: Path, quarantine: Sequence[Quarantined]) -> None:
+    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in quarantine))
+
+
+def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quarantined], *, num_records: int) -> None:
+    allowed = context.settings.prepare.max_bad_fraction
+    if not quarantine or len(quarantine) <= allowed * num_records:
+        return
+    kept = context.run_dir / f"quarantine.{split}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    _write_quarantine(kept, quarantine)
+    lines = [f"    annotation {item.annotation_id}, image {item.image_id}: {item.reason}" for item in quarantine[:_SHOWN]]
+    raise DataError(
+        f"{len(quarantine)} of {num_records} records of the {split} set are broken "
+        f"({len(quarantine) / num_records:.2%}); all are listed in {kept}\n" + "\n".join(lines),
+        allowed=f"at most {allowed:.2%} (prepare.max_bad_fraction)",
+        run=f"mend the data, or {context.command} --stage prepare --set prepare.max_bad_fraction=0.05",
+    )
+
+
+def _content(table: Instances, ground_truth: Path) -> str:
+    """A hash of what the table says, whatever library version wrote the file."""
+    digest = hashlib.sha256(ground_truth.read_bytes())
+    for array in (table.id_N, table.center_N2, table.size_N2, table.keypoints_NK3, table.holdout_N):
+        digest.update(array.tobytes())
+    for text in table.sha256_M:
+        digest.update(text.encode())
+    for mask in table.mask_rle.to_pylist():
+        digest.update(mask or b"-")
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""All figures of an experiment in one place, read from the manifests of its entries: for metrics.json and for the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages import distill, evaluate, prepare, targets, teachers
+from stages.context import Context, Step
+
+__all__ = ["entries_of", "summary"]
+
+
+def entries_of(context: Context) -> list[Step]:
+    """Every step of the experiment up to evaluation, in order."""
+    return [step for module in (prepare, teachers, targets, distill, evaluate) for step in module.steps(context)]
+
+
+def summary(context: Context) -> dict[str, Any]:
+    """What is known so far; parts whose entries are not there are left out."""
+    found: dict[str, Any] = {
+        "name": context.settings.name,
+        "device": context.device,
+        "seconds": {stage: round(seconds, 2) for stage, seconds in context.seconds.items()},
+    }
+    for name, part in (("data", _data), ("teachers", _teachers), ("targets", _targets), ("evaluate", _evaluate)):
+        if values := part(context):
+            found[name] = values
+    return found
+
+
+def _data(context: Context) -> dict[str, Any]:
+    entries = {str(step.about["split"]): context.find(step) for step in prepare.steps(context)}
+    return {split: entry.measured for split, entry in entries.items() if entry}
+
+
+def _teachers(context: Context) -> dict[str, Any]:
+    """The AP of each teacher by the table's decoder once that is chosen (by quarter offset before), and by every decoder."""
+    decoder = _decoder(context)
+    found: dict[str, Any] = {}
+    for name, step in teachers.evaluations(context).items():
+        if entry := context.find(step):
+            every = {decoder: entry.measured[decoder]["AP"] for decoder in ("quarter", "dark", "centroid")}
+            found[name] = {"AP": every[decoder], "AP_by_decoder": every}
+    if "senior" in found and "senior without mask" in found:
+        found["senior"]["AP_without_mask"] = found.pop("senior without mask")["AP"]
+    return found
+
+
+def _targets(context: Context) -> dict[str, Any]:
+    """Per teacher: AP from the validation set's bits, bytes a view (of the training set), and forwards of this run."""
+    found: dict[str, Any] = {}
+    for step in targets.steps(context):
+        entry = context.find(step)
+        if entry is None or step.kind != "targets" or step.about["rule"] != context.settings.binarize:
+            continue
+        role = found.setdefault(step.about["role"], {"teacher_forwards": 0})
+        role["teacher_forwards"] = context.counters[f"teacher_forwards.{step.about['role']}"]
+        if step.about["split"] == "val":
+            role |= {name: entry.measured[name] for name in ("AP_from_bits", "AP_float_quarter", "AP_float_dark", "seen")}
+        else:
+            role["bytes_per_view"] = entry.manifest.size
+            role["bytes_per_person_and_view"] = entry.measured["bytes_per_person"]
+        found[step.about["role"]] = role
+    return found
+
+
+def _evaluate(context: Context) -> dict[str, Any]:
+    if any(context.find(step) is None for step in evaluate.steps(context)):
+        return {}
+    decoder, how = evaluate.chosen_decoder(context)
+    found: dict[str, Any] = {"protocol": evaluate.protocol(context), "decoder": decoder, "decoder_chosen_by": how}
+    for arm in distill.arms(context):
+        scores = evaluate.scores_of(context, arm)
+        every = {name: scores[name]["AP"] for name in ("quarter", "dark", "centroid")}
+        found[arm] = {**scores[decoder], "AP_by_decoder": every}
+    return found
+
+
+def _decoder(context: Context) -> str:
+    if any(context.find(step) is None for step in evaluate.steps(context)):
+        return "quarter"
+    return evaluate.chosen_decoder(context)[0]

@@ -1,0 +1,397 @@
+"""Stage targets: each teacher runs once over every view that the schedule reads; its heatmaps are kept as packed bits.
+
+A task is a block of people, with a group of the views that are missing: it decodes each picture once, draws the views, runs
+the teachers, and writes its own shard of every array.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+from storage_schemas.instances import Instances, read_instances
+from torch import Tensor
+
+from stages.context import Context, Device, Step, resolve_precision
+from stages.data.crops import heatmap_mask
+from stages.data.images import DECODER_VERSION
+from stages.data.loader import Batch, CropLoader
+from stages.data.views import VIEWS_VERSION, Views, draw_views
+from stages.evaluation import backend_of, read_ground_truth
+from stages.learning.plan import epoch_weights, view_of_epoch
+from stages.networks.teacher import NetworkSpec
+from stages.pose.binarize import binarize
+from stages.pose.decode import decode, decode_bits, to_image
+from stages.predict import runner
+from stages.prepare import INSTANCES, images_of, instances_step
+from stages.scoring import score_poses
+from stages.settings import AugmentSettings, BinarizeSettings, Role, Split
+from stages.tasks import run_tasks, task_options
+from stages.teachers import network_spec, teacher_step
+from storage_schemas.entry import Draft, Entry, finish_part
+from storage_schemas.errors import TrainingError
+from storage_schemas.targets import (
+    ArraySpec,
+    block_files,
+    create_arrays,
+    metadata_files,
+    pack_bits,
+    read_rows,
+    rows_per_block,
+    target_arrays,
+    unpack_bits,
+    view_arrays,
+    write_block,
+)
+
+__all__ = ["make", "steps", "target_step", "view_step"]
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+_NUM_JOINTS = 17
+_VIEWS_PER_TASK = 8
+"""Views of one task: each picture is decoded once for them, and their bits are held in memory until the block is written."""
+_ROLES: tuple[Role, Role] = ("primary", "senior")
+FLOAT_DECODERS: tuple[Literal["quarter", "dark"], ...] = ("quarter", "dark")
+
+
+def steps(context: Context) -> list[Step]:
+    """The views and targets that the schedule reads, and those of the validation set's plain view."""
+    settings = context.settings
+    weights = epoch_weights(settings.distill)
+    reads: dict[int, set[Role]] = defaultdict(set)
+    for epoch, weight in enumerate(weights):
+        view = view_of_epoch(epoch, settings.views.count)
+        reads[view] |= {role for role in _ROLES if getattr(weight, role) > 0}
+    found: list[Step] = []
+    for split, views in (("val", {0: set(_ROLES)}), ("train", reads)):
+        for view, roles in sorted(views.items()):
+            found.append(view_step(context, cast(Split, split), view))
+            found += [
+                target_step(context, role, cast(Split, split), view, rule)
+                for role in _ROLES
+                if role in roles
+                for rule in (settings.binarize, *settings.targets.extra_binarizations)
+            ]
+    return found
+
+
+def view_step(context: Context, split: Split, view: int) -> Step:
+    """The crops of everybody in one view."""
+    settings, people = context.settings, instances_step(context, split)
+    drawn = {"seed": settings.views.seed, "augment": settings.views.augment.model_dump()} if view else None
+    recipe = {
+        "instances": context.content(people),
+        "view": view,
+        "views": drawn,
+        "crop": {"size_wh": list(settings.crop.size_wh)},
+        "version": VIEWS_VERSION,
+    }
+    return Step("targets", "views", f"{split} view {view}", recipe, context.waits(people), {"split": split, "view": view})
+
+
+def target_step(context: Context, role: Role, split: Split, view: int, rule: BinarizeSettings) -> Step:
+    """One teacher's bits of everybody in one view."""
+    crops, teacher = view_step(context, split, view), teacher_step(context, role)
+    entry = context.find(teacher)
+    suffix = Path(entry.measured.get("weights") or "").suffix if entry else ""
+    recipe = {
+        "view": crops.key if not crops.waits_for else f"pending {crops.key}",
+        "teacher": context.content(teacher),
+        "mask": role == "senior",
+        "binarize": rule.model_dump(),
+        "precision": resolve_precision(context.settings.targets.precision, context.device),
+        "backend": backend_of(suffix, context) if entry else f"pending {role}",
+        "decoder": DECODER_VERSION,
+        "version": _VERSION,
+    }
+    about = {"split": split, "view": view, "role": role, "rule": rule}
+    waits = (*crops.waits_for, *context.waits(teacher))
+    return Step("targets", "targets", f"targets of the {role} teacher, {split} view {view}", recipe, waits, about)
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A teacher in a task: its network, and the folders that its bits go to, each with its rule."""
+
+    role: Role
+    spec: NetworkSpec
+    outputs: tuple[tuple[BinarizeSettings, Path], ...]
+
+
+@dataclass(frozen=True)
+class _View:
+    """A view in a task: where it is stored or goes, and which teachers look at it."""
+
+    view: int
+    stored: Path | None
+    draft: Path | None
+    teachers: tuple[_Teacher, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A block of people and the views of them that are missing."""
+
+    block: int
+    start: int
+    stop: int
+    people: Path
+    images: Path
+    views: tuple[_View, ...]
+    size_wh: tuple[int, int]
+    seed: int
+    augment: AugmentSettings
+    device: Device
+    precision: Literal["float32", "bfloat16"]
+    batch_size: int
+    threads: int
+    score: bool
+
+
+def make(context: Context, missing: Sequence[Step]) -> None:
+    """Fill the missing entries of each split; a block that an earlier run finished is not run again."""
+    for split in ("val", "train"):
+        ours = [step for step in missing if step.about["split"] == split]
+        for group in _groups(ours):
+            _make_group(context, split, group)
+
+
+def _groups(missing: Sequence[Step]) -> Iterator[list[Step]]:
+    views = sorted({step.about["view"] for step in missing})
+    for start in range(0, len(views), _VIEWS_PER_TASK):
+        chosen = set(views[start : start + _VIEWS_PER_TASK])
+        yield [step for step in missing if step.about["view"] in chosen]
+
+
+def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
+    people = context.need(instances_step(context, split)).path(INSTANCES)
+    num = len(read_instances(people).id_N)
+    with ExitStack() as stack:
+        drafts: dict[str, tuple[Step, Draft]] = {}
+        # In one order for all runs: two that need the same entries must not wait for each other.
+        for step in sorted(group, key=lambda item: (item.kind, item.key)):
+            draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
+            if isinstance(draft, Draft):
+                create_arrays(draft.folder, _specs(context, step), num)
+                drafts[step.key] = (step, draft)
+        jobs = [job for job in _jobs(context, split, people, num, drafts) if job.views]
+        sized = [(job, (job.stop - job.start) * len(job.views)) for job in jobs]
+        options = task_options(context, network=True)
+        title = f"targets: {split} set, {len(drafts)} entries"
+        for _, forwards in run_tasks(_run_block, sized, options=options, title=title, unit="crops"):
+            for role, count in forwards.items():
+                context.counters[f"teacher_forwards.{role}"] += count
+        # Views first: the scores of targets are computed with the crops of a committed view.
+        for step, draft in sorted(drafts.values(), key=lambda item: item[0].kind, reverse=True):
+            _commit(context, step, draft, num)
+
+
+def _specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:
+    if step.kind == "views":
+        return view_arrays(context.heatmap_wh)
+    return target_arrays(context.heatmap_wh, _NUM_JOINTS)
+
+
+def _jobs(context: Context, split: Split, people: Path, num: int, drafts: dict[str, tuple[Step, Draft]]) -> Iterator[_Job]:
+    settings = context.settings
+    finished = {key: set(draft.parts()) for key, (_, draft) in drafts.items()}
+    specs = {role: network_spec(context.need(teacher_step(context, role))) for role in _ROLES}
+    rows = rows_per_block(num)
+    for block, start in enumerate(range(0, num, rows)):
+        todo = [(step, draft) for key, (step, draft) in drafts.items() if _part(block) not in finished[key]]
+        yield _Job(
+            block,
+            start,
+            min(start + rows, num),
+            people,
+            images_of(context, split),
+            tuple(_views_of(context, split, todo, drafts, specs)),
+            settings.crop.size_wh,
+            settings.views.seed,
+            settings.views.augment,
+            context.device,
+            resolve_precision(settings.targets.precision, context.device),
+            settings.targets.batch_size,
+            settings.cluster.cpus_per_task,
+            split == "val",
+        )
+
+
+def _views_of(
+    context: Context,
+    split: Split,
+    todo: Sequence[tuple[Step, Draft]],
+    drafts: dict[str, tuple[Step, Draft]],
+    specs: dict[Role, NetworkSpec],
+) -> Iterator[_View]:
+    """What one block still lacks, view by view; a view's own crops are read where another run has stored them."""
+    for view in sorted({step.about["view"] for step, _ in todo}):
+        ours = [(step, draft) for step, draft in todo if step.about["view"] == view]
+        crops = view_step(context, split, view)
+        entry = context.find(crops)
+        stored = entry.folder if entry else None
+        own = [draft.folder for step, draft in ours if step.kind == "views"]
+        if not own and stored is None:
+            # This block of the view is finished in our own draft: read it from there.
+            stored = drafts[crops.key][1].folder
+        teachers = []
+        for role in _ROLES:
+            outputs = tuple((step.about["rule"], draft.folder) for step, draft in ours if step.about.get("role") == role)
+            if outputs:
+                teachers.append(_Teacher(role, specs[role], outputs))
+        yield _View(view, stored, own[0] if own else None, tuple(teachers))
+
+
+def _part(block: int) -> str:
+    return f"block-{block:05d}"
+
+
+@ray.remote
+def _run_block(job: _Job) -> dict[str, int]:
+    """Write the job's block of every array; how many crops each teacher saw."""
+    instances = read_instances(job.people).select(np.arange(job.start, job.stop))
+    crops = [_crops(job, view, instances) for view in job.views]
+    collected = _Collected(job, crops)
+    # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
+    with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
+    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=job.threads)
+    num = len(instances.id_N)
+    rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
+    try:
+        for batches in loader.batches(rows, crops, with_mask=with_mask):
+            for index, batch in enumerate(batches):
+                collected.add(index, batch)
+    finally:
+        loader.close()
+    collected.write()
+    return dict(collected.forwards)
+
+
+def _crops(job: _Job, view: _View, instances: Instances) -> Views:
+    if view.stored is None:
+        return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
+    affine = read_rows(view.stored, "affine", job.start, job.stop).astype(np.float32)
+    return Views(affine, read_rows(view.stored, "flip", job.start, job.stop).astype(np.bool_))
+
+
+class _Collected:
+    """The rows of a block as they come out of the teachers, until all are there and the block is written."""
+
+    def __init__(self, job: _Job, crops: Sequence[Views]) -> None:
+        self._job, self._crops = job, crops
+        self._rows: dict[Path, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
+        self.forwards: dict[str, int] = defaultdict(int)
+        self._bad: dict[Path, int] = defaultdict(int)
+
+    def add(self, index: int, batch: Batch) -> None:
+        """Take a batch of one view: the mask at heatmap size, and what each teacher says about it."""
+        job, view = self._job, self._job.views[index]
+        if view.draft is not None:
+            masks = np.stack([heatmap_mask(mask) for mask in batch.mask_Bhw])
+            self._keep(view.draft, affine=self._crops[index].affine_N23[batch.rows_B])
+            self._keep(view.draft, flip=self._crops[index].flip_N[batch.rows_B])
+            self._keep(view.draft, mask=pack_bits(masks), has_mask=batch.has_mask_B)
+        for teacher in view.teachers:
+            ready = runner(teacher.spec, job.size_wh, job.device, job.precision, job.threads)
+            heat_BKHW = ready.heatmaps(batch)
+            self.forwards[teacher.role] += len(batch.rows_B)
+            for rule, folder in teacher.outputs:
+                self._binarize(heat_BKHW, rule, folder)
+                if job.score:
+                    self._score(heat_BKHW, folder, self._crops[index].affine_N23[batch.rows_B])
+
+    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: Path) -> None:
+        bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
+        self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
+        self._bad[folder] += int(bad.sum())
+
+    def _score(self, heat_BKHW: Tensor, folder: Path, affine_B23: npt.NDArray[np.float32]) -> None:
+        """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
+        for decoder in FLOAT_DECODERS:
+            xy, score = decode(heat_BKHW, decoder=decoder)
+            keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
+            self._keep(folder, **{decoder: keypoints.astype(np.float32)})
+
+    def _keep(self, folder: Path, **arrays: npt.NDArray[Any]) -> None:
+        for name, rows in arrays.items():
+            self._rows[folder][name].append(rows)
+
+    def write(self) -> None:
+        """Write the block of every array, read it back, and mark it as finished."""
+        block = self._job.block
+        for folder, arrays in self._rows.items():
+            whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
+            scores = {name: whole.pop(name) for name in FLOAT_DECODERS if name in whole}
+            specs = tuple(ArraySpec(name, rows.shape[1:], rows.dtype.name) for name, rows in whole.items())
+            write_block(folder, block, whole)
+            for name, rows in whole.items():
+                stored = read_rows(folder, name, self._job.start, self._job.stop)
+                assert np.array_equal(stored, rows, equal_nan=rows.dtype.kind == "f"), f"{name} did not come back as written"
+            files = block_files(specs, block)
+            if scores:
+                files.append(f"{_part(block)}.npz")
+                np.savez(folder / files[-1], quarter=scores["quarter"], dark=scores["dark"])
+            finish_part(folder, _part(block), files, notes={"bad": self._bad[folder]})
+
+
+def _commit(context: Context, step: Step, draft: Draft, num: int) -> Entry:
+    specs = _specs(context, step)
+    blocks = range(-(-num // rows_per_block(num)))
+    files = [*metadata_files(specs), *(name for block in blocks for name in block_files(specs, block))]
+    size = sum((draft.folder / name).stat().st_size for name in files)
+    measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num), "bytes_per_person": round(size / num, 2)}
+    made: dict[str, Any] = {"device": context.device}
+    if step.kind == "targets":
+        bad = sum(part.notes["bad"] for part in draft.parts().values())
+        _refuse_if_too_bad(context, step, bad, num)
+        measured |= {"bad_maps": bad, "seen": _seen_share(draft.folder, step.about["rule"])}
+        made |= {"batch_size": context.settings.targets.batch_size}
+        if step.about["split"] == "val":
+            measured |= _scores(context, step, draft)
+    return draft.commit(files, measured=measured, made=made)
+
+
+def _refuse_if_too_bad(context: Context, step: Step, bad: int, num: int) -> None:
+    allowed = context.settings.targets.max_bad_fraction
+    if bad > allowed * num * _NUM_JOINTS:
+        raise TrainingError(
+            f"{bad} of {num * _NUM_JOINTS} heatmaps in the {step.title} are not finite or zero everywhere",
+            allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); is the teacher the right one?",
+            run=f"{context.command} --stage targets --set targets.precision=float32",
+        )
+
+
+def _seen_share(folder: Path, rule: BinarizeSettings) -> float:
+    return round(float((read_rows(folder, "peak") >= np.float16(rule.min_peak)).mean()), 4)
+
+
+def _scores(context: Context, step: Step, draft: Draft) -> dict[str, Any]:
+    """AP decoded from the cached bits, and from the float maps that they came from; no flip in either."""
+    truth = read_ground_truth(context, "val")
+    entry = context.need(instances_step(context, "val"))
+    people = read_instances(entry.path(INSTANCES))
+    crops = context.need(view_step(context, "val", step.about["view"]))
+    affine = read_rows(crops.folder, "affine").astype(np.float64)
+    width, height = context.heatmap_wh
+    bits = unpack_bits(cast(Any, read_rows(draft.folder, "bits")), (_NUM_JOINTS, height, width))
+    xy, score = decode_bits(torch.from_numpy(bits), torch.from_numpy(read_rows(draft.folder, "peak").astype(np.float32)))
+    found = {"AP_from_bits": np.concatenate([to_image(xy, affine), score.numpy()[..., None]], -1).astype(np.float32)}
+    parts = [np.load(draft.folder / f"{name}.npz") for name in sorted(draft.parts())]
+    for decoder in FLOAT_DECODERS:
+        found[f"AP_float_{decoder}"] = np.concatenate([part[decoder] for part in parts])
+    ones = np.ones(len(people.id_N))
+    scored = {name: score_poses(truth, people, ones, poses, context.settings.evaluate)[0] for name, poses in found.items()}
+    text = ", ".join(f"{name} {value['AP']:.3f}" for name, value in scored.items())
+    context.tell(f"targets: {step.about['role']} teacher: {text}")
+    return {**{name: value["AP"] for name, value in scored.items()}, "scores_from_bits": scored["AP_from_bits"]}

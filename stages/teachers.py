@@ -1,0 +1,260 @@
+"""Stage teachers: the primary from given weights or trained, the senior from it by a mask adapter, and the AP of each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from stages.context import Context, Step, resolve_precision
+from stages.data.views import VIEWS_VERSION
+from stages.evaluation import evaluation_step, score_network
+from stages.learning.loop import METRICS, WEIGHTS
+from stages.learning.plan import EpochPlan, TrainingPlan, Weights
+from stages.networks.teacher import NetworkSpec, load_network
+from stages.prepare import INSTANCES, images_of, instances_step
+from stages.settings import Role, TeacherSource, TrainSettings
+from stages.training import run_training
+from storage_schemas.atomic import sha256_file
+from storage_schemas.entry import Draft, Entry
+from storage_schemas.errors import ConfigError, WeightsError
+
+__all__ = ["make", "network_spec", "steps", "teacher_step", "training_recipe"]
+
+Part = Literal["primary", "base", "senior", "control"]
+_VERSION = 1
+_NOT_IN_KEYS = {"workers", "loader_threads", "precision"}
+
+
+def steps(context: Context) -> list[Step]:
+    """Both teachers (and the network under the senior, and the control, where there are such), and the AP of each."""
+    senior = context.settings.teachers.senior
+    found = [teacher_step(context, "primary")]
+    if senior.base is not None:
+        found.append(_step(context, "base"))
+    found.append(teacher_step(context, "senior"))
+    if senior.control:
+        found.append(_step(context, "control"))
+    return [*found, *evaluations(context).values()]
+
+
+def evaluations(context: Context) -> dict[str, Step]:
+    """The scores of the teachers on the validation set, by a name for people; the senior's with and without the mask."""
+    primary, senior = teacher_step(context, "primary"), teacher_step(context, "senior")
+    found = {
+        "primary": evaluation_step(context, primary, "primary teacher", stage="teachers"),
+        "senior": evaluation_step(context, senior, "senior teacher", stage="teachers"),
+        "senior without mask": evaluation_step(
+            context, senior, "senior teacher without the mask", stage="teachers", withhold_mask=True
+        ),
+    }
+    if context.settings.teachers.senior.control:
+        found["control"] = evaluation_step(
+            context, _step(context, "control"), "control trained without a mask", stage="teachers"
+        )
+    return found
+
+
+def teacher_step(context: Context, role: Role) -> Step:
+    """The entry of a teacher's weights."""
+    return _step(context, role)
+
+
+def network_spec(entry: Entry) -> NetworkSpec:
+    """How to load the network that an entry holds."""
+    measured = entry.measured
+    files = {name: entry.path(measured[name]) for name in ("weights", "checkpoint") if measured.get(name)}
+    return NetworkSpec(network=measured["network"], senior=measured["senior"], **files)
+
+
+def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
+    """What a training depends on beside its data: its settings but for those that only say who does the work."""
+    recipe = train.model_dump(exclude=_NOT_IN_KEYS)
+    return {**recipe, "precision": resolve_precision(train.precision, context.device)}
+
+
+def _step(context: Context, part: Part) -> Step:
+    size_wh = list(context.settings.crop.size_wh)
+    if part in ("senior", "control"):
+        return _senior_step(context, part, size_wh)
+    source = _source(context, part)
+    title = "primary teacher" if part == "primary" else "network under the senior"
+    if source.weights is not None:
+        if not source.weights.is_file():
+            raise WeightsError(f"The weights {source.weights} (teachers.{part}) are not there", allowed="an existing file")
+        stat = source.weights.stat()
+        given = {
+            "network": source.network,
+            "size_wh": size_wh,
+            "weights": _hash_once(source.weights, stat.st_size, stat.st_mtime_ns),
+            "version": _VERSION,
+        }
+        return Step("teachers", "teachers", title, given, about={"part": part})
+    assert source.train is not None
+    people = instances_step(context, "train")
+    recipe: dict[str, Any] = {
+        "network": source.network,
+        "size_wh": size_wh,
+        "instances": context.content(people),
+        "train": training_recipe(context, source.train),
+        "views": _drawn_views(context),
+        "version": _VERSION,
+    }
+    return Step("teachers", "teachers", title, recipe, context.waits(people), {"part": part})
+
+
+def _senior_step(context: Context, part: Part, size_wh: list[int]) -> Step:
+    senior = context.settings.teachers.senior
+    base, people = _base_step(context), instances_step(context, "train")
+    recipe = {
+        "base": context.content(base),
+        "size_wh": size_wh,
+        "instances": context.content(people),
+        "train": training_recipe(context, senior.train),
+        "mask": {"adapter_lr": senior.adapter_lr, "drop": senior.mask_drop} if part == "senior" else None,
+        "views": _drawn_views(context),
+        "version": _VERSION,
+    }
+    title = "senior teacher" if part == "senior" else "control of the senior"
+    return Step("teachers", "teachers", title, recipe, context.waits(base, people), {"part": part})
+
+
+def _base_step(context: Context) -> Step:
+    return _step(context, "primary" if context.settings.teachers.senior.base is None else "base")
+
+
+def _source(context: Context, part: Part) -> TeacherSource:
+    if part == "primary":
+        return context.settings.teachers.primary
+    base = context.settings.teachers.senior.base
+    assert base is not None
+    return base
+
+
+def _drawn_views(context: Context) -> dict[str, Any]:
+    """Teachers see a new view of everybody in every epoch; no cached target depends on it."""
+    views = context.settings.views
+    return {"seed": views.seed, "augment": views.augment.model_dump(), "version": VIEWS_VERSION}
+
+
+@lru_cache(maxsize=8)
+def _hash_once(path: Path, size: int, changed_ns: int) -> str:
+    return sha256_file(path)
+
+
+def make(context: Context, missing: Sequence[Step]) -> None:
+    """Make the missing teachers, then the missing scores."""
+    for step in missing:
+        if step.kind == "evaluations":
+            about = step.about
+            entry = context.need(about["network"])
+            score_network(
+                context,
+                network_spec(entry),
+                context.content(about["network"]),
+                about["who"],
+                withhold_mask=about["withhold_mask"],
+            )
+            continue
+        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
+            if isinstance(draft, Draft):
+                _make_teacher(context, cast(Part, step.about["part"]), draft)
+
+
+def _make_teacher(context: Context, part: Part, draft: Draft) -> None:
+    if part in ("senior", "control"):
+        files, described = _train_senior(context, part, draft)
+    elif (source := _source(context, part)).weights is not None:
+        files, described = _take_weights(context, source, draft)
+    else:
+        files, described = _train_from_labels(context, source, draft)
+    measured: dict[str, Any] = {**described, "content": draft.payload(files)}
+    spec = _spec_of(described, draft.folder)
+    scores = {"AP": _score(context, spec, measured["content"], _WHO[part])}
+    if part == "senior":
+        scores["AP_without_mask"] = _score(context, spec, measured["content"], _WHO[part], withhold_mask=True)
+    draft.commit(files, measured={**measured, **scores})
+
+
+_WHO: dict[Part, str] = {
+    "primary": "primary teacher",
+    "base": "network under the senior",
+    "senior": "senior teacher",
+    "control": "control trained without a mask",
+}
+
+
+def _score(context: Context, spec: NetworkSpec, content: str, who: str, *, withhold_mask: bool = False) -> dict[str, float]:
+    entry = score_network(context, spec, content, who, withhold_mask=withhold_mask)
+    scores = {decoder: entry.measured[decoder]["AP"] for decoder in ("quarter", "dark", "centroid")}
+    text = ", ".join(f"{value:.3f} {decoder}" for decoder, value in scores.items())
+    context.tell(f"teachers: AP of the {who}{' without the mask' if withhold_mask else ''}: {text}")
+    return scores
+
+
+def _spec_of(described: dict[str, Any], folder: Path) -> NetworkSpec:
+    files = {name: folder / described[name] for name in ("weights", "checkpoint") if described.get(name)}
+    return NetworkSpec(network=described["network"], senior=described["senior"], **files)
+
+
+def _take_weights(context: Context, source: TeacherSource, draft: Draft) -> tuple[list[str], dict[str, Any]]:
+    """Copy given weights into the entry, after they have been seen to load and to give heatmaps of the right size."""
+    assert source.weights is not None
+    name = f"weights{source.weights.suffix}"
+    shutil.copyfile(source.weights, draft.folder / name)
+    described = {"network": source.network, "weights": name, "senior": False}
+    load_network(_spec_of(described, draft.folder), size_wh=context.settings.crop.size_wh)
+    return [name], described
+
+
+def _train_from_labels(context: Context, source: TeacherSource, draft: Draft) -> tuple[list[str], dict[str, Any]]:
+    assert source.train is not None
+    plan = _plan(context, draft, "teachers: primary teacher", NetworkSpec(network=source.network), source.train)
+    run_training(context, plan)
+    return [WEIGHTS, METRICS], {"network": source.network, "weights": WEIGHTS, "senior": False}
+
+
+def _train_senior(context: Context, part: Part, draft: Draft) -> tuple[list[str], dict[str, Any]]:
+    settings = context.settings.teachers.senior
+    base = network_spec(context.need(_base_step(context)))
+    if base.weights is not None and base.weights.suffix == ".onnx":
+        raise ConfigError(
+            f"The senior's network {base.weights.name} is ONNX, which cannot be trained",
+            allowed="teachers.senior.base.weights with the same network as .pt2 (torch.export) or .pth",
+        )
+    spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
+    masked = {"feed_mask": True, "mask_drop": settings.mask_drop, "adapter_lr": settings.adapter_lr}
+    extra = masked if part == "senior" else {}
+    plan = _plan(context, draft, f"teachers: {_WHO[part]}", spec, settings.train, people="masked", **extra)
+    run_training(context, plan)
+    if base.weights is not None and base.weights.suffix == ".pt2":
+        program = f"program{base.weights.suffix}"
+        shutil.copyfile(base.weights, draft.folder / program)
+        described = {"network": None, "weights": program, "checkpoint": WEIGHTS, "senior": part == "senior"}
+        return [program, WEIGHTS, METRICS], described
+    described = {"network": base.network, "checkpoint": WEIGHTS, "senior": part == "senior"}
+    return [WEIGHTS, METRICS], described
+
+
+def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: TrainSettings, **extra: Any) -> TrainingPlan:
+    settings = context.settings
+    return TrainingPlan(
+        title=title,
+        network=spec,
+        instances=context.need(instances_step(context, "train")).path(INSTANCES),
+        images=images_of(context, "train"),
+        folder=draft.folder,
+        crop_wh=settings.crop.size_wh,
+        size_divisor=1,
+        epochs=[EpochPlan(view=epoch + 1, weights=Weights(ground_truth=1.0)) for epoch in range(train.epochs)],
+        train=train,
+        precision=resolve_precision(train.precision, context.device),
+        device=context.device,
+        seed=settings.views.seed,
+        views_seed=settings.views.seed,
+        augment=settings.views.augment,
+        events=context.run_dir / "tensorboard" / title.partition(": ")[2].replace(" ", "-"),
+        **extra,
+    )

@@ -33,7 +33,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
         with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
             if isinstance(draft, Draft):
                 (draft.folder / REPORT).write_text(_page(context), encoding="utf-8")
-                draft.commit([REPORT])
+                draft.commit([REPORT], measured={})
 
 
 def publish(context: Context) -> None:

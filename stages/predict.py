@@ -21,7 +21,7 @@ from stages.data.views import draw_views
 from stages.networks.normalize import normalize
 from stages.networks.placement import on_device
 from stages.networks.teacher import NetworkSpec, load_network
-from stages.pose.decode import decode, to_image
+from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.pose.flip import flip_merge
 from stages.settings import AugmentSettings, DecoderName
 from stages.tasks import run_tasks, task_options
@@ -146,8 +146,9 @@ def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
     found: dict[DecoderName, list[F32]] = {decoder: [] for decoder in DECODERS}
     for batch, affine_B23 in _plain_batches(instances, job, size_wh, with_mask=ready.feed_mask):
         heat_BKHW = ready.heatmaps(batch, flip=job.flip)
+        kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
         for decoder in DECODERS:
-            xy_BK2, score_BK = decode(heat_BKHW, decoder=decoder)
+            xy_BK2, score_BK = decode(heat_BKHW, decoder=decoder, dark_kernel=kernel)
             keypoints = np.concatenate([to_image(xy_BK2, affine_B23), score_BK.cpu().numpy()[..., None]], axis=-1)
             found[decoder].append(keypoints.astype(np.float32))
     return {decoder: np.concatenate(parts) for decoder, parts in found.items()}

@@ -30,7 +30,7 @@ from stages.evaluation import backend_of, read_ground_truth
 from stages.learning.plan import epoch_weights, view_of_epoch
 from stages.networks.teacher import NetworkSpec
 from stages.pose.binarize import binarize
-from stages.pose.decode import decode, decode_bits, to_image
+from stages.pose.decode import dark_kernel_of, decode, decode_bits, to_image
 from stages.predict import runner
 from stages.prepare import INSTANCES, images_of, instances_step
 from stages.scoring import score_poses
@@ -318,8 +318,9 @@ class _Collected:
 
     def _score(self, heat_BKHW: Tensor, folder: Path, affine_B23: npt.NDArray[np.float32]) -> None:
         """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
+        kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
         for decoder in FLOAT_DECODERS:
-            xy, score = decode(heat_BKHW, decoder=decoder)
+            xy, score = decode(heat_BKHW, decoder=decoder, dark_kernel=kernel)
             keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
             self._keep(folder, **{decoder: keypoints.astype(np.float32)})
 

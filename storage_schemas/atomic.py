@@ -5,32 +5,46 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["sha256_file", "sync_folder", "write_atomic"]
+__all__ = ["sha256_file", "sync_files", "sync_folder", "write_atomic"]
 
 _READ_BYTES = 1 << 20
 
 
-def write_atomic(path: Path, data: bytes, *, exclusive: bool = False) -> None:
+def write_atomic(path: Path, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
     """Write ``data`` under ``path`` so that a reader sees all of it or none.
 
     With ``exclusive`` the file must not exist yet (a hard link is created atomically on local disks and on NFS), so that of
-    two writers one wins and the other gets ``FileExistsError``.
+    two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with partial.open("xb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         if exclusive:
             path.hardlink_to(partial)
         else:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_files(folder: Path, names: Iterable[str]) -> None:
+    """Make files (``names`` below ``folder``) durable, and every folder on the way to them."""
+    folders = {folder}
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+        folders |= {folder / parent for parent in Path(name).parents}
+    for each in sorted(folders, reverse=True):
+        sync_folder(each)
 
 
 def sync_folder(folder: Path) -> None:

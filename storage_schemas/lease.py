@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -15,8 +16,10 @@ from storage_schemas.atomic import write_atomic
 
 __all__ = ["BEAT_SECONDS", "EXPIRE_SECONDS", "Lease", "LeaseWatch"]
 
-BEAT_SECONDS = 2.0
-EXPIRE_SECONDS = 30.0
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 5.0
+EXPIRE_SECONDS = 60.0
 
 
 class Lease:
@@ -25,30 +28,69 @@ class Lease:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._facts = {"owner": uuid.uuid4().hex, **_this_process()}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="odkd-lease", daemon=True)
+        self._beats = 0
+        self._held = False
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Lease:
-        self._write(0)
-        self._thread.start()
+        self._write()
+        self._held = True
+        _HEART.add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.path.unlink(missing_ok=True)
+        _HEART.remove(self)
+        # The lock waits for a beat that is being written, which would otherwise put the file back.
+        with self._lock:
+            self._held = False
+            self.path.unlink(missing_ok=True)
 
-    def _beat(self) -> None:
-        beat = 0
-        while not self._stop.wait(BEAT_SECONDS):
-            beat += 1
-            # A folder that another process has taken over or removed is not written again.
-            if not self.path.exists():
+    def beat(self) -> None:
+        """Show that the holder lives; a lease that another process has taken away is not written again."""
+        with self._lock:
+            if not self._held or not self.path.exists():
                 return
-            self._write(beat)
+            self._beats += 1
+            try:
+                self._write()
+            except OSError as error:
+                log.warning("The lease %s could not be renewed: %s", self.path, error)
 
-    def _write(self, beat: int) -> None:
-        write_atomic(self.path, json.dumps({**self._facts, "beat": beat}).encode())
+    def _write(self) -> None:
+        # Not durable: a lease that is lost with the power is the lease of a process that is lost with it.
+        write_atomic(self.path, json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
+
+
+class _Heart:
+    """The one thread of this process that beats for all its leases; it runs while there are any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leases: list[Lease] = []
+        self._stop = threading.Event()
+
+    def add(self, lease: Lease) -> None:
+        with self._lock:
+            self._leases.append(lease)
+            if len(self._leases) == 1:
+                self._stop = threading.Event()
+                threading.Thread(target=self._run, args=(self._stop,), name="odkd-leases", daemon=True).start()
+
+    def remove(self, lease: Lease) -> None:
+        with self._lock:
+            self._leases.remove(lease)
+            if not self._leases:
+                self._stop.set()
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(BEAT_SECONDS):
+            with self._lock:
+                leases = list(self._leases)
+            for lease in leases:
+                lease.beat()
+
+
+_HEART = _Heart()
 
 
 class LeaseWatch:
@@ -69,7 +111,8 @@ class LeaseWatch:
         facts = self._read()
         if not facts:
             return True
-        if facts.get("host") == socket.gethostname() and facts.get("boot") == _boot_id():
+        machine = _machine()
+        if machine and facts.get("host") == socket.gethostname() and facts.get("machine") == machine:
             return _start_time(str(facts.get("pid", 0))) != facts.get("started")
         return time.monotonic() - self._since > EXPIRE_SECONDS
 
@@ -86,13 +129,13 @@ class LeaseWatch:
 
 def _this_process() -> dict[str, object]:
     pid = str(os.getpid())
-    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "started": _start_time(pid)}
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "started": _start_time(pid)}
 
 
-def _boot_id() -> str:
-    """Tells two machines (or containers on two machines) of the same host name apart."""
+def _machine() -> str:
+    """Tells apart two machines, or two containers, of the same host name: their process ids mean nothing to each other."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 
@@ -100,7 +143,7 @@ def _boot_id() -> str:
 def _start_time(pid: str) -> str:
     """When a process of this machine started, in ticks since boot (a reused id has another one); '' if it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return ""
     # The command's name stands in parentheses and may hold spaces; the state is the first field behind it.

@@ -27,7 +27,7 @@ from stages.learning.plan import EpochPlan, TrainingPlan
 from stages.networks.normalize import normalize
 from stages.networks.placement import on_device
 from stages.networks.teacher import load_network
-from stages.pose.heatmap import encode
+from stages.pose.heatmap import encode, sigma_of
 from storage_schemas.checkpoints import save_weights
 from storage_schemas.entry import finish_part
 from storage_schemas.errors import TrainingError
@@ -170,7 +170,7 @@ class _Session:
         sources: list[tuple[float, Tensor, Tensor]] = []
         if weights.ground_truth:
             joints = self._to_device(batch.keypoints_BK3)
-            heat, visible = encode(joints[..., :2], (joints[..., 2] > 0).float(), size_wh=heatmap_wh)
+            heat, visible = encode(joints[..., :2], (joints[..., 2] > 0).float(), size_wh=heatmap_wh, sigma_px=sigma_of(heatmap_wh))
             sources.append((weights.ground_truth, visible, heat))
         for role, weight in (("primary", weights.primary), ("senior", weights.senior)):
             if weight:

@@ -16,10 +16,16 @@ from torch import Tensor
 
 from stages.pose.affine import apply_affine, invert_affine, scale_affine
 from stages.pose.binarize import binarize
+from stages.pose.heatmap import sigma_of
 
-__all__ = ["Decoder", "decode", "decode_bits", "to_image"]
+__all__ = ["Decoder", "dark_kernel_of", "decode", "decode_bits", "to_image"]
 
 Decoder = Literal["quarter", "dark", "centroid"]
+
+
+def dark_kernel_of(heatmap_wh: tuple[int, int]) -> int:
+    """The width in pixels of DARK's blur for maps of (W, H): DarkPose's 11 at 48x64 and 17 at 72x96, 5 at 24x32."""
+    return 2 * int(2.8 * sigma_of(heatmap_wh)) + 1
 
 
 def decode(heat_BKHW: Tensor, *, decoder: Decoder, dark_kernel: int = 11) -> tuple[Tensor, Tensor]:

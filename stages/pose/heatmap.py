@@ -8,7 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["encode"]
+__all__ = ["encode", "sigma_of"]
+
+
+def sigma_of(heatmap_wh: tuple[int, int]) -> float:
+    """Sigma in heatmap pixels for maps of (W, H): a 24th of the width.
+
+    That is HRNet's 2 at 48x64 and 3 at 72x96 (experiments/coco/hrnet); smaller maps get the same spread on the person.
+    """
+    return heatmap_wh[0] / 24.0
 
 
 def encode(

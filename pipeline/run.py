@@ -77,7 +77,7 @@ def _repeatable(options: argparse.Namespace) -> str:
 
 
 def _run(options: argparse.Namespace) -> None:
-    overrides = [*options.set, *([f"name={options.name}"] if options.name else [])]
+    overrides = [*options.set, *([f"name={json.dumps(options.name)}"] if options.name else [])]
     settings = load_settings(options.config, overrides)
     if options.force and options.stage == "all":
         raise ConfigError("--force with --stage all would make everything again", allowed="--force with one stage")

@@ -1,9 +1,10 @@
 """The store: entries found by key, made in drafts, committed by a manifest that is written last, and verified by hash.
 
 ``<store>/<kind>/<key>/manifest.json`` names the attempt folder beside it whose files count. Every writer has a folder of its
-own, so that two writers of one entry never touch each other's files; the manifest is created exclusively, and the first wins.
-A draft is a set of parts (a block of rows, an epoch's checkpoint). A part is finished when its marker is written; the next
-writer adopts the finished parts of one that died.
+own, and a lease beside it, so that two writers of one entry never touch each other's files; the manifest is created
+exclusively, and the first wins. A draft is a set of parts (a block of rows, an epoch's checkpoint). A part is finished when
+its marker is written; the next writer adopts the finished parts of one that died. An attempt folder is removed only when
+another's manifest is there, so that a writer wrongly held for dead loses nothing.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.atomic import sha256_file, sync_folder, write_atomic
+from storage_schemas.atomic import sha256_file, sync_files, sync_folder, write_atomic
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.lease import Lease, LeaseWatch
-from storage_schemas.manifest import FileFacts, Manifest, Recipe, differing_fields, key_of
+from storage_schemas.manifest import FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
 
 __all__ = ["Draft", "Entry", "Part", "Store", "finish_part"]
 
@@ -36,7 +37,9 @@ log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _LEASE = ".lease"
+"""Beside the attempt folder and written before it: in it, it would come after it, and a new folder would look abandoned."""
 _MARKER = ".part.json"
+_POLL_SECONDS = 0.5
 _VERSIONS_OF = ("ray", "torch", "zarr", "numpy", "opencv-python-headless", "simplejpeg", "pycocotools", "onnxruntime")
 
 
@@ -89,36 +92,44 @@ class Entry:
 
 def _problem(folder: Path, name: str, facts: FileFacts) -> str:
     path = folder / name
-    if not path.is_file():
-        return f"{name} is missing"
-    size = path.stat().st_size
-    if size != facts.size:
-        return f"{name} has {size} bytes where the manifest says {facts.size}"
-    if sha256_file(path) != facts.sha256:
-        return f"{name} does not match its sha256"
+    try:
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != facts.size:
+            return f"{name} has {size} bytes where the manifest says {facts.size}"
+        if sha256_file(path) != facts.sha256:
+            return f"{name} does not match its sha256"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
     return ""
+
+
+def _facts(path: Path) -> FileFacts:
+    return FileFacts(path.stat().st_size, sha256_file(path))
 
 
 def finish_part(folder: Path, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
     """Sync and hash the ``files`` (names below ``folder``) of a part, then write its marker: the worker's last act."""
-    facts: dict[str, FileFacts] = {}
-    for file in files:
-        path = folder / file
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        sync_folder(path.parent)
-        facts[file] = FileFacts(path.stat().st_size, sha256_file(path))
-    part = Part(name, facts, dict(notes or {}))
+    sync_files(folder, files)
+    part = Part(name, {file: _facts(folder / file) for file in files}, dict(notes or {}))
     write_atomic(folder / f"{name}{_MARKER}", json.dumps(asdict(part), allow_nan=False).encode())
     return part
 
 
-def _read_part(marker: Path) -> Part | None:
-    """The part behind a marker, or None if any of its files is not as the marker says."""
+def _read_marker(marker: Path) -> Part | None:
+    """What a marker says, or None if it cannot be read; its files are not looked at."""
     try:
         raw = json.loads(marker.read_bytes())
-        part = Part(raw["name"], {name: FileFacts(**facts) for name, facts in raw["files"].items()}, raw["notes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Part(raw["name"], {name: FileFacts(**facts) for name, facts in raw["files"].items()}, raw["notes"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _read_part(marker: Path) -> Part | None:
+    """The part behind a marker, or None if any of its files is not as the marker says."""
+    part = _read_marker(marker)
+    if part is None:
         return None
     bad = [problem for name, facts in part.files.items() if (problem := _problem(marker.parent, name, facts))]
     if bad:
@@ -131,10 +142,11 @@ class Draft:
     """An entry in the making: a folder of its own, under a lease."""
 
     def __init__(self, home: Path, kind: str, recipe: Recipe) -> None:
-        self.kind, self.recipe, self.key = kind, dict(recipe), key_of(kind, recipe)
+        self.kind, self.recipe, self.key = kind, _plain(recipe), key_of(kind, recipe)
         self._home = home
-        self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
         self._started = time.monotonic()
+        self._superseded: list[Path] = []
 
     def parts(self) -> dict[str, Part]:
         """The finished parts, by name: those adopted from a writer that died and those made since."""
@@ -142,57 +154,89 @@ class Draft:
         return {part.name: part for part in found if part}
 
     def adopt(self, other: Path) -> int:
-        """Take over the finished parts of the attempt folder ``other`` and remove the rest of it; how many there were."""
+        """Take over the finished parts of the attempt folder ``other`` that this one lacks; how many there were.
+
+        They are hard links, and ``other`` is removed only after the commit: its writer may live after all.
+        """
+        self._superseded.append(other)
         taken = 0
         for marker in sorted(other.glob(f"*{_MARKER}")):
-            part = _read_part(marker)
-            if part is None:
+            if (self.folder / marker.name).exists():
                 continue
-            for name in (*part.files, marker.name):
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(other / name, self.folder / name)  # noqa: PTH105 (one call moves and overwrites)
-            taken += 1
-        shutil.rmtree(other, ignore_errors=True)
+            part = _read_part(marker)
+            taken += part is not None and self._link(other, (*part.files, marker.name))
         return taken
+
+    def _link(self, other: Path, names: Sequence[str]) -> bool:
+        """Link the files of a part, its marker last; all or none."""
+        try:
+            for name in names:
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.hardlink_to(other / name)
+        except FileNotFoundError:
+            # Another writer has committed and removed it. A half linked part shares its files with that entry.
+            for name in names:
+                (self.folder / name).unlink(missing_ok=True)
+            return False
+        return True
 
     def payload(self, files: Sequence[str]) -> str:
         """The hash that the entry's payload will have if ``files`` (names below the folder) are committed as they are."""
         return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
 
     def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
-        known = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
-        return {
-            name: known.get(name) or FileFacts((self.folder / name).stat().st_size, sha256_file(self.folder / name))
-            for name in sorted(files)
-        }
+        markers = (_read_marker(marker) for marker in sorted(self.folder.glob(f"*{_MARKER}")))
+        known = {name: facts for part in markers if part for name, facts in part.files.items()}
+        found = {name: _facts(self.folder / name) for name in sorted(files)}
+        for name, facts in found.items():
+            if known.get(name, facts) != facts:
+                raise CorruptEntryError(
+                    f"{self.folder / name} is not as it was when it was finished",
+                    allowed="the bytes that were written; a failing disk changes them, or another process",
+                    run="the same command again, which makes this part anew",
+                )
+        return found
 
     def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
-        """Write the manifest over ``files`` (names below the folder); if another writer was first, its entry is the result."""
+        """Write the manifest over ``files`` (names below the folder); if another writer was first, its entry is the result.
+
+        Raises:
+            CorruptEntryError: a file of a finished part has changed since.
+        """
+        if (self._home / _MANIFEST).exists():
+            return self._give_way()
         facts = self._facts(files)
-        for name in facts:
-            with (self.folder / name).open("rb") as stream:
-                os.fsync(stream.fileno())
-        sync_folder(self.folder)
+        sync_files(self.folder, facts)
         everything = {**_provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
         manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, _plain(measured), _plain(everything))
         try:
             write_atomic(self._home / _MANIFEST, manifest.encode(), exclusive=True)
         except FileExistsError:
-            log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return _read_entry(self._home)
+            return self._give_way()
         self._clean(keep=set(facts))
         return Entry(manifest, self.folder)
 
+    def _give_way(self) -> Entry:
+        entry = _read_entry(self._home)
+        # It is our own where NFS has lost the answer to the first request and says "exists" to the second.
+        if entry.folder != self.folder:
+            log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return entry
+
     def _clean(self, keep: set[str]) -> None:
         for path in self.folder.rglob("*"):
-            if path.is_file() and path.name != _LEASE and path.relative_to(self.folder).as_posix() not in keep:
+            if path.is_file() and path.relative_to(self.folder).as_posix() not in keep:
                 path.unlink(missing_ok=True)
+        for other in self._superseded:
+            shutil.rmtree(other, ignore_errors=True)
+            _lease_of(other).unlink(missing_ok=True)
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """The value as it comes back from JSON, so that an entry just made equals one that was found."""
-    plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    plain: dict[str, Any] = json.loads(canonical_json(value))
     return plain
 
 
@@ -223,7 +267,43 @@ def _user() -> str:
 
 def _read_entry(home: Path) -> Entry:
     manifest = Manifest.decode((home / _MANIFEST).read_bytes(), where=str(home / _MANIFEST))
+    if (manifest.kind, manifest.key) != (home.parent.name, home.name):
+        raise CorruptEntryError(
+            f"{home / _MANIFEST} is that of another entry, {manifest.kind}/{manifest.key}: the entry counts as not there"
+        )
     return Entry(manifest, home / manifest.folder)
+
+
+def _lease_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{_LEASE}")
+
+
+class _Attempts:
+    """The attempts at one entry by other writers, and which of them are dead."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._watches: dict[Path, LeaseWatch] = {}
+
+    def living(self) -> dict[Path, LeaseWatch]:
+        """Those whose writers live, by folder; a folder may not be there yet."""
+        folders = {path for path in self._home.iterdir() if path.is_dir()}
+        folders |= {path.with_suffix("") for path in self._home.glob(f"*{_LEASE}")}
+        self._watches = {path: self._watches.get(path) or LeaseWatch(_lease_of(path)) for path in sorted(folders)}
+        return {path: watch for path, watch in self._watches.items() if not watch.is_dead()}
+
+    def dead(self) -> list[Path]:
+        """Those that ``living`` has found dead, the newest, which has adopted the most, first."""
+        return [path for path, watch in sorted(self._watches.items(), reverse=True) if watch.is_dead()]
+
+    def wait(self, what: str, tell: Callable[[str], None]) -> None:
+        """Wait until the entry is there or none of the writers lives."""
+        told = False
+        while not (self._home / _MANIFEST).exists() and (living := self.living()):
+            if not told:
+                tell(f"Waiting for {what}, which {next(iter(living.values())).holder()} is making")
+                told = True
+            time.sleep(_POLL_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -248,6 +328,9 @@ class Store:
         for manifest in sorted((self.root / kind).glob(f"*/{_MANIFEST}")):
             try:
                 yield _read_entry(manifest.parent)
+            except FileNotFoundError:
+                # Taken out of the store since it was listed.
+                continue
             except (CorruptEntryError, StoreError) as error:
                 log.warning("%s", error)
 
@@ -269,47 +352,45 @@ class Store:
         """
         home = self._home(kind, recipe)
         home.mkdir(parents=True, exist_ok=True)
-        draft = Draft(home, kind, recipe)
-        self._wait_for_others(home, f"{kind}/{draft.key}", tell)
-        found = self.find(kind, recipe)
-        if found:
-            yield found
-            return
-        self._set_damaged_aside(home)
+        attempts = _Attempts(home)
+        while True:
+            attempts.wait(f"{kind}/{key_of(kind, recipe)}", tell)
+            found = self.find(kind, recipe)
+            if found:
+                yield found
+                return
+            draft = Draft(home, kind, recipe)
+            with Lease(_lease_of(draft.folder)):
+                # Of two that begin at the same time the older one goes on.
+                if any(other < draft.folder for other in attempts.living()):
+                    continue
+                # A writer that has ended since may have committed: only without its manifest is its folder free.
+                dead = attempts.dead()
+                if self.find(kind, recipe) is None:
+                    self._begin(draft, dead, tell)
+                    yield draft
+                    return
+
+    @staticmethod
+    def _begin(draft: Draft, dead: Sequence[Path], tell: Callable[[str], None]) -> None:
+        manifest = draft.folder.with_name(_MANIFEST)
+        if manifest.exists():
+            # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
+            manifest.replace(manifest.with_name(f"{_MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
         draft.folder.mkdir()
-        with Lease(draft.folder / _LEASE):
-            others = [path for path in home.iterdir() if path.is_dir() and path != draft.folder]
-            adopted = sum(draft.adopt(other) for other in others if LeaseWatch(other / _LEASE).is_dead())
-            if adopted:
-                tell(f"{kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
-            yield draft
+        adopted = sum(draft.adopt(other) for other in dead)
+        if adopted:
+            tell(f"{draft.kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
 
     def discard(self, entry: Entry) -> None:
         """Take an entry out of the store: the manifest first, so that nothing half removed is ever found."""
         home = self.root / entry.manifest.kind / entry.key
-        (home / _MANIFEST).unlink(missing_ok=True)
-        sync_folder(home)
+        current = self.find(entry.manifest.kind, entry.manifest.recipe)
+        # Another run may have discarded it before us, and made it again: that one stays.
+        if current is not None and current.folder == entry.folder:
+            (home / _MANIFEST).unlink(missing_ok=True)
+            sync_folder(home)
         shutil.rmtree(entry.folder, ignore_errors=True)
 
     def _home(self, kind: str, recipe: Recipe) -> Path:
         return self.root / kind / key_of(kind, recipe)
-
-    @staticmethod
-    def _wait_for_others(home: Path, what: str, tell: Callable[[str], None]) -> None:
-        watches = [LeaseWatch(path / _LEASE) for path in home.iterdir() if path.is_dir()]
-        told = False
-        while not (home / _MANIFEST).exists():
-            living = [watch for watch in watches if not watch.is_dead()]
-            if not living:
-                return
-            if not told:
-                tell(f"Waiting for {what}, which {living[0].holder()} is making")
-                told = True
-            time.sleep(0.5)
-
-    @staticmethod
-    def _set_damaged_aside(home: Path) -> None:
-        """A manifest that cannot be read must not keep the new one from being created; it is kept for whoever looks."""
-        manifest = home / _MANIFEST
-        if manifest.exists():
-            manifest.replace(home / f"{_MANIFEST}.damaged-{uuid.uuid4().hex[:8]}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, StoreError
@@ -35,7 +36,8 @@ def differing_fields(ours: Recipe, theirs: Recipe, prefix: str = "") -> list[tup
         mine, other = ours.get(name), theirs.get(name)
         if isinstance(mine, Mapping) and isinstance(other, Mapping):
             found += differing_fields(mine, other, f"{prefix}{name}.")
-        elif mine != other:
+        # As the key sees them: a list read back is the tuple that was written, and 1 is not 1.0.
+        elif (name in ours) != (name in theirs) or canonical_json(mine) != canonical_json(other):
             found.append((f"{prefix}{name}", mine, other))
     return found
 
@@ -85,7 +87,7 @@ class Manifest:
         """Read a manifest back.
 
         Raises:
-            CorruptEntryError: not JSON, a wrong hash, or a key that does not follow from the recipe.
+            CorruptEntryError: not JSON, a wrong hash, a key that does not follow from the recipe, or names outside the entry.
             StoreError: written by another schema version.
         """
         try:
@@ -94,16 +96,29 @@ class Manifest:
             schema, payload = body.pop("schema"), body.pop("payload")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
+        # The hash first: a damaged schema version must not send the user to look for another release.
+        if hashlib.sha256(canonical_json({"schema": schema, **body, "payload": payload})).hexdigest() != stated:
+            raise CorruptEntryError(f"{where} does not match its own sha256: the entry counts as not there")
         if schema != SCHEMA_VERSION:
             raise StoreError(
                 f"{where} has schema version {schema}",
                 allowed=f"version {SCHEMA_VERSION}, which this release writes",
                 run="use the release that wrote it, or give a new --home",
             )
-        if hashlib.sha256(canonical_json({"schema": schema, **body, "payload": payload})).hexdigest() != stated:
-            raise CorruptEntryError(f"{where} does not match its own sha256: the entry counts as not there")
-        body["files"] = {name: FileFacts(**facts) for name, facts in body["files"].items()}
-        manifest = cls(**body)
+        try:
+            body["files"] = {name: FileFacts(**facts) for name, facts in body["files"].items()}
+            manifest = cls(**body)
+        except (KeyError, AttributeError, TypeError) as error:
+            raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
         if key_of(manifest.kind, manifest.recipe) != manifest.key:
             raise CorruptEntryError(f"{where} has key {manifest.key}, which does not follow from its recipe")
+        # An entry may come from elsewhere, and what its manifest names is read, and removed with it.
+        if not all(_is_below(name) for name in (manifest.folder, *manifest.files)) or "/" in manifest.folder:
+            raise CorruptEntryError(f"{where} names files outside its folder: the entry counts as not there")
         return manifest
+
+
+def _is_below(name: str) -> bool:
+    """True if a name leads to something below the folder that it is joined to, and not to that folder itself."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -230,7 +230,7 @@ class Phase(Section):
         return self
 
 
-class DistillSettings(Section):
+class DistillSettings(TrainSettings):
     """Training the student (and, to compare, the same student without teachers)."""
 
     network: Network = "hrnet_w16"
@@ -241,7 +241,6 @@ class DistillSettings(Section):
     """Share of the teachers in a named schedule; the rest is ground truth."""
     switch: Fraction = 0.5
     """Share of the epochs after which a named schedule goes from one teacher to the other."""
-    train: TrainSettings = TrainSettings()
     seed: int = 0
     baseline: bool = True
     """Also train the same student equally long without teachers."""
@@ -250,8 +249,8 @@ class DistillSettings(Section):
     def _phases_fill_the_epochs(self) -> Self:
         if isinstance(self.schedule, tuple):
             total = sum(phase.epochs for phase in self.schedule)
-            if total != self.train.epochs:
-                raise ValueError(f"the phases have {total} epochs where train.epochs is {self.train.epochs}")
+            if total != self.epochs:
+                raise ValueError(f"the phases have {total} epochs where distill.epochs is {self.epochs}")
         return self
 
 

@@ -71,7 +71,7 @@ def network_spec(entry: Entry) -> NetworkSpec:
 
 def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
     """What a training depends on beside its data: its settings but for those that only say who does the work."""
-    recipe = train.model_dump(exclude=_NOT_IN_KEYS)
+    recipe = {name: getattr(train, name) for name in TrainSettings.model_fields if name not in _NOT_IN_KEYS}
     return {**recipe, "precision": resolve_precision(train.precision, context.device)}
 
 

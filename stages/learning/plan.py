@@ -35,7 +35,7 @@ def epoch_weights(settings: DistillSettings) -> list[Weights]:
     """
     if isinstance(settings.schedule, tuple):
         return [weights for phase in settings.schedule for weights in [_of_phase(phase)] * phase.epochs]
-    epochs, share = settings.train.epochs, settings.teacher_weight
+    epochs, share = settings.epochs, settings.teacher_weight
     first = round(epochs * settings.switch)
     truth = 1.0 - share
     primary, senior = Weights(truth, share, 0.0), Weights(truth, 0.0, share)

@@ -49,14 +49,14 @@ def test_the_coco_preset_reads_the_standard_layout() -> None:
     assert settings.data.train.annotations == Path("/data/coco/annotations/person_keypoints_train2017.json")
     assert settings.data.train.images == Path("/data/coco/train2017")
     assert settings.teachers.primary.weights == Path("/data/weights/pose_hrnet_w32_256x192.pth")
-    assert settings.distill.train.epochs % settings.views.count == 0, "views are used equally often"
+    assert settings.distill.epochs % settings.views.count == 0, "views are used equally often"
 
 
 def test_a_file_is_merged_key_by_key_over_the_preset_it_names(tmp_path: Path) -> None:
     mine = _write(tmp_path, "preset: coco_hrnet_w16\ndistill: {train: {epochs: 42}}\ncrop: {size_wh: [288, 384]}\n")
     settings, preset = load_settings(mine), load_settings("coco_hrnet_w16")
-    assert settings.distill.train.epochs == 42
-    assert settings.distill.train.lr == preset.distill.train.lr
+    assert settings.distill.epochs == 42
+    assert settings.distill.lr == preset.distill.lr
     assert settings.crop.size_wh == (288, 384), "a list replaces a list"
     assert settings.teachers == preset.teachers
     assert settings.name == "mine", "a file without a name has its own, not the preset's"
@@ -83,14 +83,14 @@ def test_a_preset_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("override", "expected"),
-    [("distill.train.lr=1e-3", 0.001), ("distill.train.lr=2", 2.0), ("distill.train.lr = .5", 0.5)],
+    [("distill.lr=1e-3", 0.001), ("distill.lr=2", 2.0), ("distill.lr = .5", 0.5)],
 )
 def test_an_override_is_read_as_yaml_with_plain_exponents(override: str, expected: float) -> None:
-    assert load_settings(None, [override]).distill.train.lr == expected
+    assert load_settings(None, [override]).distill.lr == expected
 
 
 def test_overrides_reach_missing_sections_and_lists_and_the_last_one_wins() -> None:
-    phases = ["distill.train.epochs=5", "distill.schedule=[{epochs: 5, primary: 1}]"]
+    phases = ["distill.epochs=5", "distill.schedule=[{epochs: 5, primary: 1}]"]
     settings = load_settings(None, ["views.count=8", "views.count=2", "views.augment.scale=0.1", *phases])
     assert settings.views.count == 2
     assert settings.views.augment.scale == 0.1
@@ -159,7 +159,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_its_value_and_what_is_a
     [
         ("viws.count=1", "'views'"),
         ("views.cuont=1", "'views.count'"),
-        ("distill.epochs=20", "'distill.train.epochs'"),
+        ("distill.epoch=20", "'distill.epochs'"),
         ("teachers.primary.networkk=x", "'teachers.primary.network'"),
         ("distill.schedule=[{epochs: 20, primry: 1}]", "'distill.schedule.0.primary'"),
     ],

@@ -53,7 +53,7 @@ def test_the_coco_preset_reads_the_standard_layout() -> None:
 
 
 def test_a_file_is_merged_key_by_key_over_the_preset_it_names(tmp_path: Path) -> None:
-    mine = _write(tmp_path, "preset: coco_hrnet_w16\ndistill: {train: {epochs: 42}}\ncrop: {size_wh: [288, 384]}\n")
+    mine = _write(tmp_path, "preset: coco_hrnet_w16\ndistill: {epochs: 42}\ncrop: {size_wh: [288, 384]}\n")
     settings, preset = load_settings(mine), load_settings("coco_hrnet_w16")
     assert settings.distill.epochs == 42
     assert settings.distill.lr == preset.distill.lr

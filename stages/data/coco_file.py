@@ -1,0 +1,173 @@
+"""Reading a COCO annotation file: all of it is sound in form, ids and references, or it is refused as a whole.
+
+The rules stand at the top of ``coco.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from stages.pose.skeleton import COCO_KEYPOINTS
+from storage_schemas.errors import DataError
+
+__all__ = ["CocoFile", "Json", "read_coco", "show"]
+
+_MAX_FILE_BYTES = 4 << 30
+_INT64 = range(-(1 << 63), 1 << 63)
+_MAY_BE_NAN = ("bbox", "area", "keypoints", "segmentation")
+_NUM_JOINTS = len(COCO_KEYPOINTS)
+_SHOWN_IDS = 10
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """An annotation file whose ids and references hold: ``images`` by id, ``annotations`` in the file's order."""
+
+    path: Path
+    images: Mapping[int, Json]
+    annotations: Sequence[Json]
+    category_ids: frozenset[int]
+    person_id: int
+
+
+def read_coco(annotations_path: Path) -> CocoFile:
+    """Read a COCO keypoints file.
+
+    Raises:
+        DataError: the file as a whole cannot be used; see the rules above.
+    """
+    document = _parse(annotations_path)
+    images, annotations, categories = (
+        _section(document, name, annotations_path) for name in ("images", "annotations", "categories")
+    )
+    _check_ids(images, "image", annotations_path)
+    _check_ids(annotations, "annotation", annotations_path)
+    _check_ids(categories, "category", annotations_path)
+    by_id = {image["id"]: image for image in images}
+    # A list, True or 1.0 in place of an id must not be looked up: it cannot be hashed, or it equals 1.
+    strays = [item["id"] for item in annotations if type(item.get("image_id")) is not int or item["image_id"] not in by_id]
+    if strays:
+        _refuse(
+            annotations_path, f"{len(strays)} annotations of an image that is missing: {_few(strays)}", "image_id of an image"
+        )
+    category_ids = frozenset(category["id"] for category in categories)
+    return CocoFile(annotations_path, by_id, annotations, category_ids, _person_category(categories, annotations_path))
+
+
+def show(value: object) -> str:
+    """A value from the file in a few words, however long or deep it is."""
+    return reprlib.repr(value)
+
+
+def _refuse(path: Path, seen: str, allowed: str) -> NoReturn:
+    raise DataError(f"The annotation file {path}: {seen}", allowed=allowed)
+
+
+def _parse(path: Path) -> Json:
+    literals: list[str] = []
+
+    def not_finite(name: str) -> float:
+        literals.append(name)
+        return float(name)
+
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            _refuse(path, f"{path.stat().st_size} bytes", f"at most {_MAX_FILE_BYTES} bytes; split the data set")
+        document = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=not_finite)
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror or error}", "a file that this user may read")
+    except UnicodeDecodeError as error:
+        _refuse(path, f"is not UTF-8 at byte {error.start}", "JSON in UTF-8")
+    except RecursionError:
+        _refuse(path, "is nested too deeply", "a COCO keypoints file")
+    except ValueError as error:
+        _refuse(path, f"is not JSON: {error}", "a COCO keypoints file")
+    if not isinstance(document, dict):
+        _refuse(path, f"is a JSON {type(document).__name__}, not an object", "a COCO keypoints file; a results file is a list")
+    if literals and (places := list(_not_finite_places(document))):
+        _refuse(
+            path,
+            f"{literals[0]} in {', '.join(places[:_SHOWN_IDS])}",
+            f"finite numbers; only {', '.join(_MAY_BE_NAN)} are sorted out",
+        )
+    return document
+
+
+def _not_finite_places(document: Json) -> Iterator[str]:
+    """Where NaN or Infinity stands that no later rule looks at."""
+    annotations = document.get("annotations")
+    for number, annotation in enumerate(annotations if isinstance(annotations, list) else ()):
+        # Fields that the rules look at are quarantined with the annotation's id instead.
+        rest = (
+            {key: value for key, value in annotation.items() if key not in _MAY_BE_NAN}
+            if isinstance(annotation, dict)
+            else annotation
+        )
+        if _holds_not_finite(rest):
+            yield f"annotation {number} (counted from 0)"
+    for name, value in document.items():
+        if _holds_not_finite(value) and not (name == "annotations" and isinstance(value, list)):
+            yield f"'{name}'"
+
+
+def _holds_not_finite(value: object) -> bool:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+        elif isinstance(item, float) and not np.isfinite(item):
+            return True
+    return False
+
+
+def _section(document: Json, name: str, path: Path) -> list[Json]:
+    section = document.get(name)
+    if not isinstance(section, list):
+        _refuse(path, f"has no list '{name}'", "a COCO keypoints file with images, annotations and categories")
+    wrong = [number for number, item in enumerate(section) if not isinstance(item, dict)]
+    if wrong:
+        _refuse(path, f"'{name}' holds something that is no object, at {_few(wrong)} (counted from 0)", "a list of objects")
+    return section
+
+
+def _check_ids(items: Sequence[Json], what: str, path: Path) -> None:
+    wrong = [item.get("id") for item in items if type(item.get("id")) is not int or item["id"] not in _INT64]
+    if wrong:
+        _refuse(path, f"{len(wrong)} {what} ids that are not integers of 64 bits: {_few(wrong)}", "integers of 64 bits")
+    repeated = [key for key, count in Counter(item["id"] for item in items).items() if count > 1]
+    if repeated:
+        _refuse(path, f"{len(repeated)} {what} ids more than once: {_few(repeated)}", "each id once")
+
+
+def _person_category(categories: Sequence[Json], path: Path) -> int:
+    people = [category for category in categories if category.get("name") == "person"]
+    if len(people) != 1:
+        names = _few([category.get("name") for category in categories])
+        _refuse(path, f"{len(people)} categories named 'person' among: {names or 'none'}", "exactly one category 'person'")
+    joints = people[0].get("keypoints")
+    # Names may be spelled otherwise, but 14 joints, or the same in another order, would train a wrong network silently.
+    reordered = isinstance(joints, list) and set(map(str, joints)) == set(COCO_KEYPOINTS) and joints != list(COCO_KEYPOINTS)
+    if joints is not None and (not isinstance(joints, list) or len(joints) != _NUM_JOINTS or reordered):
+        _refuse(
+            path, f"the category 'person' has the joints {show(joints)}", f"COCO's {_NUM_JOINTS}: {', '.join(COCO_KEYPOINTS)}"
+        )
+    person_id: int = people[0]["id"]
+    return person_id
+
+
+def _few(values: Sequence[object]) -> str:
+    more = f" and {len(values) - _SHOWN_IDS} more" if len(values) > _SHOWN_IDS else ""
+    return ", ".join(show(value) for value in values[:_SHOWN_IDS]) + more

@@ -105,14 +105,14 @@ def _problem(folder: Path, name: str, facts: FileFacts) -> str:
     return ""
 
 
-def _facts(path: Path) -> FileFacts:
+def _facts_of(path: Path) -> FileFacts:
     return FileFacts(path.stat().st_size, sha256_file(path))
 
 
 def finish_part(folder: Path, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
     """Sync and hash the ``files`` (names below ``folder``) of a part, then write its marker: the worker's last act."""
     sync_files(folder, files)
-    part = Part(name, {file: _facts(folder / file) for file in files}, dict(notes or {}))
+    part = Part(name, {file: _facts_of(folder / file) for file in files}, dict(notes or {}))
     write_atomic(folder / f"{name}{_MARKER}", json.dumps(asdict(part), allow_nan=False).encode())
     return part
 
@@ -188,7 +188,7 @@ class Draft:
     def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
         markers = (_read_marker(marker) for marker in sorted(self.folder.glob(f"*{_MARKER}")))
         known = {name: facts for part in markers if part for name, facts in part.files.items()}
-        found = {name: _facts(self.folder / name) for name in sorted(files)}
+        found = {name: _facts_of(self.folder / name) for name in sorted(files)}
         for name, facts in found.items():
             if known.get(name, facts) != facts:
                 raise CorruptEntryError(

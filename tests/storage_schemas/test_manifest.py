@@ -1,0 +1,137 @@
+"""Keys and manifests: one spelling of a recipe, and every damage to a manifest noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.manifest import FileFacts, Manifest, canonical_json, differing_fields, key_of
+
+RECIPE: dict[str, Any] = {"size": [192, 256], "rule": {"threshold": 0.5, "keep": "all"}}
+MANIFEST = Manifest(
+    "targets",
+    key_of("targets", RECIPE),
+    RECIPE,
+    "attempt-1",
+    {"bits/c/0": FileFacts(3, "aa"), "peak": FileFacts(5, "bb")},
+    {"AP": 0.5},
+    {"at": "2024-01-01", "host": "one"},
+)
+
+
+def _signed(body: dict[str, Any]) -> bytes:
+    """A manifest's text with the hash that belongs to it, worked out here."""
+    body = {name: value for name, value in body.items() if name != "sha256"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps({**body, "sha256": hashlib.sha256(text).hexdigest()}).encode()
+
+
+def test_json_has_one_spelling() -> None:
+    assert canonical_json({"b": (1, 2.5), "a": {"d": None, "c": "\u00e4"}}) == b'{"a":{"c":"\\u00e4","d":null},"b":[1,2.5]}'
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_json_without_a_spelling_is_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"lr": number})
+
+
+def test_a_key_is_sixteen_digits_of_the_hash_of_kind_schema_and_recipe() -> None:
+    text = b'{"kind":"targets","recipe":{"a":1},"schema":1}'
+    assert key_of("targets", {"a": 1}) == hashlib.sha256(text).hexdigest()[:16]
+
+
+def test_a_key_heeds_values_and_kind_and_not_the_order_of_writing() -> None:
+    key = key_of("targets", {"a": 1, "b": (2, 3)})
+    assert key == key_of("targets", {"b": [2, 3], "a": 1})
+    assert len({key, key_of("views", {"a": 1, "b": [2, 3]}), key_of("targets", {"a": 1, "b": [3, 2]})}) == 3
+
+
+def test_differing_fields_are_named_with_both_values() -> None:
+    theirs = {"size": (192, 256), "rule": {"threshold": 0.3, "keep": "all"}, "seed": 0}
+    assert differing_fields(RECIPE, theirs) == [("rule.threshold", 0.5, 0.3), ("seed", None, 0)]
+
+
+def test_recipes_of_the_same_key_do_not_differ_and_others_do() -> None:
+    assert differing_fields({"size": (1, 2)}, {"size": [1, 2]}) == []
+    assert differing_fields({"a": None}, {}) == [("a", None, None)]
+    assert differing_fields({"a": 1}, {"a": 1.0}) == [("a", 1, 1.0)]
+    assert differing_fields({"a": {"b": 1}}, {"a": None}) == [("a", {"b": 1}, None)]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.text(max_size=3), json_values, max_size=4), st.dictionaries(st.text(max_size=3), json_values, max_size=3)
+)
+def test_a_manifest_comes_back_as_it_was(recipe: dict[str, Any], measured: dict[str, Any]) -> None:
+    manifest = replace(MANIFEST, recipe=recipe, key=key_of("targets", recipe), measured=measured)
+    assert Manifest.decode(manifest.encode(), where="here") == manifest
+
+
+def test_the_payload_is_the_hash_of_the_files_alone() -> None:
+    text = b'{"bits/c/0":{"sha256":"aa","size":3},"peak":{"sha256":"bb","size":5}}'
+    assert MANIFEST.payload == hashlib.sha256(text).hexdigest()
+    assert MANIFEST.size == 8
+    assert replace(MANIFEST, folder="attempt-2", measured={}, made={"at": "2025", "host": "two"}).payload == MANIFEST.payload
+    assert replace(MANIFEST, files={**MANIFEST.files, "peak": FileFacts(5, "bc")}).payload != MANIFEST.payload
+
+
+def test_any_changed_byte_of_a_manifest_is_noticed() -> None:
+    data = MANIFEST.encode()
+    for at in range(len(data)):
+        if chr(data[at]) in " \n":
+            continue  # white space between values says nothing
+        with pytest.raises(CorruptEntryError):
+            Manifest.decode(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], where="here")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", MANIFEST.encode()[:-20]])
+def test_what_is_not_a_manifest_is_refused(data: bytes) -> None:
+    with pytest.raises(CorruptEntryError, match="here is not a manifest"):
+        Manifest.decode(data, where="here")
+
+
+def test_an_edited_field_is_refused() -> None:
+    with pytest.raises(CorruptEntryError, match="does not match its own sha256"):
+        Manifest.decode(MANIFEST.encode().replace(b'"threshold": 0.5', b'"threshold": 0.6'), where="here")
+
+
+def test_a_key_that_does_not_follow_from_the_recipe_is_refused() -> None:
+    with pytest.raises(CorruptEntryError, match="does not follow"):
+        Manifest.decode(replace(MANIFEST, recipe={"other": 1}).encode(), where="here")
+
+
+def test_another_schema_version_is_named() -> None:
+    body = json.loads(MANIFEST.encode())
+    with pytest.raises(StoreError, match="schema version 2"):
+        Manifest.decode(_signed({**body, "schema": 2}), where="here")
+
+
+def test_a_missing_or_unknown_field_is_refused() -> None:
+    body = json.loads(MANIFEST.encode())
+    without = {name: value for name, value in body.items() if name != "made"}
+    for changed in (without, {**body, "more": 1}, {**body, "files": {"a": {"size": 1}}}):
+        with pytest.raises(CorruptEntryError, match="is not a manifest"):
+            Manifest.decode(_signed(changed), where="here")
+
+
+@pytest.mark.parametrize("name", ["../other", "/etc/passwd", "a/../../b", "", "."])
+def test_names_that_lead_out_of_the_entry_are_refused(name: str) -> None:
+    with pytest.raises(CorruptEntryError, match="outside its folder"):
+        Manifest.decode(replace(MANIFEST, folder=name).encode(), where="here")
+    with pytest.raises(CorruptEntryError, match="outside its folder"):
+        Manifest.decode(replace(MANIFEST, files={name: FileFacts(1, "aa")}).encode(), where="here")

@@ -1,0 +1,142 @@
+"""The figures of the page, drawn by matplotlib as SVG that takes its colours and font from the page, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from stages.reporting.content import Curve, Difference, JointRow, Phase, Who
+from stages.reporting.wording import signed_text
+
+__all__ = ["curves_figure", "differences_figure", "joints_figure"]
+
+# Matplotlib knows no CSS variables: each colour is drawn as one that nothing else has, and replaced in the text.
+_INK, _MUTED, _LINE = "#010203", "#010204", "#010205"
+_COLOURS: dict[Who, str] = {
+    "primary": "#010211",
+    "senior": "#010212",
+    "student": "#010213",
+    "baseline": "#010214",
+    "other": "#010215",
+}
+_VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", **{colour: str(who) for who, colour in _COLOURS.items()}}
+_MARKERS: dict[Who, str] = {"primary": "s", "senior": "D", "student": "o", "baseline": "v", "other": "x"}
+_DASHES: dict[Who, str] = {"primary": "-", "senior": "--", "student": "-", "baseline": "--", "other": ":"}
+_WIDTH_IN = 5.4
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "odkd",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "grid.color": _LINE,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+def differences_figure(differences: Sequence[Difference]) -> str:
+    """Each difference with its interval, beside the zero that a significant one leaves out."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(height_in=1.0 + 0.5 * len(differences))
+        for row, item in enumerate(differences):
+            found, colour = item.bootstrap, _COLOURS[item.who]
+            axes.plot([found.low, found.high], [row, row], color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot([found.difference], [row], _MARKERS[item.who], color=colour, markersize=9)
+            text = signed_text(found.difference)
+            axes.annotate(text, (found.difference, row), (0, 9), textcoords="offset points", ha="center", color=_INK)
+        axes.axvline(0, color=_INK, linewidth=1)
+        axes.set_yticks(range(len(differences)), [f"{item.name_b}\n- {item.name_a}" for item in differences])
+        axes.set_ylim(len(differences) - 0.5, -0.7)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("difference of AP, with 95 % interval")
+        return _svg(figure, "Differences of AP with 95 % intervals")
+
+
+def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] = ()) -> str:
+    """Loss over epochs, on a logarithmic scale, with the phases of the schedule shaded."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(height_in=3.4)
+        longest = max(len(curve.loss) for curve in curves)
+        for phase in phases:
+            left, right = phase.first - 0.5, phase.last + 0.5
+            axes.axvspan(left, right, color=_COLOURS[phase.who], alpha=0.13, linewidth=0)
+            place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
+            axes.annotate(phase.label, ((left + right) / 2, 0.985), **place)
+        for curve in curves:
+            epochs = np.arange(1, len(curve.loss) + 1)
+            # A curve of one epoch is a point, which only a marker shows.
+            marker = _MARKERS[curve.who] if len(curve.loss) < 2 else None
+            style = {"color": _COLOURS[curve.who], "linestyle": _DASHES[curve.who], "marker": marker, "linewidth": 2}
+            axes.plot(epochs, curve.loss, label=curve.name, **style)
+        axes.set_yscale("log")
+        # Room above the curves for the names of the phases.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.15)
+        axes.set_xlim(0.5, longest + 0.5)
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("mean loss of the epoch")
+        axes.set_title(title)
+        axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.92))
+        return _svg(figure, title)
+
+
+def joints_figure(joints: Sequence[JointRow], series: Mapping[str, Who]) -> str:
+    """For each joint the share found by each network, joint by joint from head to foot."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(height_in=1.2 + 0.29 * len(joints))
+        rows = np.arange(len(joints))
+        shares = np.array([[joint.share[name] for name in series] for joint in joints])
+        axes.hlines(rows, shares.min(axis=1), shares.max(axis=1), color=_LINE, linewidth=3)
+        for index, (name, who) in enumerate(series.items()):
+            style = {"color": _COLOURS[who], "marker": _MARKERS[who], "linestyle": "none", "markersize": 7}
+            axes.plot(shares[:, index], rows, label=name, alpha=0.9, **style)
+        axes.set_yticks(rows, [joint.name.replace("_", " ") for joint in joints])
+        axes.set_ylim(len(joints) - 0.5, -0.5)
+        axes.set_xlabel("share of labelled joints within OKS .5")
+        figure.legend(loc="outside upper center", ncols=2)
+        return _svg(figure, "Share of each joint that is found, by network")
+
+
+def _axes(*, height_in: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure, description: str) -> str:
+    """The figure as an ``svg`` element to stand in HTML: no prolog, no metadata, no addresses of namespaces."""
+    stream = io.StringIO()
+    mpl.rcParams["svg.hashsalt"] = description  # ids must not be those of another figure on the page
+    figure.savefig(stream, format="svg", transparent=True)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    # Names of groups serve nobody here, and would stand in the page once a figure.
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    text = f'<svg {box[0]} role="img" aria-label="{escape(description)}">{text[text.index(">") + 1 :]}'
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text

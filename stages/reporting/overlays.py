@@ -1,0 +1,166 @@
+"""Drawing on pictures of people: poses, bits and masks over a crop.
+
+Shape letters: K joints, H W heatmap cells, h w picture pixels. Pictures are RGB uint8. Points are (x, y) in pixels of the
+crop, pixel centres at whole numbers; a heatmap cell's centre is at four times its index (HRNet has no half-pixel term).
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from stages.pose.skeleton import COCO_KEYPOINTS, LIMBS
+
+__all__ = ["JOINT_COLOURS", "data_uri", "draw_bits", "draw_errors", "draw_mask", "draw_pose", "enlarge", "tile_height"]
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+
+_SHIFT = 4  # cv2 draws at sixteenths of a pixel
+_STRIDE = 4
+_JPEG_QUALITY = 82
+_TALLEST, _SMALLEST = 256, 96
+_BUDGET_PIXELS = 100 * 256 * 192
+"""Of all tiles together: about 2 MB as JPEG, so that the page stays one to send by mail."""
+_MASK_COLOUR = np.array([255, 190, 60], np.float32)
+
+
+def _joint_colours() -> U8:
+    """Warm colours on the left side of the body, cold ones on the right, white for the nose; darker towards the feet."""
+    colours = []
+    for index, name in enumerate(COCO_KEYPOINTS):
+        place = index / (len(COCO_KEYPOINTS) - 1)
+        hue = 0.95 + 0.20 * place if name.startswith("left") else 0.62 - 0.25 * place
+        colours.append((1.0, 1.0, 1.0) if index == 0 else colorsys.hsv_to_rgb(hue % 1.0, 0.75, 1.0))
+    return np.round(np.array(colours) * 255).astype(np.uint8)
+
+
+JOINT_COLOURS = _joint_colours()
+"""RGB [K, 3]."""
+
+
+def tile_height(num_tiles: int, *, size_wh: tuple[int, int]) -> int:
+    """Height in pixels at which ``num_tiles`` pictures of the aspect of ``size_wh`` stay within a page's budget."""
+    height = math.sqrt(_BUDGET_PIXELS / max(num_tiles, 1) * size_wh[1] / size_wh[0])
+    return int(min(_TALLEST, max(_SMALLEST, height)))
+
+
+def enlarge(crop_hw3: U8, *, height: int) -> tuple[U8, float]:
+    """The crop at ``height`` pixels, and how many times larger it is."""
+    factor = height / crop_hw3.shape[0]
+    size = (round(crop_hw3.shape[1] * factor), height)
+    how = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
+    return np.asarray(cv2.resize(crop_hw3, size, interpolation=how), np.uint8), factor
+
+
+def draw_pose(picture_hw3: U8, keypoints_K2: F32, *, factor: float, shown_K: Flags, solid_K: Flags | None = None) -> U8:
+    """Limbs between joints that are shown, and a dot on each; those that are not ``solid`` (hidden ones) are rings."""
+    drawn = picture_hw3.copy()
+    points = _points(keypoints_K2, factor)
+    radius = max(2.0, picture_hw3.shape[0] / 75)
+    for first, second in LIMBS:
+        if shown_K[first] and shown_K[second]:
+            colour = _mean_colour(first, second)
+            _line(drawn, points[first], points[second], (0, 0, 0), thickness=4)
+            _line(drawn, points[first], points[second], colour, thickness=2)
+    for joint in np.flatnonzero(shown_K):
+        filled = solid_K is None or bool(solid_K[joint])
+        _dot(drawn, points[joint], JOINT_COLOURS[joint], radius=radius, filled=filled)
+    return drawn
+
+
+def draw_errors(picture_hw3: U8, keypoints_K2: F32, truth_K2: F32, *, factor: float, labelled_K: Flags) -> U8:
+    """A red line from where each labelled joint was predicted to where it is, with a white dot there."""
+    drawn = picture_hw3.copy()
+    found, there = _points(keypoints_K2, factor), _points(truth_K2, factor)
+    for joint in np.flatnonzero(labelled_K):
+        _line(drawn, found[joint], there[joint], (255, 60, 60), thickness=2)
+        _dot(drawn, there[joint], np.array([255, 255, 255], np.uint8), radius=2.0, filled=True)
+    return drawn
+
+
+def draw_bits(picture_hw3: U8, bits_KHW: Flags, *, factor: float) -> U8:
+    """The cells of each joint's bits in its colour, over a darkened picture; where joints overlap, the colours' mean."""
+    height, width = picture_hw3.shape[:2]
+    count_HW = bits_KHW.sum(axis=0)
+    colour_HW3 = np.einsum("khw,kc->hwc", bits_KHW.astype(np.float32), JOINT_COLOURS.astype(np.float32))
+    colour_HW3 /= np.maximum(count_HW, 1)[..., None]
+    cells_HW4 = np.concatenate([colour_HW3, (count_HW > 0)[..., None]], axis=-1).astype(np.float32)
+    row_h, column_w = _cells_under(height, factor, len(count_HW)), _cells_under(width, factor, count_HW.shape[1])
+    spread = cells_HW4[row_h[:, None], column_w]
+    opacity = 0.8 * spread[..., 3:]
+    return _uint8(_darkened(picture_hw3) * (1 - opacity) + spread[..., :3] * opacity)
+
+
+def _cells_under(num_pixels: int, factor: float, num_cells: int) -> npt.NDArray[np.int64]:
+    """The index of the heatmap cell under each pixel of an enlarged side."""
+    crop = (np.arange(num_pixels) + 0.5) / factor - 0.5
+    return np.clip(np.floor(crop / _STRIDE + 0.5), 0, num_cells - 1).astype(np.int64)
+
+
+def draw_mask(picture_hw3: U8, mask_hw: U8) -> U8:
+    """The person under a mask [h, w] of the crop's size in light, with an outline; all else dark."""
+    height, width = picture_hw3.shape[:2]
+    mask = cv2.resize(mask_hw, (width, height), interpolation=cv2.INTER_NEAREST)
+    inside = mask[..., None].astype(np.float32)
+    drawn = _uint8(picture_hw3 * inside * 0.75 + _MASK_COLOUR * inside * 0.25 + _darkened(picture_hw3) * (1 - inside))
+    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, outlines, -1, _MASK_COLOUR.tolist(), 1)
+    return drawn
+
+
+def data_uri(picture_hw3: U8) -> str:
+    """The picture as a JPEG that stands in the page itself."""
+    done, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture_hw3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    )
+    assert done
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def _points(keypoints_K2: F32, factor: float) -> npt.NDArray[np.float64]:
+    """Crop pixels in pixels of the enlarged picture: cv2.resize aligns the edges of pixels, not their centres."""
+    moved: npt.NDArray[np.float64] = (keypoints_K2.astype(np.float64) + 0.5) * factor - 0.5
+    return moved
+
+
+def _fixed(point: npt.NDArray[np.float64]) -> tuple[int, int]:
+    # Far outside the picture cv2's integers would overflow.
+    x, y = np.clip(np.round(point * (1 << _SHIFT)), -(1 << 20), 1 << 20).astype(int)
+    return int(x), int(y)
+
+
+def _line(
+    picture: U8, start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], colour: tuple[int, ...], *, thickness: int
+) -> None:
+    cv2.line(picture, _fixed(start), _fixed(end), colour, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def _dot(picture: U8, point: npt.NDArray[np.float64], colour: U8, *, radius: float, filled: bool) -> None:
+    center, size = _fixed(point), round(radius * (1 << _SHIFT))
+    cv2.circle(picture, center, size + (1 << _SHIFT), (0, 0, 0), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    cv2.circle(picture, center, size, colour.tolist(), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    if not filled:
+        cv2.circle(picture, center, size // 2, (0, 0, 0), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+
+def _mean_colour(first: int, second: int) -> tuple[int, ...]:
+    mean = JOINT_COLOURS[[first, second]].astype(int).mean(axis=0)
+    return tuple(int(value) for value in mean)
+
+
+def _darkened(picture_hw3: U8) -> F32:
+    """A grey, darker picture, on which colours stand out."""
+    grey = cv2.cvtColor(picture_hw3, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    dark: F32 = np.repeat(grey * 0.45, 3, axis=2)
+    return dark
+
+
+def _uint8(picture: npt.NDArray[np.floating]) -> U8:
+    return np.clip(np.round(picture), 0, 255).astype(np.uint8)

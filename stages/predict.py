@@ -138,7 +138,7 @@ def predict(
     return {decoder: np.concatenate([parts[job.start][decoder] for job in jobs]) for decoder in DECODERS}
 
 
-@ray.remote
+@ray.remote(max_calls=0)
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
     instances = read_instances(job.people).select(np.arange(job.start, job.stop))
     size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)

@@ -116,7 +116,7 @@ def _embedded(context: Context) -> Path:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with progress("prepare: drawing the embedded data set", spec.train_images + spec.val_images, "images") as bar:
-            draw_dataset(folder, spec, progress=bar.advance)
+            draw_dataset(folder, spec, progress=lambda done, _: bar.advance(done - bar.done))
     return folder
 
 
@@ -136,7 +136,7 @@ class _Job:
     images: tuple[tuple[int, str, tuple[int, int]], ...]
 
 
-@ray.remote
+@ray.remote(max_calls=0)
 def _check_images(job: _Job) -> dict[int, ImageFacts | str]:
     """For each image id its facts, or the reason why it cannot be used."""
     found: dict[int, ImageFacts | str] = {}

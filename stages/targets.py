@@ -257,7 +257,7 @@ def _part(block: int) -> str:
     return f"block-{block:05d}"
 
 
-@ray.remote
+@ray.remote(max_calls=0)
 def _run_block(job: _Job) -> dict[str, int]:
     """Write the job's block of every array; how many crops each teacher saw."""
     instances = read_instances(job.people).select(np.arange(job.start, job.stop))

@@ -19,15 +19,15 @@ Job = TypeVar("Job")
 def task_options(context: Context, *, network: bool) -> dict[str, Any]:
     """How one task is placed; with ``network`` it runs one, on a GPU where the run is on GPUs.
 
-    A task that asks for a GPU gets ``max_calls=1`` from Ray by default: its process, and the network in it, would be thrown
-    away after every task. Lost workers are retried; files are written so that a repeated task does no harm.
+    Functions that run networks are declared with ``max_calls=0``: by default Ray throws the process of a task that asks for
+    a GPU away after every task, and the network with it. Lost workers are retried; files are written so that a repeated
+    task does no harm.
     """
     settings = context.settings.cluster
     gpus = settings.gpus_per_task if network and context.device == "cuda" else 0
     return {
         "num_cpus": settings.cpus_per_task,
         "num_gpus": gpus,
-        "max_calls": 0,
         "max_retries": 3,
         "scheduling_strategy": "SPREAD",
     }

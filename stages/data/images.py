@@ -1,6 +1,6 @@
 """Decoding pictures that nobody vouches for: the header first, then all of it or nothing.
 
-OpenCV takes a truncated or bit-rotted JPEG for good and only writes to stderr, and a header of 65000 x 65000 pixels
+OpenCV takes many a damaged JPEG for good and only writes to stderr, and a header of 65000 x 65000 pixels
 costs 12 GB before it is found out. So the size is read from the header and compared before a pixel is decoded, JPEG is
 decoded by libjpeg-turbo with its warnings as errors, and a PNG's checksums are verified before OpenCV sees it.
 
@@ -138,7 +138,8 @@ def decode_image(data: bytes, *, expect_wh: tuple[int, int]) -> U8:
     """The picture as RGB uint8 [h, w, 3], which must be ``expect_wh`` (w, h) pixels by its header.
 
     Raises:
-        ImageError: any doubt about the file: its kind, its size, or a single damaged byte of pixels.
+        ImageError: any doubt about the file's kind, size or pixels. A JPEG holds no checksum, so that a few changed
+            bits that still read as a picture cannot be told; once a data set is prepared, its hashes tell them.
     """
     header = probe_header(data)
     size_wh = (header.width, header.height)

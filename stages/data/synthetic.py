@@ -23,7 +23,10 @@ from stages.data.synthetic_pose import JOINT_NAMES
 from stages.data.synthetic_scene import Person, draw_scene
 from storage_schemas.errors import DataError
 
-__all__ = ["OKS_SIGMAS_K", "SyntheticSpec", "draw_dataset"]
+__all__ = ["OKS_SIGMAS_K", "SYNTHETIC_VERSION", "SyntheticSpec", "draw_dataset"]
+
+SYNTHETIC_VERSION = 1
+"""Part of every key of the embedded data: raised when the same spec draws other pictures or labels."""
 
 Split = Literal["train", "val"]
 Record = dict[str, Any]

@@ -378,7 +378,7 @@ class Store:
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
             manifest.replace(manifest.with_name(f"{_MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
         draft.folder.mkdir()
-        adopted = sum(draft.adopt(other) for other in dead)
+        adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:
             tell(f"{draft.kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
 

@@ -1,0 +1,340 @@
+"""The store: what is found, what is refused, and which parts are adopted."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
+
+from storage_schemas import entry as entry_module
+from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas.errors import CorruptEntryError
+from storage_schemas.manifest import Manifest, key_of
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def _found(store: Store, recipe: dict[str, Any] = RECIPE) -> Entry:
+    entry = store.find("targets", recipe)
+    assert entry is not None
+    return entry
+
+
+# What is found
+
+
+def test_an_entry_is_found_by_its_recipe_and_by_no_other(store: Store) -> None:
+    made = make_entry(store, measured={"AP": 0.5})
+    assert _found(store) == made
+    assert _found(store, {**RECIPE, "size_wh": [192, 256]}) == made
+    assert made.key == key_of("targets", RECIPE)
+    assert made.measured == {"AP": 0.5}
+    assert made.path("zarr.json").read_bytes() == b"{}"
+    for other in ({**RECIPE, "threshold": 0.4}, {**RECIPE, "of": {"seed": 1}}, {"threshold": 0.5}):
+        assert store.find("targets", other) is None
+    assert store.find("views", RECIPE) is None
+
+
+def test_a_second_draft_of_a_committed_entry_is_that_entry(store: Store) -> None:
+    made = make_entry(store)
+    with store.draft("targets", RECIPE) as draft:
+        assert draft == made
+
+
+def test_an_entry_keeps_its_own_files_and_nothing_else(store: Store) -> None:
+    made = make_entry(store)
+    names = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
+    assert names == set(FILES)
+    assert {path.name for path in made.folder.parent.iterdir()} == {"manifest.json", made.folder.name}
+
+
+def test_the_payload_does_not_depend_on_who_made_it_when_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_entry(Store(tmp_path / "one"), measured={"AP": 0.5})
+    elsewhere = {"at": "1999-01-01T00:00:00+00:00", "host": "elsewhere", "user": "somebody", "versions": {"ray": "0"}}
+    monkeypatch.setattr(entry_module, "_provenance", lambda: elsewhere)
+    second = make_entry(Store(tmp_path / "two"), measured={"AP": 0.6})
+    assert first.folder.name != second.folder.name
+    assert first.manifest.encode() != second.manifest.encode()
+    assert first.manifest.payload == second.manifest.payload
+    assert second.manifest.made.items() >= elsewhere.items()
+
+
+def test_the_payload_is_known_before_the_commit(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        before = draft.payload(FILES)
+        assert draft.commit(FILES, measured={}).manifest.payload == before
+
+
+def test_the_manifest_says_who_made_the_entry_and_how_long_it_took(store: Store) -> None:
+    made = make_entry(store).manifest.made
+    assert {"at", "host", "user", "python", "platform", "versions", "seconds"} <= set(made)
+    assert "numpy" in made["versions"]
+
+
+# Manifests that are not used
+
+
+def _damage_manifest(store: Store, change: Callable[[bytes], bytes]) -> Path:
+    path = make_entry(store).folder.parent / "manifest.json"
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data[:-10], "is not a manifest"),
+        (lambda data: b"", "is not a manifest"),
+        (lambda data: data.replace(b'"threshold": 0.5', b'"threshold": 0.4'), "does not match its own sha256"),
+        (lambda data: data.replace(b'"schema": 1', b'"schema": 2'), "does not match its own sha256"),
+    ],
+)
+def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(
+    store: Store, caplog: pytest.LogCaptureFixture, change: Callable[[bytes], bytes], said: str
+) -> None:
+    damaged = _damage_manifest(store, change)
+    assert store.find("targets", RECIPE) is None
+    assert said in caplog.text
+    assert list(store.entries("targets")) == []
+    content = damaged.read_bytes()
+    again = make_entry(store)
+    assert _found(store) == again
+    assert again.problems() == []
+    (aside,) = damaged.parent.glob("manifest.json.damaged-*")
+    assert aside.read_bytes() == content
+
+
+def test_a_missing_manifest_is_a_missing_entry(store: Store) -> None:
+    made = make_entry(store)
+    (made.folder.parent / "manifest.json").unlink()
+    assert store.find("targets", RECIPE) is None
+
+
+def test_a_manifest_of_another_entry_is_not_used(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    other = make_entry(store, {**RECIPE, "threshold": 0.4})
+    made = make_entry(store)
+    (made.folder.parent / "manifest.json").write_bytes((other.folder.parent / "manifest.json").read_bytes())
+    assert store.find("targets", RECIPE) is None
+    assert f"that of another entry, targets/{other.key}" in caplog.text
+    assert list(store.entries("targets")) == [other]
+
+
+# Files that are not as they were
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[3] ^= 0x10
+    path.write_bytes(data)
+
+
+def _swap(path: Path) -> None:
+    other = path.with_name("1")
+    mine = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(mine)
+
+
+def _replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.unlink(), "bits/c/0 is missing"),
+        (_replace_by_folder, "bits/c/0 is missing"),
+        (lambda path: path.write_bytes(b""), "bits/c/0 has 0 bytes where the manifest says 11"),
+        (_truncate, "bits/c/0 has 10 bytes where the manifest says 11"),
+        (_flip_bit, "bits/c/0 does not match its sha256"),
+        (_swap, r"bits/c/0 does not match its sha256 \(and 1 more\)"),
+    ],
+)
+def test_a_damaged_file_is_named(store: Store, damage: Callable[[Path], None], said: str) -> None:
+    made = make_entry(store)
+    made.check()
+    damage(made.path("bits/c/0"))
+    with pytest.raises(CorruptEntryError, match=f"targets/{made.key}: {said}") as caught:
+        made.check()
+    assert "--force" in caught.value.run
+
+
+def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_entry(store)
+
+    def broken(_: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(entry_module, "sha256_file", broken)
+    assert made.problems()[0] == "bits/c/0 cannot be read (Input/output error)"
+
+
+# Parts
+
+
+def test_parts_of_a_dead_writer_are_adopted_and_the_rest_of_it_removed(store: Store) -> None:
+    whole = make_entry(Store(store.root / "unbroken")).manifest.payload
+    dead = unfinished(store, (0,))
+    (dead / "rubbish").write_bytes(b"half written")
+    told: list[str] = []
+    with store.draft("targets", RECIPE, tell=told.append) as draft:
+        assert isinstance(draft, Draft)
+        assert set(draft.parts()) == {"block-0"}
+        assert not (draft.folder / "rubbish").exists()
+        for name in FILES[1:]:
+            write_file(draft, name)
+        made = draft.commit(FILES, measured={})
+    assert made.manifest.payload == whole
+    assert made.problems() == []
+    assert told == [f"targets/{made.key}: going on from 1 finished parts of an earlier run"]
+    assert {path.name for path in made.folder.parent.iterdir()} == {"manifest.json", made.folder.name}
+
+
+def test_parts_of_several_dead_writers_come_together(store: Store) -> None:
+    unfinished(store, (0,))
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        write_file(draft, "bits/c/1")
+        finish_part(draft.folder, "block-1", ["bits/c/1"], notes={"bad": 7})
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        parts = draft.parts()
+        assert set(parts) == {"block-0", "block-1"}
+        assert parts["block-1"].notes == {"bad": 7}
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), _truncate, _flip_bit])
+def test_a_part_whose_file_was_damaged_is_not_adopted(
+    store: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    dead = unfinished(store, (0, 1))
+    damage(dead / "bits/c/0")
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert set(draft.parts()) == {"block-1"}
+        assert not (draft.folder / "bits/c/0").exists()
+    assert "bits/c/0" in caplog.text
+
+
+@pytest.mark.parametrize("marker", [b"", b"[]", b"{}", b'{"name": "block-0", "files": [], "notes": {}}'])
+def test_a_part_whose_marker_is_damaged_is_not_adopted(store: Store, marker: bytes) -> None:
+    (unfinished(store, (0,)) / "block-0.part.json").write_bytes(marker)
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert draft.parts() == {}
+
+
+def test_a_file_that_changed_after_its_part_was_finished_is_not_committed(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        _flip_bit(draft.folder / "bits/c/0")
+        with pytest.raises(CorruptEntryError, match="bits/c/0 is not as it was"):
+            draft.commit(FILES, measured={})
+    assert store.find("targets", RECIPE) is None
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert set(draft.parts()) == {"block-1"}
+
+
+def test_a_part_finished_twice_is_committed_as_it_was_at_last(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        write_file(draft, "bits/c/0", b"another")
+        finish_part(draft.folder, "block-0", ["bits/c/0"])
+        assert draft.commit(FILES, measured={}).problems() == []
+
+
+def test_a_commit_that_lacks_a_file_leaves_no_entry(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        write_file(draft, "zarr.json")
+        with pytest.raises(FileNotFoundError):
+            draft.commit(FILES, measured={})
+    assert store.find("targets", RECIPE) is None
+
+
+# Taking out, and looking around
+
+
+def test_discard_removes_the_manifest_before_any_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_entry(store)
+    seen: list[tuple[bool, list[str]]] = []
+
+    def rmtree(folder: Path, *, ignore_errors: bool) -> None:
+        seen.append(((folder.parent / "manifest.json").exists(), made.problems()))
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    store.discard(made)
+    assert seen == [(False, [])]
+
+
+def test_a_discarded_entry_is_gone_and_can_be_made_again(store: Store) -> None:
+    made = make_entry(store)
+    store.discard(made)
+    assert store.find("targets", RECIPE) is None
+    assert not made.folder.exists()
+    assert make_entry(store).problems() == []
+
+
+def test_discard_leaves_an_entry_that_another_run_has_made_since(store: Store) -> None:
+    old = make_entry(store)
+    store.discard(old)
+    new = make_entry(store)
+    store.discard(old)
+    assert _found(store) == new
+    assert new.problems() == []
+
+
+def test_nearest_is_the_entry_that_differs_least_and_of_equals_the_newest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.nearest("targets", RECIPE) is None
+    for day, recipe in enumerate(
+        [{**RECIPE, "threshold": 0.4}, {**RECIPE, "threshold": 0.3}, {**RECIPE, "threshold": 0.2, "of": {"seed": 1}}]
+    ):
+        monkeypatch.setattr(entry_module, "_provenance", lambda day=day: {"at": f"2024-01-0{day + 1}"})
+        make_entry(store, recipe)
+    make_entry(Store(store.root), {"quite": "another"})
+    found = store.nearest("targets", RECIPE)
+    assert found is not None
+    assert found[0].manifest.recipe["threshold"] == 0.3
+    assert found[1] == [("threshold", 0.5, 0.3)]
+
+
+def test_entries_skip_what_was_taken_out_meanwhile(store: Store) -> None:
+    entries = [make_entry(store, {**RECIPE, "threshold": value}) for value in (0.1, 0.2, 0.3)]
+    listing = store.entries("targets")
+    seen = [next(listing)]
+    (left,) = {entry.key for entry in entries if entry != seen[0]} - {max(entry.key for entry in entries)}
+    store.discard(next(entry for entry in entries if entry.key == left))
+    assert [*seen, *listing] == sorted((entry for entry in entries if entry.key != left), key=lambda entry: entry.key)
+
+
+def test_another_schema_version_is_passed_over_in_a_listing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    made = make_entry(store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage_schemas.manifest.SCHEMA_VERSION", 2)
+        newer = replace(made.manifest, key=key_of("targets", RECIPE)).encode()
+    (made.folder.parent / "manifest.json").write_bytes(newer)
+    with caplog.at_level(logging.WARNING):
+        assert list(store.entries("targets")) == []
+    assert "schema version 2" in caplog.text
+    assert Manifest.decode(made.manifest.encode(), where="here") == made.manifest

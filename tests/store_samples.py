@@ -1,0 +1,48 @@
+"""A small entry for tests of the store: three files, two of them parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storage_schemas.entry import Draft, Entry, Store, finish_part
+
+__all__ = ["CONTENT", "FILES", "RECIPE", "fill", "make_entry", "unfinished", "write_file"]
+
+RECIPE: dict[str, Any] = {"threshold": 0.5, "size_wh": (192, 256), "of": {"seed": 0}}
+CONTENT = {"bits/c/0": b"first shard", "bits/c/1": b"other shard", "zarr.json": b"{}"}
+FILES = list(CONTENT)
+
+
+def write_file(draft: Draft, name: str, data: bytes | None = None) -> None:
+    """One of the files, with its content or ``data``."""
+    path = draft.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(CONTENT[name] if data is None else data)
+
+
+def fill(draft: Draft) -> None:
+    """All files, and both parts finished."""
+    for name in FILES:
+        write_file(draft, name)
+    for block in (0, 1):
+        finish_part(draft.folder, f"block-{block}", [f"bits/c/{block}"], notes={"bad": block})
+
+
+def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mapping[str, Any] | None = None) -> Entry:
+    """The entry, committed."""
+    with store.draft("targets", recipe) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        return draft.commit(FILES, measured=measured or {})
+
+
+def unfinished(store: Store, blocks: tuple[int, ...]) -> Path:
+    """The folder of an attempt that ended with some of its parts finished."""
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        for block in blocks:
+            write_file(draft, f"bits/c/{block}")
+            finish_part(draft.folder, f"block-{block}", [f"bits/c/{block}"])
+    return draft.folder

@@ -1,0 +1,148 @@
+"""A writer of the store in a process of its own, to be killed: ``python store_writer.py MODE FOLDER``.
+
+``hang`` finishes one part, says so and waits; ``make`` makes the entry; ``kills`` makes it once for every file operation that
+a making takes, killed before that operation, and each time once more; ``race`` makes it twice at the same time, in rounds.
+Results are lines of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from store_samples import FILES, RECIPE, write_file
+
+from storage_schemas.entry import Draft, Entry, Store, finish_part
+
+_COUNTED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
+_ROUNDS = 6
+
+
+def _say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)  # noqa: T201
+
+
+def _make(root: Path, *, pause: float = 0.0) -> tuple[Entry, list[str]]:
+    """The entry, and the files that this process wrote."""
+    wrote: list[str] = []
+    with Store(root).draft("targets", RECIPE, tell=lambda message: _say(told=message)) as draft:
+        if isinstance(draft, Entry):
+            return draft, wrote
+        done = draft.parts()
+        for name in FILES:
+            block = f"block-{name[-1]}"
+            if block not in done:
+                write_file(draft, name)
+                wrote.append(name)
+                time.sleep(pause)
+            if name.startswith("bits") and block not in done:
+                finish_part(draft.folder, block, [name])
+        return draft.commit(FILES, measured={}), wrote
+
+
+def _die_before(number: int, root: Path) -> None:
+    """Have this process killed before its ``number``-th operation on files below ``root``, or the sync of one."""
+    left = [number]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        # What shutil.rmtree removes is named relative to an open folder.
+        if event in _COUNTED and (str(args[0]).startswith(str(root)) or event in ("os.remove", "os.rmdir")):
+            count()
+
+    sync = os.fsync
+
+    def counted_sync(descriptor: Any) -> None:  # noqa: ANN401 (a number or a stream, as os.fsync takes it)
+        count()
+        sync(descriptor)
+
+    os.fsync = counted_sync
+    sys.addaudithook(audit)
+
+
+def _forked(work: Callable[[], object]) -> Callable[[], bool]:
+    """Run ``work`` in a process of its own; call the result to wait for it: whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+
+    def wait() -> bool:
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return os.WIFSIGNALED(status)
+
+    return wait
+
+
+def _report(root: Path, **facts: object) -> None:
+    entry, wrote = _make(root)
+    home = entry.folder.parent
+    files = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
+    _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
+
+
+def _kills(root: Path) -> None:
+    killed, number = True, 0
+    while killed:
+        number += 1
+        home = root / str(number)
+
+        def interrupted(number: int = number, home: Path = home) -> None:
+            _die_before(number, home)
+            _make(home)
+
+        killed = _forked(interrupted)()
+        found = Store(home).find("targets", RECIPE)
+        before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}
+
+        def again(home: Path = home, killed: bool = killed, before: object = before) -> None:
+            _report(home, killed=killed, before=before)
+
+        _forked(again)()
+
+
+def _race(root: Path) -> None:
+    for number in range(_ROUNDS):
+        home = root / str(number)
+        start = time.monotonic() + 0.05
+
+        def run(delay: float, home: Path = home, start: float = start) -> None:
+            time.sleep(start + delay - time.monotonic())
+            entry, wrote = _make(home, pause=0.01)
+            _say(round=home.name, folder=entry.folder.name, problems=entry.problems(), wrote=wrote)
+
+        first, second = _forked(partial(run, 0.0)), _forked(partial(run, 0.003 * number))
+        killed = [first(), second()]
+        assert killed == [False, False]
+        _report(home, round=home.name)
+
+
+def _hang(root: Path) -> None:
+    with Store(root).draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        for name in ("bits/c/0", "bits/c/1"):
+            write_file(draft, name)
+        finish_part(draft.folder, "block-0", ["bits/c/0"])
+        _say(ready=True)
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    {"kills": _kills, "race": _race, "hang": _hang, "make": _report}[sys.argv[1]](Path(sys.argv[2]))

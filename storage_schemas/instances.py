@@ -34,6 +34,12 @@ _VERSION_FIELD = b"odkd_instances"
 _VERSION = b"1"
 _NUM_JOINTS = 17
 
+
+def _list_of(kind: pa.DataType, length: int) -> pa.DataType:
+    # The name is given because pyarrow's own for it has changed between versions.
+    return pa.list_(pa.field("element", kind), length)
+
+
 INSTANCES_SCHEMA = pa.schema(
     [
         pa.field("id", pa.int64(), nullable=False),
@@ -43,11 +49,11 @@ INSTANCES_SCHEMA = pa.schema(
         pa.field("image_bytes", pa.int64(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
-        pa.field("box", pa.list_(pa.float64(), 4), nullable=False),
-        pa.field("center", pa.list_(pa.float64(), 2), nullable=False),
-        pa.field("size", pa.list_(pa.float64(), 2), nullable=False),
+        pa.field("box", _list_of(pa.float64(), 4), nullable=False),
+        pa.field("center", _list_of(pa.float64(), 2), nullable=False),
+        pa.field("size", _list_of(pa.float64(), 2), nullable=False),
         pa.field("area", pa.float64(), nullable=False),
-        pa.field("keypoints", pa.list_(pa.float32(), 3 * _NUM_JOINTS), nullable=False),
+        pa.field("keypoints", _list_of(pa.float32(), 3 * _NUM_JOINTS), nullable=False),
         pa.field("mask_rle", pa.binary()),
         pa.field("holdout", pa.bool_(), nullable=False),
     ],
@@ -179,11 +185,11 @@ def encode_table(instances: Instances) -> pa.Table:
         "image_bytes": instances.bytes_M[image_N],
         "width": instances.width_M[image_N],
         "height": instances.height_M[image_N],
-        "box": _as_lists(instances.box_N4),
-        "center": _as_lists(instances.center_N2),
-        "size": _as_lists(instances.size_N2),
+        "box": _as_lists("box", instances.box_N4),
+        "center": _as_lists("center", instances.center_N2),
+        "size": _as_lists("size", instances.size_N2),
         "area": instances.area_N,
-        "keypoints": _as_lists(instances.keypoints_NK3),
+        "keypoints": _as_lists("keypoints", instances.keypoints_NK3),
         "mask_rle": instances.mask_rle,
         "holdout": instances.holdout_N,
     }
@@ -265,9 +271,9 @@ def _first_seen(values_N: I64) -> tuple[I64, I64]:
     return first[order], rank[inverse]
 
 
-def _as_lists(values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    """Rows of an array as lists of one length."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), int(np.prod(values.shape[1:])))
+def _as_lists(name: str, values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """Rows of an array as the lists of column ``name``."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=INSTANCES_SCHEMA.field(name).type)
 
 
 def _from_lists(table: pa.Table, name: str) -> npt.NDArray[Any]:

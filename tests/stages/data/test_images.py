@@ -1,0 +1,324 @@
+"""Pictures that are damaged, lie about their size or lead elsewhere are refused; all others become RGB in one defined way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import simplejpeg
+from shared_data import shared_data
+
+from stages.data.images import (
+    DECODER_VERSION,
+    ImageError,
+    ImageHeader,
+    check_image,
+    decode_image,
+    file_name_fault,
+    probe_header,
+    read_image_file,
+    size_fault,
+)
+
+U8 = npt.NDArray[np.uint8]
+GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6
+
+
+def noise(width: int, height: int) -> U8:
+    picture = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(picture, (7, 7), 2), np.uint8)
+
+
+def jpeg(width: int = 96, height: int = 64) -> bytes:
+    return bytes(simplejpeg.encode_jpeg(noise(width, height), quality=90))
+
+
+def jpeg_saying(width: int, height: int) -> bytes:
+    """A small JPEG whose header states another size (baseline frame: FF C0, length, 8 bits, height, width)."""
+    data = bytearray(jpeg(16, 16))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width: int, height: int, *, depth: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG by the specification; ``rows`` holds the samples, a whole number of bytes a row."""
+    stride = len(rows) // height
+    raw = b"".join(b"\0" + rows[start : start + stride] for start in range(0, len(rows), stride))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def png_noise(width: int = 24, height: int = 16) -> bytes:
+    return png(width, height, depth=8, kind=RGB, rows=noise(width, height).tobytes())
+
+
+def by_opencv(data: bytes) -> npt.NDArray[np.generic]:
+    """The picture in BGR order as OpenCV reads it, EXIF rotation and all."""
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded
+
+
+# --- what comes out
+
+
+def test_a_png_comes_out_as_the_very_pixels_in_rgb_order() -> None:
+    np.testing.assert_array_equal(decode_image(png_noise(), expect_wh=(24, 16)), noise(24, 16))
+
+
+def test_a_jpeg_comes_out_close_to_the_picture_in_rgb_order() -> None:
+    red = np.full((16, 16, 3), (200, 40, 10), np.uint8)
+    decoded = decode_image(simplejpeg.encode_jpeg(red, quality=95), expect_wh=(16, 16))
+    assert decoded.shape == (16, 16, 3)
+    assert np.abs(decoded.astype(int) - red).max() <= 3
+
+
+def test_grey_is_repeated_in_jpeg_and_png() -> None:
+    grey = np.full((8, 16, 1), 77, np.uint8)
+    data = simplejpeg.encode_jpeg(grey, colorspace="GRAY", colorsubsampling="Gray", quality=100)
+    assert (decode_image(data, expect_wh=(16, 8)) == 77).all()
+    data = png(16, 8, depth=8, kind=GREY, rows=grey.tobytes())
+    assert (decode_image(data, expect_wh=(16, 8)) == 77).all()
+
+
+def test_cmyk_is_each_ink_times_black_as_opencv_reads_it() -> None:
+    inks = np.zeros((16, 16, 4), np.uint8)
+    inks[:] = (200, 100, 50, 128)
+    data = simplejpeg.encode_jpeg(inks, colorspace="CMYK", quality=100)
+    decoded = decode_image(data, expect_wh=(16, 16)).astype(int)
+    # 200 * 128 / 255 = 100.4, 100 * 128 / 255 = 50.2, 50 * 128 / 255 = 25.1
+    assert np.abs(decoded - (100, 50, 25)).max() <= 2
+    assert np.abs(decoded - by_opencv(data)[..., ::-1]).max() <= 2
+
+
+def test_of_16_bits_the_upper_8_are_kept() -> None:
+    rows = np.full((4, 6, 3), (0x12FF, 0x8000, 0xFE80), ">u2").tobytes()
+    assert (decode_image(png(6, 4, depth=16, kind=RGB, rows=rows), expect_wh=(6, 4)) == (0x12, 0x80, 0xFE)).all()
+
+
+def test_transparency_is_dropped_without_blending() -> None:
+    rows = np.full((4, 6, 4), (10, 20, 30, 0), np.uint8).tobytes()
+    assert (decode_image(png(6, 4, depth=8, kind=RGBA, rows=rows), expect_wh=(6, 4)) == (10, 20, 30)).all()
+
+
+def test_a_palette_is_looked_up() -> None:
+    colours = chunk(b"PLTE", bytes([1, 2, 3, 250, 120, 60]))
+    data = png(6, 4, depth=8, kind=PALETTE, rows=bytes([1] * 24), extra=colours)
+    assert (decode_image(data, expect_wh=(6, 4)) == (250, 120, 60)).all()
+
+
+def test_exif_rotation_is_ignored() -> None:
+    # A TIFF block with the one tag 0x0112 (orientation) = 6: turn by a quarter to show it.
+    tiff = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\0\0\0\0"
+    content = b"Exif\0\0" + tiff
+    plain = jpeg(96, 64)
+    turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + plain[2:]
+    assert by_opencv(turned).shape == (96, 64, 3)
+    np.testing.assert_array_equal(decode_image(turned, expect_wh=(96, 64)), decode_image(plain, expect_wh=(96, 64)))
+
+
+def test_headers_are_read_without_decoding() -> None:
+    assert probe_header(jpeg(96, 64)) == ImageHeader("jpeg", 96, 64)
+    assert probe_header(png_noise(24, 16)) == ImageHeader("png", 24, 16)
+    assert probe_header(jpeg_saying(65000, 64999)) == ImageHeader("jpeg", 65000, 64999)
+
+
+def test_the_decoders_version_names_both_libraries() -> None:
+    assert f"simplejpeg {simplejpeg.__version__}, opencv {cv2.__version__}" == DECODER_VERSION
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("missing", [1, 2, 100, 1000])
+def test_a_truncated_jpeg_is_refused(missing: int) -> None:
+    with pytest.raises(ImageError, match=r"^decode:"):
+        decode_image(jpeg()[:-missing], expect_wh=(96, 64))
+
+
+def test_a_bit_rotted_jpeg_is_refused_although_opencv_takes_it() -> None:
+    data = bytearray(jpeg())
+    middle = len(data) // 2
+    data[middle : middle + 512] = np.random.default_rng(1).integers(0, 256, 512, dtype=np.uint8).tobytes()
+    assert by_opencv(data).shape == (64, 96, 3)
+    with pytest.raises(ImageError, match=r"^decode:"):
+        decode_image(bytes(data), expect_wh=(96, 64))
+
+
+def test_no_changed_byte_of_a_png_passes() -> None:
+    whole = png_noise()
+    # What follows the last chunk's name is its checksum, and what precedes the first chunk the signature.
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        with pytest.raises(ImageError):
+            decode_image(bytes(damaged), expect_wh=(24, 16))
+
+
+def test_no_truncated_png_passes() -> None:
+    whole = png_noise()
+    for length in range(0, len(whole), 7):
+        with pytest.raises(ImageError):
+            decode_image(whole[:length], expect_wh=(24, 16))
+
+
+def test_a_png_with_fewer_pixels_than_it_says_is_refused() -> None:
+    short = png(24, 8, depth=8, kind=RGB, rows=noise(24, 8).tobytes())
+    taller = short.replace(short[8:33], chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 16, 8, RGB, 0, 0, 0)))
+    assert probe_header(taller) == ImageHeader("png", 24, 16)
+    with pytest.raises(ImageError, match=r"^decode:"):
+        decode_image(taller, expect_wh=(24, 16))
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(40), b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_jpeg_or_png_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        decode_image(data, expect_wh=(8, 8))
+
+
+@pytest.mark.parametrize("data", [jpeg(96, 64), png(96, 64, depth=8, kind=RGB, rows=noise(96, 64).tobytes())])
+def test_another_size_than_the_annotations_is_refused_with_both(data: bytes) -> None:
+    with pytest.raises(ImageError, match="96 x 64 where the annotation says 64 x 96"):
+        decode_image(data, expect_wh=(64, 96))
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 5), (5, 0), (-1, 5), (5.0, 5), ("5", 5), (True, 5), (None, 5), (40_000, 5), (20_000, 20_000)]
+)
+def test_a_size_that_no_picture_can_have_is_told(size: tuple[object, object]) -> None:
+    assert size_fault(*size)
+    assert size_fault(640, 480) is None
+
+
+_BOMBS = """
+import sys, time
+from pathlib import Path
+from stages.data.images import ImageError, check_image
+
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+before, start = peak_mb(), time.perf_counter()
+for name, width, height in (("bomb.png", 20000, 20000), ("bomb.jpg", 65000, 65000)):
+    for expect_wh in ((width, height), (640, 480)):
+        try:
+            check_image(Path(sys.argv[1]), name, expect_wh)
+            sys.exit(f"{name} was taken")
+        except ImageError as error:
+            assert str(error).startswith("size:"), error
+print(time.perf_counter() - start, peak_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_path: Path) -> None:
+    rows = bytes(2500 * 20000)
+    (tmp_path / "bomb.png").write_bytes(png(20000, 20000, depth=1, kind=GREY, rows=rows))
+    (tmp_path / "bomb.jpg").write_bytes(jpeg_saying(65000, 65000))
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    run = subprocess.run(
+        [sys.executable, "-c", _BOMBS, str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert run.returncode == 0, run.stderr
+    seconds, grown_mb = map(float, run.stdout.split())
+    assert seconds < 1
+    assert grown_mb < 100
+
+
+# --- files
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/etc/passwd", "../x.jpg", "a/../../x.jpg", "a/..", "a\0b.jpg", "a\nb.jpg", "x" * 4096, "\ud800.jpg", None, 7, ["a"]],
+)
+def test_names_that_lead_elsewhere_or_nowhere_are_refused_before_opening(tmp_path: Path, name: object) -> None:
+    assert file_name_fault(name)
+    if isinstance(name, str):
+        with pytest.raises(ImageError, match=r"^file_name:"):
+            read_image_file(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["000000000139.jpg", "val2017/a b.jpg", "..jpg", "a..b/c...png", "\u0424\u043e\u0442\u043e.jpg"]
+)
+def test_ordinary_names_are_not_refused(name: str) -> None:
+    assert file_name_fault(name) is None
+
+
+def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, reason in (("absent.jpg", "No such file"), ("folder.jpg", "not a regular"), ("pipe.jpg", "not a regular")):
+        with pytest.raises(ImageError, match=reason):
+            read_image_file(tmp_path, name)
+    with pytest.raises(ImageError, match=r"^file:"):
+        read_image_file(tmp_path, "y" * 300)
+
+
+def test_a_symbolic_link_is_followed_within_the_folder_only(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "images-private").mkdir()
+    (tmp_path / "images-private" / "secret.jpg").write_bytes(jpeg())
+    (root / "sub" / "a.jpg").write_bytes(b"inside")
+    (root / "near.jpg").symlink_to(root / "sub" / "a.jpg")
+    (root / "far.jpg").symlink_to(tmp_path / "images-private" / "secret.jpg")
+    (root / "away").symlink_to(tmp_path / "images-private")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    assert read_image_file(root, "near.jpg") == b"inside"
+    for name in ("far.jpg", "away/secret.jpg"):
+        with pytest.raises(ImageError, match="symbolic link leads out"):
+            read_image_file(root, name)
+    with pytest.raises(ImageError, match=r"^file:"):
+        read_image_file(root, "loop.jpg")
+
+
+def test_an_image_folder_that_is_itself_a_link_is_read(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert read_image_file(tmp_path / "link", "a.jpg") == b"x"
+
+
+def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.jpg").open("wb") as stream:
+        stream.truncate(600 << 20)
+    with pytest.raises(ImageError, match="629145600 bytes"):
+        read_image_file(tmp_path, "huge.jpg")
+
+
+def test_checking_gives_the_hash_and_length_of_the_file(tmp_path: Path) -> None:
+    data = jpeg(96, 64)
+    (tmp_path / "a.jpg").write_bytes(data)
+    facts = check_image(tmp_path, "a.jpg", (96, 64))
+    assert (facts.sha256, facts.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    (tmp_path / "a.jpg").write_bytes(data[:-40])
+    with pytest.raises(ImageError):
+        check_image(tmp_path, "a.jpg", (96, 64))
+
+
+def test_real_photographs_pass() -> None:
+    root = shared_data("coco_val2017_person_480") / "images"
+    for path in sorted(root.iterdir())[:50]:
+        header = probe_header(path.read_bytes())
+        assert check_image(root, path.name, (header.width, header.height)).bytes == path.stat().st_size

@@ -158,17 +158,15 @@ class CacheRow:
 
 @dataclass(frozen=True)
 class EntryRow:
-    """One entry of the store."""
+    """One entry of the store; ``place`` is where it was made."""
 
-    stage: str
-    kind: str
     title: str
+    kind: str
     key: str
     size: int
     made_at: str
     seconds: float
-    device: str
-    host: str
+    place: str
 
 
 @dataclass(frozen=True)

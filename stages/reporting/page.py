@@ -255,7 +255,7 @@ def _sources(page: Page) -> str:
             bytes_text(row.size),
             row.made_at,
             seconds_text(row.seconds),
-            f"{row.device}, {row.host}",
+            row.place,
         ]
         for row in page.entries
     ]

@@ -81,9 +81,7 @@ def page() -> Page:
         cache=[cache],
         views_bytes=123_456,
         splits=[SplitRow("train", 1500, 900, 1400, 70, {"box": 2}, {"crowd": 11}), SplitRow("val", 300, 200, 280, 0, {}, {})],
-        entries=[
-            EntryRow("distill", "students", "student", "0123456789abcdef", 4_200_000, "2025-01-02 03:00", 61.5, "cpu", "node")
-        ],
+        entries=[EntryRow("student", "students", "0123456789abcdef", 4_200_000, "2025-01-02 03:00:00 UTC", 61.5, "cpu, node")],
         settings_yaml="name: demo\n",
         versions={"torch": "2.13.0"},
         command="python -m pipeline.run --stage report --force",

@@ -1,0 +1,198 @@
+"""The people that the report shows: who is chosen, and the pictures of what each network makes of them.
+
+Shape letters: N people, K joints, h w crop pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.context import Context
+from stages.data.loader import Batch, CropLoader
+from stages.data.views import Views
+from stages.evaluation import PREDICTIONS
+from stages.pose.affine import apply_affine
+from stages.pose.skeleton import SIGMAS
+from stages.prepare import INSTANCES, images_of, instances_step
+from stages.report.scores import SHORT_NAMES, Compared
+from stages.reporting.content import Person, Tile
+from stages.reporting.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height
+from stages.settings import DecoderName
+from stages.targets import target_step, view_step
+from storage_schemas.instances import Instances, read_instances
+from storage_schemas.predictions import read_predictions
+from storage_schemas.targets import read_rows, unpack_bits
+
+__all__ = ["best_poses", "person_oks", "shown_people", "spread_ranks"]
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+
+_MIN_VISIBLE = 5
+_VISIBLE = 2  # COCO's flag; 1 is labelled but hidden
+_TILES = 6
+_TILES_WORST = 2
+_NUM_JOINTS = 17
+
+
+def person_oks(pose_PK3: F32, truth_K3: F32, area: float) -> F64:
+    """OKS of each of P poses with one person, over the person's labelled joints (COCO keypoint evaluation)."""
+    labelled_K = truth_K3[:, 2] > 0
+    squared_PK = np.square(pose_PK3[..., :2].astype(np.float64) - truth_K3[:, :2]).sum(axis=-1)
+    similarity_PK = np.exp(-squared_PK / np.square(2 * SIGMAS) / (area + np.spacing(1)) / 2)
+    oks_P: F64 = similarity_PK[:, labelled_K].sum(axis=1) / max(int(labelled_K.sum()), 1)
+    return oks_P
+
+
+def spread_ranks(num: int, wanted: int) -> I64:
+    """``wanted`` positions in a ranking of ``num``, the middles of equal stretches; all of them where there are fewer."""
+    count = min(num, wanted)
+    return np.floor((np.arange(count) + 0.5) / max(count, 1) * num).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Poses:
+    """One network's pose of each person, with its OKS and score; where nobody was found, OKS and score are 0."""
+
+    pose_NK3: F32
+    oks_N: F64
+    score_N: F64
+    kept_N: npt.NDArray[np.bool_]
+
+
+def best_poses(people: Instances, columns: dict[str, npt.NDArray[np.generic]], pose_PK3: F32, *, by_id: bool) -> Poses:
+    """For each person the prediction made for it (``by_id``), or of all on its picture the one with the highest OKS."""
+    image_id_N = people.image_id_M[people.image_N]
+    names, wanted_N = ("instance_id", people.id_N) if by_id else ("image_id", image_id_N)
+    rows_of: dict[int, list[int]] = {}
+    for row, key in enumerate(columns[names].tolist()):
+        rows_of.setdefault(key, []).append(row)
+    num = len(people.id_N)
+    found = Poses(np.zeros((num, _NUM_JOINTS, 3), np.float32), np.zeros(num), np.zeros(num), np.zeros(num, bool))
+    for index, key in enumerate(wanted_N.tolist()):
+        if rows := rows_of.get(key):
+            oks = person_oks(pose_PK3[rows], people.keypoints_NK3[index], float(people.area_N[index]))
+            best = rows[int(np.argmax(oks))]
+            found.pose_NK3[index], found.oks_N[index] = pose_PK3[best], oks.max()
+            found.score_N[index], found.kept_N[index] = columns["score"][best], columns["kept"][best]
+    return found
+
+
+def shown_people(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> tuple[list[Person], list[Person]]:
+    """People spread over the student's OKS, and its worst cases; both among those with enough visible joints."""
+    people = read_instances(context.need(instances_step(context, "val")).path(INSTANCES))
+    by_id = context.settings.evaluate.boxes is None
+    poses = {
+        item.key: best_poses(people, *read_predictions(item.entry.path(PREDICTIONS), decoder), by_id=by_id)
+        for item in networks
+        if item.key in _OKS_NAMES
+    }
+    clear = np.flatnonzero((people.keypoints_NK3[..., 2] == _VISIBLE).sum(axis=1) >= _MIN_VISIBLE)
+    # Best first; the id decides between equals, so that the same people are shown every time.
+    ranked = clear[np.lexsort((people.id_N[clear], -poses["student"].oks_N[clear]))]
+    settings = context.settings.report
+    drawn = _Drawing(context, people, poses)
+    overlays = ranked[spread_ranks(len(ranked), settings.overlays)]
+    worst = ranked[::-1][: settings.worst]
+    crops = drawn.crops(np.unique(np.concatenate([overlays, worst])))
+    seen_by_all = [drawn.seen_by_all(row, crops[row]) for row in overlays.tolist()]
+    return seen_by_all, [drawn.worst(row, crops[row]) for row in worst.tolist()]
+
+
+_OKS_NAMES = {"student": "student", "baseline": "baseline", "primary": "PT", "senior": "ST"}
+
+
+class _Drawing:
+    """What the pictures are drawn from: the validation set's plain view, its bits, and the poses of every network."""
+
+    def __init__(self, context: Context, people: Instances, poses: dict[str, Poses]) -> None:
+        self._context, self._people, self._poses = context, people, poses
+        crops = context.need(view_step(context, "val", 0))
+        crops.check()
+        self._affine_N23 = read_rows(crops.folder, "affine").astype(np.float32)
+        self._flip_N = read_rows(crops.folder, "flip").astype(np.bool_)
+        self._bits = {}
+        for role, short in SHORT_NAMES.items():
+            entry = context.need(target_step(context, role, "val", 0, context.settings.binarize))
+            entry.check()
+            self._bits[short] = entry.folder
+        report, size_wh = context.settings.report, context.settings.crop.size_wh
+        self._height = tile_height(_TILES * report.overlays + _TILES_WORST * report.worst, size_wh=size_wh)
+
+    def crops(self, rows: I64) -> dict[int, Batch]:
+        """The crop and the mask of each row, as a batch of one."""
+        context, size_wh = self._context, self._context.settings.crop.size_wh
+        loader = CropLoader(self._people, images_of(context, "val"), size_wh=size_wh, threads=1)
+        try:
+            views = [Views(self._affine_N23, self._flip_N)]
+            batches = loader.batches((np.array([row]) for row in rows), views, with_mask=True)
+            return {int(batch.rows_B[0]): batch for (batch,) in batches}
+        finally:
+            loader.close()
+
+    def seen_by_all(self, row: int, batch: Batch) -> Person:
+        """The person as labelled, as bits, as mask, and as the students predict it."""
+        picture, factor = enlarge(batch.image_Bhw3[0], height=self._height)
+        tiles = [Tile("ground truth", self._truth(picture, batch, factor))]
+        tiles += [Tile(f"{short} bits", draw_bits(picture, self._bits_of(short, row), factor=factor)) for short in self._bits]
+        told = "mask" if batch.has_mask_B[0] else "mask (none)"
+        tiles.append(Tile(told, draw_mask(picture, batch.mask_Bhw[0])))
+        tiles += [
+            Tile(arm, self._predicted(picture, arm, row, factor)) for arm in ("student", "baseline") if arm in self._poses
+        ]
+        oks = ", ".join(f"{name} {self._poses[key].oks_N[row]:.2f}" for key, name in _OKS_NAMES.items() if key in self._poses)
+        return Person(self._heading(row), f"OKS: {oks}{self._dropped(row)}", tiles)
+
+    def worst(self, row: int, batch: Batch) -> Person:
+        """The person as labelled, and as the student predicts it, with what is wrong."""
+        picture, factor = enlarge(batch.image_Bhw3[0], height=self._height)
+        predicted = self._predicted(picture, "student", row, factor)
+        truth_K3 = batch.keypoints_BK3[0]
+        errors = draw_errors(
+            predicted, self._in_crop("student", row), truth_K3[:, :2], factor=factor, labelled_K=truth_K3[:, 2] > 0
+        )
+        student = self._poses["student"]
+        detail = f"OKS {student.oks_N[row]:.2f}, score {student.score_N[row]:.2f}{self._dropped(row)}"
+        return Person(
+            self._heading(row), detail, [Tile("ground truth", self._truth(picture, batch, factor)), Tile("student", errors)]
+        )
+
+    def _heading(self, row: int) -> str:
+        people = self._people
+        return f"Person {people.id_N[row]} in {people.file_name_M[people.image_N[row]]}"
+
+    def _dropped(self, row: int) -> str:
+        return "" if self._poses["student"].kept_N[row] else "; the student's pose was dropped by OKS-NMS"
+
+    def _truth(self, picture: U8, batch: Batch, factor: float) -> U8:
+        joints_K3 = batch.keypoints_BK3[0]
+        return draw_pose(
+            picture, joints_K3[:, :2], factor=factor, shown_K=joints_K3[:, 2] > 0, solid_K=joints_K3[:, 2] == _VISIBLE
+        )
+
+    def _predicted(self, picture: U8, key: str, row: int, factor: float) -> U8:
+        score_K = self._poses[key].pose_NK3[row, :, 2]
+        return draw_pose(
+            picture,
+            self._in_crop(key, row),
+            factor=factor,
+            shown_K=np.ones(len(score_K), bool),
+            solid_K=score_K >= self._context.settings.evaluate.min_keypoint_score,
+        )
+
+    def _in_crop(self, key: str, row: int) -> F32:
+        """A network's pose [K, 2] in pixels of the crop."""
+        affine_23 = self._affine_N23[row].astype(np.float64)
+        return apply_affine(affine_23, self._poses[key].pose_NK3[row, :, :2]).astype(np.float32)
+
+    def _bits_of(self, short: str, row: int) -> npt.NDArray[np.bool_]:
+        width, height = self._context.heatmap_wh
+        packed = read_rows(self._bits[short], "bits", row, row + 1).astype(np.uint8)
+        bits_1KHW = unpack_bits(packed, (_NUM_JOINTS, height, width))
+        return bits_1KHW.squeeze(0)

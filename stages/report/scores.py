@@ -1,0 +1,198 @@
+"""The report's figures: AP of every network and of the cached targets, what each costs, and which differences count."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stages import evaluate, teachers
+from stages.context import Context, Step
+from stages.evaluation import read_ground_truth
+from stages.networks.profile import measure_latency, profile
+from stages.networks.teacher import NetworkSpec, load_network
+from stages.pose.coco_ap import paired_bootstrap
+from stages.predict import DECODERS
+from stages.reporting.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
+from stages.settings import DecoderName, Role
+from stages.targets import target_step
+from storage_schemas.entry import Entry
+
+__all__ = [
+    "SHORT_NAMES",
+    "Compared",
+    "by_decoder",
+    "compared",
+    "differences",
+    "joint_series",
+    "joints",
+    "machine",
+    "table",
+    "targets",
+]
+
+SHORT_NAMES: dict[Role, str] = {"primary": "PT", "senior": "ST"}
+_WHO: dict[str, Who] = {"primary": "primary", "senior": "senior", "student": "student", "baseline": "baseline"}
+_NAMES = {
+    "primary": "primary teacher (PT)",
+    "senior": "senior teacher (ST), with the mask",
+    "senior without mask": "senior teacher without the mask",
+    "control": "control, trained like the senior without a mask",
+    "student": "student, taught by both",
+    "baseline": "student without teachers",
+}
+_PAIRS = (
+    ("primary", "senior"),
+    ("baseline", "student"),
+    ("senior without mask", "senior"),
+    ("control", "senior"),
+)
+"""Whose AP is compared with whose; the first two are what an experiment is about."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A network on the validation set: its scores and predictions, and how to load it."""
+
+    key: str
+    """``primary``, ``senior``, ``senior without mask``, ``control``, ``student`` or ``baseline``."""
+    entry: Entry
+    network: Step
+    spec: NetworkSpec
+    input_wh: tuple[int, int]
+
+    @property
+    def who(self) -> Who:
+        """Whose colour it has."""
+        return _WHO.get(self.key, "other")
+
+
+def compared(context: Context) -> list[Compared]:
+    """Every network that was scored on the validation set, teachers first."""
+    found = []
+    width, height = context.settings.crop.size_wh
+    for key, step in teachers.evaluations(context).items():
+        network = step.about["network"]
+        spec = teachers.network_spec(context.need(network))
+        found.append(Compared(key, context.need(step), network, spec, (width, height)))
+    for step in evaluate.steps(context):
+        if step.about["subset"] == "val":
+            arm, divisor = step.about["who"], step.about["divisor"]
+            spec = evaluate.student_spec(context, arm)
+            input_wh = (width // divisor, height // divisor)
+            found.append(Compared(arm, context.need(step), step.about["network"], spec, input_wh))
+    return found
+
+
+def table(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Scored]:
+    """The rows of the AP table: the teachers, what their cached bits say, the students."""
+    costs = _costs(context, networks)
+    taught = context.settings.distill.schedule != "none"
+    rows = []
+    for item in networks:
+        name = _NAMES[item.key] if item.key != "student" or taught else "student"
+        scores = {column: item.entry.measured[decoder][column] for column in AP_COLUMNS}
+        rows.append(Scored(item.who, name, scores, decoder, headline=item.key in _WHO, cost=costs[item.key]))
+    cached = [
+        Scored(
+            _WHO[role],
+            f"cached targets of {short}",
+            {column: entry.measured["scores_from_bits"][column] for column in AP_COLUMNS},
+            "centroid of bits, no flip",
+        )
+        for role, short in SHORT_NAMES.items()
+        for entry in [_validation_targets(context, role)]
+    ]
+    num_teachers = sum(item.key not in ("student", "baseline") for item in networks)
+    return [*rows[:num_teachers], *cached, *rows[num_teachers:]]
+
+
+def _validation_targets(context: Context, role: Role) -> Entry:
+    return context.need(target_step(context, role, "val", 0, context.settings.binarize))
+
+
+def by_decoder(networks: Sequence[Compared]) -> list[DecoderRow]:
+    """The AP of each network by each decoder."""
+    return [
+        DecoderRow(item.who, _NAMES[item.key], {name: item.entry.measured[name]["AP"] for name in DECODERS})
+        for item in networks
+    ]
+
+
+def targets(context: Context) -> list[TargetRow]:
+    """What each teacher's bits on the validation set say, beside its float maps."""
+    return [
+        TargetRow(_WHO[role], short, measured["AP_from_bits"], measured["AP_float_quarter"], measured["AP_float_dark"])
+        for role, short in SHORT_NAMES.items()
+        for measured in [_validation_targets(context, role).measured]
+    ]
+
+
+def differences(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Difference]:
+    """The pairs that are there, each with a paired bootstrap over the validation images."""
+    by_key = {item.key: item for item in networks}
+    truth = read_ground_truth(context, "val")
+    results = {key: _results(item.entry, decoder) for key, item in by_key.items()}
+    return [
+        Difference(by_key[b].who, _NAMES[a], _NAMES[b], paired_bootstrap(truth, results[a], results[b], seed=0))
+        for a, b in _PAIRS
+        if a in by_key and b in by_key
+    ]
+
+
+def _results(entry: Entry, decoder: DecoderName) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads(entry.path(f"results-{decoder}.json").read_bytes())
+    return records
+
+
+def joints(networks: Sequence[Compared], decoder: DecoderName) -> list[JointRow]:
+    """For each joint, the share that each of the main networks finds."""
+    tables = {_SERIES[item.key]: item.entry.measured[decoder]["joints"] for item in networks if item.key in _SERIES}
+    first = next(iter(tables.values()))
+    return [
+        JointRow(row["name"], row["labelled"], {name: joints[index]["share"] for name, joints in tables.items()})
+        for index, row in enumerate(first)
+    ]
+
+
+def joint_series(networks: Sequence[Compared]) -> Mapping[str, Who]:
+    """The names of the networks in ``joints`` with their colours."""
+    return {_SERIES[item.key]: item.who for item in networks if item.key in _SERIES}
+
+
+_SERIES = {"primary": "PT", "senior": "ST", "student": "student", "baseline": "baseline"}
+
+
+def machine(context: Context) -> str:
+    """Where latency is measured."""
+    if _device(context).type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"the CPU of the machine that wrote this page ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _device(context: Context) -> torch.device:
+    # The driver may sit on a machine without the GPUs that its workers have.
+    return torch.device("cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu")
+
+
+def _costs(context: Context, networks: Sequence[Compared]) -> dict[str, Cost]:
+    """Size, arithmetic and time of each network; measured once for those that differ in weights or input alone."""
+    measured: dict[tuple[str | None, str, bool, tuple[int, int]], Cost] = {}
+    found = {}
+    for item in networks:
+        program = item.entry.key if item.spec.network is None else ""
+        shape = (item.spec.network, program, item.spec.senior, item.input_wh)
+        if shape not in measured:
+            measured[shape] = _cost(item.spec, item.input_wh, _device(context))
+        found[item.key] = measured[shape]
+    return found
+
+
+def _cost(spec: NetworkSpec, input_wh: tuple[int, int], device: torch.device) -> Cost:
+    network = load_network(spec, size_wh=input_wh).to(device)
+    counted = profile(network, size_wh=input_wh)
+    return Cost(counted.params, counted.macs, measure_latency(network, size_wh=input_wh), input_wh)

@@ -1,0 +1,148 @@
+"""What the report was made from: curves, the cache, the data set, and every entry with who made it when."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import groupby
+
+from stages import distill, prepare, targets, teachers
+from stages.context import Context
+from stages.learning.loop import METRICS
+from stages.learning.plan import Weights, epoch_weights
+from stages.report.scores import SHORT_NAMES
+from stages.reporting.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
+from stages.settings import Role
+from stages.summary import entries_of
+from stages.training import read_curve
+from storage_schemas.entry import Entry
+
+__all__ = ["cache", "entries", "phases", "splits", "student_curves", "teacher_curves", "versions", "views_bytes"]
+
+_FLOAT16_BYTES = 2
+_NUM_JOINTS = 17
+_PARTS: dict[str, tuple[str, Who]] = {
+    "primary": ("primary teacher", "primary"),
+    "base": ("network under the senior", "other"),
+    "senior": ("senior teacher", "senior"),
+    "control": ("control", "baseline"),
+}
+
+
+def phases(context: Context) -> list[Phase]:
+    """The stretches of epochs in which the same teachers teach."""
+    found, epoch = [], 1
+    for (label, who), stretch in groupby(epoch_weights(context.settings.distill), key=_teaching):
+        length = len(list(stretch))
+        found.append(Phase(epoch, epoch + length - 1, label, who))
+        epoch += length
+    return found
+
+
+def _teaching(weights: Weights) -> tuple[str, Who]:
+    if weights.primary and weights.senior:
+        return "PT and ST", "other"
+    if weights.primary:
+        return "PT", "primary"
+    return ("ST", "senior") if weights.senior else ("labels alone", "baseline")
+
+
+def student_curves(context: Context) -> list[Curve]:
+    """The loss of student and baseline."""
+    return [_curve(context.need(distill.student_step(context, arm)), arm, arm) for arm in distill.arms(context)]
+
+
+def teacher_curves(context: Context) -> list[Curve]:
+    """The loss of the teachers that were trained here."""
+    found = []
+    for step in teachers.steps(context):
+        if step.kind == "teachers" and METRICS in (entry := context.need(step)).manifest.files:
+            name, who = _PARTS[step.about["part"]]
+            found.append(_curve(entry, name, who))
+    return found
+
+
+def _curve(entry: Entry, name: str, who: Who) -> Curve:
+    return Curve(who, name, [epoch["loss"] for epoch in read_curve(entry.folder)])
+
+
+def cache(context: Context) -> list[CacheRow]:
+    """Size of each teacher's cached targets on the training set; nothing for one that the schedule does not read."""
+    found = []
+    width, height = context.heatmap_wh
+    for role, short in SHORT_NAMES.items():
+        held = {split: _held(context, role, split) for split in ("train", "val")}
+        if not (ours := held["train"]):
+            continue
+        people, total = ours[0].measured["rows"], sum(entry.manifest.size for entry in ours)
+        found.append(
+            CacheRow(
+                who=role,
+                name=f"targets of {short}",
+                views=len(ours),
+                people=people,
+                total_bytes=total,
+                bytes_per_view=round(total / len(ours)),
+                bytes_per_person=total / len(ours) / people,
+                dense_bytes_per_person=_NUM_JOINTS * height * width * _FLOAT16_BYTES,
+                seen=sum(entry.measured["seen"] for entry in ours) / len(ours),
+                forwards_cached=sum(entry.measured["rows"] for entry in [*ours, *held["val"]]),
+                forwards_now=context.counters[f"teacher_forwards.{role}"],
+            )
+        )
+    return found
+
+
+def _held(context: Context, role: Role, split: str) -> list[Entry]:
+    return [
+        context.need(step)
+        for step in targets.steps(context)
+        if step.kind == "targets"
+        and step.about["role"] == role
+        and step.about["split"] == split
+        and step.about["rule"] == context.settings.binarize
+    ]
+
+
+def views_bytes(context: Context) -> int:
+    """Size of the stored crops and masks of the training set."""
+    return sum(
+        context.need(step).manifest.size
+        for step in targets.steps(context)
+        if step.kind == "views" and step.about["split"] == "train"
+    )
+
+
+def splits(context: Context) -> list[SplitRow]:
+    """How many people there are, and how many records were left out, by reason."""
+    names = {"train": "training set", "val": "validation set"}
+    return [
+        SplitRow(
+            names[step.about["split"]],
+            *(measured[name] for name in ("people", "images", "with_mask", "held_out", "quarantined", "skipped")),
+        )
+        for step in prepare.steps(context)
+        for measured in [context.need(step).measured]
+    ]
+
+
+def entries(context: Context) -> list[EntryRow]:
+    """Every entry that the experiment rests on, in the order of the stages."""
+    found = []
+    for step in entries_of(context):
+        manifest = context.need(step).manifest
+        made = manifest.made
+        place = ", ".join(str(made[name]) for name in ("device", "host") if name in made)
+        at = str(made["at"]).replace("T", " ").replace("+00:00", " UTC")
+        found.append(EntryRow(step.title, step.kind, step.key, manifest.size, at, made["seconds"], place))
+    return found
+
+
+def versions(context: Context) -> Mapping[str, str]:
+    """The libraries that made the entries; several versions where the entries are of several times."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for step in entries_of(context):
+        made = context.need(step).manifest.made
+        for name, version in {"python": made["python"], **made["versions"]}.items():
+            found[name].add(version)
+    return {name: ", ".join(sorted(seen)) for name, seen in found.items()}

@@ -63,9 +63,9 @@ def _die_before(number: int, root: Path) -> None:
 
     sync = os.fsync
 
-    def counted_sync(descriptor: Any) -> None:  # noqa: ANN401 (a number or a stream, as os.fsync takes it)
+    def counted_sync(fd: Any) -> None:  # noqa: ANN401 (a number or a stream, as os.fsync takes it)
         count()
-        sync(descriptor)
+        sync(fd)
 
     os.fsync = counted_sync
     sys.addaudithook(audit)

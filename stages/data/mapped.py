@@ -5,58 +5,124 @@ Random batches straight from Zarr are limited by its cost a request (about 2,000
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from storage_schemas.errors import StoreError
 from storage_schemas.targets import array_facts, read_rows, rows_per_block
 
 __all__ = ["MappedArray"]
+
+log = logging.getLogger(__name__)
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SPARE = 1.25
 
 
 class MappedArray:
-    """One array of an entry as a read-only map; ``close`` removes the file when this process made it."""
+    """One array of an entry as a read-only map.
+
+    Whoever uses the file holds a shared lock on it, which the kernel takes back from a killed process: so the last to close
+    its map removes the file, and one that a killed run has left is used by the next run, and then removed.
+
+    Raises:
+        CorruptEntryError: the array cannot be read.
+        StoreError: there is no room for the file.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         shape, dtype = array_facts(folder, name)
-        size = int(np.prod(shape)) * dtype.itemsize
-        self._path = _place(size) / f"{hashlib.sha256(f'{folder}/{name}'.encode()).hexdigest()[:16]}.raw"
-        self._owner = not self._path.exists()
-        if self._owner:
-            _decode(folder, name, self._path, shape, dtype)
-        self.rows: npt.NDArray[Any] = np.memmap(self._path, dtype=dtype, mode="r", shape=shape)
+        file = f"{hashlib.sha256(f'{folder}/{name}'.encode()).hexdigest()[:16]}.raw"
+        existing = _existing(file)
+        self._path, self._stream = existing or _decode(folder, name, file, shape, dtype)
+        self.rows: npt.NDArray[Any] = np.memmap(self._stream, dtype=dtype, mode="r", shape=shape)
 
     def close(self) -> None:
-        """Give the map back; the maker of the file removes it (others that have it mapped keep reading)."""
-        if self._owner:
+        """Give the map back; the last one to do so removes the file (what was taken from ``rows`` stays readable)."""
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._path.unlink(missing_ok=True)
+        except BlockingIOError:
+            log.debug("%s is still used by another process", self._path)
+        finally:
+            self._stream.close()
 
 
-def _place(size: int) -> Path:
-    """A private folder of this user in shared memory, or on disk where that is too small (64 MB in a container by default)."""
+def _folders() -> list[Path]:
+    """Private folders of this user, in shared memory and on disk."""
+    found = []
     for root in (_SHARED_MEMORY, Path(tempfile.gettempdir())):
-        if root.is_dir() and os.access(root, os.W_OK) and shutil.disk_usage(root).free > size * _SPARE:
-            break
-    folder = root / f"odkd-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+        if root.is_dir() and os.access(root, os.W_OK):
+            folder = root / f"odkd-{os.getuid()}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            # Anybody may make a folder there: in another's, the rows could be another's too.
+            if folder.stat(follow_symlinks=False).st_uid == os.getuid():
+                found.append(folder)
+    return found
 
 
-def _decode(folder: Path, name: str, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    rows = np.memmap(partial, dtype=dtype, mode="w+", shape=shape)
-    block = rows_per_block(shape[0])
-    for start in range(0, shape[0], block):
-        rows[start : start + block] = read_rows(folder, name, start, start + block)
-    del rows
-    partial.replace(path)
+def _existing(file: str) -> tuple[Path, BinaryIO] | None:
+    """The file where another process has made it, with a lock."""
+    for folder in _folders():
+        try:
+            stream = (folder / file).open("rb")
+        except FileNotFoundError:
+            continue
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        return folder / file, stream
+    return None
+
+
+def _place(size: int, what: str) -> Path:
+    """Where ``size`` bytes have room: in shared memory, or on disk where that is too small (a container's has 64 MB by default)."""
+    folders = _folders()
+    if not folders:
+        raise StoreError(f"Neither {_SHARED_MEMORY} nor {tempfile.gettempdir()} can be written", allowed="TMPDIR=FOLDER")
+    for folder in folders:
+        free = shutil.disk_usage(folder).free
+        if free > size * _SPARE:
+            return folder
+        log.warning("%s has %d MB free, too little for the %d MB of %s", folder.parent, free >> 20, size >> 20, what)
+    return folders[-1]
+
+
+def _decode(folder: Path, name: str, file: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Path, BinaryIO]:
+    """Write the file whole under a name of its own, then give it the name by which others find it."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    path = _place(size, f"{folder}/{name}") / file
+    partial = path.with_name(f"{file}.{uuid.uuid4().hex[:8]}.partial")
+    stream = partial.open("x+b")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        _reserve(stream, size, path)
+        rows = np.memmap(stream, dtype=dtype, mode="r+", shape=shape)
+        block = rows_per_block(shape[0])
+        for start in range(0, shape[0], block):
+            rows[start : start + block] = read_rows(folder, name, start, start + block)
+        partial.replace(path)
+    except BaseException:
+        stream.close()
+        partial.unlink(missing_ok=True)
+        raise
+    return path, stream
+
+
+def _reserve(stream: BinaryIO, size: int, path: Path) -> None:
+    # Writing to a map for which there is no room would end the process without a word (SIGBUS).
+    try:
+        os.posix_fallocate(stream.fileno(), 0, size)
+    except OSError as error:
+        raise StoreError(
+            f"{path.parent} has no room for {size} bytes of cached targets: {error.strerror}",
+            allowed=f"room in {_SHARED_MEMORY}, or in the folder that TMPDIR names",
+        ) from error

@@ -101,7 +101,7 @@ class Instances:
     ``box_N4`` is (x, y, w, h) trimmed to the picture, ``center_N2`` and ``size_N2`` (w, h) the padded crop (HRNet's
     scale times 200), ``area_N`` the annotated area, ``keypoints_NK3`` (x, y, v) with v 0, 1 or 2; pixels of the picture.
     ``mask_rle`` holds COCO's compressed run lengths of the picture's size, or null. ``holdout_N``: not to be trained on.
-    ``image_N`` points into the pictures ``*_M``, which are in the order in which people first need them: none is unused.
+    ``image_N`` points into the pictures ``*_M``; reading and selecting leave only those that are needed, in that order.
     """
 
     id_N: I64

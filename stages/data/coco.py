@@ -277,6 +277,8 @@ def _area(annotation: Json, box: Sequence[float]) -> float:
         raise _FaultError(f"area: {show(given)} is not a finite number from 0")
     # One pixel more, since boxes of ignored regions may be flat.
     if numbers[0] > _MAX_AREA_BOXES * (box[2] + 1.0) * (box[3] + 1.0):
+        if min(box[2:]) == 0:
+            raise _FaultError(f"bbox: {show(annotation['bbox'])} has no width or no height")
         raise _FaultError(f"area: {show(given)} is more than {_MAX_AREA_BOXES} times the box's")
     return numbers[0]
 

@@ -147,7 +147,7 @@ class _Drawing:
             Tile(arm, self._predicted(picture, arm, row, factor)) for arm in ("student", "baseline") if arm in self._poses
         ]
         oks = ", ".join(f"{name} {self._poses[key].oks_N[row]:.2f}" for key, name in _OKS_NAMES.items() if key in self._poses)
-        return Person(self._heading(row), f"OKS: {oks}{self._dropped(row)}", tiles)
+        return Person(self._heading(row), f"in {self._picture_name(row)}; OKS: {oks}{self._dropped(row)}", tiles)
 
     def worst(self, row: int, batch: Batch) -> Person:
         """The person as labelled, and as the student predicts it, with what is wrong."""
@@ -158,14 +158,18 @@ class _Drawing:
             predicted, self._in_crop("student", row), truth_K3[:, :2], factor=factor, labelled_K=truth_K3[:, 2] > 0
         )
         student = self._poses["student"]
-        detail = f"OKS {student.oks_N[row]:.2f}, score {student.score_N[row]:.2f}{self._dropped(row)}"
+        detail = (
+            f"in {self._picture_name(row)}; OKS {student.oks_N[row]:.2f}, score {student.score_N[row]:.2f}{self._dropped(row)}"
+        )
         return Person(
             self._heading(row), detail, [Tile("ground truth", self._truth(picture, batch, factor)), Tile("student", errors)]
         )
 
     def _heading(self, row: int) -> str:
-        people = self._people
-        return f"Person {people.id_N[row]} in {people.file_name_M[people.image_N[row]]}"
+        return f"Person {self._people.id_N[row]}"
+
+    def _picture_name(self, row: int) -> str:
+        return str(self._people.file_name_M[self._people.image_N[row]])
 
     def _dropped(self, row: int) -> str:
         return "" if self._poses["student"].kept_N[row] else "; the student's pose was dropped by OKS-NMS"

@@ -37,21 +37,30 @@ __all__ = [
 
 SHORT_NAMES: dict[Role, str] = {"primary": "PT", "senior": "ST"}
 _WHO: dict[str, Who] = {"primary": "primary", "senior": "senior", "student": "student", "baseline": "baseline"}
-_NAMES = {
-    "primary": "primary teacher (PT)",
-    "senior": "senior teacher (ST), with the mask",
-    "senior without mask": "senior teacher without the mask",
-    "control": "control, trained like the senior without a mask",
-    "student": "student, taught by both",
+_ROW_NAMES = {
+    "primary": "Primary teacher (PT)",
+    "senior": "Senior teacher (ST), with the mask",
+    "senior without mask": "ST, mask withheld",
+    "control": "Control: trained as ST, without masks",
+    "student": "Student",
+    "baseline": "Student without teachers",
+}
+_SPOKEN_NAMES = {
+    "primary": "primary teacher",
+    "senior": "senior teacher",
+    "senior without mask": "senior teacher without its mask",
+    "control": "control trained without masks",
+    "student": "student",
     "baseline": "student without teachers",
 }
 _PAIRS = (
-    ("primary", "senior"),
     ("baseline", "student"),
+    ("primary", "senior"),
     ("senior without mask", "senior"),
     ("control", "senior"),
 )
 """Whose AP is compared with whose; the first two are what an experiment is about."""
+_HEADLINES = 2
 
 
 @dataclass(frozen=True)
@@ -91,18 +100,16 @@ def compared(context: Context) -> list[Compared]:
 def table(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Scored]:
     """The rows of the AP table: the teachers, what their cached bits say, the students."""
     costs = _costs(context, networks)
-    taught = context.settings.distill.schedule != "none"
     rows = []
     for item in networks:
-        name = _NAMES[item.key] if item.key != "student" or taught else "student"
         scores = {column: item.entry.measured[decoder][column] for column in AP_COLUMNS}
-        rows.append(Scored(item.who, name, scores, decoder, headline=item.key in _WHO, cost=costs[item.key]))
+        rows.append(Scored(item.who, _ROW_NAMES[item.key], scores, decoder, headline=item.key in _WHO, cost=costs[item.key]))
     cached = [
         Scored(
             _WHO[role],
-            f"cached targets of {short}",
+            f"Cached targets of {short}",
             {column: entry.measured["scores_from_bits"][column] for column in AP_COLUMNS},
-            "centroid of bits, no flip",
+            "centroid, no flip",
         )
         for role, short in SHORT_NAMES.items()
         for entry in [_validation_targets(context, role)]
@@ -118,7 +125,7 @@ def _validation_targets(context: Context, role: Role) -> Entry:
 def by_decoder(networks: Sequence[Compared]) -> list[DecoderRow]:
     """The AP of each network by each decoder."""
     return [
-        DecoderRow(item.who, _NAMES[item.key], {name: item.entry.measured[name]["AP"] for name in DECODERS})
+        DecoderRow(item.who, _ROW_NAMES[item.key], {name: item.entry.measured[name]["AP"] for name in DECODERS})
         for item in networks
     ]
 
@@ -137,11 +144,12 @@ def differences(context: Context, networks: Sequence[Compared], decoder: Decoder
     by_key = {item.key: item for item in networks}
     truth = read_ground_truth(context, "val")
     results = {key: _results(item.entry, decoder) for key, item in by_key.items()}
-    return [
-        Difference(by_key[b].who, _NAMES[a], _NAMES[b], paired_bootstrap(truth, results[a], results[b], seed=0))
-        for a, b in _PAIRS
-        if a in by_key and b in by_key
-    ]
+    found = []
+    for index, (a, b) in enumerate(_PAIRS):
+        if a in by_key and b in by_key:
+            bootstrap = paired_bootstrap(truth, results[a], results[b], seed=0)
+            found.append(Difference(by_key[b].who, _SPOKEN_NAMES[a], _SPOKEN_NAMES[b], bootstrap, index < _HEADLINES))
+    return found
 
 
 def _results(entry: Entry, decoder: DecoderName) -> list[dict[str, Any]]:

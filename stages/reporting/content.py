@@ -87,6 +87,8 @@ class Difference:
     name_a: str
     name_b: str
     bootstrap: PairedBootstrap
+    headline: bool = True
+    """Whether it is told at the top of the page."""
 
 
 @dataclass(frozen=True)

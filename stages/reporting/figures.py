@@ -10,7 +10,9 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from stages.reporting.content import Curve, Difference, JointRow, Phase, Who
 from stages.reporting.wording import signed_text
@@ -30,6 +32,8 @@ _VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", **{colour: str(who) f
 _MARKERS: dict[Who, str] = {"primary": "s", "senior": "D", "student": "o", "baseline": "v", "other": "x"}
 _DASHES: dict[Who, str] = {"primary": "-", "senior": "--", "student": "-", "baseline": "--", "other": ":"}
 _WIDTH_IN = 5.4
+_FAR = 3.0
+"""Times the lowest loss; a curve that falls further is drawn on a logarithmic scale."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "odkd",
@@ -87,18 +91,28 @@ def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] =
             marker = _MARKERS[curve.who] if len(curve.loss) < 2 else None
             style = {"color": _COLOURS[curve.who], "linestyle": _DASHES[curve.who], "marker": marker, "linewidth": 2}
             axes.plot(epochs, curve.loss, label=curve.name, **style)
-        axes.set_yscale("log")
-        # Room above the curves for the names of the phases.
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high * (high / low) ** 0.15)
+        _scale_losses(axes, [loss for curve in curves for loss in curve.loss])
         axes.set_xlim(0.5, longest + 0.5)
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("mean loss of the epoch")
         axes.set_title(title)
-        axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.92))
+        figure.legend(loc="outside lower center", ncols=len(curves))
         return _svg(figure, title)
+
+
+def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
+    """Logarithmic where the loss falls far, with room above for the names of the phases; labelled in plain numbers."""
+    low, high = min(losses), max(losses)
+    if low > 0 and high > _FAR * low:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(low * (low / high) ** 0.06, high * (high / low) ** 0.15)
+    else:
+        margin = (high - low) or high or 1.0
+        axes.set_ylim(low - 0.06 * margin, high + 0.15 * margin)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def joints_figure(joints: Sequence[JointRow], series: Mapping[str, Who]) -> str:
@@ -113,12 +127,15 @@ def joints_figure(joints: Sequence[JointRow], series: Mapping[str, Who]) -> str:
             axes.plot(shares[:, index], rows, label=name, alpha=0.9, **style)
         axes.set_yticks(rows, [joint.name.replace("_", " ") for joint in joints])
         axes.set_ylim(len(joints) - 0.5, -0.5)
+        # Nothing lies above 1, and where all lies high the lower part is left out.
+        axes.set_xlim(np.floor(shares.min() * 10) / 10 - 0.02, 1.02)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("share of labelled joints within OKS .5")
         figure.legend(loc="outside upper center", ncols=2)
         return _svg(figure, "Share of each joint that is found, by network")
 
 
-def _axes(*, height_in: float) -> tuple[Figure, Any]:
+def _axes(*, height_in: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     return figure, figure.subplots()
 

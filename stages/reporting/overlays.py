@@ -158,7 +158,7 @@ def _mean_colour(first: int, second: int) -> tuple[int, ...]:
 def _darkened(picture_hw3: U8) -> F32:
     """A grey, darker picture, on which colours stand out."""
     grey = cv2.cvtColor(picture_hw3, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    dark: F32 = np.repeat(grey * 0.45, 3, axis=2)
+    dark: F32 = np.repeat(grey * 0.5, 3, axis=2)
     return dark
 
 

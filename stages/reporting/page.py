@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.pose.skeleton import COCO_KEYPOINTS
-from stages.reporting.content import AP_COLUMNS, CacheRow, Cost, Page, Person, Scored, SplitRow
+from stages.reporting.content import AP_COLUMNS, CacheRow, Cost, Page, Person, Scored, SplitRow, Who
 from stages.reporting.figures import curves_figure, differences_figure, joints_figure
 from stages.reporting.markup import Cell, Row, details, escape, paragraph, section, table, tiles
 from stages.reporting.overlays import JOINT_COLOURS
-from stages.reporting.wording import ap_text, bytes_text, count_text, difference_sentence, seconds_text
+from stages.reporting.wording import (
+    ap_text,
+    bytes_text,
+    count_text,
+    difference_sentence,
+    is_significant,
+    seconds_text,
+    signed_text,
+)
 
 __all__ = ["render"]
 
@@ -24,6 +32,9 @@ _SECTIONS = {
     "data": "Data",
     "sources": "What it was made from",
 }
+
+
+_CARDS: tuple[Who, ...] = ("student", "baseline", "primary", "senior", "other")
 
 
 def render(page: Page) -> str:
@@ -41,14 +52,19 @@ def render(page: Page) -> str:
 
 def _head(page: Page) -> str:
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in _SECTIONS.items())
-    cards = "".join(_card(row) for row in page.rows if row.headline)
-    verdicts = "".join(f"<li>{escape(difference_sentence(item))}</li>" for item in page.differences)
+    cards = "".join(_card(row) for row in sorted(page.rows, key=_card_order) if row.headline)
+    verdicts = "".join(f"<li>{escape(difference_sentence(item))}</li>" for item in page.differences if item.headline)
     return (
         f"<header><h1>{escape(page.name)}</h1>"
         f"{paragraph(f'A small pose network taught by two teachers. Written {page.made_at}.', quiet=True)}"
         f"<nav>{links}</nav></header>"
         f'<div class="cards">{cards}</div><p class="protocol">{escape(page.protocol)}</p><ul>{verdicts}</ul>'
     )
+
+
+def _card_order(row: Scored) -> int:
+    """The student first: it is what the experiment is about."""
+    return _CARDS.index(row.who)
 
 
 def _card(row: Scored) -> str:
@@ -133,9 +149,21 @@ def _differences(page: Page) -> str:
         "change.",
         quiet=True,
     )
-    sentences = "".join(f"<li>{escape(difference_sentence(item))}</li>" for item in page.differences)
+    rows: list[Row] = [
+        [
+            Cell(f"{item.name_b} less {item.name_a}", words=True, who=item.who),
+            ap_text(item.bootstrap.ap_b),
+            ap_text(item.bootstrap.ap_a),
+            Cell(signed_text(item.bootstrap.difference), best=True),
+            f"{signed_text(item.bootstrap.low)} to {signed_text(item.bootstrap.high)}",
+            "yes" if is_significant(item.bootstrap) else "NO",
+            f"{item.bootstrap.share_not_better:.1%}",
+        ]
+        for item in page.differences
+    ]
+    head = ["", "AP", "AP of the other", "difference", "95 % interval", "significant", "draws where it is not better"]
     figure = f'<div class="figures">{differences_figure(page.differences)}</div>' if page.differences else ""
-    return section("differences", _SECTIONS["differences"], f"<ul>{sentences}</ul>", figure, note)
+    return section("differences", _SECTIONS["differences"], table(head, rows), figure, note)
 
 
 def _curves(page: Page) -> str:
@@ -165,8 +193,8 @@ def _overlays(page: Page) -> str:
 
 
 def _person(person: Person) -> str:
-    detail = paragraph(person.detail, quiet=True)
-    return f'<div class="person"><h3>{escape(person.heading)}</h3>{detail}{tiles(person.tiles)}</div>'
+    heading = f'<h3>{escape(person.heading)} <span class="quiet">{escape(person.detail)}</span></h3>'
+    return f'<div class="person">{heading}{tiles(person.tiles)}</div>'
 
 
 def _worst(page: Page) -> str:

@@ -90,15 +90,15 @@ def test_bits_cover_the_pixels_around_their_cells_centre() -> None:
     coloured = np.argwhere((drawn != drawn[0, 0]).any(axis=-1))
     assert len(coloured) == 16
     assert coloured.min(axis=0).tolist() == [38, 18]
-    colour = 0.8 * JOINT_COLOURS[LEFT_WRIST] + 0.2 * 45
+    colour = 0.8 * JOINT_COLOURS[LEFT_WRIST] + 0.2 * 50
     np.testing.assert_allclose(drawn[40, 20], colour, atol=1)
-    assert drawn[0, 0].tolist() == [45, 45, 45]
+    assert drawn[0, 0].tolist() == [50, 50, 50]
 
 
 def test_overlapping_bits_mix_their_colours() -> None:
     bits = np.zeros((17, 32, 24), bool)
     bits[[LEFT_WRIST, RIGHT_ANKLE], 10, 5] = True
-    colour = 0.8 * JOINT_COLOURS[[LEFT_WRIST, RIGHT_ANKLE]].mean(axis=0) + 0.2 * 45
+    colour = 0.8 * JOINT_COLOURS[[LEFT_WRIST, RIGHT_ANKLE]].mean(axis=0) + 0.2 * 50
     np.testing.assert_allclose(draw_bits(grey(), bits, factor=1.0)[40, 20], colour, atol=1)
 
 
@@ -107,7 +107,7 @@ def test_a_mask_keeps_the_person_light_and_the_rest_dark() -> None:
     mask[32:96, 24:72] = 1
     drawn = draw_mask(grey(256, 192), mask)
     assert drawn[128, 96].tolist() == [139, 122, 90]  # 0.75 * 100 + 0.25 * (255, 190, 60)
-    assert drawn[10, 10].tolist() == [45, 45, 45]
+    assert drawn[10, 10].tolist() == [50, 50, 50]
     assert drawn[64, 100].tolist() == [255, 190, 60]
 
 

@@ -17,8 +17,7 @@ U8 = npt.NDArray[np.uint8]
 
 def crop_image(image_hw3: U8, affine_23: npt.NDArray[np.float32], *, size_wh: tuple[int, int]) -> U8:
     """The crop [h, w, 3] of ``size_wh``, linear interpolation, black outside the picture (HRNet, JointsDataset.py)."""
-    crop: U8 = cv2.warpAffine(image_hw3, affine_23, size_wh, flags=cv2.INTER_LINEAR)
-    return crop
+    return cv2.warpAffine(image_hw3, affine_23, size_wh, flags=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def crop_mask(rle: bytes, affine_23: npt.NDArray[np.float32], *, image_wh: tuple[int, int], size_wh: tuple[int, int]) -> U8:
@@ -31,7 +30,8 @@ def crop_mask(rle: bytes, affine_23: npt.NDArray[np.float32], *, image_wh: tuple
 def heatmap_mask(mask_hw: U8) -> npt.NDArray[np.bool_]:
     """The mask at heatmap size [H, W]: a cell is set where at least half of its 4 x 4 pixels are."""
     height, width = mask_hw.shape
-    return mask_hw.reshape(height // 4, 4, width // 4, 4).sum(axis=(1, 3)) >= 8
+    mask_HW: npt.NDArray[np.bool_] = mask_hw.reshape(height // 4, 4, width // 4, 4).sum(axis=(1, 3)) >= 8
+    return mask_HW
 
 
 def crop_keypoints(

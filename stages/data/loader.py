@@ -17,21 +17,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from storage_schemas.instances import Instances
 
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
 from stages.data.images import ImageError, decode_image, read_image_file
 from stages.data.views import Views
 from stages.pose.affine import scale_affine
 from storage_schemas.errors import DataError
+from storage_schemas.instances import Instances
 
 __all__ = ["Batch", "CropLoader", "epoch_order", "load_image"]
 
 _AHEAD = 3
 """Batches in the making beside the one in use."""
 
-_DECODED_KEPT = 64
-"""Decoded pictures kept for the next person in the same picture."""
+_DECODED_KEPT = 2
+"""Decoded pictures a thread that are kept for the next person in the same picture; one of a telephone takes 36 MB."""
 
 Rows = npt.NDArray[np.int64]
 _Cut = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
@@ -53,7 +53,7 @@ def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, 
 
     The last, incomplete batch of an epoch is left out, as in HRNet's training; with fewer people than a batch, all are one.
     """
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.int64).view(np.uint64)))
     order = generator.permutation(num)
     size = min(batch_size, num)
     return [order[start : start + size][rank::world] for start in range(0, num - size + 1, size)]
@@ -85,6 +85,7 @@ class CropLoader:
         self._instances, self._root, self._size_wh = instances, root, size_wh
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
+        self._kept = _DECODED_KEPT * threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="odkd-crops")
         # OpenCV's own threads would fight with the pool's and with torch's.
         cv2.setNumThreads(0)
@@ -118,10 +119,11 @@ class CropLoader:
         image_wh = (int(table.width_M[image]), int(table.height_M[image]))
         rle = table.mask_rle[row].as_py() if with_mask else None
         width, height = self._size_wh
+        picture = self._image(image)
         no_mask = np.zeros((height, width) if with_mask else (0, 0), dtype=np.uint8)
         return [
             (
-                crop_image(self._image(image), view.affine_N23[row], size_wh=self._size_wh),
+                crop_image(picture, view.affine_N23[row], size_wh=self._size_wh),
                 no_mask if rle is None else crop_mask(rle, view.affine_N23[row], image_wh=image_wh, size_wh=self._size_wh),
             )
             for view in views
@@ -133,12 +135,13 @@ class CropLoader:
             mine = future is None
             if future is None:
                 future = self._decoded[image] = Future()
-                while len(self._decoded) > _DECODED_KEPT:
+                while len(self._decoded) > self._kept:
                     self._decoded.popitem(last=False)
         if mine:
             try:
                 future.set_result(load_image(self._root, self._instances, image))
-            except DataError as error:
+            except Exception as error:
+                # Whatever it is: others wait for this picture, and would wait for ever.
                 future.set_exception(error)
         return future.result()
 

@@ -84,7 +84,7 @@ def _existing(file: str) -> tuple[Path, BinaryIO] | None:
 
 
 def _place(size: int, what: str) -> Path:
-    """Where ``size`` bytes have room: in shared memory, or on disk where that is too small (a container's has 64 MB by default)."""
+    """Where ``size`` bytes have room: in shared memory, or on disk where that is too small (in a container often 64 MB)."""
     folders = _folders()
     if not folders:
         raise StoreError(f"Neither {_SHARED_MEMORY} nor {tempfile.gettempdir()} can be written", allowed="TMPDIR=FOLDER")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from storage_schemas.instances import Instances
 
 from stages.pose.affine import box_to_center_size, crop_affine
 from stages.pose.skeleton import LOWER_BODY, UPPER_BODY
 from stages.settings import AugmentSettings
+from storage_schemas.instances import Instances
 
 __all__ = ["VIEWS_VERSION", "Views", "draw_views"]
 
@@ -23,7 +23,6 @@ VIEWS_VERSION = 1
 _HALF_BODY_MIN_VISIBLE = 8
 _HALF_BODY_MIN_JOINTS = 2
 _HALF_BODY_PADDING = 1.5
-_SCALE_FACTORS = (0.65, 1.35)
 _MAX_ROTATIONS = 2.0
 
 F64 = npt.NDArray[np.float64]
@@ -73,9 +72,7 @@ def _augmented(
     upper_normal, scale_normal, rotation_normal = generator.standard_normal(3)
     if half_body < augment.half_body_prob:
         center_2, size_2 = _half_body(keypoints_K3, center_2, size_2, aspect_wh, prefer_upper=upper_normal < 0.5)
-    spread = augment.scale / 0.35
-    low, high = (1.0 + spread * (bound - 1.0) for bound in _SCALE_FACTORS)
-    size_2 = size_2 * np.clip(1.0 + augment.scale * scale_normal, low, high)
+    size_2 = size_2 * (1.0 + augment.scale * np.clip(scale_normal, -1.0, 1.0))
     rotation = augment.rotation_deg * float(np.clip(rotation_normal, -_MAX_ROTATIONS, _MAX_ROTATIONS))
     return center_2, size_2, rotation if rotate < augment.rotation_prob else 0.0, bool(flip < augment.flip_prob)
 
@@ -91,9 +88,10 @@ def _half_body(
     upper, lower = halves
     take_upper = (prefer_upper and len(upper) > _HALF_BODY_MIN_JOINTS) or len(lower) <= _HALF_BODY_MIN_JOINTS
     chosen = upper if take_upper else lower
-    if len(chosen) < _HALF_BODY_MIN_JOINTS:
+    extent = np.ptp(chosen, axis=0).astype(np.float64) if len(chosen) >= _HALF_BODY_MIN_JOINTS else np.zeros(2)
+    if not extent.any():
+        # One joint, or all at one point: HRNet refuses the former, and neither makes a crop.
         return center_2, size_2
-    extent = np.ptp(chosen, axis=0).astype(np.float64)
     # HRNet takes the mean of the joints as the centre, not the middle of their extent.
     _, size = box_to_center_size([0.0, 0.0, *extent], aspect_wh=aspect_wh, padding=_HALF_BODY_PADDING)
     return chosen.mean(axis=0).astype(np.float64), size

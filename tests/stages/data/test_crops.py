@@ -1,0 +1,105 @@
+"""Crops: picture, mask and joints go through one and the same affine."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from people_samples import PICTURE_PX, mask_rle
+
+from stages.data.crops import crop_image, crop_keypoints, crop_mask, heatmap_mask
+from stages.pose.affine import crop_affine
+
+# pycocotools 2.0.11 under numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+SIZE_WH = (96, 128)
+PICTURE_WH = (PICTURE_PX, PICTURE_PX)
+
+
+def _affine(rotation_deg: float, flip: bool, *, center: tuple[float, float] = (30, 34)) -> npt.NDArray[np.float32]:
+    affine = crop_affine(center, (42, 56), rotation_deg=rotation_deg, size_wh=SIZE_WH, flip=flip)
+    return affine.astype(np.float32)
+
+
+def _blob() -> npt.NDArray[np.uint8]:
+    """A shape without symmetry."""
+    mask = np.zeros((PICTURE_PX, PICTURE_PX), np.uint8)
+    cv2.ellipse(mask, (30, 30), (10, 20), 20, 0, 360, 1, -1)
+    cv2.rectangle(mask, (34, 12), (50, 24), 1, -1)
+    return mask
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotation_deg", [0.0, 33.0, -90.0])
+def test_the_mask_lies_under_the_crop_as_under_the_picture(rotation_deg: float, flip: bool) -> None:
+    mask, affine = _blob(), _affine(rotation_deg, flip)
+    picture = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
+    drawn = crop_image(picture, affine, size_wh=SIZE_WH)
+    cut = crop_mask(mask_rle(mask.astype(bool)), affine, image_wh=PICTURE_WH, size_wh=SIZE_WH)
+    assert drawn.shape == (SIZE_WH[1], SIZE_WH[0], 3)
+    assert cut.shape == (SIZE_WH[1], SIZE_WH[0])
+    assert 0.1 < cut.mean() < 0.9
+    assert np.array_equal(drawn[..., 0] >= 128, cut.astype(bool))
+
+
+def test_a_mask_of_a_wide_picture_is_not_transposed() -> None:
+    mask = np.zeros((20, 50), bool)
+    mask[5:10, 40:48] = True
+    affine = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    assert np.array_equal(crop_mask(mask_rle(mask), affine, image_wh=(50, 20), size_wh=(50, 20)).astype(bool), mask)
+
+
+def test_outside_the_picture_the_crop_is_black_and_no_mask() -> None:
+    white = np.full((PICTURE_PX, PICTURE_PX, 3), 255, np.uint8)
+    affine = _affine(0.0, False, center=(0, 0))
+    # The picture's corner lies at the crop's centre: three quarters are outside.
+    crop = crop_image(white, affine, size_wh=SIZE_WH)
+    assert (crop[:62] == 0).all()
+    assert (crop[:, :46] == 0).all()
+    assert (crop[66:, 50:] == 255).all()
+    cut = crop_mask(mask_rle(np.ones(PICTURE_WH, bool)), affine, image_wh=PICTURE_WH, size_wh=SIZE_WH)
+    assert np.array_equal(cut.astype(bool), crop[..., 0] >= 128)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotation_deg", [0.0, 30.0, -75.0, 90.0])
+def test_joints_go_where_their_pixels_go(rotation_deg: float, flip: bool) -> None:
+    affine = _affine(rotation_deg, flip)
+    joint, place = 9, (24, 40)  # the left wrist
+    picture = np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8)
+    picture[place[1], place[0]] = 255
+    keypoints = np.zeros((1, 17, 3), np.float32)
+    keypoints[0, joint] = (*place, 2)
+    moved = crop_keypoints(keypoints, affine[None], np.array([flip]))[0]
+    light = crop_image(picture, affine, size_wh=SIZE_WH)[..., 0].astype(np.float64)
+    rows, columns = np.indices(light.shape)
+    seen = np.array([(light * columns).sum(), (light * rows).sum()]) / light.sum()
+    assert light.sum() > 0
+    # A left wrist in a mirrored picture is a right one.
+    there = 10 if flip else 9
+    assert np.flatnonzero(moved[:, 2]).tolist() == [there]
+    assert moved[there, :2] == pytest.approx(seen, abs=0.1)
+
+
+def test_only_mirrored_people_change_sides() -> None:
+    keypoints = np.zeros((2, 17, 3), np.float32)
+    keypoints[:, :, 0] = np.arange(17)
+    keypoints[:, :, 2] = np.arange(17) % 3
+    same = np.array([[[1, 0, 0], [0, 1, 0]]] * 2, np.float32)
+    moved = crop_keypoints(keypoints, same, np.array([False, True]))
+    order = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    assert np.array_equal(moved[0], keypoints[0])
+    assert moved[1, :, 0].tolist() == order
+    assert moved[1, :, 2].tolist() == [joint % 3 for joint in order]
+    assert moved.dtype == np.float32
+
+
+def test_a_cell_of_the_small_mask_is_set_where_half_of_its_pixels_are() -> None:
+    mask = np.zeros((8, 12), np.uint8)
+    mask[0:2, 0:4] = 1  # 8 of 16
+    mask[0:2, 4:8] = 1
+    mask[0, 4] = 0  # 7 of 16
+    mask[4:8, 8:12] = 1
+    assert heatmap_mask(mask).tolist() == [[True, False, False], [False, False, True]]

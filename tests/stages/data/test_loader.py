@@ -1,0 +1,205 @@
+"""Loading: who is in which batch, in which order, and what happens to a picture that is not what it was."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from people_samples import PICTURE_PX, make_people, mask_rle, write_pictures
+
+from stages.data import loader as loader_module
+from stages.data.crops import crop_image, crop_keypoints, crop_mask
+from stages.data.loader import Batch, CropLoader, epoch_order, load_image
+from stages.data.views import Views, draw_views
+from stages.settings import AugmentSettings
+from storage_schemas.errors import DataError
+from storage_schemas.instances import Instances
+
+# pycocotools 2.0.11 under numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+SIZE_WH = (48, 64)
+IMAGES = [1, 1, 2, 3, 3, 3, 4, 5]
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Instances:
+    mask = np.zeros((PICTURE_PX, PICTURE_PX), bool)
+    mask[10:40, 20:35] = True
+    masks = [mask_rle(mask) if row % 2 == 0 else None for row in range(len(IMAGES))]
+    return make_people(IMAGES, facts=write_pictures(tmp_path, sorted(set(IMAGES))), masks=masks)
+
+
+def _views(people: Instances, *views: int) -> list[Views]:
+    return [draw_views(people, view, seed=0, augment=AugmentSettings(), size_wh=SIZE_WH) for view in views]
+
+
+@pytest.fixture
+def loader(people: Instances, tmp_path: Path) -> Iterator[CropLoader]:
+    made = CropLoader(people, tmp_path, size_wh=SIZE_WH, threads=3)
+    yield made
+    made.close()
+
+
+class _Counted:
+    """Reads pictures late, the first ones latest, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, delay: float = 0.0) -> None:
+        self.calls: Counter[int] = Counter()
+        self._delay = delay
+        monkeypatch.setattr(loader_module, "load_image", self)
+
+    def __call__(self, root: Path, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
+        self.calls[image] += 1
+        time.sleep(self._delay / (image + 1))
+        return load_image(root, instances, image)
+
+
+# The order
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_any_number_of_workers_sees_the_same_batches(world: int) -> None:
+    whole = epoch_order(103, batch_size=8, seed=5, epoch=2, rank=0, world=1)
+    ranks = [epoch_order(103, batch_size=8, seed=5, epoch=2, rank=rank, world=world) for rank in range(world)]
+    assert [len(batches) for batches in ranks] == [103 // 8] * world
+    for index, batch in enumerate(whole):
+        parts = [batches[index] for batches in ranks]
+        assert {len(part) for part in parts} == {8 // world}
+        assert sorted(np.concatenate(parts)) == sorted(batch)
+
+
+def test_everybody_comes_at_most_once_and_in_another_order_each_epoch() -> None:
+    epochs = [np.concatenate(epoch_order(103, batch_size=8, seed=5, epoch=epoch, rank=0, world=1)) for epoch in range(30)]
+    for order in epochs:
+        assert len(order) == 96 == len(set(order))
+        assert set(order) <= set(range(103))
+    assert len({tuple(order) for order in epochs}) == 30
+    # Left out are others each time: 7 of 103 in each of 30 epochs.
+    assert set.union(*(set(range(103)) - set(order) for order in epochs)) > set(range(7))
+    other = np.concatenate(epoch_order(103, batch_size=8, seed=6, epoch=0, rank=0, world=1))
+    assert not np.array_equal(other, epochs[0])
+
+
+def test_fewer_people_than_a_batch_are_one_batch_and_a_negative_seed_is_a_seed() -> None:
+    (batch,) = epoch_order(5, batch_size=8, seed=-1, epoch=0, rank=0, world=1)
+    assert sorted(batch) == [0, 1, 2, 3, 4]
+
+
+# The batches
+
+
+def _assert_is(batch: Batch, people: Instances, view: Views, root: Path) -> None:
+    for index, row in enumerate(batch.rows_B):
+        picture = load_image(root, people, int(people.image_N[row]))
+        assert np.array_equal(batch.image_Bhw3[index], crop_image(picture, view.affine_N23[row], size_wh=SIZE_WH))
+    expected = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N)
+    assert np.array_equal(batch.keypoints_BK3, expected[batch.rows_B])
+
+
+def test_batches_come_in_order_and_hold_the_crops_of_their_rows(
+    loader: CropLoader, people: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Counted(monkeypatch, delay=0.05)
+    views = _views(people, 1, 2)
+    order = [np.array(rows) for rows in ([0, 7], [6, 1], [2, 3], [5, 4], [0, 3], [7, 2])]
+    batches = list(loader.batches(iter(order), views))
+    assert [[batch.rows_B.tolist() for batch in pair] for pair in batches] == [[rows.tolist()] * 2 for rows in order]
+    for pair in batches:
+        for batch, view in zip(pair, views, strict=True):
+            _assert_is(batch, people, view, tmp_path)
+            assert batch.mask_Bhw.shape == (2, 0, 0)
+
+
+def test_colours_are_red_green_blue(tmp_path: Path) -> None:
+    red = np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes blue, green, red
+    facts = write_pictures(tmp_path, [1])
+    assert cv2.imwrite(str(tmp_path / "1.png"), red)
+    with pytest.raises(DataError):
+        load_image(tmp_path, make_people([1], facts=facts), 0)
+    from stages.data.images import check_image
+
+    people = make_people([1], facts={1: check_image(tmp_path, "1.png", (PICTURE_PX, PICTURE_PX))})
+    assert load_image(tmp_path, people, 0)[5, 5].tolist() == [255, 0, 0]
+
+
+def test_masks_are_cut_with_their_pictures_and_empty_where_unknown(loader: CropLoader, people: Instances) -> None:
+    (view,) = _views(people, 1)
+    ((batch,),) = loader.batches([np.array([0, 1, 2])], [view], with_mask=True)
+    assert batch.has_mask_B.tolist() == [True, False, True]
+    assert batch.mask_Bhw.shape == (3, SIZE_WH[1], SIZE_WH[0])
+    assert not batch.mask_Bhw[1].any()
+    for row in (0, 2):
+        rle = people.mask_rle[row].as_py()
+        cut = crop_mask(rle, view.affine_N23[row], image_wh=(PICTURE_PX, PICTURE_PX), size_wh=SIZE_WH)
+        assert cut.any()
+        assert np.array_equal(batch.mask_Bhw[row], cut)
+
+
+def test_a_smaller_input_is_the_same_crop_scaled(people: Instances, tmp_path: Path) -> None:
+    (view,) = _views(people, 1)
+    half = CropLoader(people, tmp_path, size_wh=(24, 32), threads=1)
+    ((batch,),) = half.batches([np.array([3])], [view], crop_divisor=2)
+    half.close()
+    assert batch.image_Bhw3.shape == (1, 32, 24, 3)
+    whole = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N)
+    assert np.allclose(batch.keypoints_BK3[0, :, :2], whole[3, :, :2] / 2, atol=1e-4)
+
+
+def test_a_picture_is_decoded_once_for_all_views_and_all_its_people(
+    loader: CropLoader, people: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = _Counted(monkeypatch, delay=0.02)
+    rows = [np.array(pair) for pair in ([0, 1], [2, 3], [4, 5], [6, 7])]
+    assert len(list(loader.batches(rows, _views(people, 0, 1, 2)))) == 4
+    assert counted.calls == dict.fromkeys(range(5), 1)
+
+
+def test_many_pictures_between_do_not_make_a_picture_decoded_once_a_view(
+    people: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for one picture and two threads, each thread's picture is pushed out while it is still in use."""
+    monkeypatch.setattr(loader_module, "_DECODED_KEPT", 0)
+    counted = _Counted(monkeypatch)
+    tight = CropLoader(people, tmp_path, size_wh=SIZE_WH, threads=2)
+    list(tight.batches([np.array([0, 2, 3, 6, 7])], _views(people, *range(6))))
+    tight.close()
+    assert counted.calls == dict.fromkeys(range(5), 1)
+
+
+# What goes wrong
+
+
+def test_a_picture_whose_bytes_changed_is_named(loader: CropLoader, people: Instances, tmp_path: Path) -> None:
+    path = tmp_path / "3.png"
+    assert cv2.imwrite(str(path), np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8))
+    with pytest.raises(DataError, match=r"'3\.png' below .* its content has changed") as caught:
+        list(loader.batches([np.array([0, 2, 3, 4])], _views(people, 0)))
+    assert "--stage prepare --force" in caught.value.run
+
+
+def test_a_picture_that_is_gone_is_named(loader: CropLoader, people: Instances, tmp_path: Path) -> None:
+    (tmp_path / "5.png").unlink()
+    with pytest.raises(DataError, match=r"'5\.png'"):
+        list(loader.batches([np.array([7])], _views(people, 0)))
+
+
+@pytest.mark.timeout(20)
+def test_any_error_reaches_all_who_wait_for_the_picture(
+    loader: CropLoader, people: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> npt.NDArray[np.uint8]:
+        time.sleep(0.1)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(loader_module, "load_image", fail)
+    # Three people of one picture, each with a thread.
+    with pytest.raises(MemoryError, match="no room"):
+        list(loader.batches([np.array([3, 4, 5])], _views(people, 0)))

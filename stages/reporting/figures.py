@@ -83,13 +83,18 @@ def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] =
         for phase in phases:
             left, right = phase.first - 0.5, phase.last + 0.5
             axes.axvspan(left, right, color=_COLOURS[phase.who], alpha=0.13, linewidth=0)
-            place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
+            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
             axes.annotate(phase.label, ((left + right) / 2, 0.985), **place)
         for curve in curves:
             epochs = np.arange(1, len(curve.loss) + 1)
             # A curve of one epoch is a point, which only a marker shows.
             marker = _MARKERS[curve.who] if len(curve.loss) < 2 else None
-            style = {"color": _COLOURS[curve.who], "linestyle": _DASHES[curve.who], "marker": marker, "linewidth": 2}
+            style: dict[str, Any] = {
+                "color": _COLOURS[curve.who],
+                "linestyle": _DASHES[curve.who],
+                "marker": marker,
+                "linewidth": 2,
+            }
             axes.plot(epochs, curve.loss, label=curve.name, **style)
         _scale_losses(axes, [loss for curve in curves for loss in curve.loss])
         axes.set_xlim(0.5, longest + 0.5)
@@ -123,7 +128,7 @@ def joints_figure(joints: Sequence[JointRow], series: Mapping[str, Who]) -> str:
         shares = np.array([[joint.share[name] for name in series] for joint in joints])
         axes.hlines(rows, shares.min(axis=1), shares.max(axis=1), color=_LINE, linewidth=3)
         for index, (name, who) in enumerate(series.items()):
-            style = {"color": _COLOURS[who], "marker": _MARKERS[who], "linestyle": "none", "markersize": 7}
+            style: dict[str, Any] = {"color": _COLOURS[who], "marker": _MARKERS[who], "linestyle": "none", "markersize": 7}
             axes.plot(shares[:, index], rows, label=name, alpha=0.9, **style)
         axes.set_yticks(rows, [joint.name.replace("_", " ") for joint in joints])
         axes.set_ylim(len(joints) - 0.5, -0.5)

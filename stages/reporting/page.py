@@ -84,7 +84,7 @@ def _scores(page: Page) -> str:
         [
             Cell(row.name, words=True, who=row.who),
             *(Cell(ap_text(row.scores[column]), best=column == "AP") for column in AP_COLUMNS),
-            row.decoder,
+            Cell(row.decoder, words=True),
             *_cost(row.cost),
         ]
         for row in page.rows
@@ -100,10 +100,10 @@ def _scores(page: Page) -> str:
             f"the median of one forward pass of one image in float32 on {page.machine}.",
             quiet=True,
         ),
-        "<h3>AP by decoder</h3>",
-        _decoders(page),
-        "<h3>What the bits keep of the heatmaps</h3>",
-        _targets(page),
+        '<div class="figures">',
+        f"<div><h3>AP by decoder</h3>{_decoders(page)}</div>",
+        f"<div><h3>What the bits keep of the heatmaps</h3>{_targets(page)}</div>",
+        "</div>",
     )
 
 
@@ -151,8 +151,9 @@ def _differences(page: Page) -> str:
     )
     rows: list[Row] = [
         [
-            Cell(f"{item.name_b} less {item.name_a}", words=True, who=item.who),
+            Cell(item.name_b, words=True, who=item.who),
             ap_text(item.bootstrap.ap_b),
+            Cell(item.name_a, words=True),
             ap_text(item.bootstrap.ap_a),
             Cell(signed_text(item.bootstrap.difference), best=True),
             f"{signed_text(item.bootstrap.low)} to {signed_text(item.bootstrap.high)}",
@@ -161,9 +162,10 @@ def _differences(page: Page) -> str:
         ]
         for item in page.differences
     ]
-    head = ["", "AP", "AP of the other", "difference", "95 % interval", "significant", "draws where it is not better"]
-    figure = f'<div class="figures">{differences_figure(page.differences)}</div>' if page.differences else ""
-    return section("differences", _SECTIONS["differences"], table(head, rows), figure, note)
+    head = ["", "AP", "compared with", "AP", "difference", "95 % interval", "significant", "draws in which it is not better"]
+    figure = differences_figure(page.differences) if page.differences else ""
+    beside = f'<div class="figures">{figure}<div>{note}</div></div>'
+    return section("differences", _SECTIONS["differences"], table(head, rows), beside)
 
 
 def _curves(page: Page) -> str:

@@ -34,8 +34,8 @@ SHIFT = 4
 _ARC = np.linspace(-1.0, 1.0, 8)
 _CIRCLE = np.linspace(0.0, 2 * np.pi, 20, endpoint=False)
 # On the head in units of its radius, as (left, down, front): eyes, nose, and the corners of a smile.
-_FEATURES_73 = np.array([[0.40, -0.10, 0.90], [-0.40, -0.10, 0.90], [0.0, 0.16, 1.0], [0.32, 0.44, 0.84], [0.16, 0.63, 0.76],
-                         [-0.16, 0.63, 0.76], [-0.32, 0.44, 0.84]])  # fmt: skip
+_FEATURES_73 = np.array([[0.40, -0.10, 0.90], [-0.40, -0.10, 0.90], [0.0, 0.16, 1.0], [0.30, 0.46, 0.83], [0.15, 0.63, 0.76],
+                         [-0.15, 0.63, 0.76], [-0.30, 0.46, 0.83]])  # fmt: skip
 _CIRCLE_XY = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
 
 
@@ -102,9 +102,13 @@ def _colours(codes: str) -> list[Colour]:
 SKINS = _colours("FFDCC2 F6C9A0 E8AE7C C98A58 9A6238 6E4429 F2BFA0 B5774A")
 HAIRS = _colours("2B2024 4A3028 7A4A2B B9773A E3BE7E 8E8C94 1F2233 A8452F")
 TOPS = _colours(
-    "E4572E F3A712 3D5A98 59A5C8 8DBB6A F4EDE0 C5485A 4B9C8E 77608F EE9C86 2F9E8F E9C46A F2A65A 457B9D D86C8E F7F7F5 5BB3A9"
+    "E4572E F3A712 3D5A98 59A5C8 8DBB6A F4EDE0 C5485A C98F5A EE9C86 A9C25D E9C46A F2A65A 457B9D D86C8E F7F7F5 5BB3A9"
 )
 BOTTOMS = _colours("2F3E5C 444A57 B79A6B 56739C 6B6F4B 6E3B4B 39393F 8A7C9C 3F6B66 C9B79C")
+# Everybody wears the same cuffs, pads and socks, so that a small network learns in a few minutes where the joints are. They are
+# the same on both sides: the left is told from the right by the facing alone.
+CUFF, SOCK, NOSE = colour("F9BE2E"), colour("FBFBF4"), colour("E2604E")
+ELBOW_PAD, KNEE_PAD, EAR = colour("1FA3A3"), colour("7A4FC0"), colour("F08E80")
 SHOES = _colours("F5F2EC 2E2A2F C8503C 3E6FA8 7A5236 E8B83A")
 
 
@@ -118,7 +122,7 @@ def sample_look(rng: np.random.Generator) -> Look:
         legwear=("trousers", "shorts", "skirt")[rng.choice(3, p=(0.5, 0.32, 0.18))],
         pattern=("plain", "stripes", "buttons", "bib")[rng.choice(4, p=(0.3, 0.25, 0.25, 0.2))],
         hairdo=("short", "long", "bun", "cap")[rng.choice(4, p=(0.42, 0.28, 0.14, 0.16))],
-        girth=float(rng.uniform(0.92, 1.25)),
+        girth=float(rng.uniform(0.95, 1.2)),
     )  # fmt: skip
 
 
@@ -185,48 +189,53 @@ class _Tailor:
         scale = self.px * self.look.girth
         return capsules(np.array(start), np.array(start_r) * scale, np.array(end), np.array(end_r) * scale)
 
+    def _band(self, start: Floats, end: Floats, half: float) -> tuple[Floats, float, Floats, float]:
+        """A bar across the end of a limb: a cuff."""
+        along = (end - start) / max(float(np.hypot(*(end - start))), 1e-6)
+        across = np.array([-along[1], along[0]]) * (half - 0.014) * self.px * self.look.girth
+        return end - across, 0.016, end + across, 0.016
+
     def arm(self, side: int) -> Layer:
         """Sleeve, forearm and hand; side 0 is the left."""
         shoulder, elbow, wrist, look = self.xy[5 + side], self.xy[7 + side], self.xy[9 + side], self.look
-        height = float(self.z[[7 + side, 9 + side]].mean()) + 0.03
-        skin, top = self._tone(look.skin, height - 0.03), self._tone(look.top, height - 0.03)
+        height = float(self.z[[7 + side, 9 + side]].mean()) + 0.05
+        skin, top = self._tone(look.skin, height - 0.05), self._tone(look.top, height - 0.05)
         cuff = shoulder + (elbow - shoulder) * 0.72
-        upper, lower, sleeve, hand = self._bars([
-            (shoulder, 0.034, elbow, 0.028), (elbow, 0.028, wrist, 0.022), (shoulder, 0.041, cuff, 0.036),
-            (wrist, 0.024, self.hands[side], 0.027),
+        upper, lower, sleeve, hand, patch, band = self._bars([
+            (shoulder, 0.042, elbow, 0.036), (elbow, 0.036, wrist, 0.029), (shoulder, 0.048, cuff, 0.043),
+            (wrist, 0.028, self.hands[side], 0.035), (elbow, 0.027, elbow, 0.027), self._band(elbow, wrist, 0.031),
         ])  # fmt: skip
-        if look.long_sleeves:
-            shapes = [Shape(hand, skin), Shape(upper, top), Shape(lower, top), Shape(sleeve, top)]
-        else:
-            shapes = [Shape(hand, skin), Shape(upper, skin), Shape(lower, skin), Shape(sleeve, top)]
+        cloth = top if look.long_sleeves else skin
+        pieces = [Shape(hand, skin), Shape(upper, cloth), Shape(lower, cloth), Shape(sleeve, top)]
         if self.z[9 + side] > self.z[7 + side] + 0.05:  # the forearm comes toward the viewer
-            shapes = [shapes[1], shapes[3], shapes[2], shapes[0]]
-        return Layer(Part(Part.LEFT_ARM + side), height, shapes, [])
+            pieces = [pieces[1], pieces[3], pieces[2], pieces[0]]
+        details = [Shape(patch, self._tone(ELBOW_PAD, height - 0.05)), Shape(band, self._tone(CUFF, height - 0.05))]
+        return Layer(Part(Part.LEFT_ARM + side), height, pieces, details)
 
     def leg(self, side: int) -> Layer:
         """Trouser leg or bare shin, and shoe; side 0 is the left."""
         hip, knee, ankle, look = self.xy[11 + side], self.xy[13 + side], self.xy[15 + side], self.look
         height = float(self.z[[11 + side, 13 + side, 15 + side]].mean())
-        skin, cloth, shoe = (self._tone(base, height) for base in (look.skin, look.bottom, look.shoes))
+        skin, fabric, shoe = (self._tone(base, height) for base in (look.skin, look.bottom, look.shoes))
         hem = hip + (knee - hip) * 0.8
-        thigh, shin, shorts, foot = self._bars([
-            (hip, 0.052, knee, 0.038), (knee, 0.037, ankle, 0.027), (hip, 0.056, hem, 0.049),
-            (ankle + (ankle - knee) * 0.07, 0.028, self.toes[side], 0.024),
+        thigh, shin, shorts, foot, patch, band = self._bars([
+            (hip, 0.060, knee, 0.047), (knee, 0.046, ankle, 0.034), (hip, 0.065, hem, 0.057),
+            (ankle + (ankle - knee) * 0.1, 0.036, self.toes[side], 0.030), (knee, 0.034, knee, 0.034),
+            self._band(knee, ankle, 0.037),
         ])  # fmt: skip
-        if look.legwear == "trousers":
-            shapes = [Shape(foot, shoe), Shape(thigh, cloth), Shape(shin, cloth)]
-        else:
-            short = [Shape(shorts, cloth)] if look.legwear == "shorts" else []
-            shapes = [Shape(foot, shoe), Shape(thigh, skin), Shape(shin, skin), *short]
+        cloth = fabric if look.legwear == "trousers" else skin
+        short = [Shape(shorts, fabric)] if look.legwear == "shorts" else []
+        shapes = [Shape(foot, shoe), Shape(thigh, cloth), Shape(shin, cloth), *short]
         if self.z[15 + side] > self.z[13 + side] + 0.03:  # the foot comes toward the viewer
             shapes = [*shapes[1:], shapes[0]]
-        return Layer(Part(Part.LEFT_LEG + side), height - 0.08, shapes, [])
+        details = [Shape(patch, self._tone(KNEE_PAD, height)), Shape(band, self._tone(SOCK, height))]
+        return Layer(Part(Part.LEFT_LEG + side), height - 0.08, shapes, details)
 
     def skirt(self) -> Layer:
         """From the waist to above the knees."""
         hips, knees, reach = self.xy[11:13], self.xy[13:15], self.px * self.look.girth
-        hems = hips + (knees - hips) * 0.72
-        points = np.concatenate([_round(hips, 0.05 * reach), _round(hems, 0.05 * reach)])
+        hems = hips + (knees - hips) * 0.58
+        points = np.concatenate([_round(hips, 0.062 * reach), _round(hems, 0.06 * reach)])
         height = float(self.z[13:15].mean())
         return Layer(Part.TORSO, max(height - 0.02, -0.012), [Shape(_hull(points), self._tone(self.look.bottom, height))], [])
 
@@ -234,12 +243,12 @@ class _Tailor:
         """Seat and shirt, with what tells the front from the back."""
         look, reach = self.look, self.px * self.look.girth
         shoulders, hips = self.xy[5:7], self.xy[11:13]
-        seat = _hull(_round(hips, 0.054 * reach))
+        seat = _hull(_round(hips, 0.064 * reach))
         waist = hips + (shoulders - hips) * 0.16
-        points = [_round(shoulders, 0.040 * reach), _round(waist, 0.052 * reach), _round(self.neck[None], 0.03 * reach)]
+        points = [_round(shoulders, 0.047 * reach), _round(waist, 0.062 * reach), _round(self.neck[None], 0.034 * reach)]
         chest = self.neck + (waist.mean(axis=0) - self.neck) * 0.4
-        points.append(_round(chest[None], 0.066 * reach))
-        neck = self._bars([(self.neck, 0.032, self.head, 0.032)])[0]
+        points.append(_round(chest[None], 0.074 * reach))
+        neck = self._bars([(self.neck, 0.034, (self.neck + self.head) / 2, 0.032)])[0]
         shapes = [Shape(neck, shade(look.skin, 0.86)), Shape(seat, look.bottom), Shape(_hull(np.concatenate(points)), look.top)]
         return Layer(Part.TORSO, 0.0, shapes, self._shirt_details(waist.mean(axis=0), chest))
 
@@ -292,8 +301,9 @@ class _Tailor:
         shapes.append(Shape(_hull(_round(self.head[None], radius * 1.05)), cover))
         details = self._face(radius)
         ears = self._on_head(np.array([[1.0, 0.02, 0.0], [-1.0, 0.02, 0.0]]))
-        for ear in ears[ears[:, 2] > -0.45]:
-            details.append(Shape(_hull(_round(ear[None, :2], radius * 0.24)), shade(look.skin, 0.9)))
+        for ear in ears[ears[:, 2] > -0.6, :2]:
+            lobe, inner = (_hull(_round(ear[None], radius * part)) for part in (0.25, 0.14))
+            details.extend((Shape(lobe, shade(look.skin, 0.9)), Shape(inner, EAR)))
         if look.hairdo == "cap":
             brim = self._on_head(np.array([[0.45, -0.42, 0.9], [-0.45, -0.42, 0.9], [0.0, -0.38, 1.42]]))
             if brim[2, 2] > -0.5:
@@ -316,11 +326,11 @@ class _Tailor:
             return []
         details = [Shape(_hull(outline * radius * 1.02 + self.head), look.skin)]
         points = self._on_head(_FEATURES_73)
-        ink = (44, 32, 34)
-        eyes = points[:2][points[:2, 2] > 0.12, :2]
-        details.extend(Shape(_hull(_round(eye[None], max(radius * 0.14, 0.8))), ink) for eye in eyes)
+        for spot in points[:2][points[:2, 2] > 0.12, :2]:
+            white, pupil = (_hull(_round(spot[None], max(radius * part, 0.8))) for part in (0.21, 0.14))
+            details.extend((Shape(white, (250, 252, 252)), Shape(pupil, (44, 32, 34))))
         if points[2, 2] > 0.0:
-            details.append(Shape(_hull(_round(points[2:3, :2], max(radius * 0.13, 0.7))), shade(look.skin, 0.74)))
+            details.append(Shape(_hull(_round(points[2:3, :2], max(radius * 0.13, 0.8))), NOSE))
         if points[3:, 2].max() > 0.25:
             details.append(Shape(_hull(points[3:, :2]), (72, 66, 160)))
         return details

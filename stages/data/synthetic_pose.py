@@ -21,18 +21,19 @@ JOINT_NAMES = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_s
                "right_ankle")  # fmt: skip
 
 # Shares of the directions people face; the yaw is drawn evenly within the limits in degrees, 0 facing the viewer.
-FACINGS = {"front": (0.58, 0.0, 35.0), "three_quarter": (0.21, 35.0, 65.0), "profile": (0.11, 65.0, 105.0),
+FACINGS = {"front": (0.65, 0.0, 35.0), "three_quarter": (0.18, 35.0, 65.0), "profile": (0.07, 65.0, 105.0),
            "back": (0.10, 140.0, 180.0)}  # fmt: skip
-TILT_SD_DEG = 8.0
-TUMBLING_SHARE = 0.07
-TUMBLING_MAX_DEG = 80.0
-ANGLE_SD_DEG = 9.0
+TILT_SD_DEG = 6.0
+TUMBLING_SHARE = 0.04
+TUMBLING_MAX_DEG = 70.0
+ANGLE_SD_DEG = 8.0
 
-# Lengths in units of the stature. Heads are larger than life: a face must be legible on a person of 60 px.
-HEAD_RADIUS = 0.098
-_HIP_HALF, _SHOULDER_HALF = 0.070, 0.118
-_TORSO, _NECK, _FOOT, _HAND = 0.265, 0.018, 0.085, 0.034
-_SEGMENTS = np.array([[0.150, 0.135], [0.150, 0.135], [0.225, 0.210], [0.225, 0.210]])  # upper and lower: arms, then legs
+# Lengths in units of the stature. Heads are larger and limbs shorter than life: a face must be legible on a person of 60 px,
+# and OKS forgives in proportion to the area of the mask, which thin long limbs would make small.
+HEAD_RADIUS = 0.118
+_HIP_HALF, _SHOULDER_HALF = 0.074, 0.128
+_TORSO, _NECK, _FOOT, _HAND = 0.265, 0.016, 0.085, 0.044
+_SEGMENTS = np.array([[0.142, 0.128], [0.142, 0.128], [0.192, 0.182], [0.192, 0.182]])  # upper and lower: arms, then legs
 _SIDES = np.array([1.0, -1.0, 1.0, -1.0])  # left is +1: left arm, right arm, left leg, right leg
 
 # On the head, in units of its radius, as (left, down, front): nose, eyes, ears.

@@ -208,7 +208,7 @@ def test_people_differ_in_size_and_face_both_ways(drawn: Path) -> None:
     joints = joints_of(records)
     both = (joints[:, [5, 6], 2] > 0).all(axis=1)
     left_is_right_of_right = joints[both, 5, 0] > joints[both, 6, 0]
-    assert 0.6 < left_is_right_of_right.mean() < 0.9  # most people face the viewer, and some turn their backs
+    assert 0.8 < left_is_right_of_right.mean() < 0.97  # most people face the viewer, and some turn their backs
 
 
 def test_a_drawing_cut_short_leaves_nothing_behind(tmp_path: Path) -> None:

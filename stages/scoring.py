@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from storage_schemas.instances import Instances
 
 from stages.pose.coco_ap import evaluate
 from stages.pose.oks import oks_nms
 from stages.settings import EvaluateSettings
+from storage_schemas.instances import Instances
 from storage_schemas.predictions import coco_results
 
 __all__ = ["kept_people", "person_scores", "score_poses"]
@@ -26,7 +26,8 @@ def person_scores(box_score_N: F64, keypoints_NK3: F32, *, min_keypoint_score: f
     score_NK = keypoints_NK3[..., 2].astype(np.float64)
     counted_NK = score_NK > min_keypoint_score
     total_N, count_N = (score_NK * counted_NK).sum(axis=1), counted_NK.sum(axis=1)
-    return box_score_N * total_N / np.maximum(count_N, 1)
+    score_N: F64 = box_score_N * total_N / np.maximum(count_N, 1)
+    return score_N
 
 
 def kept_people(people: Instances, score_N: F64, keypoints_NK3: F32, *, threshold: float) -> npt.NDArray[np.bool_]:

@@ -40,7 +40,7 @@ def write_predictions(path: Path, columns: dict[str, Any], keypoints_NK3: npt.ND
     flat = pa.array(keypoints_NK3.reshape(-1).astype(np.float32))
     keypoints = pa.FixedSizeListArray.from_arrays(flat, _KEYPOINT_VALUES)
     table = pa.table({**columns, "keypoints": keypoints}, schema=PREDICTIONS_SCHEMA)
-    pq.write_table(table, path, compression="zstd")
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
 def read_predictions(path: Path, decoder: str) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
@@ -50,13 +50,17 @@ def read_predictions(path: Path, decoder: str) -> tuple[dict[str, npt.NDArray[An
         CorruptEntryError: the file is not such a table.
     """
     try:
-        table = pq.read_table(path, schema=PREDICTIONS_SCHEMA, filters=[("decoder", "=", decoder)])
-    except (pa.ArrowInvalid, OSError) as error:
+        # A column that is not there would be read as nulls, so the schema is compared and not asked for.
+        found = pq.read_schema(path)
+        if not found.equals(PREDICTIONS_SCHEMA, check_metadata=False):
+            raise pa.ArrowInvalid(f"its columns are {', '.join(found.names)}, or of other types")
+        table = pq.read_table(path, filters=[("decoder", "=", decoder)], page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
         raise CorruptEntryError(f"The predictions {path} cannot be read: {error}") from error
     keypoints = table.column("keypoints").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     names = ("instance_id", "image_id", "score", "kept")
     columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
-    return columns, keypoints.reshape(table.num_rows, -1, 3)
+    return columns, keypoints.reshape(table.num_rows, _KEYPOINT_VALUES // 3, 3)
 
 
 def coco_results(

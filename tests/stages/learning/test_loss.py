@@ -1,0 +1,123 @@
+"""The loss: against sums written out, by value and by gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.learning.loss import blend_targets, heatmap_loss, unpack_bits
+
+B, K, H, W = 3, 4, 6, 8
+
+
+def _sources() -> list[tuple[float, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def seen() -> Tensor:
+        return (torch.rand(B, K, generator=generator) > 0.4).float()
+
+    def heat() -> Tensor:
+        return torch.rand(B, K, H, W, generator=generator)
+
+    sources = [(0.5, seen(), heat()), (0.3, seen(), heat().round()), (0.2, seen(), heat().round())]
+    for _, seen_BK, _ in sources:
+        seen_BK[0, 0] = 0  # a joint of which nobody knows anything
+    return sources
+
+
+def _student() -> Tensor:
+    return torch.randn(B, K, H, W, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+def _sum_of_losses(student: Tensor, sources: list[tuple[float, Tensor, Tensor]]) -> Tensor:
+    """w_gt * visible * MSE + w_pt * seen * MSE + w_st * seen * MSE, joint by joint, then the mean over joints and batch."""
+    total = torch.zeros(())
+    for weight, seen_BK, heat_BKHW in sources:
+        for b in range(B):
+            for k in range(K):
+                total = total + weight * seen_BK[b, k] * ((student[b, k] - heat_BKHW[b, k]) ** 2).sum() / (H * W)
+    return total / (B * K)
+
+
+def test_the_blend_has_the_gradient_of_the_sum_of_losses() -> None:
+    sources = _sources()
+    one, other = _student(), _student()
+    heatmap_loss(one, *blend_targets(sources)).backward()  # type: ignore[no-untyped-call]
+    _sum_of_losses(other, sources).backward()  # type: ignore[no-untyped-call]
+    assert one.grad is not None
+    assert other.grad is not None
+    assert torch.allclose(one.grad, other.grad, atol=1e-8)
+    assert one.grad.abs().max() > 1e-4
+
+
+def test_the_blend_differs_from_the_sum_of_losses_by_a_constant() -> None:
+    sources = _sources()
+    gaps = []
+    for seed in range(3):
+        student = torch.randn(B, K, H, W, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        gaps.append(float(heatmap_loss(student, *blend_targets(sources)) - _sum_of_losses(student, sources)))
+    assert gaps == pytest.approx([gaps[0]] * 3, abs=1e-6)
+
+
+def test_a_joint_that_nobody_teaches_has_no_gradient_and_a_finite_target() -> None:
+    student = _student()
+    target, weight = blend_targets(_sources())
+    assert weight[0, 0] == 0
+    assert torch.isfinite(target).all()
+    heatmap_loss(student, target, weight).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert not student.grad[0, 0].any()
+    taught = weight > 0
+    assert (student.grad[taught].abs().amax(dim=(-2, -1)) > 0).all()
+
+
+def test_one_source_is_its_own_target() -> None:
+    _, seen, heat = _sources()[0]
+    target, weight = blend_targets([(0.7, seen, heat)])
+    assert torch.allclose(weight, 0.7 * seen)
+    assert torch.allclose(target, heat * seen[..., None, None], atol=1e-6)
+
+
+def test_two_by_two_pixels_by_hand() -> None:
+    """Joint 0: squares 1, 0, 4, 1, mean 1.5, weight 0.5. Joint 1: squares 0, 9, 0, 0, mean 2.25, weight 0: (0.75 + 0) / 2."""
+    student = torch.tensor([[[[1.0, 0.0], [2.0, 1.0]], [[0.0, 3.0], [0.0, 0.0]]]])
+    target = torch.tensor([[[[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])
+    assert float(heatmap_loss(student, target, torch.tensor([[0.5, 0.0]]))) == pytest.approx(0.375)
+    assert float(heatmap_loss(student, target, torch.tensor([[1.0, 1.0]]))) == pytest.approx((1.5 + 2.25) / 2)
+
+
+def test_a_blend_of_two_by_hand() -> None:
+    """Weights 0.6 and 0.2, targets 1 and 0: together 0.8, and the mean is 0.75; unseen by the second, 0.6 and 1."""
+    ones, zeros = torch.ones(1, 2, 1, 1), torch.zeros(1, 2, 1, 1)
+    target, weight = blend_targets([(0.6, torch.ones(1, 2), ones), (0.2, torch.tensor([[1.0, 0.0]]), zeros)])
+    assert weight.tolist() == [[pytest.approx(0.8), pytest.approx(0.6)]]
+    assert target.flatten().tolist() == [pytest.approx(0.75), pytest.approx(1.0)]
+
+
+def test_half_precision_maps_are_compared_in_full() -> None:
+    student = torch.full((1, 1, 64, 64), 0.001, dtype=torch.bfloat16)
+    loss = heatmap_loss(student, torch.zeros(1, 1, 64, 64), torch.ones(1, 1))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(student[0, 0, 0, 0].float()) ** 2, rel=1e-5)
+
+
+def test_bits_are_unpacked_as_numpy_packs_them() -> None:
+    bits = np.random.default_rng(0).random((B, K, H, W)) > 0.5
+    packed = np.packbits(bits.reshape(B, -1), axis=1)
+    unpacked = unpack_bits(torch.from_numpy(packed), num_joints=K, heatmap_wh=(W, H))
+    assert unpacked.dtype == torch.float32
+    assert np.array_equal(unpacked.numpy(), bits.astype(np.float32))
+
+
+def test_smaller_maps_are_means_of_two_by_two_bits() -> None:
+    bits = np.random.default_rng(0).random((B, K, H, W)) > 0.5
+    packed = torch.from_numpy(np.packbits(bits.reshape(B, -1), axis=1))
+    small = unpack_bits(packed, num_joints=K, heatmap_wh=(W, H), divisor=2).numpy()
+    assert small.shape == (B, K, H // 2, W // 2)
+    for row in range(H // 2):
+        for column in range(W // 2):
+            four = bits[..., 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(B, K, 4)
+            assert np.array_equal(small[..., row, column], four.mean(axis=-1))
+    assert set(np.unique(small)) == {0, 0.25, 0.5, 0.75, 1}

@@ -51,7 +51,7 @@ _SPOKEN_NAMES = {
     "senior without mask": "senior teacher without its mask",
     "control": "control trained without masks",
     "student": "student",
-    "baseline": "student without teachers",
+    "baseline": "same student without teachers",
 }
 _PAIRS = (
     ("baseline", "student"),

@@ -173,7 +173,7 @@ def _curves(page: Page) -> str:
     if page.teacher_curves:
         figures.append(curves_figure("Teachers", page.teacher_curves))
     note = paragraph(
-        "Shaded: who teaches, beside the labels. The losses of student and baseline are of different targets (bits and "
+        "Shaded: which teacher teaches, beside the labels where the schedule gives them a weight. The losses of student and baseline are of different targets (bits and "
         "labels, and labels alone), and their heights cannot be compared with each other.",
         quiet=True,
     )
@@ -240,6 +240,8 @@ def _cache(page: Page) -> str:
         "Dense float16 heatmaps are computed, not measured.",
         quiet=True,
     )
+    if not page.cache:
+        return section("cache", _SECTIONS["cache"], paragraph("The schedule reads no targets of a teacher."))
     return section("cache", _SECTIONS["cache"], table(head, [_cache_row(row) for row in page.cache]), told)
 
 

@@ -121,8 +121,11 @@ def test_the_cache_is_compared_with_dense_heatmaps(html: str) -> None:
 
 def test_a_student_alone_makes_a_page_too(page: Page) -> None:
     alone: list[Difference] = []
-    html = render(replace(page, rows=page.rows[:1], differences=alone, teacher_curves=[], overlays=[], worst=[], splits=[]))
+    html = render(
+        replace(page, rows=page.rows[:1], differences=alone, teacher_curves=[], overlays=[], worst=[], splits=[], cache=[])
+    )
     assert len(re.findall("<section", html)) == 9
+    assert "The schedule reads no targets of a teacher." in html
 
 
 @pytest.mark.parametrize("scheme", ["prefers-color-scheme: dark", "@media print", "max-width: 40rem"])

@@ -84,6 +84,7 @@ def _run(options: argparse.Namespace) -> None:
     home = _home(options.home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, graph
+    from stages import report
     from stages.context import Context
     from stages.summary import summary
 
@@ -106,6 +107,7 @@ def _run(options: argparse.Namespace) -> None:
             log.info("%s: done in %.1f s", stage, seconds)
     finally:
         cluster.disconnect()
+    report.publish(context)
     figures = summary(context)
     write_atomic(context.run_dir / "metrics.json", (json.dumps(figures, indent=1) + "\n").encode())
     _tell_result(context.run_dir, figures)

@@ -125,8 +125,17 @@ class Context:
         log.info("%s", message)
 
 
-def resolve_precision(precision: Precision, device: Device) -> Literal["float32", "bfloat16"]:
-    """What ``auto`` means: bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slow unless the processor has it."""
-    if precision == "auto":
-        return "bfloat16" if device == "cuda" else "float32"
-    return precision
+def resolve_precision(precision: Precision, device: Device, *, training: bool = False) -> Literal["float32", "bfloat16"]:
+    """What ``auto`` means: bfloat16 on a GPU and float32 on a CPU, so that targets and scores agree between CPUs.
+
+    A training is never the same to the bit on two machines; with ``training`` a CPU that computes in bfloat16 natively does.
+    """
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device == "cuda" or (training and _native_bfloat16()) else "float32"
+
+
+def _native_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001 (there is no public way to ask)

@@ -65,7 +65,7 @@ def student_step(context: Context, arm: Arm) -> Step:
         "version": _VERSION,
     }
     title = "student" if arm == "student" else "baseline (the student without teachers)"
-    return Step("distill", "students", title, recipe, tuple(dict.fromkeys(waits)), {"arm": arm})
+    return Step("distill", "students", title, recipe, tuple({(waited.kind, waited.key): waited for waited in waits}.values()), {"arm": arm})
 
 
 def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
@@ -124,7 +124,7 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Path) -> 
         size_divisor=settings.distill.size_divisor,
         epochs=epochs,
         train=settings.distill,
-        precision=resolve_precision(settings.distill.precision, context.device),
+        precision=resolve_precision(settings.distill.precision, context.device, training=True),
         device=context.device,
         seed=settings.distill.seed,
         views_seed=settings.views.seed,

@@ -145,6 +145,8 @@ class TrainSettings(Section):
     lr_schedule: Literal["steps", "one_cycle"] = "steps"
     """``steps``: a tenth after 170/210 of the epochs and again after 200/210 (HRNet); ``one_cycle``: up, then down to 0."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    unbiased: bool = False
+    """Draw ground-truth Gaussians at the joint's exact place (DarkPose) and not at the nearest heatmap pixel (HRNet)."""
     precision: Precision = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
     """Training processes; 0 means one for each GPU of the cluster, or one on a cluster without."""

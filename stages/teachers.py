@@ -72,7 +72,7 @@ def network_spec(entry: Entry) -> NetworkSpec:
 def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
     """What a training depends on beside its data: its settings but for those that only say who does the work."""
     recipe = {name: getattr(train, name) for name in TrainSettings.model_fields if name not in _NOT_IN_KEYS}
-    return {**recipe, "precision": resolve_precision(train.precision, context.device)}
+    return {**recipe, "precision": resolve_precision(train.precision, context.device, training=True)}
 
 
 def _step(context: Context, part: Part) -> Step:
@@ -250,7 +250,7 @@ def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: 
         size_divisor=1,
         epochs=[EpochPlan(view=epoch + 1, weights=Weights(ground_truth=1.0)) for epoch in range(train.epochs)],
         train=train,
-        precision=resolve_precision(train.precision, context.device),
+        precision=resolve_precision(train.precision, context.device, training=True),
         device=context.device,
         seed=settings.views.seed,
         views_seed=settings.views.seed,

@@ -170,7 +170,13 @@ class _Session:
         sources: list[tuple[float, Tensor, Tensor]] = []
         if weights.ground_truth:
             joints = self._to_device(batch.keypoints_BK3)
-            heat, visible = encode(joints[..., :2], (joints[..., 2] > 0).float(), size_wh=heatmap_wh, sigma_px=sigma_of(heatmap_wh))
+            heat, visible = encode(
+                joints[..., :2],
+                (joints[..., 2] > 0).float(),
+                size_wh=heatmap_wh,
+                sigma_px=sigma_of(heatmap_wh),
+                unbiased=plan.train.unbiased,
+            )
             sources.append((weights.ground_truth, visible, heat))
         for role, weight in (("primary", weights.primary), ("senior", weights.senior)):
             if weight:

@@ -20,7 +20,13 @@ def sigma_of(heatmap_wh: tuple[int, int]) -> float:
 
 
 def encode(
-    keypoints_BK2: Tensor, visible_BK: Tensor, *, size_wh: tuple[int, int], stride: int = 4, sigma_px: float = 2.0
+    keypoints_BK2: Tensor,
+    visible_BK: Tensor,
+    *,
+    size_wh: tuple[int, int],
+    stride: int = 4,
+    sigma_px: float = 2.0,
+    unbiased: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Gaussian maps ``heat_BKHW`` and weights ``weight_BK``, both float32 on the device of ``keypoints_BK2``.
 
@@ -28,6 +34,9 @@ def encode(
     The centre is int(x / stride + 0.5), truncated toward zero; the peak is 1 and everything outside the patch of
     2 * 3 sigma + 1 pixels is 0. The weight is 0 for an unlabelled joint and for one whose whole patch is outside, which
     HRNet tests as ``upper edge < 0``: a patch that ends just before pixel 0 has weight 1 and an empty map.
+
+    With ``unbiased`` the centre is x / stride itself (DarkPose, arXiv 1910.06278): a map of 24x32 pixels loses half a pixel,
+    two of the crop, to rounding otherwise. The weight stays HRNet's.
     """
     width, height = size_wh
     radius = int(3 * sigma_px)
@@ -36,6 +45,8 @@ def encode(
     limit_2 = mu_BK2.new_tensor([width, height])
     inside_BK = ((mu_BK2 - radius < limit_2) & (mu_BK2 + radius + 1 >= 0)).all(dim=-1)
     weight_BK = (inside_BK & (visible_BK > 0)).float()
+    if unbiased:
+        mu_BK2 = keypoints_BK2 / stride
     x_BKW = _profile(mu_BK2[..., 0], length=width, radius=radius, sigma_px=sigma_px)
     y_BKH = _profile(mu_BK2[..., 1], length=height, radius=radius, sigma_px=sigma_px)
     heat_BKHW = (y_BKH * weight_BK[..., None])[..., :, None] * x_BKW[..., None, :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
@@ -26,7 +28,8 @@ def test_multiply_adds_are_the_published_ones(name: str, gmac: float, hrnet_gflo
 
 
 def test_the_small_network_costs_1450_million() -> None:
-    counted = profile(HRNet(HRNET_PRESETS["hrnet_w16_small"]), size_wh=(192, 256))
+    four_bottlenecks = replace(HRNET_PRESETS["hrnet_w16_small"], stem_blocks=4)
+    counted = profile(HRNet(four_bottlenecks), size_wh=(192, 256))
     assert (round(counted.params / 1e6, 2), round(counted.gmac, 2)) == (1.60, 1.45)
 
 

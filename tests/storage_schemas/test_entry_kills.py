@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,18 +19,21 @@ from store_samples import FILES, RECIPE, make_entry, write_file
 from storage_schemas.entry import Draft, Store
 
 WRITER = Path(__file__).resolve().parents[1] / "store_writer.py"
+# The code beside these tests, wherever another copy may be installed.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(WRITER.parents[1])}
 
 
 def _lines(mode: str, folder: Path) -> list[dict[str, Any]]:
     command = [sys.executable, str(WRITER), mode, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @contextmanager
 def _writer(mode: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    with subprocess.Popen([sys.executable, str(WRITER), mode, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, str(WRITER), mode, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         try:
             yield process, process.stdout

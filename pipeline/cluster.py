@@ -83,7 +83,7 @@ def check_home(home: Path) -> None:
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         tasks = [
-            _probe_home.options( 
+            _probe_home.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), num_cpus=0
             ).remote(str(probe), node["NodeID"])
             for node in nodes

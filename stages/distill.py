@@ -64,8 +64,9 @@ def student_step(context: Context, arm: Arm) -> Step:
         "min_peak": context.settings.binarize.min_peak,
         "version": _VERSION,
     }
+    unique = {(waited.kind, waited.key): waited for waited in waits}
     title = "student" if arm == "student" else "baseline (the student without teachers)"
-    return Step("distill", "students", title, recipe, tuple({(waited.kind, waited.key): waited for waited in waits}.values()), {"arm": arm})
+    return Step("distill", "students", title, recipe, tuple(unique.values()), {"arm": arm})
 
 
 def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from storage_schemas.instances import Instances, read_instances, write_instances
 
 from stages.context import Context, Step, resolve_precision
 from stages.data.detections import read_detections
@@ -21,6 +20,7 @@ from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step
 from stages.scoring import score_poses
 from storage_schemas.atomic import sha256_file
 from storage_schemas.entry import Draft, Entry
+from storage_schemas.instances import Instances, read_instances, write_instances
 from storage_schemas.predictions import coco_results, write_predictions, write_results
 
 __all__ = ["Subset", "backend_of", "evaluation_step", "read_ground_truth", "score_network"]
@@ -120,8 +120,7 @@ def _people(context: Context, subset: Subset) -> tuple[Instances, npt.NDArray[np
         table = table.select(table.holdout_N)
     elif context.settings.evaluate.boxes is not None:
         width, height = context.settings.crop.size_wh
-        found: tuple[Instances, npt.NDArray[np.float64]] = read_detections(context.settings.evaluate.boxes, table, aspect_wh=width / height)
-        return found
+        return read_detections(context.settings.evaluate.boxes, table, aspect_wh=width / height)
     return table, np.ones(len(table.id_N))
 
 
@@ -153,8 +152,11 @@ def _commit(
         measured[decoder] = scores
         results = coco_results(image_id_N[kept_N], score_N[kept_N], keypoints[kept_N])
         write_results(draft.folder / f"results-{decoder}.json", results)
-        for name, values in zip(columns, (people.id_N, image_id_N, [decoder] * len(score_N), score_N, kept_N), strict=True):
-            columns[name] += list(values)
+        columns["instance_id"] += people.id_N.tolist()
+        columns["image_id"] += image_id_N.tolist()
+        columns["decoder"] += [decoder] * len(score_N)
+        columns["score"] += score_N.tolist()
+        columns["kept"] += kept_N.tolist()
     measured["images"] = measured["quarter"]["num_images"]
     stacked = np.concatenate([predicted[decoder] for decoder in DECODERS])
     write_predictions(draft.folder / PREDICTIONS, columns, stacked)

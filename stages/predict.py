@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import ray
 import torch
-from storage_schemas.instances import Instances, read_instances
 from torch import Tensor, nn
 
 from stages.context import Context, Device
@@ -25,6 +24,7 @@ from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.pose.flip import flip_merge
 from stages.settings import AugmentSettings, DecoderName
 from stages.tasks import run_tasks, task_options
+from storage_schemas.instances import Instances, read_instances
 
 __all__ = ["DECODERS", "Runner", "predict", "runner"]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from storage_schemas.instances import Instances, write_instances
 
 from stages.context import Context, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
@@ -25,6 +24,7 @@ from stages.tasks import run_tasks, task_options
 from storage_schemas.atomic import sha256_file
 from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
+from storage_schemas.instances import Instances, write_instances
 from storage_schemas.manifest import canonical_json
 
 __all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "steps"]

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import ray
 import torch
-from storage_schemas.instances import Instances, read_instances
 from torch import Tensor
 
 from stages.context import Context, Device, Step, resolve_precision
@@ -39,6 +38,7 @@ from stages.tasks import run_tasks, task_options
 from stages.teachers import network_spec, teacher_step
 from storage_schemas.entry import Draft, Entry, finish_part
 from storage_schemas.errors import TrainingError
+from storage_schemas.instances import Instances, read_instances
 from storage_schemas.targets import (
     ArraySpec,
     block_files,

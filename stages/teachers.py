@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -225,9 +226,10 @@ def _train_senior(context: Context, part: Part, draft: Draft) -> tuple[list[str]
             allowed="teachers.senior.base.weights with the same network as .pt2 (torch.export) or .pth",
         )
     spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
-    masked = {"feed_mask": True, "mask_drop": settings.mask_drop, "adapter_lr": settings.adapter_lr}
-    extra = masked if part == "senior" else {}
-    plan = _plan(context, draft, f"teachers: {_WHO[part]}", spec, settings.train, people="masked", **extra)
+    # The control learns from the same people, so that all it lacks is the mask.
+    plan = replace(_plan(context, draft, f"teachers: {_WHO[part]}", spec, settings.train), people="masked")
+    if part == "senior":
+        plan = replace(plan, feed_mask=True, mask_drop=settings.mask_drop, adapter_lr=settings.adapter_lr)
     run_training(context, plan)
     if base.weights is not None and base.weights.suffix == ".pt2":
         program = f"program{base.weights.suffix}"
@@ -238,7 +240,7 @@ def _train_senior(context: Context, part: Part, draft: Draft) -> tuple[list[str]
     return [WEIGHTS, METRICS], described
 
 
-def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: TrainSettings, **extra: Any) -> TrainingPlan:
+def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: TrainSettings) -> TrainingPlan:
     settings = context.settings
     return TrainingPlan(
         title=title,
@@ -256,5 +258,4 @@ def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: 
         views_seed=settings.views.seed,
         augment=settings.views.augment,
         events=context.run_dir / "tensorboard" / title.partition(": ")[2].replace(" ", "-"),
-        **extra,
     )

@@ -15,7 +15,6 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from storage_schemas.instances import read_instances
 
 from stages.context import Context
 from stages.learning.loop import METRICS, Worker, train, training_rows
@@ -23,6 +22,7 @@ from stages.learning.plan import TrainingPlan
 from stages.progress import progress
 from stages.settings import TrainSettings
 from storage_schemas.errors import ConfigError, OdkdError, TrainingError
+from storage_schemas.instances import read_instances
 
 __all__ = ["read_curve", "run_training"]
 

@@ -17,7 +17,7 @@ from storage_schemas.instances import Instances
 __all__ = ["read_detections"]
 
 _PERSON = 1
-_ALLOWED = "a COCO detections file: a list of {image_id, category_id, bbox, score}, as COCO_val2017_detections_AP_H_56_person.json"
+_ALLOWED = "a list of {image_id, category_id, bbox, score}, such as COCO_val2017_detections_AP_H_56_person.json"
 
 
 def read_detections(path: Path, table: Instances, *, aspect_wh: float) -> tuple[Instances, npt.NDArray[np.float64]]:

@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from storage_schemas.instances import Instances, read_instances
 from torch import Tensor, nn
 
 from stages.data.loader import Batch, CropLoader, epoch_order
@@ -31,6 +30,7 @@ from stages.pose.heatmap import encode, sigma_of
 from storage_schemas.checkpoints import save_weights
 from storage_schemas.entry import finish_part
 from storage_schemas.errors import TrainingError
+from storage_schemas.instances import Instances, read_instances
 from storage_schemas.targets import read_rows
 
 __all__ = ["METRICS", "WEIGHTS", "Worker", "train", "training_rows"]
@@ -71,7 +71,6 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
         TrainingError: the loss is not finite.
     """
     torch.set_num_threads(worker.threads)
-    torch.manual_seed(plan.seed)
     session = _Session(plan, worker)
     try:
         for epoch in range(session.first_epoch, len(plan.epochs)):
@@ -112,6 +111,8 @@ class _Session:
 
     def run_epoch(self, epoch: int) -> None:
         plan, source = self.plan, self.plan.epochs[epoch]
+        # Seeded by epoch, so that a resumed training draws what an unbroken one does.
+        torch.manual_seed(plan.seed * 1_000_003 + epoch)
         order = epoch_order(
             len(self.rows_N),
             batch_size=plan.train.batch_size,

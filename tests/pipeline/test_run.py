@@ -1,0 +1,189 @@
+"""The whole pipeline on a tiny drawn data set: real Ray, real Zarr, real processes killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# 300 images hold about 600 people: three blocks of targets, so that one can be finished and another not.
+TINY = {
+    "data.embedded.train_images": 300,
+    "data.embedded.val_images": 12,
+    "crop.size_wh": [64, 64],
+    "teachers.primary.network": "hrnet_w8_small",
+    "teachers.primary.train.epochs": 1,
+    "teachers.senior.train.epochs": 1,
+    "views.count": 2,
+    "distill.epochs": 2,
+    "distill.schedule": "primary_then_senior",
+}
+
+
+def command(home: Path | str, stage: str, *options: str, **changes: object) -> list[str]:
+    settings = {**TINY, **{name.replace("__", "."): value for name, value in changes.items()}}
+    overrides = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+    return [sys.executable, "-m", "pipeline.run", "--stage", stage, "--home", str(home), *overrides, *options]
+
+
+def run(home: Path | str, stage: str, *options: str, **changes: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(home, stage, *options, **changes), capture_output=True, text=True, timeout=570, check=False)
+
+
+def done(home: Path, stage: str, *options: str, **changes: object) -> str:
+    result = run(home, stage, *options, **changes)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def metrics(home: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((home / "runs" / "demo" / "metrics.json").read_text())
+    return found
+
+
+def payloads(home: Path, kind: str) -> dict[str, str]:
+    manifests = (home / "store" / kind).glob("*/manifest.json")
+    return {path.parent.name: json.loads(path.read_text())["payload"] for path in manifests}
+
+
+def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+    """SIGKILL the driver and everything it started as soon as ``condition`` holds."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the condition never came"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def start(home: Path, stage: str, **changes: object) -> subprocess.Popen[bytes]:
+    # A session of its own: Ray's processes belong to it, and none of the machine's others.
+    return subprocess.Popen(
+        command(home, stage, **changes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which all stages have run."""
+    home = tmp_path_factory.mktemp("finished") / "home"
+    done(home, "all")
+    return home
+
+
+def without(home: Path, copy: Path, *kinds: str) -> Path:
+    """A copy of a home that lacks the entries of some kinds."""
+    shutil.copytree(home, copy, ignore=lambda folder, names: kinds if Path(folder).name == "store" else ())
+    return copy
+
+
+def test_all_stages_leave_what_the_documents_promise(finished: Path) -> None:
+    found = metrics(finished)
+    run_dir = finished / "runs" / "demo"
+    assert {path.name for path in run_dir.iterdir()} >= {"config.resolved.yaml", "report.html", "metrics.json", "tensorboard"}
+    for role in ("primary", "senior"):
+        assert -1 <= found["teachers"][role]["AP"] <= 1
+        assert found["targets"][role]["bytes_per_view"] > 0
+        # Two views: the first epoch reads the primary's of view 1, the second the senior's of view 2; and both see the
+        # validation set. Nothing else is run.
+        people = found["data"]["train"]["people"] + found["data"]["val"]["people"]
+        assert found["targets"][role]["teacher_forwards"] == people
+    assert {"student", "baseline", "protocol"} <= set(found["evaluate"])
+    assert set(found["seconds"]) == {"prepare", "teachers", "targets", "distill", "evaluate", "report"}
+
+
+def test_a_second_run_finds_every_entry_and_runs_no_teacher(finished: Path) -> None:
+    before = {kind.name: payloads(finished, kind.name) for kind in (finished / "store").iterdir()}
+    output = done(finished, "all")
+    assert "Ray" not in output, "nothing to do needs no cluster"
+    assert [metrics(finished)["targets"][role]["teacher_forwards"] for role in ("primary", "senior")] == [0, 0]
+    assert {kind.name: payloads(finished, kind.name) for kind in (finished / "store").iterdir()} == before
+
+
+def test_a_dry_run_names_the_field_and_what_is_made_again(finished: Path) -> None:
+    threshold = done(finished, "all", "--dry-run", binarize__threshold=0.4).splitlines()
+    stale = [line.split()[0] for line in threshold if " stale " in line or " miss " in line]
+    assert {"targets", "distill"} <= set(stale)
+    assert "teachers" not in stale
+    assert any("binarize.threshold: 0.5 -> 0.4" in line for line in threshold)
+    student = done(finished, "all", "--dry-run", distill__lr=0.001).splitlines()
+    changed = [line for line in student if " hit " not in line]
+    assert not [line for line in changed if line.startswith(("prepare", "teachers", "targets"))]
+    assert any("distill.train.lr: 0.002 -> 0.001" in line for line in changed)
+
+
+def test_force_makes_one_stage_again(finished: Path) -> None:
+    def made() -> dict[str, str]:
+        return {path.parent.name: path.read_text() for path in (finished / "store").glob("*/*/manifest.json")}
+
+    before = made()
+    done(finished, "evaluate", "--force")
+    changed = {key for key, text in made().items() if before[key] != text}
+    kinds = {path.parent.parent.name for path in (finished / "store").glob("*/*/manifest.json") if path.parent.name in changed}
+    assert kinds == {"evaluations"}
+    assert len(changed) == 4, "student and baseline, on the validation set and on held-out people"
+
+
+def test_a_killed_targets_stage_goes_on_and_ends_with_the_same_payload(finished: Path, tmp_path: Path) -> None:
+    home = without(finished, tmp_path / "home", "targets", "views", "students", "evaluations", "reports")
+    done(home, "teachers")
+
+    def some_parts() -> bool:
+        return 0 < len(list((home / "store" / "targets").glob("*/*/block-*.part.json"))) < 4
+
+    kill_when(start(home, "targets"), some_parts)
+    assert not payloads(home, "targets"), "killed before anything was committed"
+    output = done(home, "targets")
+    assert "finished parts of an earlier run" in output
+    assert payloads(home, "targets") == payloads(finished, "targets")
+    assert payloads(home, "views") == payloads(finished, "views")
+
+
+def test_a_killed_distillation_repeats_at_most_one_epoch_and_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    home = without(finished, tmp_path / "home", "students", "evaluations", "reports")
+
+    def a_checkpoint() -> bool:
+        return any((home / "store" / "students").glob("*/*/epoch-00000.part.json"))
+
+    kill_when(start(home, "distill"), a_checkpoint)
+    done(home, "distill")
+    for path in (home / "store" / "students").glob("*/*/metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        epochs = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
+        unbroken = next((finished / "store" / "students" / path.parent.parent.name).glob("*/metrics.jsonl"))
+        expected = [json.loads(line) for line in unbroken.read_text().splitlines()]
+        assert epochs == [(line["epoch"], pytest.approx(line["loss"], rel=1e-3)) for line in expected if "loss" in line]
+
+
+@pytest.mark.parametrize("home", ["relative/home", "s3://bucket/home"])
+def test_a_home_that_later_jobs_cannot_find_is_refused(home: str) -> None:
+    result = run(home, "prepare")
+    assert result.returncode == 2
+    assert "an absolute path" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(tmp_path / "file", "prepare")
+    assert result.returncode == 2
+    assert "cannot be made" in result.stderr
+
+
+def test_a_stage_without_its_inputs_names_the_command_that_makes_them(tmp_path: Path) -> None:
+    result = run(tmp_path / "home", "distill")
+    assert result.returncode == 2
+    assert "--stage prepare" in result.stderr
+    assert "Traceback" not in result.stderr

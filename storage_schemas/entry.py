@@ -361,8 +361,8 @@ class Store:
                 return
             draft = Draft(home, kind, recipe)
             with Lease(_lease_of(draft.folder)):
-                # Of two that begin at the same time the older one goes on.
-                if any(other < draft.folder for other in attempts.living()):
+                # Of two that begin at the same time the older one goes on, unless the other has begun already.
+                if any(other < draft.folder or (other != draft.folder and other.is_dir()) for other in attempts.living()):
                     continue
                 # A writer that has ended since may have committed: only without its manifest is its folder free.
                 dead = attempts.dead()

@@ -124,7 +124,7 @@ def _race(root: Path) -> None:
         start = time.monotonic() + 0.05
 
         def run(delay: float, home: Path = home, start: float = start) -> None:
-            time.sleep(start + delay - time.monotonic())
+            time.sleep(max(0.0, start + delay - time.monotonic()))
             entry, wrote = _make(home, pause=0.01)
             _say(round=home.name, folder=entry.folder.name, problems=entry.problems(), wrote=wrote)
 

@@ -113,31 +113,34 @@ def test_an_entry_committed_while_another_begins_is_found_and_keeps_its_files(
     assert {path.name for path in made[0].folder.parent.iterdir()} == {"manifest.json", made[0].folder.name}
 
 
-def test_of_two_that_begin_together_the_older_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    older = store.draft("targets", RECIPE)
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "b")], ids=["the older", "the one that has begun"])
+def test_of_two_that_begin_together_one_gives_way(
+    store: Store, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
+) -> None:
+    """The other one begins between our name and our lease: it goes on, because it is older or because it has its folder."""
+    other = store.draft("targets", RECIPE)
     begun: list[Draft | Entry] = []
-    monkeypatch.setattr(entry_module, "Lease", _Interrupted(lambda: begun.append(older.__enter__())))
+    monkeypatch.setattr(entry_module, "Lease", _Interrupted(lambda: begun.append(other.__enter__())))
 
     def finish(_: float) -> None:
         draft = begun[0]
         assert isinstance(draft, Draft)
         fill(draft)
         draft.commit(FILES, measured={})
-        older.__exit__(None, None, None)
+        other.__exit__(None, None, None)
 
     monkeypatch.setattr(time, "sleep", finish)
-    # The other one's name is drawn after ours, so make ours the later one.
-    names = iter(["b", "a"])
+    left = iter(names)
     real = Draft.__init__
 
     def named(self: Draft, home: Path, kind: str, recipe: dict[str, Any]) -> None:
         real(self, home, kind, recipe)
-        self.folder = home / next(names)
+        self.folder = home / next(left)
 
     monkeypatch.setattr(Draft, "__init__", named)
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Entry)
-        assert draft.folder.name == "a"
+        assert draft.folder.name == names[1]
 
 
 class _Unwatched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ __all__ = ["build_parser", "main"]
 log = logging.getLogger("pipeline")
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
+_STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -128,7 +130,7 @@ def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         options = build_parser().parse_args(arguments)
         _run(options)
@@ -138,7 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted: what is finished is kept, and the same command goes on from there.\n")
         return FAILED
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
+            sys.stderr.write(f"StoreError: {error}\n  What is finished is kept: mend this, and the same command goes on.\n")
+            return USER_MISTAKE
         traceback.print_exc()
         sys.stderr.write("This is a fault of the program. What is finished is kept; please report the lines above.\n")
         return FAILED

@@ -118,7 +118,7 @@ class PrepareSettings(Section):
 class AugmentSettings(Section):
     """How a view is drawn (HRNet, lib/dataset/JointsDataset.py)."""
 
-    scale: Fraction = 0.35
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.35
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 45.0
     rotation_prob: Fraction = 0.6
     flip_prob: Fraction = 0.5

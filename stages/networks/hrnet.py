@@ -42,8 +42,8 @@ HRNET_PRESETS: dict[str, HRNetConfig] = {
     "hrnet_w32": HRNetConfig(32),
     "hrnet_w16": HRNetConfig(16),
     "hrnet_w8": HRNetConfig(8),
-    "hrnet_w16_small": HRNetConfig(16, modules=(1, 1, 1), blocks=2, stem_blocks=2),
-    "hrnet_w8_small": HRNetConfig(8, modules=(1, 1, 1), blocks=2, stem_blocks=2),
+    "hrnet_w16_small": HRNetConfig(16, modules=(1, 1, 1), blocks=2, stem_blocks=1),
+    "hrnet_w8_small": HRNetConfig(8, modules=(1, 1, 1), blocks=2, stem_blocks=1),
 }
 
 
@@ -57,7 +57,7 @@ def hrnet_config(name: str) -> HRNetConfig:
             f"no network is called '{name}'", allowed=f"{', '.join(HRNET_PRESETS)}, or the same for another width"
         )
     width = int(match.group(1))
-    return HRNetConfig(width, modules=(1, 1, 1), blocks=2, stem_blocks=2) if match.group(2) else HRNetConfig(width)
+    return HRNetConfig(width, modules=(1, 1, 1), blocks=2, stem_blocks=1) if match.group(2) else HRNetConfig(width)
 
 
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:

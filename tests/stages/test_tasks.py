@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from stages.context import Context, Device
-from stages.settings import DataSettings, EmbeddedData, Settings, TeachersSettings, TeacherSource, TrainSettings
+from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
 from stages.tasks import run_tasks, task_options
 from storage_schemas.errors import DataError
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, object_store_memory=100 << 20)
     yield
     ray.shutdown()
 
@@ -33,7 +33,7 @@ def _context(device: Device) -> Context:
     return Context(settings, Path("/nowhere"), device)
 
 
-def _run(function: Any, jobs: list[Any], device: Device = "cpu") -> list[Any]:
+def _run(function: Callable[..., Any], jobs: list[Any], device: Device = "cpu") -> list[Any]:
     options = task_options(_context(device), network=True)
     results = run_tasks(function, [(job, 1) for job in jobs], options=options, title="test", unit="jobs")
     return [result for _, result in results]

@@ -179,7 +179,7 @@ def machine(context: Context) -> str:
     """Where latency is measured."""
     if _device(context).type == "cuda":
         return torch.cuda.get_device_name()
-    return f"the CPU of the machine that wrote this page ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"one thread of the CPU that wrote this page ({platform.machine()})"
 
 
 def _device(context: Context) -> torch.device:
@@ -201,6 +201,12 @@ def _costs(context: Context, networks: Sequence[Compared]) -> dict[str, Cost]:
 
 
 def _cost(spec: NetworkSpec, input_wh: tuple[int, int], device: torch.device) -> Cost:
-    network = load_network(spec, size_wh=input_wh).to(device)
-    counted = profile(network, size_wh=input_wh)
-    return Cost(counted.params, counted.macs, measure_latency(network, size_wh=input_wh), input_wh)
+    threads = torch.get_num_threads()
+    # One thread: several wait for each other, and tell more about what else the machine does than about the network.
+    torch.set_num_threads(1)
+    try:
+        network = load_network(spec, size_wh=input_wh, onnx_threads=1).to(device)
+        counted = profile(network, size_wh=input_wh)
+        return Cost(counted.params, counted.macs, measure_latency(network, size_wh=input_wh), input_wh)
+    finally:
+        torch.set_num_threads(threads)

@@ -63,7 +63,8 @@ def teacher_curves(context: Context) -> list[Curve]:
 
 
 def _curve(entry: Entry, name: str, who: Who) -> Curve:
-    return Curve(who, name, [epoch["loss"] for epoch in read_curve(entry.folder)])
+    lines = read_curve(entry.folder)
+    return Curve(who, name, [line["epoch"] + 1 for line in lines], [line["loss"] for line in lines])
 
 
 def cache(context: Context) -> list[CacheRow]:

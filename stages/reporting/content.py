@@ -103,10 +103,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean loss of each epoch."""
+    """The mean ``loss`` of each of ``epochs`` (from 1)."""
 
     who: Who
     name: str
+    epochs: Sequence[int]
     loss: Sequence[float]
 
 

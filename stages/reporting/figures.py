@@ -79,14 +79,13 @@ def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] =
     """Loss over epochs, on a logarithmic scale, with the phases of the schedule shaded."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(height_in=3.4)
-        longest = max(len(curve.loss) for curve in curves)
+        last = max(curve.epochs[-1] for curve in curves)
         for phase in phases:
             left, right = phase.first - 0.5, phase.last + 0.5
             axes.axvspan(left, right, color=_COLOURS[phase.who], alpha=0.13, linewidth=0)
             place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
             axes.annotate(phase.label, ((left + right) / 2, 0.985), **place)
         for curve in curves:
-            epochs = np.arange(1, len(curve.loss) + 1)
             # A curve of one epoch is a point, which only a marker shows.
             marker = _MARKERS[curve.who] if len(curve.loss) < 2 else None
             style: dict[str, Any] = {
@@ -95,9 +94,9 @@ def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] =
                 "marker": marker,
                 "linewidth": 2,
             }
-            axes.plot(epochs, curve.loss, label=curve.name, **style)
+            axes.plot(curve.epochs, curve.loss, label=curve.name, **style)
         _scale_losses(axes, [loss for curve in curves for loss in curve.loss])
-        axes.set_xlim(0.5, longest + 0.5)
+        axes.set_xlim(0.5, last + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("mean loss of the epoch")

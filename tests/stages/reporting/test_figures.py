@@ -44,7 +44,7 @@ def test_axes_and_series_are_named(page: Page) -> None:
 
 
 def test_a_phase_is_shaded_over_its_epochs_in_its_teachers_colour() -> None:
-    curve = Curve("student", "student", [0.4, 0.3, 0.2])
+    curve = Curve("student", "student", [1, 2, 3], [0.4, 0.3, 0.2])
     svg = curves_figure("Student", [curve], [Phase(1, 1, "labels", "other"), Phase(2, 3, "ST", "senior")])
     shades = re.findall(
         r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [\d.]+ \nL ([\d.]+)[^"]*"[^>]*style="fill: var\(--(\w+)\); opacity: 0.13"', svg
@@ -54,6 +54,12 @@ def test_a_phase_is_shaded_over_its_epochs_in_its_teachers_colour() -> None:
     assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
 
 
+def test_a_curve_that_begins_late_is_drawn_at_its_epochs() -> None:
+    whole, late = (Curve("student", "student", epochs, [0.4, 0.3]) for epochs in ([1, 2], [9, 10]))
+    assert "10" not in texts(curves_figure("Whole", [whole]))
+    assert {"2", "10"} <= set(texts(curves_figure("Late", [late])))
+
+
 def test_what_another_figure_is_drawn_with_stays_as_it_was(page: Page) -> None:
     before = dict(mpl.rcParams)
     figures(page)
@@ -61,5 +67,5 @@ def test_what_another_figure_is_drawn_with_stays_as_it_was(page: Page) -> None:
 
 
 def test_a_single_epoch_and_a_single_series_are_drawn(page: Page) -> None:
-    assert "svg" in curves_figure("One", [Curve("primary", "PT", [0.5])])
+    assert "svg" in curves_figure("One", [Curve("primary", "PT", [1], [0.5])])
     assert "svg" in joints_figure(page.joints, {"student": "student"})

@@ -5,9 +5,15 @@ import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 import pytest
+from page_sample import make_page
 
 from stages.reporting.content import Curve, Page, Phase
 from stages.reporting.figures import curves_figure, differences_figure, joints_figure
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return make_page()
 
 
 def texts(svg: str) -> list[str]:

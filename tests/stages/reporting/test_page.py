@@ -6,12 +6,24 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from page_sample import make_page
 
 from stages.reporting.content import Difference, Page, Tile
 from stages.reporting.page import render
 
 VOID = {"meta", "img", "br"}
 NASTY = '<script>alert("x")</script>&\''
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return make_page()
+
+
+@pytest.fixture(scope="module")
+def html(page: Page) -> str:
+    """The page rendered, once for all tests that only look at it."""
+    return render(page)
 
 
 class Elements(HTMLParser):

@@ -125,14 +125,11 @@ class Context:
         log.info("%s", message)
 
 
-def resolve_precision(precision: Precision, device: Device, *, training: bool = False) -> Literal["float32", "bfloat16"]:
-    """What ``auto`` means: bfloat16 on a GPU and float32 on a CPU, so that targets and scores agree between CPUs.
-
-    A training is never the same to the bit on two machines; with ``training`` a CPU that computes in bfloat16 natively does.
-    """
+def resolve_precision(precision: Precision, device: Device) -> Literal["float32", "bfloat16"]:
+    """What ``auto`` means: bfloat16 where the device computes in it (GPUs and some CPUs), else float32; keys hold which."""
     if precision != "auto":
         return precision
-    return "bfloat16" if device == "cuda" or (training and _native_bfloat16()) else "float32"
+    return "bfloat16" if device == "cuda" or _native_bfloat16() else "float32"
 
 
 def _native_bfloat16() -> bool:

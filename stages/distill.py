@@ -14,7 +14,7 @@ from stages.networks.teacher import NetworkSpec
 from stages.prepare import INSTANCES, images_of, instances_step
 from stages.settings import Role
 from stages.targets import target_step, view_step
-from stages.teachers import training_recipe
+from stages.teachers import architecture, training_recipe
 from stages.training import run_training
 from storage_schemas.entry import Draft
 
@@ -57,6 +57,7 @@ def student_step(context: Context, arm: Arm) -> Step:
         "epochs": epochs,
         "distill": {
             "network": settings.network,
+            "architecture": architecture(settings.network),
             "size_divisor": settings.size_divisor,
             "seed": settings.seed,
             "train": training_recipe(context, settings),
@@ -85,7 +86,8 @@ def make(context: Context, missing: Sequence[Step]) -> None:
             if isinstance(draft, Draft):
                 plan = _plan(context, arm, epochs, draft.folder)
                 run_training(context, plan)
-                draft.commit([WEIGHTS, METRICS], measured={"network": context.settings.distill.network})
+                measured = {"network": context.settings.distill.network}
+                draft.commit([WEIGHTS, METRICS], measured=measured, made={"device": context.device})
 
 
 def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
@@ -125,7 +127,7 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Path) -> 
         size_divisor=settings.distill.size_divisor,
         epochs=epochs,
         train=settings.distill,
-        precision=resolve_precision(settings.distill.precision, context.device, training=True),
+        precision=resolve_precision(settings.distill.precision, context.device),
         device=context.device,
         seed=settings.distill.seed,
         views_seed=settings.views.seed,

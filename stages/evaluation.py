@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from stages.context import Context, Step, resolve_precision
+from stages.context import Context, Step
 from stages.data.detections import read_detections
 from stages.data.images import DECODER_VERSION
 from stages.networks.teacher import NetworkSpec
@@ -30,6 +30,8 @@ Subset = Literal["val", "holdout"]
 
 PREDICTIONS = "predictions.parquet"
 _VERSION = 1
+_PRECISION: Literal["float32"] = "float32"
+"""Scores are figures to compare, and scoring is short: it is exact on every device."""
 
 
 def evaluation_step(
@@ -70,7 +72,7 @@ def _recipe(context: Context, content: str, subset: Subset, *, divisor: int, wit
             "nms_threshold": settings.nms_threshold,
         },
         "mask": "withheld" if withhold_mask else "as the network takes it",
-        "precision": resolve_precision("auto", context.device),
+        "precision": _PRECISION,
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
@@ -106,7 +108,7 @@ def score_network(
             divisor=divisor,
             flip=context.settings.evaluate.flip,
             withhold_mask=withhold_mask,
-            precision=resolve_precision("auto", context.device),
+            precision=_PRECISION,
             title=f"evaluate: {who}",
         )
         return _commit(context, draft, subset, people, box_score_N, predicted)
@@ -161,4 +163,4 @@ def _commit(
     stacked = np.concatenate([predicted[decoder] for decoder in DECODERS])
     write_predictions(draft.folder / PREDICTIONS, columns, stacked)
     files: Sequence[str] = [PREDICTIONS, *(f"results-{decoder}.json" for decoder in DECODERS)]
-    return draft.commit(files, measured=measured)
+    return draft.commit(files, measured=measured, made={"device": context.device})

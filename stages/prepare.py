@@ -174,7 +174,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "quarantined": dict(Counter(item.reason.split(":")[0] for item in quarantine)),
         "skipped": sorted_out.skipped,
     }
-    draft.commit([INSTANCES, QUARANTINE, GROUND_TRUTH], measured=measured)
+    draft.commit([INSTANCES, QUARANTINE, GROUND_TRUTH], measured=measured, made={"device": "cpu"})
     context.tell(
         f"prepare: {split} set of {len(table.id_N)} people on {len(table.image_id_M)} images; "
         f"{len(quarantine)} quarantined, {sum(sorted_out.skipped.values())} skipped by rule"

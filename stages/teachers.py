@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,6 +14,7 @@ from stages.data.views import VIEWS_VERSION
 from stages.evaluation import evaluation_step, score_network
 from stages.learning.loop import METRICS, WEIGHTS
 from stages.learning.plan import EpochPlan, TrainingPlan, Weights
+from stages.networks.hrnet import hrnet_config
 from stages.networks.teacher import NetworkSpec, load_network
 from stages.prepare import INSTANCES, images_of, instances_step
 from stages.settings import Role, TeacherSource, TrainSettings
@@ -22,7 +23,7 @@ from storage_schemas.atomic import sha256_file
 from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import ConfigError, WeightsError
 
-__all__ = ["make", "network_spec", "steps", "teacher_step", "training_recipe"]
+__all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "training_recipe"]
 
 Part = Literal["primary", "base", "senior", "control"]
 _VERSION = 1
@@ -73,7 +74,12 @@ def network_spec(entry: Entry) -> NetworkSpec:
 def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
     """What a training depends on beside its data: its settings but for those that only say who does the work."""
     recipe = {name: getattr(train, name) for name in TrainSettings.model_fields if name not in _NOT_IN_KEYS}
-    return {**recipe, "precision": resolve_precision(train.precision, context.device, training=True)}
+    return {**recipe, "precision": resolve_precision(train.precision, context.device)}
+
+
+def architecture(network: str | None) -> dict[str, Any] | None:
+    """What a network's name stands for, so that another release's network of that name is another input."""
+    return asdict(hrnet_config(network)) if network else None
 
 
 def _step(context: Context, part: Part) -> Step:
@@ -97,6 +103,7 @@ def _step(context: Context, part: Part) -> Step:
     people = instances_step(context, "train")
     recipe: dict[str, Any] = {
         "network": source.network,
+        "architecture": architecture(source.network),
         "size_wh": size_wh,
         "instances": context.content(people),
         "train": training_recipe(context, source.train),
@@ -176,7 +183,7 @@ def _make_teacher(context: Context, part: Part, draft: Draft) -> None:
     scores = {"AP": _score(context, spec, measured["content"], _WHO[part])}
     if part == "senior":
         scores["AP_without_mask"] = _score(context, spec, measured["content"], _WHO[part], withhold_mask=True)
-    draft.commit(files, measured={**measured, **scores})
+    draft.commit(files, measured={**measured, **scores}, made={"device": context.device})
 
 
 _WHO: dict[Part, str] = {
@@ -252,7 +259,7 @@ def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: 
         size_divisor=1,
         epochs=[EpochPlan(view=epoch + 1, weights=Weights(ground_truth=1.0)) for epoch in range(train.epochs)],
         train=train,
-        precision=resolve_precision(train.precision, context.device, training=True),
+        precision=resolve_precision(train.precision, context.device),
         device=context.device,
         seed=settings.views.seed,
         views_seed=settings.views.seed,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -201,10 +202,13 @@ class _Session:
         name = f"epoch-{epoch:05d}"
         path = self.plan.folder / f"{name}.pt"
         torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch}, path)
-        finish_part(self.plan.folder, name, [path.name])
+        # The curve so far goes with it: whoever takes over the part goes on with the curve too.
+        curve = path.with_suffix(".jsonl")
+        shutil.copyfile(self.plan.folder / METRICS, curve)
+        finish_part(self.plan.folder, name, [path.name, curve.name])
         for old in _checkpoints(self.plan.folder)[:-_KEPT_CHECKPOINTS]:
-            old.with_name(f"{old.stem}.part.json").unlink(missing_ok=True)
-            old.unlink()
+            for suffix in (".part.json", ".jsonl", ".pt"):
+                old.with_suffix(suffix).unlink(missing_ok=True)
 
     def _resume(self) -> int:
         for path in reversed(_checkpoints(self.plan.folder)):
@@ -213,6 +217,8 @@ class _Session:
             except (RuntimeError, EOFError, OSError, ValueError) as error:
                 log.warning("Checkpoint %s cannot be read (%s): the one before it is used", path, error)
                 continue
+            if self.worker.rank == 0:
+                shutil.copyfile(path.with_suffix(".jsonl"), self.plan.folder / METRICS)
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             log.info("%s: going on after epoch %d of %d", self.plan.title, state["epoch"] + 1, len(self.plan.epochs))

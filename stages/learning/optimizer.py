@@ -45,7 +45,8 @@ def make_optimizer(network: nn.Module, settings: TrainSettings, *, adapter_lr: f
     if adapter:
         groups.append({"params": adapter, "peak_lr": adapter_lr if adapter_lr is not None else settings.lr})
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+    # HRNet has hundreds of small tensors: updating them one by one costs a sixth of a short step on a CPU.
+    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

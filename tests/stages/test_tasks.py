@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def _context(device: Device) -> Context:
     return Context(settings, Path("/nowhere"), device)
 
 
-def _run(function: Callable[..., Any], jobs: list[Any], device: Device = "cpu") -> list[Any]:
+def _run(function: Any, jobs: list[Any], device: Device = "cpu") -> list[Any]:  # noqa: ANN401
     options = task_options(_context(device), network=True)
     results = run_tasks(function, [(job, 1) for job in jobs], options=options, title="test", unit="jobs")
     return [result for _, result in results]
@@ -42,7 +42,7 @@ def _run(function: Callable[..., Any], jobs: list[Any], device: Device = "cpu") 
 @ray.remote(max_calls=0)
 def _where(job: int) -> tuple[int, tuple[int, ...]]:
     time.sleep(0.3)
-    return os.getpid(), tuple(ray.get_gpu_ids())
+    return os.getpid(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
 
 def test_tasks_share_out_the_gpus_and_keep_their_processes() -> None:

@@ -44,8 +44,8 @@ def _sum_of_losses(student: Tensor, sources: list[tuple[float, Tensor, Tensor]])
 def test_the_blend_has_the_gradient_of_the_sum_of_losses() -> None:
     sources = _sources()
     one, other = _student(), _student()
-    heatmap_loss(one, *blend_targets(sources)).backward()  # type: ignore[no-untyped-call]
-    _sum_of_losses(other, sources).backward()  # type: ignore[no-untyped-call]
+    heatmap_loss(one, *blend_targets(sources)).backward()
+    _sum_of_losses(other, sources).backward()
     assert one.grad is not None
     assert other.grad is not None
     assert torch.allclose(one.grad, other.grad, atol=1e-8)
@@ -66,7 +66,7 @@ def test_a_joint_that_nobody_teaches_has_no_gradient_and_a_finite_target() -> No
     target, weight = blend_targets(_sources())
     assert weight[0, 0] == 0
     assert torch.isfinite(target).all()
-    heatmap_loss(student, target, weight).backward()  # type: ignore[no-untyped-call]
+    heatmap_loss(student, target, weight).backward()
     assert student.grad is not None
     assert not student.grad[0, 0].any()
     taught = weight > 0

@@ -99,7 +99,7 @@ def test_one_step_of_adam_moves_by_the_learning_rate() -> None:
     optimizer = make_optimizer(network, TrainSettings(lr=1e-3), adapter_lr=1e-1)
     set_learning_rate(optimizer, 0.1)
     before = {name: parameter.item() for name, parameter in network.named_parameters()}
-    torch.stack([parameter.sum() for parameter in network.parameters()]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([parameter.sum() for parameter in network.parameters()]).sum().backward()
     optimizer.step()
     moved = {name: before[name] - parameter.item() for name, parameter in network.named_parameters()}
     assert moved["adapter.weight"] == pytest.approx(1e-2, rel=1e-3)

@@ -64,8 +64,10 @@ def _scaling(context: Context, settings: TrainSettings) -> ScalingConfig:
         return ScalingConfig(num_workers=_checked(workers, settings), use_gpu=True)
     workers = settings.workers or 1
     # Without GPUs one worker takes all processors of a node: threads of one process share memory and need no gradients sent.
+    total_cpus = resources.get("CPU", 1.0)
     node_cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    cpus = max(1, node_cpus // workers) if workers <= node_cpus else 1
+    # More workers than processors share them, where asking for whole ones would wait for ever.
+    cpus = max(1, node_cpus // workers) if workers <= total_cpus else total_cpus / workers
     return ScalingConfig(num_workers=_checked(workers, settings), use_gpu=False, resources_per_worker={"CPU": cpus})
 
 

@@ -14,6 +14,8 @@ from storage_schemas.errors import ConfigError
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COCO_ROOT", "/data/coco")
+    monkeypatch.setenv("PHOTOGRAPHS", "/data/photographs")
+    monkeypatch.setenv("TEACHER", "/data/teacher")
     monkeypatch.setenv("ODKD_WEIGHTS", "/data/weights")
     monkeypatch.delenv("NOWHERE", raising=False)
 

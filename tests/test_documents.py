@@ -103,7 +103,8 @@ def test_every_yaml_block_of_the_readme_is_a_valid_configuration(block: str, tmp
 @pytest.mark.usefixtures("_coco")
 @pytest.mark.parametrize("cell", TEACHERS)
 def test_every_way_to_give_a_teacher_is_a_valid_configuration(cell: str, tmp_path: Path) -> None:
-    _load(f"preset: coco_hrnet_w16\nteachers: {{primary: {cell.replace('FILE', '/models/teacher')}}}\n", tmp_path)
+    settings = _load(f"preset: coco_hrnet_w16\nteachers: {{primary: {cell.replace('FILE', '/models/teacher')}}}\n", tmp_path)
+    assert (settings.teachers.primary.weights is not None) == ("FILE" in cell)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

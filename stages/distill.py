@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, cast
@@ -15,7 +16,7 @@ from stages.prepare import INSTANCES, images_of, instances_step
 from stages.settings import Role
 from stages.targets import target_step, view_step
 from stages.teachers import architecture, training_recipe
-from stages.training import run_training
+from stages.training import run_trainings, side_by_side
 from storage_schemas.entry import Draft
 
 __all__ = ["Arm", "arms", "make", "steps", "student_step"]
@@ -79,13 +80,15 @@ def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Train what is missing; every cached file that will be read is checked against its manifest first."""
-    for step in missing:
-        arm = cast(Arm, step.about["arm"])
-        epochs = _epochs(context, arm)
-        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
-            if isinstance(draft, Draft):
-                plan = _plan(context, arm, epochs, draft.folder)
-                run_training(context, plan)
+    for group in side_by_side(context, missing):
+        with ExitStack() as stack:
+            drafts: list[tuple[Arm, Draft]] = []
+            for step in group:
+                draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
+                if isinstance(draft, Draft):
+                    drafts.append((cast(Arm, step.about["arm"]), draft))
+            run_trainings(context, [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts])
+            for _, draft in drafts:
                 measured = {"network": context.settings.distill.network}
                 draft.commit([WEIGHTS, METRICS], measured=measured, made={"device": context.device})
 

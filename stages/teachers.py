@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,7 +19,7 @@ from stages.networks.hrnet import hrnet_config
 from stages.networks.teacher import NetworkSpec, load_network
 from stages.prepare import INSTANCES, images_of, instances_step
 from stages.settings import Role, TeacherSource, TrainSettings
-from stages.training import run_training
+from stages.training import run_trainings, side_by_side
 from storage_schemas.atomic import sha256_file
 from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import ConfigError, WeightsError
@@ -154,36 +155,56 @@ def _hash_once(path: Path, size: int, changed_ns: int) -> str:
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Make the missing teachers, then the missing scores."""
+    for group in side_by_side(context, [step for step in missing if step.kind == "teachers"]):
+        with ExitStack() as stack:
+            drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell)) for step in group]
+            begun = [
+                _begin(context, cast(Part, step.about["part"]), draft)
+                for step, draft in zip(group, drafts, strict=True)
+                if isinstance(draft, Draft)
+            ]
+            run_trainings(context, [teacher.training for teacher in begun if teacher.training])
+            for teacher in begun:
+                _finish(context, teacher)
     for step in missing:
         if step.kind == "evaluations":
-            about = step.about
-            entry = context.need(about["network"])
+            network = step.about["network"]
             score_network(
                 context,
-                network_spec(entry),
-                context.content(about["network"]),
-                about["who"],
-                withhold_mask=about["withhold_mask"],
+                network_spec(context.need(network)),
+                context.content(network),
+                step.about["who"],
+                withhold_mask=step.about["withhold_mask"],
             )
-            continue
-        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
-            if isinstance(draft, Draft):
-                _make_teacher(context, cast(Part, step.about["part"]), draft)
 
 
-def _make_teacher(context: Context, part: Part, draft: Draft) -> None:
+@dataclass(frozen=True)
+class _Begun:
+    """A teacher in the making: how it is trained (given weights are not), and what its entry will hold."""
+
+    part: Part
+    draft: Draft
+    training: TrainingPlan | None
+    files: list[str]
+    described: dict[str, Any]
+
+
+def _begin(context: Context, part: Part, draft: Draft) -> _Begun:
     if part in ("senior", "control"):
-        files, described = _train_senior(context, part, draft)
-    elif (source := _source(context, part)).weights is not None:
-        files, described = _take_weights(context, source, draft)
-    else:
-        files, described = _train_from_labels(context, source, draft)
-    measured: dict[str, Any] = {**described, "content": draft.payload(files)}
-    spec = _spec_of(described, draft.folder)
+        return _senior(context, part, draft)
+    source = _source(context, part)
+    return _given(context, part, source, draft) if source.weights is not None else _from_labels(context, part, source, draft)
+
+
+def _finish(context: Context, teacher: _Begun) -> None:
+    """Score the teacher and commit it."""
+    part, draft = teacher.part, teacher.draft
+    measured: dict[str, Any] = {**teacher.described, "content": draft.payload(teacher.files)}
+    spec = _spec_of(teacher.described, draft.folder)
     scores = {"AP": _score(context, spec, measured["content"], _WHO[part])}
     if part == "senior":
         scores["AP_without_mask"] = _score(context, spec, measured["content"], _WHO[part], withhold_mask=True)
-    draft.commit(files, measured={**measured, **scores}, made={"device": context.device})
+    draft.commit(teacher.files, measured={**measured, **scores}, made={"device": context.device})
 
 
 _WHO: dict[Part, str] = {
@@ -207,24 +228,24 @@ def _spec_of(described: dict[str, Any], folder: Path) -> NetworkSpec:
     return NetworkSpec(network=described["network"], senior=described["senior"], **files)
 
 
-def _take_weights(context: Context, source: TeacherSource, draft: Draft) -> tuple[list[str], dict[str, Any]]:
+def _given(context: Context, part: Part, source: TeacherSource, draft: Draft) -> _Begun:
     """Copy given weights into the entry, after they have been seen to load and to give heatmaps of the right size."""
     assert source.weights is not None
     name = f"weights{source.weights.suffix}"
     shutil.copyfile(source.weights, draft.folder / name)
     described = {"network": source.network, "weights": name, "senior": False}
     load_network(_spec_of(described, draft.folder), size_wh=context.settings.crop.size_wh)
-    return [name], described
+    return _Begun(part, draft, None, [name], described)
 
 
-def _train_from_labels(context: Context, source: TeacherSource, draft: Draft) -> tuple[list[str], dict[str, Any]]:
+def _from_labels(context: Context, part: Part, source: TeacherSource, draft: Draft) -> _Begun:
     assert source.train is not None
-    plan = _plan(context, draft, "teachers: primary teacher", NetworkSpec(network=source.network), source.train)
-    run_training(context, plan)
-    return [WEIGHTS, METRICS], {"network": source.network, "weights": WEIGHTS, "senior": False}
+    plan = _plan(context, draft, f"teachers: {_WHO[part]}", NetworkSpec(network=source.network), source.train)
+    described = {"network": source.network, "weights": WEIGHTS, "senior": False}
+    return _Begun(part, draft, plan, [WEIGHTS, METRICS], described)
 
 
-def _train_senior(context: Context, part: Part, draft: Draft) -> tuple[list[str], dict[str, Any]]:
+def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
     settings = context.settings.teachers.senior
     base = network_spec(context.need(_base_step(context)))
     if base.weights is not None and base.weights.suffix == ".onnx":
@@ -237,14 +258,14 @@ def _train_senior(context: Context, part: Part, draft: Draft) -> tuple[list[str]
     plan = replace(_plan(context, draft, f"teachers: {_WHO[part]}", spec, settings.train), people="masked")
     if part == "senior":
         plan = replace(plan, feed_mask=True, mask_drop=settings.mask_drop, adapter_lr=settings.adapter_lr)
-    run_training(context, plan)
+    described = {"network": base.network, "checkpoint": WEIGHTS, "senior": part == "senior"}
+    files = [WEIGHTS, METRICS]
     if base.weights is not None and base.weights.suffix == ".pt2":
         program = f"program{base.weights.suffix}"
         shutil.copyfile(base.weights, draft.folder / program)
-        described = {"network": None, "weights": program, "checkpoint": WEIGHTS, "senior": part == "senior"}
-        return [program, WEIGHTS, METRICS], described
-    described = {"network": base.network, "checkpoint": WEIGHTS, "senior": part == "senior"}
-    return [WEIGHTS, METRICS], described
+        described = {**described, "network": None, "weights": program}
+        files = [program, *files]
+    return _Begun(part, draft, plan, files, described)
 
 
 def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: TrainSettings) -> TrainingPlan:

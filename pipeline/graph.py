@@ -12,7 +12,7 @@ from stages import distill, evaluate, prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
 from storage_schemas.errors import MissingInputError
 
-__all__ = ["STAGES", "Planned", "make_stage", "plan", "render_plan"]
+__all__ = ["STAGES", "Planned", "check", "make_stage", "plan", "render_plan"]
 
 STAGES: dict[StageName, ModuleType] = {
     "prepare": prepare,
@@ -45,7 +45,7 @@ def _planned(context: Context, step: Step) -> Planned:
     entry = context.find(step)
     if entry is not None:
         return Planned(step, "hit", f"made {entry.manifest.made['at']}")
-    waiting = ", ".join(other.title for other in step.waits_for)
+    waiting = _named([other.title for other in step.waits_for])
     nearest = context.store.nearest(step.kind, step.recipe)
     changed = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
     # Another kind of thing altogether (another split, another role) is no earlier version of this one.
@@ -56,6 +56,13 @@ def _planned(context: Context, step: Step) -> Planned:
 
 
 _NEAR = 6
+_NAMED = 3
+
+
+def _named(titles: Sequence[str]) -> str:
+    """The first few, and how many there are beside them: a student may wait for a hundred views."""
+    more = len(titles) - _NAMED
+    return ", ".join(titles[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_pending(value: object) -> bool:
@@ -78,6 +85,16 @@ def render_plan(planned: Sequence[Planned]) -> str:
         keys = items[0].step.key if not items[0].step.waits_for else "key follows"
         lines.append(f"{stage:9} {status:5} {title} ({keys})" + (f": {why}" if why else ""))
     return "\n".join(lines)
+
+
+def check(context: Context, stages: Sequence[StageName]) -> None:
+    """Work out the keys of all stages, so that a file which is not there is told before the first hour of work.
+
+    Raises:
+        OdkdError: a file that the configuration names is not there or cannot be read.
+    """
+    for stage in stages:
+        STAGES[stage].steps(context)
 
 
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float:

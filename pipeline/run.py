@@ -100,6 +100,7 @@ def _run(options: argparse.Namespace) -> None:
         cluster.connect()
         cluster.check_home(home)
 
+    graph.check(context, stages)
     context.run_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(context.run_dir / "config.resolved.yaml", resolved_yaml(settings).encode())
     try:

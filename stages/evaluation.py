@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +16,9 @@ from stages.networks.teacher import NetworkSpec
 from stages.predict import DECODERS, predict
 from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step
 from stages.scoring import score_poses
-from storage_schemas.atomic import sha256_file
+from storage_schemas.atomic import sha256_known
 from storage_schemas.entry import Draft, Entry
+from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances, read_instances, write_instances
 from storage_schemas.predictions import coco_results, write_predictions, write_results
 
@@ -60,11 +59,15 @@ def backend_of(spec_suffix: str, context: Context) -> str:
 def _recipe(context: Context, content: str, subset: Subset, *, divisor: int, withhold_mask: bool) -> dict[str, Any]:
     settings = context.settings.evaluate
     boxes = settings.boxes if subset == "val" else None
+    if boxes is not None and not boxes.is_file():
+        raise DataError(
+            f"The detections file {boxes} (evaluate.boxes) is not there", allowed="an existing COCO detections file"
+        )
     return {
         "network": content,
         "people": context.content(instances_step(context, "val" if subset == "val" else "train")),
         "subset": subset,
-        "boxes": "ground truth" if boxes is None else _hash_of(boxes),
+        "boxes": "ground truth" if boxes is None else sha256_known(boxes),
         "crop": {"size_wh": list(context.settings.crop.size_wh), "divisor": divisor},
         "evaluate": {
             "flip": settings.flip,
@@ -76,11 +79,6 @@ def _recipe(context: Context, content: str, subset: Subset, *, divisor: int, wit
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
-
-
-@lru_cache(maxsize=4)
-def _hash_of(path: Path) -> str:
-    return sha256_file(path)
 
 
 def score_network(

@@ -21,7 +21,7 @@ from stages.data.synthetic import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
 from stages.progress import progress
 from stages.settings import Split
 from stages.tasks import run_tasks, task_options
-from storage_schemas.atomic import sha256_file
+from storage_schemas.atomic import sha256_known
 from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances, write_instances
@@ -82,17 +82,10 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
     for path, what in ((source.annotations, "annotations file"), (source.images, "image folder")):
         if not path.exists():
             raise DataError(f"The {what} {path} (data.{split}) is not there", allowed="an existing path, seen by every node")
-    stat = source.annotations.stat()
     return {
-        "annotations": _hash_once(source.annotations, stat.st_size, stat.st_mtime_ns),
+        "annotations": sha256_known(source.annotations),
         "images": _listing_once(source.images, source.images.stat().st_mtime_ns),
     }
-
-
-@lru_cache(maxsize=8)
-def _hash_once(path: Path, size: int, changed_ns: int) -> str:
-    """The file's sha256, taken once a process for one state of the file."""
-    return sha256_file(path)
 
 
 @lru_cache(maxsize=8)

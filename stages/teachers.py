@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,7 +19,7 @@ from stages.networks.teacher import NetworkSpec, load_network
 from stages.prepare import INSTANCES, images_of, instances_step
 from stages.settings import Role, TeacherSource, TrainSettings
 from stages.training import run_trainings, side_by_side
-from storage_schemas.atomic import sha256_file
+from storage_schemas.atomic import sha256_known
 from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import ConfigError, WeightsError
 
@@ -92,11 +91,10 @@ def _step(context: Context, part: Part) -> Step:
     if source.weights is not None:
         if not source.weights.is_file():
             raise WeightsError(f"The weights {source.weights} (teachers.{part}) are not there", allowed="an existing file")
-        stat = source.weights.stat()
         given = {
             "network": source.network,
             "size_wh": size_wh,
-            "weights": _hash_once(source.weights, stat.st_size, stat.st_mtime_ns),
+            "weights": sha256_known(source.weights),
             "version": _VERSION,
         }
         return Step("teachers", "teachers", title, given, about={"part": part})
@@ -146,11 +144,6 @@ def _drawn_views(context: Context) -> dict[str, Any]:
     """Teachers see a new view of everybody in every epoch; no cached target depends on it."""
     views = context.settings.views
     return {"seed": views.seed, "augment": views.augment.model_dump(), "version": VIEWS_VERSION}
-
-
-@lru_cache(maxsize=8)
-def _hash_once(path: Path, size: int, changed_ns: int) -> str:
-    return sha256_file(path)
 
 
 def make(context: Context, missing: Sequence[Step]) -> None:

@@ -6,9 +6,10 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["sha256_file", "sync_files", "sync_folder", "write_atomic"]
+__all__ = ["sha256_file", "sha256_known", "sync_files", "sync_folder", "write_atomic"]
 
 _READ_BYTES = 1 << 20
 
@@ -63,3 +64,18 @@ def sha256_file(path: Path) -> str:
         while block := stream.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_known(path: Path) -> str:
+    """As ``sha256_file``, but read only once a process while the file's size and time of change stay as they are.
+
+    Raises:
+        OSError: the file is not there or cannot be read.
+    """
+    stat = path.stat()
+    return _sha256_of_state(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _sha256_of_state(path: Path, size: int, changed_ns: int) -> str:
+    return sha256_file(path)

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from stages.data.synthetic_pose import JOINT_NAMES
 from stages.data.synthetic_scene import Person, draw_scene
+from stages.pose.skeleton import COCO_KEYPOINTS, SIGMAS
 from storage_schemas.errors import DataError
 
-__all__ = ["OKS_SIGMAS_K", "SYNTHETIC_VERSION", "SyntheticSpec", "draw_dataset"]
+__all__ = ["SYNTHETIC_VERSION", "SyntheticSpec", "draw_dataset"]
 
 SYNTHETIC_VERSION = 1
 """Part of every key of the embedded data: raised when the same spec draws other pictures or labels."""
@@ -45,10 +45,6 @@ MIN_VISIBLE_PX = 80  # people of whom less is seen are not annotated
 JPEG_QUALITY = 92
 _VAL_IMAGE_IDS_FROM = 1_000_000
 
-# COCO, keypoint evaluation: nose, eyes, ears, then left and right of each joint down to the ankles.
-OKS_SIGMAS_K: NDArray[np.float64] = np.array(
-    [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089]
-)
 _SKELETON = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10], [9, 11],
              [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]]  # fmt: skip
 
@@ -102,7 +98,7 @@ def draw_dataset(folder: Path, spec: SyntheticSpec, *, progress: Callable[[int, 
 
 
 def _empty_content(spec: SyntheticSpec, split: Split) -> Record:
-    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(JOINT_NAMES), "skeleton": _SKELETON}
+    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO_KEYPOINTS), "skeleton": _SKELETON}
     info = {"description": "Drawn people, annotated like COCO", "split": split, "spec": asdict(spec)}
     return {"info": info, "licenses": [], "categories": [category], "images": [], "annotations": []}
 
@@ -163,7 +159,7 @@ def _labels(rng: np.random.Generator, person: Person, area: float, *, faulty: bo
     if faulty:
         share_K = np.where(person.seen, UNLABELLED_SEEN_SHARE, UNLABELLED_HIDDEN_SHARE)
         labelled_K &= rng.random(len(share_K)) >= share_K
-        sd_K = JITTER_SHARE * 2 * OKS_SIGMAS_K * np.sqrt(area)
+        sd_K = JITTER_SHARE * 2 * SIGMAS * np.sqrt(area)
         joints_K2 = np.rint(joints_K2 + sd_K[:, None] * rng.normal(size=joints_K2.shape)).astype(np.int64)
         joints_K2 = np.clip(joints_K2, 0, (width - 1, height - 1))
     keypoints_K3 = np.concatenate([joints_K2, np.where(person.seen, 2, 1)[:, None]], axis=1)

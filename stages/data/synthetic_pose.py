@@ -12,13 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HEAD_RADIUS", "JOINT_NAMES", "Figure", "sample_figure"]
+__all__ = ["HEAD_RADIUS", "Figure", "sample_figure"]
 
 Floats = NDArray[np.float64]
-
-JOINT_NAMES = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-               "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-               "right_ankle")  # fmt: skip
 
 # Shares of the directions people face; the yaw is drawn evenly within the limits in degrees, 0 facing the viewer.
 FACINGS = {"front": (0.65, 0.0, 35.0), "three_quarter": (0.18, 35.0, 65.0), "profile": (0.07, 65.0, 105.0),

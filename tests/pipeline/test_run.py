@@ -124,6 +124,12 @@ def test_a_dry_run_names_the_field_and_what_is_made_again(finished: Path) -> Non
     assert any("distill.train.lr: 0.002 -> 0.001" in line for line in changed)
 
 
+def test_a_dry_run_names_a_few_of_many_inputs_that_are_not_there(tmp_path: Path) -> None:
+    lines = done(tmp_path / "home", "all", "--dry-run").splitlines()
+    student = next(line for line in lines if line.startswith("distill") and " student " in line)
+    assert student.endswith("waits for train instances, train view 1, targets of the primary teacher, train view 1 and 2 more")
+
+
 def test_force_makes_one_stage_again(finished: Path) -> None:
     def made() -> dict[str, str]:
         return {path.parent.name: path.read_text() for path in (finished / "store").glob("*/*/manifest.json")}
@@ -187,3 +193,10 @@ def test_a_stage_without_its_inputs_names_the_command_that_makes_them(tmp_path: 
     assert result.returncode == 2
     assert "--stage prepare" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_a_late_stage_needs_is_missed_before_any_work(tmp_path: Path) -> None:
+    result = run(tmp_path / "home", "all", evaluate__boxes=str(tmp_path / "boxes.json"))
+    assert result.returncode == 2
+    assert f"{tmp_path / 'boxes.json'} (evaluate.boxes) is not there" in result.stderr
+    assert not (tmp_path / "home" / "store").exists()

@@ -122,4 +122,6 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:
-    return [step for step in module.steps(context) if context.find(step) is None]
+    """What is not there, each entry once: two steps may be one entry, such as a student without teachers and its baseline."""
+    missing = {(step.kind, step.key): step for step in module.steps(context) if context.find(step) is None}
+    return list(missing.values())

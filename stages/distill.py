@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from stages.context import Context, Step, resolve_precision
+from stages.data.images import DECODER_VERSION
 from stages.learning.loop import METRICS, WEIGHTS
 from stages.learning.plan import EpochPlan, TrainingPlan, Weights, epoch_weights, view_of_epoch
 from stages.networks.teacher import NetworkSpec
@@ -24,7 +25,7 @@ __all__ = ["Arm", "arms", "make", "steps", "student_step"]
 Arm = Literal["student", "baseline"]
 """The student learns from teachers and labels; the baseline is the same network, trained equally long on labels alone."""
 
-_VERSION = 1
+_VERSION = 2
 _ROLES: tuple[Role, Role] = ("primary", "senior")
 
 
@@ -62,8 +63,8 @@ def student_step(context: Context, arm: Arm) -> Step:
             "size_divisor": settings.size_divisor,
             "seed": settings.seed,
             "train": training_recipe(context, settings),
+            "decoder": DECODER_VERSION,
         },
-        "min_peak": context.settings.binarize.min_peak,
         "version": _VERSION,
     }
     unique = {(waited.kind, waited.key): waited for waited in waits}
@@ -87,10 +88,11 @@ def make(context: Context, missing: Sequence[Step]) -> None:
                 draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
                 if isinstance(draft, Draft):
                     drafts.append((cast(Arm, step.about["arm"]), draft))
-            run_trainings(context, [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts])
-            for _, draft in drafts:
-                measured = {"network": context.settings.distill.network}
-                draft.commit([WEIGHTS, METRICS], measured=measured, made={"device": context.device})
+            plans = [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts]
+            for (_, draft), made in zip(drafts, run_trainings(context, plans), strict=True):
+                # The curve holds times: the same weights, trained again, are the same content.
+                measured = {"network": context.settings.distill.network, "content": draft.payload([WEIGHTS])}
+                draft.commit([WEIGHTS, METRICS], measured=measured, made=made)
 
 
 def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
@@ -135,6 +137,5 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Path) -> 
         seed=settings.distill.seed,
         views_seed=settings.views.seed,
         augment=settings.views.augment,
-        min_peak=settings.binarize.min_peak,
         events=context.run_dir / "tensorboard" / arm,
     )

@@ -23,7 +23,7 @@ from stages.networks.teacher import NetworkSpec, load_network
 from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.pose.flip import flip_merge
 from stages.settings import AugmentSettings, DecoderName
-from stages.tasks import run_tasks, task_options
+from stages.tasks import run_tasks, task_options, worker_threads
 from storage_schemas.instances import Instances, read_instances
 
 __all__ = ["DECODERS", "Runner", "predict", "runner"]
@@ -91,7 +91,6 @@ class _Job:
     flip: bool
     withhold_mask: bool
     batch_size: int
-    threads: int
 
 
 def predict(
@@ -126,7 +125,6 @@ def predict(
             flip,
             withhold_mask,
             settings.evaluate.batch_size,
-            settings.cluster.cpus_per_task,
         )
         for start in range(0, num, _TASK_PEOPLE)
     ]
@@ -142,7 +140,7 @@ def predict(
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
     instances = read_instances(job.people).select(np.arange(job.start, job.stop))
     size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)
-    ready = runner(job.spec, size_wh, job.device, job.precision, job.threads)
+    ready = runner(job.spec, size_wh, job.device, job.precision, worker_threads())
     found: dict[DecoderName, list[F32]] = {decoder: [] for decoder in DECODERS}
     for batch, affine_B23 in _plain_batches(instances, job, size_wh, with_mask=ready.feed_mask):
         heat_BKHW = ready.heatmaps(batch, flip=job.flip)
@@ -158,7 +156,7 @@ def _plain_batches(
     instances: Instances, job: _Job, size_wh: tuple[int, int], *, with_mask: bool
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float64]]]:
     views = draw_views(instances, 0, seed=0, augment=AugmentSettings(), size_wh=job.size_wh)
-    loader = CropLoader(instances, job.images, size_wh=size_wh, threads=job.threads)
+    loader = CropLoader(instances, job.images, size_wh=size_wh, threads=worker_threads())
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:

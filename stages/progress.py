@@ -14,6 +14,7 @@ from rich.console import Console
 __all__ = ["Progress", "duration", "progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_SAME_LINES = 30.0
 
 
 class Progress:
@@ -32,7 +33,7 @@ class Progress:
         self.advance(count)
 
     def advance(self, count: int = 1) -> None:
-        """Note ``count`` more as done."""
+        """Note ``count`` more as done; 0 shows that the work goes on."""
         self.done += count
         self._show()
 
@@ -77,7 +78,8 @@ def progress(
         title: names the stage.
         total: how many there are.
         unit: what is counted, in the plural.
-        stream: a terminal gets a bar, anything else a line every five seconds and one at the end.
+        stream: a terminal gets a bar, anything else a line every five seconds, every thirty while nothing
+            changes, and one at the end.
         clock: seconds that never go back.
     """
     stream = sys.stdout if stream is None else stream
@@ -88,16 +90,16 @@ def progress(
 
 @contextmanager
 def _lines(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], float]) -> Iterator[Progress]:
-    last = clock()
+    last, told = clock(), -1
 
     def write(text: str) -> None:
         stream.write(f"{title}: {text}\n")
         stream.flush()
 
     def show() -> None:
-        nonlocal last
-        if clock() - last >= _SECONDS_BETWEEN_LINES:
-            last = clock()
+        nonlocal last, told
+        if clock() - last >= (_SECONDS_BETWEEN_LINES if counter.done != told else _SECONDS_BETWEEN_SAME_LINES):
+            last, told = clock(), counter.done
             write(counter.state)
 
     counter = Progress(title, total, unit, show, clock)

@@ -149,9 +149,17 @@ class TrainSettings(Section):
     """Draw ground-truth Gaussians at the joint's exact place (DarkPose) and not at the nearest heatmap pixel (HRNet)."""
     precision: Precision = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
-    """Training processes; 0 means one for each GPU of the cluster, or one on a cluster without."""
+    """Training processes; 0 means one for each GPU that is up (as many as share the batch evenly), or one without GPUs."""
     loader_threads: Annotated[int, Field(ge=0)] = 0
     """Threads that decode pictures beside each training process; 0 means as many as its CPUs, less one."""
+
+    @model_validator(mode="after")
+    def _batch_is_shared_evenly(self) -> Self:
+        if self.workers and self.batch_size % self.workers:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be shared evenly by {self.workers} workers; it must be a multiple of them"
+            )
+        return self
 
 
 class TeacherSource(Section):
@@ -193,6 +201,16 @@ class TeachersSettings(Section):
 
     primary: TeacherSource
     senior: SeniorSettings = SeniorSettings()
+
+    @model_validator(mode="after")
+    def _senior_can_be_trained(self) -> Self:
+        under = self.senior.base or self.primary
+        if under.weights is not None and under.weights.suffix == ".onnx":
+            raise ValueError(
+                f"the senior is trained, and '{under.weights.name}' is ONNX, which cannot be: "
+                "give senior.base.weights with the same network as .pt2 (torch.export) or .pth"
+            )
+        return self
 
 
 class BinarizeSettings(Section):

@@ -33,8 +33,8 @@ from stages.pose.decode import dark_kernel_of, decode, decode_bits, to_image
 from stages.predict import runner
 from stages.prepare import INSTANCES, images_of, instances_step
 from stages.scoring import score_poses
-from stages.settings import AugmentSettings, BinarizeSettings, Role, Split
-from stages.tasks import run_tasks, task_options
+from stages.settings import AugmentSettings, BinarizeSettings, EvaluateSettings, Role, Split
+from stages.tasks import run_tasks, task_options, worker_threads
 from stages.teachers import network_spec, teacher_step
 from storage_schemas.entry import Draft, Entry, finish_part
 from storage_schemas.errors import TrainingError
@@ -59,8 +59,8 @@ log = logging.getLogger(__name__)
 
 _VERSION = 1
 _NUM_JOINTS = 17
-_VIEWS_PER_TASK = 8
-"""Views of one task: each picture is decoded once for them, and their bits are held in memory until the block is written."""
+_VIEWS_TOGETHER = 8
+"""Views that are filled at the same time; their bits are held in memory until a block is written."""
 _ROLES: tuple[Role, Role] = ("primary", "senior")
 FLOAT_DECODERS: tuple[Literal["quarter", "dark"], ...] = ("quarter", "dark")
 
@@ -155,7 +155,6 @@ class _Job:
     device: Device
     precision: Literal["float32", "bfloat16"]
     batch_size: int
-    threads: int
     score: bool
 
 
@@ -169,8 +168,8 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 
 def _groups(missing: Sequence[Step]) -> Iterator[list[Step]]:
     views = sorted({step.about["view"] for step in missing})
-    for start in range(0, len(views), _VIEWS_PER_TASK):
-        chosen = set(views[start : start + _VIEWS_PER_TASK])
+    for start in range(0, len(views), _VIEWS_TOGETHER):
+        chosen = set(views[start : start + _VIEWS_TOGETHER])
         yield [step for step in missing if step.about["view"] in chosen]
 
 
@@ -210,22 +209,25 @@ def _jobs(context: Context, split: Split, people: Path, num: int, drafts: dict[s
     rows = rows_per_block(num)
     for block, start in enumerate(range(0, num, rows)):
         todo = [(step, draft) for key, (step, draft) in drafts.items() if _part(block) not in finished[key]]
-        yield _Job(
-            block,
-            start,
-            min(start + rows, num),
-            people,
-            images_of(context, split),
-            tuple(_views_of(context, split, todo, drafts, specs)),
-            settings.crop.size_wh,
-            settings.views.seed,
-            settings.views.augment,
-            context.device,
-            resolve_precision(settings.targets.precision, context.device),
-            settings.targets.batch_size,
-            settings.cluster.cpus_per_task,
-            split == "val",
-        )
+        views = tuple(_views_of(context, split, todo, drafts, specs))
+        # On a GPU decoding is what takes the time, and is done once for all views. On a CPU it is the teachers, and a task of
+        # one view is soon done: little is lost with it.
+        for together in [views] if context.device == "cuda" else [(view,) for view in views]:
+            yield _Job(
+                block,
+                start,
+                min(start + rows, num),
+                people,
+                images_of(context, split),
+                together,
+                settings.crop.size_wh,
+                settings.views.seed,
+                settings.views.augment,
+                context.device,
+                resolve_precision(settings.targets.precision, context.device),
+                settings.targets.batch_size,
+                split == "val",
+            )
 
 
 def _views_of(
@@ -265,7 +267,7 @@ def _run_block(job: _Job) -> dict[str, int]:
     collected = _Collected(job, crops)
     # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
     with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
-    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=job.threads)
+    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=worker_threads())
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:
@@ -290,6 +292,7 @@ class _Collected:
 
     def __init__(self, job: _Job, crops: Sequence[Views]) -> None:
         self._job, self._crops = job, crops
+        self._threads = worker_threads()
         self._rows: dict[Path, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
         self.forwards: dict[str, int] = defaultdict(int)
         self._bad: dict[Path, int] = defaultdict(int)
@@ -303,7 +306,7 @@ class _Collected:
             self._keep(view.draft, flip=self._crops[index].flip_N[batch.rows_B])
             self._keep(view.draft, mask=pack_bits(masks), has_mask=batch.has_mask_B)
         for teacher in view.teachers:
-            ready = runner(teacher.spec, job.size_wh, job.device, job.precision, job.threads)
+            ready = runner(teacher.spec, job.size_wh, job.device, job.precision, self._threads)
             heat_BKHW = ready.heatmaps(batch)
             self.forwards[teacher.role] += len(batch.rows_B)
             for rule, folder in teacher.outputs:
@@ -378,7 +381,11 @@ def _seen_share(folder: Path, rule: BinarizeSettings) -> float:
 
 
 def _scores(context: Context, step: Step, draft: Draft) -> dict[str, Any]:
-    """AP decoded from the cached bits, and from the float maps that they came from; no flip in either."""
+    """AP decoded from the cached bits, and from the float maps that they came from.
+
+    Always by the same protocol, since the entry serves any experiment: annotated boxes, no flip, and HRNet's rules for scores
+    and NMS, which are the defaults of ``evaluate``.
+    """
     truth = read_ground_truth(context, "val")
     entry = context.need(instances_step(context, "val"))
     people = read_instances(entry.path(INSTANCES))
@@ -392,7 +399,7 @@ def _scores(context: Context, step: Step, draft: Draft) -> dict[str, Any]:
     for decoder in FLOAT_DECODERS:
         found[f"AP_float_{decoder}"] = np.concatenate([part[decoder] for part in parts])
     ones = np.ones(len(people.id_N))
-    scored = {name: score_poses(truth, people, ones, poses, context.settings.evaluate)[0] for name, poses in found.items()}
+    scored = {name: score_poses(truth, people, ones, poses, EvaluateSettings())[0] for name, poses in found.items()}
     text = ", ".join(f"{name} {value['AP']:.3f}" for name, value in scored.items())
     context.tell(f"targets: {step.about['role']} teacher: {text}")
     return {**{name: value["AP"] for name, value in scored.items()}, "scores_from_bits": scored["AP_from_bits"]}

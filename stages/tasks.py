@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
+import torch
 
 from stages.context import Context
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError
 
-__all__ = ["run_tasks", "task_options"]
+__all__ = ["run_tasks", "task_options", "worker_threads"]
 
 Job = TypeVar("Job")
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def task_options(context: Context, *, network: bool) -> dict[str, Any]:
@@ -33,6 +35,20 @@ def task_options(context: Context, *, network: bool) -> dict[str, Any]:
     }
 
 
+def worker_threads() -> int:
+    """Threads that this worker process may use: the CPUs it was given, or its GPU's even share of its node's CPUs.
+
+    A GPU is fed by many threads that decode pictures; asking Ray for their number beforehand would need to know the node.
+    """
+    context = ray.get_runtime_context()
+    assigned = context.get_assigned_resources()
+    cpus = assigned.get("CPU", 1.0)
+    if gpus := assigned.get("GPU", 0.0):
+        here = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+        cpus = max(cpus, here.get("CPU", 0.0) * gpus / here["GPU"])
+    return max(1, int(cpus))
+
+
 def run_tasks(
     function: Any,  # noqa: ANN401 (what @ray.remote makes has another type for every signature)
     jobs: Sequence[tuple[Job, int]],
@@ -45,6 +61,7 @@ def run_tasks(
 
     Raises:
         OdkdError: the error that a task raised, as it was.
+        OSError: the storage fault that a task ran into, as it was.
         ClusterError: a worker was lost more often than it is retried, or ran out of memory.
     """
     remote = function.options(**options)
@@ -52,7 +69,10 @@ def run_tasks(
     with progress(title, total=sum(size for _, size in jobs), unit=unit) as bar:
         try:
             while running:
-                done, _ = ray.wait(list(running), num_returns=1)
+                done, _ = ray.wait(list(running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
+                if not done:
+                    bar.advance(0)
+                    continue
                 job, size = running.pop(done[0])
                 yield job, _result(done[0], title)
                 bar.advance(size)
@@ -65,8 +85,14 @@ def _result(reference: ray.ObjectRef[Any], title: str) -> Any:  # noqa: ANN401 (
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OdkdError):
+        if isinstance(error.cause, OdkdError | OSError):
             raise error.cause from None
+        if isinstance(error.cause, torch.OutOfMemoryError):
+            raise ClusterError(
+                f"The GPU's memory is too small for '{title}': {str(error.cause).splitlines()[0]}",
+                allowed="a smaller targets.batch_size or evaluate.batch_size",
+                run="the same command with it: it goes on from what is finished",
+            ) from error
         raise
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
         raise ClusterError(

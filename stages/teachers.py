@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from stages.context import Context, Step, resolve_precision
+from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
 from stages.evaluation import evaluation_step, score_network
 from stages.learning.loop import METRICS, WEIGHTS
@@ -21,7 +22,7 @@ from stages.settings import Role, TeacherSource, TrainSettings
 from stages.training import run_trainings, side_by_side
 from storage_schemas.atomic import sha256_known
 from storage_schemas.entry import Draft, Entry
-from storage_schemas.errors import ConfigError, WeightsError
+from storage_schemas.errors import WeightsError
 
 __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "training_recipe"]
 
@@ -107,6 +108,7 @@ def _step(context: Context, part: Part) -> Step:
         "instances": context.content(people),
         "train": training_recipe(context, source.train),
         "views": _drawn_views(context),
+        "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
     return Step("teachers", "teachers", title, recipe, context.waits(people), {"part": part})
@@ -122,6 +124,7 @@ def _senior_step(context: Context, part: Part, size_wh: list[int]) -> Step:
         "train": training_recipe(context, senior.train),
         "mask": {"adapter_lr": senior.adapter_lr, "drop": senior.mask_drop} if part == "senior" else None,
         "views": _drawn_views(context),
+        "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
     title = "senior teacher" if part == "senior" else "control of the senior"
@@ -156,9 +159,9 @@ def make(context: Context, missing: Sequence[Step]) -> None:
                 for step, draft in zip(group, drafts, strict=True)
                 if isinstance(draft, Draft)
             ]
-            run_trainings(context, [teacher.training for teacher in begun if teacher.training])
+            trained = iter(run_trainings(context, [teacher.training for teacher in begun if teacher.training]))
             for teacher in begun:
-                _finish(context, teacher)
+                _finish(context, teacher, made=next(trained) if teacher.training else {"device": context.device})
     for step in missing:
         if step.kind == "evaluations":
             network = step.about["network"]
@@ -189,15 +192,17 @@ def _begin(context: Context, part: Part, draft: Draft) -> _Begun:
     return _given(context, part, source, draft) if source.weights is not None else _from_labels(context, part, source, draft)
 
 
-def _finish(context: Context, teacher: _Begun) -> None:
+def _finish(context: Context, teacher: _Begun, *, made: dict[str, Any]) -> None:
     """Score the teacher and commit it."""
     part, draft = teacher.part, teacher.draft
-    measured: dict[str, Any] = {**teacher.described, "content": draft.payload(teacher.files)}
+    # The curve holds times: the same weights, trained again, are the same content.
+    content = draft.payload([name for name in teacher.files if name != METRICS])
+    measured: dict[str, Any] = {**teacher.described, "content": content}
     spec = _spec_of(teacher.described, draft.folder)
     scores = {"AP": _score(context, spec, measured["content"], _WHO[part])}
     if part == "senior":
         scores["AP_without_mask"] = _score(context, spec, measured["content"], _WHO[part], withhold_mask=True)
-    draft.commit(teacher.files, measured={**measured, **scores}, made={"device": context.device})
+    draft.commit(teacher.files, measured={**measured, **scores}, made=made)
 
 
 _WHO: dict[Part, str] = {
@@ -241,11 +246,6 @@ def _from_labels(context: Context, part: Part, source: TeacherSource, draft: Dra
 def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
     settings = context.settings.teachers.senior
     base = network_spec(context.need(_base_step(context)))
-    if base.weights is not None and base.weights.suffix == ".onnx":
-        raise ConfigError(
-            f"The senior's network {base.weights.name} is ONNX, which cannot be trained",
-            allowed="teachers.senior.base.weights with the same network as .pt2 (torch.export) or .pth",
-        )
     spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
     # The control learns from the same people, so that all it lacks is the mask.
     plan = replace(_plan(context, draft, f"teachers: {_WHO[part]}", spec, settings.train), people="masked")

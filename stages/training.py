@@ -21,10 +21,13 @@ from stages.learning.loop import METRICS, Worker, train, training_rows
 from stages.learning.plan import TrainingPlan
 from stages.progress import progress
 from stages.settings import TrainSettings
-from storage_schemas.errors import ConfigError, OdkdError, TrainingError
+from stages.tasks import worker_threads
+from storage_schemas import errors
+from storage_schemas.atomic import write_atomic
+from storage_schemas.errors import ClusterError, OdkdError
 from storage_schemas.instances import read_instances
 
-__all__ = ["read_curve", "run_trainings", "side_by_side"]
+__all__ = ["cpus_of_process", "read_curve", "run_trainings", "side_by_side"]
 
 _ERROR = "error.json"
 
@@ -36,29 +39,44 @@ def side_by_side(context: Context, steps: Sequence[Step]) -> list[list[Step]]:
     (two of one thread each took 0.6 times as long as one after the other on two threads). With GPUs they run one after
     another, each on all of them.
     """
-    return [list(steps)] if context.device == "cpu" and steps else [[step] for step in steps]
+    # In one order for all runs: two that need the same entries must not wait for each other.
+    ordered = sorted(steps, key=lambda step: step.key)
+    return [ordered] if context.device == "cpu" and ordered else [[step] for step in ordered]
 
 
-def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> None:
+def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> list[dict[str, Any]]:
     """Train all ``plans`` at the same time with Ray Train; afterwards the folder of each holds its weights and its curve.
 
     A lost worker is replaced up to ``cluster.max_failures`` times, and the training goes on after the last finished epoch.
 
+    Returns:
+        What is worth knowing about how each was done.
+
     Raises:
-        TrainingError: workers were lost more often than that, or the loss is not finite; the other trainings were finished.
+        ClusterError: workers were lost more often than that.
+        TrainingError: the loss is not finite.
+        In either case the other trainings were finished.
     """
     if not plans:
-        return
-    trainers = [_trainer(context, plan, beside=len(plans)) for plan in plans]
-    errors: list[BaseException] = []
+        return []
+    workers = [_num_workers(context, plan.train) for plan in plans]
+    trainers = [
+        _trainer(context, plan, _scaling(context, number, processes=sum(workers)))
+        for plan, number in zip(plans, workers, strict=True)
+    ]
+    raised: list[BaseException] = []
 
     def fit(trainer: TorchTrainer, plan: TrainingPlan) -> None:
         try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            errors.append(_as_ours(error, plan))
+            (plan.folder / _ERROR).unlink(missing_ok=True)
+            try:
+                trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                _raise_left(plan)
+                raise _as_ours(error, plan) from error
+            _raise_left(plan)
         except BaseException as error:
-            errors.append(error)
+            raised.append(error)
 
     # Daemons, so that an interrupted run ends without them.
     threads = [
@@ -70,15 +88,26 @@ def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        if errors:
-            raise errors[0]
+        if raised:
+            raise raised[0]
+    return [_facts(plan, number) for plan, number in zip(plans, workers, strict=True)]
 
 
-def _trainer(context: Context, plan: TrainingPlan, *, beside: int) -> TorchTrainer:
+def _facts(plan: TrainingPlan, workers: int) -> dict[str, Any]:
+    """Not in keys, and yet worth knowing: batch norm, for one, counts over the people of one worker."""
+    return {
+        "device": plan.device,
+        "precision": plan.precision,
+        "workers": workers,
+        "people_per_worker": plan.train.batch_size // workers,
+    }
+
+
+def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> TorchTrainer:
     return TorchTrainer(
         _worker,
         train_loop_config={"plan": plan},
-        scaling_config=_scaling(context, plan.train, beside),
+        scaling_config=scaling,
         run_config=RunConfig(
             # A name that was used before would silently resume that run; checkpoints are the plan's own.
             name=f"{plan.folder.parent.name}-{uuid.uuid4().hex[:8]}",
@@ -88,49 +117,63 @@ def _trainer(context: Context, plan: TrainingPlan, *, beside: int) -> TorchTrain
     )
 
 
-def _scaling(context: Context, settings: TrainSettings, beside: int) -> ScalingConfig:
-    resources = ray.cluster_resources()
+def _num_workers(context: Context, settings: TrainSettings) -> int:
+    if settings.workers:
+        return settings.workers
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if context.device == "cuda" else 1
+    # The most that share a batch evenly, so that everybody counts the same.
+    return next(workers for workers in range(max(1, gpus), 0, -1) if settings.batch_size % workers == 0)
+
+
+def _scaling(context: Context, workers: int, *, processes: int) -> ScalingConfig:
     if context.device == "cuda":
-        workers = settings.workers or max(1, int(resources.get("GPU", 1)))
-        return ScalingConfig(num_workers=_checked(workers, settings), use_gpu=True)
-    workers = settings.workers or 1
-    # Without GPUs one worker takes all processors of a node: threads of one process share memory and need no gradients sent.
-    total_cpus = resources.get("CPU", 1.0)
-    node_cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    processes = workers * beside
-    # More processes than processors share them, where asking for whole ones would wait for ever.
-    cpus = max(1, node_cpus // processes) if processes <= total_cpus else total_cpus / processes
-    return ScalingConfig(num_workers=_checked(workers, settings), use_gpu=False, resources_per_worker={"CPU": cpus})
+        return ScalingConfig(num_workers=workers, use_gpu=True)
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    cpus = cpus_of_process(nodes, processes)
+    return ScalingConfig(num_workers=workers, use_gpu=False, resources_per_worker={"CPU": cpus})
 
 
-def _checked(workers: int, settings: TrainSettings) -> int:
-    if settings.batch_size % workers:
-        raise ConfigError(
-            f"batch_size {settings.batch_size} cannot be shared evenly by {workers} workers",
-            allowed=f"a multiple of {workers}, so that every worker counts the same",
-        )
-    return workers
+def cpus_of_process(cpus_of_nodes: Sequence[int], processes: int) -> float:
+    """CPUs of each of several training processes that are spread over nodes.
+
+    Without GPUs one process takes all processors of a node: threads share memory and need no gradients sent. More processes
+    than processors share them, where asking for whole ones would wait for ever.
+    """
+    usable = [cpus for cpus in cpus_of_nodes if cpus]
+    if processes > sum(usable):
+        return sum(usable) / processes
+    # The most for which all find a place, each on one node.
+    return next(cpus for cpus in range(max(usable), 0, -1) if sum(node // cpus for node in usable) >= processes)
 
 
 def _worker(config: dict[str, Any]) -> None:
     """The training process that Ray Train starts."""
     plan: TrainingPlan = config["plan"]
+    if (plan.folder / _ERROR).exists():
+        # It has failed for a reason that a second attempt cannot mend: Ray's retries end here, and the driver tells it.
+        return
     place = ray.train.get_context()
-    assigned = ray.get_runtime_context().get_assigned_resources()
     worker = Worker(
         rank=place.get_world_rank(),
         world=place.get_world_size(),
         local_rank=place.get_local_rank(),
-        threads=max(1, int(assigned.get("CPU", 1))),
+        threads=worker_threads(),
         wrap=_distributed if place.get_world_size() > 1 else Worker.wrap,
         barrier=_barrier if place.get_world_size() > 1 else Worker.barrier,
     )
     try:
         train(plan, worker)
     except OdkdError as error:
-        # Ray hands errors over as text: the parts are kept where the driver finds them.
-        (plan.folder / _ERROR).write_text(json.dumps([type(error).__name__, error.seen, error.allowed, error.run]))
+        _leave(plan, error)
         raise
+    except torch.OutOfMemoryError as error:
+        _leave(plan, ClusterError(str(error).splitlines()[0], allowed="a batch_size that the GPU's memory holds"))
+        raise
+
+
+def _leave(plan: TrainingPlan, error: OdkdError) -> None:
+    """Ray hands errors over as text: the parts are kept where the driver finds them."""
+    write_atomic(plan.folder / _ERROR, json.dumps([type(error).__name__, error.seen, error.allowed, error.run]).encode())
 
 
 def _distributed(network: torch.nn.Module) -> torch.nn.Module:
@@ -142,17 +185,28 @@ def _barrier() -> None:
     torch.distributed.barrier()
 
 
-def _as_ours(error: Exception, plan: TrainingPlan) -> OdkdError:
-    kept = plan.folder / _ERROR
-    if kept.exists():
-        _, seen, allowed, run = json.loads(kept.read_text())
-        kept.unlink()
-        return TrainingError(seen, allowed=allowed, run=run)
-    return TrainingError(
-        f"Training '{plan.title}' failed: {str(error).strip().splitlines()[-1]}",
-        allowed="workers that live; cluster.max_failures says how many may be lost",
-        run="the same command: it goes on after the last finished epoch",
-    )
+def _raise_left(plan: TrainingPlan) -> None:
+    path = plan.folder / _ERROR
+    if path.exists():
+        name, seen, allowed, run = json.loads(path.read_text())
+        path.unlink()
+        raise getattr(errors, name)(seen, allowed=allowed, run=run)
+
+
+def _as_ours(error: ray.train.TrainingFailedError, plan: TrainingPlan) -> Exception:
+    """Lost workers are something the user can mend; what else a worker raised is a fault of the program, told as it was."""
+    if isinstance(error, ray.train.ControllerError) or any(map(_is_loss, getattr(error, "worker_failures", {}).values())):
+        return ClusterError(
+            f"Training '{plan.title}' lost workers: {str(error).strip().splitlines()[-1]}",
+            allowed="workers that live; cluster.max_failures says how many may be lost",
+            run="the same command: it goes on after the last finished epoch",
+        )
+    return RuntimeError(f"Training '{plan.title}' failed: {error}")
+
+
+def _is_loss(failure: Exception) -> bool:
+    # Ray Train wraps what it found when it looked at the worker; the class is not public.
+    return isinstance(getattr(failure, "health_check_failure", failure), ray.exceptions.RayError)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
 
-__all__ = ["Draft", "Entry", "Part", "Store", "finish_part"]
+__all__ = ["Draft", "Entry", "Part", "Store", "finish_part", "read_part"]
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,11 @@ def _read_marker(marker: Path) -> Part | None:
         return Part(raw["name"], {name: FileFacts(**facts) for name, facts in raw["files"].items()}, raw["notes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def read_part(folder: Path, name: str) -> Part | None:
+    """The finished part ``name`` of ``folder``, or None if it is not there or any of its files is not as it was (logged)."""
+    return _read_part(folder / f"{name}{_MARKER}")
 
 
 def _read_part(marker: Path) -> Part | None:

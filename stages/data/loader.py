@@ -51,11 +51,13 @@ class Batch:
 def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, world: int) -> list[Rows]:
     """The positions of each batch of one worker, shuffled by (seed, epoch): together the workers see the same batches.
 
-    The last, incomplete batch of an epoch is left out, as in HRNet's training; with fewer people than a batch, all are one.
+    The last, incomplete batch of an epoch is left out, as in HRNet's training; with fewer people than a batch, as many as
+    the workers can share evenly are one.
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.int64).view(np.uint64)))
     order = generator.permutation(num)
     size = min(batch_size, num)
+    size -= size % world
     return [order[start : start + size][rank::world] for start in range(0, num - size + 1, size)]
 
 

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from stages.data.loader import Batch, CropLoader, epoch_order
 from stages.data.mapped import MappedArray
 from stages.data.views import Views, draw_views
-from stages.learning.loss import blend_targets, heatmap_loss, unpack_bits
+from stages.learning.loss import blend_targets, halve, heatmap_loss, unpack_bits
 from stages.learning.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from stages.learning.plan import EpochPlan, TrainingPlan
 from stages.networks.normalize import normalize
 from stages.networks.placement import on_device
 from stages.networks.teacher import load_network
 from stages.pose.heatmap import encode, sigma_of
+from stages.pose.skeleton import COCO_KEYPOINTS
 from storage_schemas.checkpoints import save_weights
-from storage_schemas.entry import finish_part
+from storage_schemas.entry import finish_part, read_part
 from storage_schemas.errors import TrainingError
 from storage_schemas.instances import Instances, read_instances
 from storage_schemas.targets import read_rows
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 WEIGHTS = "weights.safetensors"
 _KEPT_CHECKPOINTS = 2
+_MOST_WORKERS = 1 << 20
+"""Keeps the random streams of (epoch, worker) apart."""
 _LINE_SECONDS = 2.0
 
 
@@ -77,7 +80,7 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
         for epoch in range(session.first_epoch, len(plan.epochs)):
             session.run_epoch(epoch)
         if worker.rank == 0:
-            description = {"network": plan.network.network or "program", "title": plan.title}
+            description = {"network": plan.network.network or "program"}
             save_weights(plan.folder / WEIGHTS, session.network, description)
         worker.barrier()
     finally:
@@ -92,8 +95,11 @@ class _Session:
         self.device = torch.device(f"cuda:{worker.local_rank}" if plan.device == "cuda" else "cpu")
         self.instances = read_instances(plan.instances)
         self.rows_N = training_rows(self.instances, plan)
-        if not len(self.rows_N):
-            raise TrainingError(f"Nobody to train '{plan.title}' on", allowed="at least one person, with a mask for a senior")
+        if len(self.rows_N) < worker.world:
+            raise TrainingError(
+                f"'{plan.title}' has {len(self.rows_N)} people to learn from and {worker.world} workers",
+                allowed="at least one person for each worker; for a senior, people with a mask",
+            )
         # A generator of its own: first weights do not depend on what else has drawn numbers in this process.
         first = torch.Generator().manual_seed(plan.seed)
         network = load_network(plan.network, size_wh=plan.input_wh, generator=first)
@@ -112,8 +118,8 @@ class _Session:
 
     def run_epoch(self, epoch: int) -> None:
         plan, source = self.plan, self.plan.epochs[epoch]
-        # Seeded by epoch, so that a resumed training draws what an unbroken one does.
-        torch.manual_seed(plan.seed * 1_000_003 + epoch)
+        # Seeded by epoch, so that a resumed training draws what an unbroken one does; each worker draws its own.
+        self._drawn = np.random.Generator(np.random.Philox(key=[plan.seed, epoch * _MOST_WORKERS + self.worker.rank]))
         order = epoch_order(
             len(self.rows_N),
             batch_size=plan.train.batch_size,
@@ -163,7 +169,7 @@ class _Session:
             return (image_B3hw,)
         keep_B = torch.from_numpy(batch.has_mask_B).float()
         if self.plan.mask_drop:
-            keep_B = keep_B * (torch.rand(len(keep_B)) >= self.plan.mask_drop)
+            keep_B = keep_B * torch.from_numpy(self._drawn.random(len(keep_B)) >= self.plan.mask_drop)
         return image_B3hw, self._to_device(batch.mask_Bhw)[:, None].float(), keep_B.to(self.device)
 
     def _targets(self, batch: Batch, source: EpochPlan, teachers: dict[str, MappedArray]) -> tuple[Tensor, Tensor]:
@@ -182,14 +188,12 @@ class _Session:
             sources.append((weights.ground_truth, visible, heat))
         for role, weight in (("primary", weights.primary), ("senior", weights.senior)):
             if weight:
-                peak_BK = self._to_device(teachers[f"{role}.peak"].rows[batch.rows_B].astype(np.float32))
-                heat = unpack_bits(
-                    self._to_device(teachers[f"{role}.bits"].rows[batch.rows_B]),
-                    num_joints=peak_BK.shape[1],
-                    heatmap_wh=(plan.crop_wh[0] // 4, plan.crop_wh[1] // 4),
-                    divisor=plan.size_divisor,
-                )
-                sources.append((weight, (peak_BK >= plan.min_peak).float(), heat))
+                bits_BP = self._to_device(teachers[role].rows[batch.rows_B])
+                teacher_wh = (plan.crop_wh[0] // 4, plan.crop_wh[1] // 4)
+                heat = unpack_bits(bits_BP, num_joints=len(COCO_KEYPOINTS), heatmap_wh=teacher_wh)
+                # A map that was too weak has no bits: its joint is not taught, rather than taught as absent.
+                seen_BK = heat.amax(dim=(-2, -1))
+                sources.append((weight, seen_BK, halve(heat) if plan.size_divisor == 2 else heat))
         return blend_targets(sources)
 
     def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
@@ -212,11 +216,10 @@ class _Session:
 
     def _resume(self) -> int:
         for path in reversed(_checkpoints(self.plan.folder)):
-            try:
-                state = torch.load(path, map_location=self.device, weights_only=True)
-            except (RuntimeError, EOFError, OSError, ValueError) as error:
-                log.warning("Checkpoint %s cannot be read (%s): the one before it is used", path, error)
+            # A checkpoint whose bytes are not those that were written says so in the log, and the one before it is used.
+            if read_part(self.plan.folder, path.stem) is None:
                 continue
+            state = torch.load(path, map_location=self.device, weights_only=True)
             if self.worker.rank == 0:
                 shutil.copyfile(path.with_suffix(".jsonl"), self.plan.folder / METRICS)
             self.network.load_state_dict(state["network"])
@@ -236,21 +239,16 @@ def _loader_threads(plan: TrainingPlan, worker: Worker) -> int:
 
 @contextlib.contextmanager
 def _teachers(source: EpochPlan, worker: Worker) -> Iterator[dict[str, MappedArray]]:
-    """The maps of the targets that an epoch reads: made by the first worker of each node, opened by the others."""
+    """The bits that an epoch reads, by role: mapped by the first worker of each node, then opened by the others."""
     folders = {"primary": (source.primary, source.weights.primary), "senior": (source.senior, source.weights.senior)}
-    wanted = [
-        (f"{role}.{name}", folder, name)
-        for role, (folder, weight) in folders.items()
-        if weight and folder
-        for name in ("bits", "peak")
-    ]
+    wanted = {role: folder for role, (folder, weight) in folders.items() if weight and folder}
     maps: dict[str, MappedArray] = {}
     try:
         if worker.local_rank == 0:
-            maps = {key: MappedArray(folder, name) for key, folder, name in wanted}
+            maps = {role: MappedArray(folder, "bits") for role, folder in wanted.items()}
         worker.barrier()
         if worker.local_rank != 0:
-            maps = {key: MappedArray(folder, name) for key, folder, name in wanted}
+            maps = {role: MappedArray(folder, "bits") for role, folder in wanted.items()}
         worker.barrier()
         yield maps
     finally:

@@ -11,19 +11,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["blend_targets", "heatmap_loss", "unpack_bits"]
+__all__ = ["blend_targets", "halve", "heatmap_loss", "unpack_bits"]
 
 
-def unpack_bits(packed_BP: Tensor, *, num_joints: int, heatmap_wh: tuple[int, int], divisor: int = 1) -> Tensor:
-    """Packed uint8 bits to float maps [B, K, H, W], on the bits' device; the first pixel is the highest bit of its byte.
-
-    With ``divisor`` 2 each cell is the mean of 2 x 2 bits, which keeps where the edge lies within it.
-    """
+def unpack_bits(packed_BP: Tensor, *, num_joints: int, heatmap_wh: tuple[int, int]) -> Tensor:
+    """Packed uint8 bits to float maps [B, K, H, W], on the bits' device; the first pixel is the highest bit of its byte."""
     width, height = heatmap_wh
     shifts_8 = torch.arange(7, -1, -1, device=packed_BP.device, dtype=torch.uint8)
     bits = (packed_BP[..., None] >> shifts_8) & 1
-    heat_BKHW = bits.view(len(packed_BP), num_joints, height, width).float()
-    return functional.avg_pool2d(heat_BKHW, divisor) if divisor > 1 else heat_BKHW
+    return bits.view(len(packed_BP), num_joints, height, width).float()
+
+
+def halve(heat_BKHW: Tensor) -> Tensor:
+    """Maps for a student of half the input size, [B, K, H / 2, W / 2].
+
+    Pixel centres are whole numbers on both sides (HRNet has no half-pixel term), so cell j of the smaller map lies on pixel
+    2j of the larger one. The window is centred there, with weights 1 2 1: a mean of 2 x 2 would lie a quarter of a small
+    pixel up and left of the labels.
+    """
+    height, width = heat_BKHW.shape[-2:]
+    tap_3 = heat_BKHW.new_tensor([0.25, 0.5, 0.25])
+    kernel_1133 = torch.outer(tap_3, tap_3)[None, None]
+    halved = functional.conv2d(heat_BKHW.reshape(-1, 1, height, width), kernel_1133, stride=2, padding=1)
+    return halved.view(*heat_BKHW.shape[:-2], height // 2, width // 2)
 
 
 def blend_targets(sources: Sequence[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -91,8 +91,6 @@ class TrainingPlan:
     seed: int
     views_seed: int
     augment: AugmentSettings
-    min_peak: float = 0.0
-    """A teacher's joint whose peak is lower is not taught."""
     people: Literal["all", "masked"] = "all"
     """``masked``: only those who have a mask."""
     feed_mask: bool = False

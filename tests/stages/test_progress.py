@@ -39,6 +39,22 @@ def test_without_a_terminal_there_is_a_line_every_five_seconds_and_one_at_the_en
     ]
 
 
+def test_work_that_takes_long_for_one_piece_is_told_every_thirty_seconds() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("targets", 5000, "people", stream=stream, clock=clock) as bar:
+        for _ in range(70):
+            clock.now += 1
+            bar.advance(0)
+        bar.advance(5000)
+    assert stream.getvalue().splitlines() == [
+        "targets: 0/5,000 people",
+        "targets: 0/5,000 people",
+        "targets: 0/5,000 people",
+        "targets: 5,000/5,000 people, 71/s",
+        "targets: 5,000/5,000 people, 71/s, done in 1 min 10 s",
+    ]
+
+
 def test_short_work_is_one_line() -> None:
     clock, stream = Clock(), io.StringIO()
     with progress("prepare", 3, "images", stream=stream, clock=clock) as bar:

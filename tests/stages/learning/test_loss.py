@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.learning.loss import blend_targets, heatmap_loss, unpack_bits
+from stages.learning.loss import blend_targets, halve, heatmap_loss, unpack_bits
 
 B, K, H, W = 3, 4, 6, 8
 
@@ -111,13 +111,27 @@ def test_bits_are_unpacked_as_numpy_packs_them() -> None:
     assert np.array_equal(unpacked.numpy(), bits.astype(np.float32))
 
 
-def test_smaller_maps_are_means_of_two_by_two_bits() -> None:
-    bits = np.random.default_rng(0).random((B, K, H, W)) > 0.5
-    packed = torch.from_numpy(np.packbits(bits.reshape(B, -1), axis=1))
-    small = unpack_bits(packed, num_joints=K, heatmap_wh=(W, H), divisor=2).numpy()
-    assert small.shape == (B, K, H // 2, W // 2)
-    for row in range(H // 2):
-        for column in range(W // 2):
-            four = bits[..., 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(B, K, 4)
-            assert np.array_equal(small[..., row, column], four.mean(axis=-1))
-    assert set(np.unique(small)) == {0, 0.25, 0.5, 0.75, 1}
+def test_a_halved_map_keeps_the_place() -> None:
+    """Pixel (2j, 2i) of the larger map is cell (j, i) of the smaller one: the centroid halves, whatever the blob's place."""
+    rng = np.random.default_rng(0)
+    ys, xs = np.mgrid[0:64, 0:48]
+    centers = rng.uniform([10, 10], [38, 54], size=(300, 2))
+    discs = np.stack([(xs - x) ** 2 + (ys - y) ** 2 <= 2.35**2 for x, y in centers])[:, None].astype(np.float32)
+    small = halve(torch.from_numpy(discs)).numpy()[:, 0]
+    assert small.shape == (300, 32, 24)
+    mass = small.sum(axis=(1, 2))
+    found = np.stack(
+        [(small * np.arange(24)).sum(axis=(1, 2)) / mass, (small * np.arange(32)[:, None]).sum(axis=(1, 2)) / mass], 1
+    )
+    error = found - centers / 2
+    assert np.abs(error.mean(axis=0)).max() < 0.02, "a mean of 2 x 2 pixels is off by 0.25"
+    assert np.abs(error).max() < 0.3
+
+
+def test_a_halved_map_by_hand() -> None:
+    """One pixel at an even place is a quarter of its cell; one at an odd place is shared by its neighbours."""
+    even, odd = torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 4, 6)
+    even[0, 0, 2, 4] = 1.0
+    odd[0, 0, 2, 3] = 1.0
+    assert halve(even)[0, 0].tolist() == [[0, 0, 0], [0, 0, 0.25]]
+    assert halve(odd)[0, 0].tolist() == [[0, 0, 0], [0, 0.125, 0.125]]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from people_samples import make_people, mask_rle, write_pictures
 
 from stages.learning import loop
 from stages.learning.loop import METRICS, WEIGHTS, Worker, train
@@ -21,7 +22,6 @@ from storage_schemas.checkpoints import load_weights
 from storage_schemas.errors import TrainingError
 from storage_schemas.instances import write_instances
 from storage_schemas.targets import create_arrays, pack_bits, target_arrays, write_block
-from tests.people_samples import make_people, mask_rle, write_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

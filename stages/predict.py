@@ -70,7 +70,7 @@ def runner(
 ) -> Runner:
     """The network of ``spec``, loaded once in this process."""
     torch.set_num_threads(threads)
-    network = load_network(spec, size_wh=size_wh, onnx_threads=threads)
+    network = load_network(spec, size_wh=size_wh, onnx_threads=threads, device=device)
     place = torch.device(device)
     return Runner(on_device(network, place), place, precision, spec.senior)
 

@@ -110,7 +110,8 @@ def target_step(context: Context, role: Role, split: Split, view: int, rule: Bin
         "teacher": context.content(teacher),
         "mask": role == "senior",
         "binarize": rule.model_dump(),
-        "precision": resolve_precision(context.settings.targets.precision, context.device),
+        # onnxruntime computes as the file says, in float32.
+        "precision": "float32" if suffix == ".onnx" else resolve_precision(context.settings.targets.precision, context.device),
         "backend": backend_of(suffix, context) if entry else f"pending {role}",
         "decoder": DECODER_VERSION,
         "version": _VERSION,

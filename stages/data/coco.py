@@ -51,6 +51,8 @@ _MAX_BOX_PICTURES = 10
 _MAX_OUTSIDE = 0.5
 _MAX_AREA_BOXES = 2
 _NUM_JOINTS = len(COCO_KEYPOINTS)
+# What COCO results say of people, and ours: the truth says the same, whatever id the file has for 'person'.
+_PERSON = 1
 _LABELS = frozenset((0.0, 1.0, 2.0))
 _NUMBER_TYPES = frozenset((int, float))
 
@@ -122,8 +124,8 @@ def sort_out(coco: CocoFile, *, aspect_wh: float, holdout_fraction: float) -> So
 def ground_truth_json(coco: CocoFile, *, quarantine: Iterable[Quarantined], bad_images: Collection[int] = ()) -> Json:
     """What the evaluator needs, as a COCO document: images and people, with crowds and people without joints to be ignored.
 
-    What is in ``quarantine`` is left out; an image that cannot be used (by its record, or named in ``bad_images``) is left
-    out with everybody in it. Boxes are as annotated, not trimmed.
+    People are category 1, as in COCO's results. What is in ``quarantine`` is left out; an image that cannot be used (by its
+    record, or named in ``bad_images``) is left out with everybody in it. Boxes are as annotated, not trimmed.
     """
     broken = {item.annotation_id for item in quarantine}
     images = {key: image for key, image in coco.images.items() if key not in bad_images and not _image_fault(image)}
@@ -135,7 +137,7 @@ def ground_truth_json(coco: CocoFile, *, quarantine: Iterable[Quarantined], bad_
     return {
         "images": [{name: image[name] for name in ("id", "file_name", "width", "height")} for image in images.values()],
         "annotations": people,
-        "categories": [{"id": coco.person_id, "name": "person", "keypoints": list(COCO_KEYPOINTS)}],
+        "categories": [{"id": _PERSON, "name": "person", "keypoints": list(COCO_KEYPOINTS)}],
     }
 
 
@@ -314,7 +316,7 @@ def _truth(annotation: Json) -> Json:
     return {
         "id": annotation["id"],
         "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
+        "category_id": _PERSON,
         "iscrowd": int(annotation.get("iscrowd", 0)),
         "bbox": annotation["bbox"],
         "area": annotation["area"],

@@ -28,10 +28,25 @@ def crop_mask(rle: bytes, affine_23: npt.NDArray[np.float32], *, image_wh: tuple
 
 
 def heatmap_mask(mask_hw: U8) -> npt.NDArray[np.bool_]:
-    """The mask at heatmap size [H, W]: a cell is set where at least half of its 4 x 4 pixels are."""
+    """The mask [h, w] of 0 and 1 at heatmap size [H, W]: a cell is set where at least half of the crop around it is.
+
+    Heatmap pixel (i, j) lies at crop pixel (4i, 4j), as in the heatmaps (HRNet: no half-pixel term), so its cell is the square
+    of 4 x 4 px around the centre of that pixel: rows 4i - 2 to 4i + 2, of which the outer two count half, and columns alike.
+    At the upper and left edge only what lies in the crop counts.
+    """
     height, width = mask_hw.shape
-    mask_HW: npt.NDArray[np.bool_] = mask_hw.reshape(height // 4, 4, width // 4, 4).sum(axis=(1, 3)) >= 8
-    return mask_HW
+    set_HW = _along_rows(_along_rows(mask_hw).T).T
+    all_HW = np.outer(_along_rows(np.ones((height, 1), np.uint8)), _along_rows(np.ones((width, 1), np.uint8)))
+    return 2 * set_HW >= all_HW
+
+
+def _along_rows(pixels_hw: U8) -> U8:
+    """For each cell [H, w] the sum of its rows, in halves: 8 where all are set, so that 8 * 8 still fits in a byte."""
+    before_2w = np.zeros((2, pixels_hw.shape[1]), np.uint8)
+    padded_hw = np.concatenate([before_2w, pixels_hw])
+    first, second, middle, fourth, last = (padded_hw[tap : tap + len(pixels_hw) : 4] for tap in range(5))
+    sums_Hw: U8 = first + 2 * (second + middle + fourth) + last
+    return sums_Hw
 
 
 def crop_keypoints(

@@ -5,6 +5,7 @@ Random batches straight from Zarr are limited by its cost a request (about 2,000
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -26,14 +27,17 @@ __all__ = ["MappedArray"]
 log = logging.getLogger(__name__)
 
 _SHARED_MEMORY = Path("/dev/shm")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SPARE = 1.25
 
 
 class MappedArray:
     """One array of an entry as a read-only map.
 
-    Whoever uses the file holds a shared lock on it, which the kernel takes back from a killed process: so the last to close
-    its map removes the file, and one that a killed run has left is used by the next run, and then removed.
+    Whoever writes or uses the file holds a shared lock on it, which the kernel takes back from a killed process: so the last
+    to close its map removes the file. Of what killed runs have left, a next map of the same array takes the whole file, and
+    then removes it; all else that nobody holds is removed before a map is made. A file is only trusted since the machine was
+    started: one on a disk may have lost its content with the power.
 
     Raises:
         CorruptEntryError: the array cannot be read.
@@ -42,7 +46,8 @@ class MappedArray:
 
     def __init__(self, folder: Path, name: str) -> None:
         shape, dtype = array_facts(folder, name)
-        file = f"{hashlib.sha256(f'{folder}/{name}'.encode()).hexdigest()[:16]}.raw"
+        file = f"{hashlib.sha256(f'{_boot_id()} {folder}/{name}'.encode()).hexdigest()[:16]}.raw"
+        _remove_leftovers(keep=file)
         existing = _existing(file)
         self._path, self._stream = existing or _decode(folder, name, file, shape, dtype)
         self.rows: npt.NDArray[Any] = np.memmap(self._stream, dtype=dtype, mode="r", shape=shape)
@@ -51,11 +56,19 @@ class MappedArray:
         """Give the map back; the last one to do so removes the file (what was taken from ``rows`` stays readable)."""
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._path.unlink(missing_ok=True)
+            _unlink_held(self._path, self._stream)
         except BlockingIOError:
             log.debug("%s is still used by another process", self._path)
         finally:
             self._stream.close()
+
+
+def _boot_id() -> str:
+    """Another text each time the machine is started, or nothing where the system has no such text."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _folders() -> list[Path]:
@@ -71,6 +84,35 @@ def _folders() -> list[Path]:
     return found
 
 
+def _remove_leftovers(*, keep: str) -> None:
+    """Remove the files that no process holds, whole or begun, but for the one of the name ``keep``."""
+    for folder in _folders():
+        for path in (*folder.glob("*.raw"), *folder.glob("*.partial")):
+            if path.name != keep:
+                _remove_unheld(path)
+
+
+def _remove_unheld(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _unlink_held(path, stream)
+        log.info("Removed %s, which a killed run had left", path)
+
+
+def _unlink_held(path: Path, stream: BinaryIO) -> None:
+    # Between opening and locking, another may have removed the file and a third have made one of the same name.
+    if _is_at(path, stream):
+        path.unlink(missing_ok=True)
+
+
+def _is_at(path: Path, stream: BinaryIO) -> bool:
+    """Whether the open file is still the one that ``path`` names."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 def _existing(file: str) -> tuple[Path, BinaryIO] | None:
     """The file where another process has made it, with a lock."""
     for folder in _folders():
@@ -79,7 +121,10 @@ def _existing(file: str) -> tuple[Path, BinaryIO] | None:
         except FileNotFoundError:
             continue
         fcntl.flock(stream, fcntl.LOCK_SH)
-        return folder / file, stream
+        if _is_at(folder / file, stream):
+            return folder / file, stream
+        # Its last user removed it before the lock was there.
+        stream.close()
     return None
 
 
@@ -100,21 +145,34 @@ def _decode(folder: Path, name: str, file: str, shape: tuple[int, ...], dtype: n
     """Write the file whole under a name of its own, then give it the name by which others find it."""
     size = int(np.prod(shape)) * dtype.itemsize
     path = _place(size, f"{folder}/{name}") / file
-    partial = path.with_name(f"{file}.{uuid.uuid4().hex[:8]}.partial")
-    stream = partial.open("x+b")
+    partial, stream = _begun(path)
     try:
-        fcntl.flock(stream, fcntl.LOCK_SH)
         _reserve(stream, size, path)
         rows = np.memmap(stream, dtype=dtype, mode="r+", shape=shape)
         block = rows_per_block(shape[0])
         for start in range(0, shape[0], block):
             rows[start : start + block] = read_rows(folder, name, start, start + block)
+        # The name says that the content is whole, so the content comes first, on a disk too.
+        rows.flush()
+        os.fsync(stream.fileno())
         partial.replace(path)
     except BaseException:
         stream.close()
         partial.unlink(missing_ok=True)
         raise
     return path, stream
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """An empty file beside ``path`` under a name of its own, with a lock."""
+    while True:
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        stream = partial.open("x+b")
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        if _is_at(partial, stream):
+            return partial, stream
+        # Before the lock was there, another process took the file for a leftover.
+        stream.close()
 
 
 def _reserve(stream: BinaryIO, size: int, path: Path) -> None:

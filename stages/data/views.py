@@ -17,8 +17,8 @@ from storage_schemas.instances import Instances
 
 __all__ = ["VIEWS_VERSION", "Views", "draw_views"]
 
-VIEWS_VERSION = 1
-"""Part of every key of a view: raised when a change here draws other views."""
+VIEWS_VERSION = 2
+"""Part of every key of a view: raised when a change here draws other views, or one in ``crops.py`` stores other masks."""
 
 _HALF_BODY_MIN_VISIBLE = 8
 _HALF_BODY_MIN_JOINTS = 2

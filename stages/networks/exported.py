@@ -2,9 +2,11 @@
 
 ``torch.export.load`` of PyTorch 2.13 is not safe by itself: it unpickles legacy weights, custom objects and, where the
 restricted reader fails, sample inputs with ``weights_only=False``; it loads compiled libraries; it evaluates the program's
-size expressions; and ``module()`` executes the guards that the file states. So the archive is written anew here, in memory:
-plain tensors, and a graph of ATen operators whose every text is harmless; no pickles, no libraries, no guards. What is left
-is a program of tensor arithmetic, which can still be slow or large: take teachers from where you would take code.
+size expressions; its trees of inputs and outputs import modules; it resolves any dotted name from ``torch`` or ``operator``, as
+a node's target or as an argument; and ``module()`` executes the guards that the file states. So the archive is written anew
+here, in memory: plain tensors, and a graph of operators of the dispatcher (none that opens a file, none that calls another)
+whose every text is harmless; no pickles, no libraries, no guards. What is left is a program of tensor arithmetic, which can
+still be slow or large: take teachers from where you would take code.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import json
 import re
 import zipfile
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from storage_schemas.errors import WeightsError
 
@@ -30,8 +33,15 @@ _MEMBERS = re.compile(
     r"|data/weights/(weight_\d+|[\w-]+_weights_config\.json)|data/constants/(tensor_\d+|[\w-]+_constants_config\.json))"
 )
 _HARMLESS = re.compile(r"[\w.:#,>+\- ]*")
-_OPERATORS = ("torch.ops.aten.", "torch.ops.prims.", "torch.ops.higher_order.", "torch.sym_", "_operator.", "math.")
-_FILE_OPERATORS = ("torch.ops.aten.from_file",)
+_OPERATOR = re.compile(r"torch\.ops\.(aten|prims)\.(\w+)\.(\w+)")
+# Arithmetic on sizes, one by one: with operator.call, operator.attrgetter or a function's __globals__ a graph calls anything.
+_SIZE_OPERATOR = re.compile(
+    r"_operator\.(eq|ne|le|ge|lt|gt|neg|pos|mul|add|sub|floordiv|mod|pow|truediv|and_|or_|lshift|rshift)"
+    r"|math\.(trunc|ceil|floor)|torch\.sym_(not|int|float|ite|max|min)"
+)
+# The only one of the dispatcher's operators in PyTorch 2.13 that opens files; aten::save is TorchScript's own.
+_FILE_OPERATORS = ("from_file",)
+_CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", None)
 _SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 _EXPRESSION = re.compile(r"((Add|CleanDiv|FloorDiv|Integer|Max|Min|Mod|Mul|Pow|PythonMod|Rational|[su]\d+)\b|[\d\s+\-*/(),])*")
 
@@ -122,25 +132,46 @@ def _check_texts(value: object, *, key: str, path: Path) -> None:
     """Refuse texts that could be code: they become names in generated source, operators, or evaluated expressions."""
     if isinstance(value, dict):
         for inner_key, inner in value.items():
+            if inner_key == "as_operator":
+                # Tensor arithmetic takes no operator as an argument; what takes one calls it.
+                _refuse_text(inner, key=inner_key, path=path)
             _check_texts(inner_key, key="", path=path)
             _check_texts(inner, key=inner_key, path=path)
     elif isinstance(value, list):
         for inner in value:
             _check_texts(inner, key=key, path=path)
-    elif isinstance(value, str) and not _is_harmless(value, key=key, path=path):
-        raise WeightsError(
-            f"'{path}' holds {value!r:.80} as '{key}', which may run code; nothing of it was run", allowed=_ALLOWED
-        )
+    elif isinstance(value, str) and not _is_harmless(value, key=key):
+        _refuse_text(value, key=key, path=path)
 
 
-def _is_harmless(text: str, *, key: str, path: Path) -> bool:
+def _refuse_text(value: object, *, key: str, path: Path) -> NoReturn:
+    shown = repr(value)[:80]
+    raise WeightsError(f"'{path}' holds {shown} as '{key}', which may run code; nothing of it was run", allowed=_ALLOWED)
+
+
+def _is_harmless(text: str, *, key: str) -> bool:
     if key in ("in_spec", "out_spec"):
-        _check_texts(json.loads(text) if text else "", key="spec", path=path)
-        return True
+        return not text or _is_plain_tree(json.loads(text)[1])
     if key == "expr_str":
         return _EXPRESSION.fullmatch(_SYMBOL.sub("s0", text)) is not None
     if key == "target":
-        operator = text.startswith(_OPERATORS) and not text.startswith(_FILE_OPERATORS)
-        return operator and _HARMLESS.fullmatch(text) is not None
-    # A dict's keys in a tree are JSON in JSON.
-    return _HARMLESS.fullmatch(text) is not None or (key == "context" and text == "[]")
+        return _SIZE_OPERATOR.fullmatch(text) is not None or _is_tensor_operator(text)
+    return _HARMLESS.fullmatch(text) is not None
+
+
+def _is_tensor_operator(text: str) -> bool:
+    """Whether ``text`` names an overload that the dispatcher knows, and not an attribute of one, and that opens no file."""
+    match = _OPERATOR.fullmatch(text)
+    if match is None or match[2] in _FILE_OPERATORS:
+        return False
+    packet = getattr(getattr(torch.ops, match[1]), match[2], None)
+    overload = getattr(packet, match[3], None)
+    # Nothing public tells TorchScript's own operators, which handle lists, modules and files, from those on tensors.
+    known = torch._C._dispatch_has_kernel  # noqa: SLF001
+    return isinstance(overload, OpOverload) and bool(known(overload.name()))
+
+
+def _is_plain_tree(node: dict[str, object]) -> bool:
+    """Whether a tree of inputs or outputs is of plain containers: a defaultdict's or an enum's context imports modules."""
+    children = cast(list[dict[str, object]], node["children_spec"])
+    return node["type"] in _CONTAINERS and node["context"] in (None, "null", "[]") and all(map(_is_plain_tree, children))

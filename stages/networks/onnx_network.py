@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,32 +12,39 @@ from storage_schemas.errors import WeightsError
 
 __all__ = ["OnnxNetwork"]
 
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_INSTALL = {"cpu": "pip install onnxruntime", "cuda": "pip install onnxruntime-gpu, or --set cluster.device=cpu"}
+
 
 class OnnxNetwork(nn.Module):
     """An ONNX file as a network without weights of its own: image [B, 3, h, w] to heatmaps [B, K, H, W].
 
-    ``threads`` are onnxruntime's own (0: as many as it likes); it runs on a GPU where its package supports one. Raises
-    ``WeightsError`` where the package is missing, or the file is broken or takes anything but one input.
+    ``threads`` are onnxruntime's own (0: as many as it likes); ``device`` is where it computes, whatever device the images are
+    on. Raises ``WeightsError`` where the package is missing or cannot use that device, or the file is broken or takes
+    anything but one input.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, device: Literal["cpu", "cuda"] = "cpu") -> None:
         super().__init__()
         try:
             import onnxruntime
         except ImportError as error:
-            raise WeightsError(f"'{path}' needs onnxruntime, which is not installed", run="pip install 'odkd[onnx]'") from error
+            raise WeightsError(f"'{path}' needs onnxruntime, which is not installed", run=_INSTALL[device]) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads that spin take the cores from everything else on the machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        known = onnxruntime.get_available_providers()
-        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in known]
+        if device == "cuda":
+            _require_cuda(onnxruntime.get_available_providers(), path)
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
         except Exception as error:  # onnxruntime's errors share no base class
             reason = str(error).splitlines()[0]
             raise WeightsError(f"'{path}' cannot be read as ONNX: {reason}", allowed="a complete ONNX file") from error
+        if device == "cuda":
+            # Where CUDA's libraries are missing, onnxruntime says so in its log alone and takes the CPU.
+            _require_cuda(self.session.get_providers()[:1], path)
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise WeightsError(f"'{path}' takes {len(inputs)} inputs", allowed="one: the image")
@@ -49,3 +57,17 @@ class OnnxNetwork(nn.Module):
         array = image_B3hw.detach().to("cpu", torch.float32).contiguous().numpy()
         [heat, *_] = self.session.run(None, {self._input: array})
         return torch.from_numpy(heat).to(image_B3hw.device)
+
+
+def _providers(device: Literal["cpu", "cuda"]) -> list[Any]:
+    # TF32 keeps 10 bits of a float's 23, and the targets' precision would not be the one that their recipe names.
+    return [(_CUDA, {"use_tf32": "0"}), _CPU] if device == "cuda" else [_CPU]
+
+
+def _require_cuda(providers: list[str], path: Path) -> None:
+    if _CUDA not in providers:
+        raise WeightsError(
+            f"'{path}' is to run on the device cuda, and onnxruntime offers {', '.join(providers)}",
+            allowed=f"{_CUDA}, or the device cpu",
+            run=_INSTALL["cuda"],
+        )

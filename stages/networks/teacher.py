@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,19 @@ def load_network(
     size_wh: tuple[int, int],
     num_joints: int = 17,
     onnx_threads: int = 0,
+    device: Literal["cpu", "cuda"] = "cpu",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """The network of ``spec`` in eval mode on the CPU, checked to turn 3 x h x w into ``num_joints`` x h/4 x w/4.
 
-    ``size_wh`` is the input's (w, h); ``generator`` draws first weights. Raises ``WeightsError`` for weights that do not fit,
+    ``size_wh`` is the input's (w, h); ``device`` is where onnxruntime, which cannot be moved later, computes; ``generator``
+    draws first weights. Raises ``WeightsError`` for weights that do not fit,
     are not safe to open, or give another output.
     """
-    network = _base(spec, onnx_threads=onnx_threads, num_joints=num_joints, generator=generator)
+    if spec.weights is not None and spec.weights.suffix in (".pt2", ".onnx"):
+        network = _whole(spec.weights, onnx_threads=onnx_threads, device=device)
+    else:
+        network = _named(spec, num_joints=num_joints, generator=generator)
     source = str(spec.weights or spec.network)
     check_network(network, size_wh=size_wh, num_joints=num_joints, source=source)
     if spec.senior:
@@ -109,12 +115,15 @@ def _written(shape: tuple[int | None, ...]) -> str:
     return "x".join("B" if size is None else str(size) for size in shape)
 
 
-def _base(spec: NetworkSpec, *, onnx_threads: int, num_joints: int, generator: torch.Generator | None) -> nn.Module:
-    suffix = spec.weights.suffix if spec.weights else ""
-    if spec.weights is not None and suffix in (".pt2", ".onnx"):
-        if not spec.weights.is_file():
-            raise WeightsError(f"no teacher at '{spec.weights}'", allowed="an existing .pt2 or .onnx file")
-        return load_exported(spec.weights) if suffix == ".pt2" else OnnxNetwork(spec.weights, threads=onnx_threads)
+def _whole(path: Path, *, onnx_threads: int, device: Literal["cpu", "cuda"]) -> nn.Module:
+    """A network that is all in one file."""
+    if not path.is_file():
+        raise WeightsError(f"no teacher at '{path}'", allowed="an existing .pt2 or .onnx file")
+    return load_exported(path) if path.suffix == ".pt2" else OnnxNetwork(path, threads=onnx_threads, device=device)
+
+
+def _named(spec: NetworkSpec, *, num_joints: int, generator: torch.Generator | None) -> nn.Module:
+    """A network by name, with published weights where there are any."""
     if spec.network is None:
         raise WeightsError(f"'{spec.weights}' is not a whole network, so it needs one", allowed="teachers...network: hrnet_w32")
     config = replace(hrnet_config(spec.network), num_joints=num_joints)

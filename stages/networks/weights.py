@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from storage_schemas.errors import WeightsError
 
-__all__ = ["FitReport", "fit_weights", "load_state_dict_file"]
+__all__ = ["fit_weights", "load_state_dict_file"]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 _WRAPPERS = ("state_dict", "model")
@@ -25,22 +24,6 @@ _CONVERT = (
     "c = torch.load('{path}', map_location='cpu', weights_only=False); "
     "torch.save({{'state_dict': c['state_dict']}}, '{path}.clean.pth')\""
 )
-# What a classification network has and a pose network has not (HRNet-Image-Classification, lib/models/cls_hrnet.py).
-_CLASSIFIER = re.compile(
-    r"(incre_modules|downsamp_modules|final_layer|classifier|head)\..*|stage4\.\d+\.fuse_layers\.[123]\..*"
-)
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What came of fitting weights to a network."""
-
-    loaded: int
-    required: int
-    missing: tuple[str, ...] = ()
-    """Kept as they were: batch counters, or a head that a classification backbone cannot have."""
-    ignored: tuple[str, ...] = ()
-    """Left out on purpose: a classifier's tensors."""
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
@@ -127,27 +110,24 @@ def _is_mmpose(name: str) -> bool:
     return name.removeprefix("module.").startswith(("head.", "keypoint_head."))
 
 
-def fit_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str, allow_missing_head: bool = False) -> FitReport:
+def fit_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Copy ``state`` into ``network``, strictly by name and shape; ``source`` names the weights in messages.
 
-    With ``allow_missing_head`` a classification backbone is taken too: ``final_layer`` keeps its first weights and the
-    classifier's tensors are left out. Raises ``WeightsError``, and changes nothing, where a tensor is missing, left over, of
-    another shape, or not finite.
+    Raises ``WeightsError``, and changes nothing, where a tensor is missing, left over, of another shape, or not finite; for
+    the first three it says how many of the network's tensors fit, and which do not.
     """
     own = network.state_dict()
-    ignored = tuple(name for name in state if allow_missing_head and _is_classifier(name, state, own))
-    taken = {name: value for name, value in state.items() if name not in ignored}
-    missing = tuple(name for name in own if name not in taken)
+    # Files of PyTorch before 0.4.1 have no batch counters, and nothing here reads them.
+    required = [name for name in own if not name.endswith("num_batches_tracked")]
     problems = {
-        "missing": [name for name in missing if not _may_lack(name, allow_missing_head=allow_missing_head)],
-        "unexpected": [name for name in taken if name not in own],
-        "shape differs": [_misfit(name, taken, own) for name in own if name in taken and not _fits(taken[name], own[name])],
+        "missing": [name for name in required if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "shape differs": [_misfit(name, state, own) for name in own if name in state and not _fits(state[name], own[name])],
     }
     if any(problems.values()):
-        raise _no_fit(problems, source=source, fitting=sum(_fits(taken[n], own[n]) for n in own if n in taken), total=len(own))
-    _refuse_non_finite(taken, source=source)
-    network.load_state_dict(taken, strict=False)
-    return FitReport(loaded=len(taken), required=len(own), missing=missing, ignored=ignored)
+        raise _no_fit(problems, source=source, fitting=sum(_fits(state[n], own[n]) for n in own if n in state), total=len(own))
+    _refuse_non_finite(state, source=source)
+    network.load_state_dict(state, strict=False)
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:
@@ -155,19 +135,10 @@ def _fits(value: Tensor, own: Tensor) -> bool:
     return value.shape == own.shape and value.is_floating_point() == own.is_floating_point() and value.layout == torch.strided
 
 
-def _misfit(name: str, taken: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    if taken[name].shape != own[name].shape:
-        return f"{name} {list(taken[name].shape)} for {list(own[name].shape)}"
-    return f"{name} {taken[name].dtype} for {own[name].dtype}"
-
-
-def _is_classifier(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    return _CLASSIFIER.fullmatch(name) is not None and not (name in own and _fits(state[name], own[name]))
-
-
-def _may_lack(name: str, *, allow_missing_head: bool) -> bool:
-    # Files of PyTorch before 0.4.1 have no batch counters, and nothing here reads them.
-    return name.endswith("num_batches_tracked") or (allow_missing_head and name.startswith("final_layer."))
+def _misfit(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    if state[name].shape != own[name].shape:
+        return f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
+    return f"{name} {state[name].dtype} for {own[name].dtype}"
 
 
 def _no_fit(problems: Mapping[str, list[str]], *, source: str, fitting: int, total: int) -> WeightsError:

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from shared_data import shared_data
 
 from stages.data.coco import Quarantined, Record, SortedOut, ground_truth_json, is_held_out, read_coco, sort_out
 from stages.pose.coco_ap import evaluate
+from storage_schemas.predictions import coco_results
 
 Json = dict[str, Any]
 NAN, INF = float("nan"), float("inf")
@@ -42,10 +45,14 @@ def person(**changes: Any) -> Json:  # noqa: ANN401
 
 
 def sorted_file(
-    folder: Path, *annotations: Json, images: list[Json] | None = None, holdout_fraction: float = 0.0
+    folder: Path,
+    *annotations: Json,
+    images: list[Json] | None = None,
+    holdout_fraction: float = 0.0,
+    person_id: int = 1,
 ) -> tuple[SortedOut, Json]:
     """What becomes of a file, written as JSON and read back; and its ground truth."""
-    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+    categories = [{"id": person_id, "name": "person"}, {"id": 2, "name": "dog"}]
     path = folder / "annotations.json"
     path.write_text(json.dumps({"images": images or [IMAGE], "annotations": annotations, "categories": categories}))
     coco = read_coco(path)
@@ -89,6 +96,28 @@ def test_people_come_by_image_and_then_by_id_whatever_the_files_order(tmp_path: 
     places = [(5, 7), (9, 3), (2, 7), (4, 3)]
     found, _ = sorted_file(tmp_path, *(person(id=key, image_id=image) for key, image in places), images=images)
     assert [(record.image_id, record.annotation_id) for record in found.records] == [(3, 4), (3, 9), (7, 2), (7, 5)]
+
+
+@pytest.mark.parametrize("person_id", [1, 0, 7])
+def test_whatever_id_the_file_has_for_people_the_truth_has_cocos_and_results_score(tmp_path: Path, person_id: int) -> None:
+    people = (person(category_id=person_id), person(id=11, category_id=2), person(id=12, category_id=person_id, iscrowd=1))
+    found, truth = sorted_file(tmp_path, *people, person_id=person_id)
+    assert found.skipped == {"other category": 1, "crowd": 1}
+    assert [category["id"] for category in truth["categories"]] == [1]
+    assert [(item["id"], item["category_id"]) for item in truth["annotations"]] == [(10, 1), (12, 1)]
+    (record,) = found.records
+    results = coco_results(np.array([record.image_id]), np.array([1.0]), record.keypoints_K3[None])
+    average_precision = evaluate(truth, results).AP
+    assert average_precision == pytest.approx(1.0)
+    # The format's own reader, as users of the written truth will have it.
+    for name, content in (("truth.json", truth), ("results.json", results)):
+        (tmp_path / name).write_text(json.dumps(content))
+    official = COCO(tmp_path / "truth.json")
+    scorer = COCOeval(official, official.loadRes(str(tmp_path / "results.json")), "keypoints")
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    assert scorer.stats[0] == pytest.approx(1.0)
 
 
 # --- left out by rule

@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from people_samples import PICTURE_PX, mask_rle
 
 from stages.data.crops import crop_image, crop_keypoints, crop_mask, heatmap_mask
 from stages.pose.affine import crop_affine
+from stages.pose.heatmap import encode
 
 # pycocotools 2.0.11 under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -96,10 +98,52 @@ def test_only_mirrored_people_change_sides() -> None:
     assert moved.dtype == np.float32
 
 
-def test_a_cell_of_the_small_mask_is_set_where_half_of_its_pixels_are() -> None:
+def _cells(rows: slice, columns: slice) -> list[list[bool]]:
+    """The cells of a mask of 8 x 12 pixels of which a rectangle is set."""
     mask = np.zeros((8, 12), np.uint8)
-    mask[0:2, 0:4] = 1  # 8 of 16
-    mask[0:2, 4:8] = 1
-    mask[0, 4] = 0  # 7 of 16
-    mask[4:8, 8:12] = 1
-    assert heatmap_mask(mask).tolist() == [[True, False, False], [False, False, True]]
+    mask[rows, columns] = 1
+    cells: list[list[bool]] = heatmap_mask(mask).tolist()
+    return cells
+
+
+ALL = slice(None)
+
+
+# A cell spans the pixels 4j - 2 to 4j + 2, of weights 1 2 2 2 1: eight in all, and five (2 2 1) at the first edge.
+@pytest.mark.parametrize(
+    ("columns", "cells"),
+    [
+        (slice(0, 1), [False, False, False]),  # 2 of 5
+        (slice(0, 2), [True, False, False]),  # 4 of 5
+        (slice(2, 4), [False, False, False]),  # 1 of 5; 1 + 2 of 8
+        (slice(2, 5), [False, True, False]),  # 1 of 5; 1 + 2 + 2 of 8
+        (slice(4, 7), [False, True, False]),  # 2 + 2 + 1 of 8; 1 of 8
+        (slice(5, 7), [False, False, False]),  # 2 + 1 of 8; 1 of 8
+        (slice(3, 5), [False, True, False]),  # 2 + 2 of 8, a half exactly
+        (slice(8, 12), [False, False, True]),  # pixel 8 itself, 9 and 10: 5 of 8
+        (slice(9, 12), [False, False, False]),  # 2 + 1 of 8
+    ],
+)
+def test_a_cell_of_the_small_mask_is_set_where_half_of_the_crop_around_its_pixel_is(columns: slice, cells: list[bool]) -> None:
+    assert _cells(ALL, columns) == [cells, cells]
+    turned = np.zeros((12, 8), np.uint8)
+    turned[columns] = 1
+    assert heatmap_mask(turned).T.tolist() == [cells, cells]
+
+
+def test_both_directions_of_a_cell_count_together() -> None:
+    # Rows 2 to 4 give 5 of 8 in the second row; columns 2 to 4 the same in the second column: 25 of 64 is under a half.
+    assert _cells(slice(2, 5), slice(2, 5)) == [[False] * 3, [False] * 3]
+    # Rows 2 to 5 give 7 of 8: 35 of 64 is over it.
+    assert _cells(slice(2, 6), slice(2, 5)) == [[False] * 3, [False, True, False]]
+
+
+@pytest.mark.parametrize("middle", [16, 20, 32])
+def test_the_small_mask_lies_where_the_heatmap_lies(middle: int) -> None:
+    """A disc around crop pixel 4j has its centre of mass at heatmap pixel j, which the joints there have too."""
+    rows, columns = np.indices((64, 48))
+    disc = ((rows - middle) ** 2 + (columns - 24) ** 2 <= 10**2).astype(np.uint8)
+    cells = heatmap_mask(disc)
+    assert np.argwhere(cells).mean(axis=0) == pytest.approx([middle / 4, 6], abs=1e-9)
+    heat_BKHW, _ = encode(torch.tensor([[[24.0, middle]]]), torch.ones(1, 1), size_wh=(12, 16), unbiased=True)
+    assert np.argwhere(heat_BKHW[0, 0].numpy() >= 0.5).mean(axis=0) == pytest.approx([middle / 4, 6], abs=1e-9)

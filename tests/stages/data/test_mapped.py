@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,33 @@ from stages.data import mapped
 mapped._SHARED_MEMORY = Path(sys.argv[2])
 mapped.MappedArray(Path(sys.argv[1]), "bits")
 os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+KILLED_WHILE_DECODING = """
+import os, signal, sys
+from pathlib import Path
+from stages.data import mapped
+mapped._SHARED_MEMORY = Path(sys.argv[2])
+real, blocks = mapped.read_rows, []
+def read_rows(*place):
+    blocks.append(place)
+    if len(blocks) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*place)
+mapped.read_rows = read_rows
+mapped.MappedArray(Path(sys.argv[1]), "bits")
+"""
+
+HOLDING = """
+import sys
+from pathlib import Path
+from stages.data import mapped
+mapped._SHARED_MEMORY = Path(sys.argv[2])
+array = mapped.MappedArray(Path(sys.argv[1]), "bits")
+print("held", flush=True)
+sys.stdin.readline()
+array.close()
 """
 
 
@@ -103,6 +132,107 @@ def test_what_a_killed_process_left_is_used_and_removed(entry: Path, memory: Pat
     monkeypatch.setattr(mapped, "read_rows", _refuse)
     array = MappedArray(entry, "bits")
     assert np.array_equal(array.rows, expected)
+    array.close()
+    assert _files(memory) == []
+
+
+def test_what_processes_killed_while_decoding_left_is_removed(entry: Path, memory: Path, tmp_path: Path) -> None:
+    shutil.copytree(entry, tmp_path / "other")
+    for folder in (entry, tmp_path / "other"):
+        subprocess.run([sys.executable, "-c", KILLED_WHILE_DECODING, str(folder), str(memory)], check=False, timeout=60)
+        # The second killed process has removed what the first left.
+        assert [Path(file).suffix for file in _files(memory)] == [".partial"]
+    array = MappedArray(entry, "bits")
+    assert [Path(file).suffix for file in _files(memory)] == [".raw"]
+    assert np.array_equal(array.rows, read_rows(entry, "bits"))
+    array.close()
+    assert _files(memory) == []
+
+
+def test_a_whole_file_of_another_array_that_a_killed_process_left_is_removed(entry: Path, memory: Path, tmp_path: Path) -> None:
+    shutil.copytree(entry, tmp_path / "other")
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "other"), str(memory)], check=False, timeout=60)
+    (left,) = _files(memory)
+    array = MappedArray(entry, "bits")
+    assert left not in _files(memory)
+    array.close()
+    assert _files(memory) == []
+
+
+def test_a_file_that_a_living_process_holds_is_let_be(entry: Path, memory: Path, tmp_path: Path) -> None:
+    shutil.copytree(entry, tmp_path / "other")
+    command = [sys.executable, "-c", HOLDING, str(tmp_path / "other"), str(memory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        (held,) = _files(memory)
+        array = MappedArray(entry, "bits")
+        array.close()
+        assert _files(memory) == [held]
+        holder.stdin.write("\n")
+    assert holder.returncode == 0
+    assert _files(memory) == []
+
+
+def test_a_file_from_before_the_machine_was_started_is_not_trusted(
+    entry: Path, memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(entry), str(memory)], check=False, timeout=60)
+    (left,) = (memory / USER).iterdir()
+    # The size is there and the content is not, as after the power failed.
+    left.write_bytes(bytes(left.stat().st_size))
+    (tmp_path / "boot_id").write_text("another start\n")
+    monkeypatch.setattr(mapped, "_BOOT_ID", tmp_path / "boot_id")
+    array = MappedArray(entry, "bits")
+    assert np.array_equal(array.rows, read_rows(entry, "bits"))
+    assert not left.exists()
+    array.close()
+    assert _files(memory) == []
+
+
+def test_without_a_boot_id_maps_are_made_all_the_same(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "_BOOT_ID", memory / "none")
+    array = MappedArray(entry, "bits")
+    assert np.array_equal(array.rows, read_rows(entry, "bits"))
+    array.close()
+
+
+def test_a_file_gets_its_name_only_when_its_content_is_on_the_disk(
+    entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[str], bytes]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        seen.append(([Path(file).suffix for file in _files(memory)], os.pread(descriptor, ROWS * 5, 0)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    array = MappedArray(entry, "bits")
+    assert seen == [([".partial"], read_rows(entry, "bits").tobytes())]
+    array.close()
+
+
+def test_files_that_others_remove_before_they_are_locked_are_made_again(
+    entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(entry), str(memory)], check=False, timeout=60)
+    real = fcntl.flock
+    removed: list[str] = []
+
+    def flock(stream: BinaryIO, operation: int) -> None:
+        suffix = Path(stream.name).suffix
+        if operation == fcntl.LOCK_SH and suffix not in removed:
+            Path(stream.name).unlink()
+            removed.append(suffix)
+        real(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    array = MappedArray(entry, "bits")
+    assert removed == [".raw", ".partial"]
+    assert [Path(file).suffix for file in _files(memory)] == [".raw"]
+    assert np.array_equal(array.rows, read_rows(entry, "bits"))
     array.close()
     assert _files(memory) == []
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from stages.networks.exported import ExportedNetwork, load_exported
+from stages.networks.exported import ExportedNetwork, _is_harmless, load_exported
 from storage_schemas.errors import WeightsError
 
+Json = dict[str, Any]
 Members = dict[str, bytes]
 
 
@@ -174,6 +178,18 @@ def _rewrite(old: str, new: str) -> Callable[[Members], None]:
         ('"image"', '"image=open(chr(97), chr(119))"'),
         ("torch.ops.aten.reshape.default", "torch.os.system"),
         ("torch.ops.aten.reshape.default", "torch.ops.aten.from_file.default"),
+        ("torch.ops.aten.reshape.default", "torch.ops.aten.from_file.out"),
+        ("torch.ops.aten.reshape.default", "torch.ops.aten.save.default"),
+        ("torch.ops.aten.reshape.default", "torch.ops.aten.reshape.default.__init__.__globals__.get"),
+        ("torch.ops.aten.reshape.default", "torch.ops.aten.reshape.decompose"),
+        ("torch.ops.aten.reshape.default", "torch.ops.aten.reshape"),
+        ("torch.ops.aten.reshape.default", "torch.ops.higher_order.run_and_save_rng_state"),
+        ("_operator.mul", "_operator.call"),
+        ("_operator.mul", "_operator.attrgetter"),
+        ("_operator.mul", "_operator.methodcaller"),
+        ("_operator.mul", "torch.sym_int.__globals__.get"),
+        ("_operator.mul", "math.__loader__.load_module"),
+        ("builtins.dict", "collections.defaultdict"),
     ],
 )
 def test_texts_that_could_be_code_are_refused_and_never_run(old: str, new: str, archive: bytes, tmp_path: Path) -> None:
@@ -182,6 +198,92 @@ def test_texts_that_could_be_code_are_refused_and_never_run(old: str, new: str, 
     with pytest.raises(WeightsError, match="nothing of it was run"):
         load_exported(path)
     assert not trace.exists()
+
+
+def _argument(kind: str, value: object, *, name: str = "") -> Json:
+    return {"name": name, "arg": {kind: value}, "kind": 2 if name else 1}
+
+
+def _run_first(members: Members, target: str, inputs: list[Json]) -> None:
+    """Put a node before all others whose output nobody reads."""
+    name = _member(members, "/models/")
+    program = json.loads(members[name])
+    graph = program["graph_module"]["graph"]
+    values = graph["tensor_values"]
+    values["trace"] = next(iter(values.values()))
+    node = {"target": target, "inputs": inputs, "outputs": [{"as_tensor": {"name": "trace"}}], "metadata": {}}
+    graph["nodes"].insert(0, node | {"is_hop_single_tensor_return": True, "name": None})
+    members[name] = json.dumps(program).encode()
+
+
+@pytest.mark.parametrize(
+    ("target", "inputs"),
+    [
+        (
+            "torch.ops.higher_order.run_and_save_rng_state",
+            [
+                _argument("as_operator", "torch.ops.aten.from_file.default"),
+                _argument("as_string", "was-run"),
+                _argument("as_bool", True),
+                _argument("as_int", 4),
+                _argument("as_device", {"type": "cpu", "index": None}, name="device"),
+            ],
+        ),
+        (
+            "torch.ops.aten.relu.default",
+            [_argument("as_tensor", {"name": "image"}), _argument("as_operator", "torch.ops.aten.relu.default")],
+        ),
+        ("torch.ops.aten.save.default", [_argument("as_tensor", {"name": "image"}), _argument("as_string", "was-run")]),
+        ("_operator.call", [_argument("as_operator", "torch.os.getcwd")]),
+    ],
+)
+def test_operators_that_call_others_or_write_files_are_refused_and_never_run(
+    target: str, inputs: list[Json], archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = _altered(archive, tmp_path / "evil.pt2", lambda members: _run_first(members, target, inputs))
+    with pytest.raises(WeightsError, match="nothing of it was run"):
+        load_exported(path)(torch.zeros(1, 3, 32, 32))
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_no_operator_of_the_dispatcher_with_a_file_or_a_path_passes() -> None:
+    told = re.compile(r"file|path|save(?!d|_)|load|open(?!_)|dump|url|librar", re.IGNORECASE)
+    names = {f"{name}.{overload or 'default'}" for name, overload in _schemas() if told.search(name)}
+    names |= {
+        f"{schema.name}.{schema.overload_name or 'default'}"
+        for schema in torch._C._jit_get_all_schemas()
+        if any(str(argument.type) == "str" and told.search(argument.name) for argument in schema.arguments)
+    }
+    found = [f"torch.ops.{name.replace('::', '.')}" for name in names]
+    assert {"torch.ops.aten.from_file.default", "torch.ops.aten.from_file.out", "torch.ops.aten.save.default"} <= set(found)
+    assert [name for name in found if _is_harmless(name, key="target")] == []
+
+
+def _schemas() -> list[tuple[str, str]]:
+    return [(schema.name, schema.overload_name) for schema in torch._C._jit_get_all_schemas()]
+
+
+@pytest.mark.parametrize(
+    "context", [{"default_factory_module": "was_run", "default_factory_name": "x", "dict_context": []}, {"__enum__": True}]
+)
+def test_trees_that_import_modules_are_refused_and_nothing_is_imported(
+    context: Json, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "was_run.py").write_text("x = dict")
+    leaf: Json = {"type": None, "context": None, "children_spec": []}
+    tree = {"type": "collections.defaultdict", "context": context, "children_spec": [leaf]}
+
+    def change(members: Members) -> None:
+        name = _member(members, "/models/")
+        program = json.loads(members[name])
+        program["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps([1, tree])
+        members[name] = json.dumps(program).encode()
+
+    with pytest.raises(WeightsError, match="nothing of it was run"):
+        load_exported(_altered(archive, tmp_path / "evil.pt2", change))
+    assert "was_run" not in sys.modules
 
 
 def test_guards_that_are_code_are_left_out_and_never_run(archive: bytes, tmp_path: Path) -> None:

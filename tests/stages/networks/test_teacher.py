@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -136,7 +138,57 @@ def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: Path, monk
     (tmp_path / "teacher.onnx").touch()
     with pytest.raises(WeightsError) as caught:
         load_network(NetworkSpec(weights=tmp_path / "teacher.onnx"), size_wh=SMALL_WH)
-    assert caught.value.run == "pip install 'odkd[onnx]'"
+    assert caught.value.run == "pip install onnxruntime"
+
+
+def _onnx_file(tmp_path: Path) -> Path:
+    """A file that onnxruntime is never asked to open here."""
+    path = tmp_path / "teacher.onnx"
+    path.touch()
+    return path
+
+
+def test_an_onnx_teacher_without_cuda_is_refused_where_the_device_is_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(WeightsError, match="device cuda, and onnxruntime offers CPUExecutionProvider") as caught:
+        load_network(NetworkSpec(weights=_onnx_file(tmp_path)), size_wh=SMALL_WH, device="cuda")
+    assert caught.value.run == "pip install onnxruntime-gpu, or --set cluster.device=cpu"
+
+
+class _Session:
+    """A session whose CUDA cannot be loaded ends on the CPU, and only its log says so."""
+
+    asked: ClassVar[list[object]] = []
+    given: ClassVar[list[str]] = []
+
+    def __init__(self, _path: str, _options: object, *, providers: list[object]) -> None:
+        _Session.asked = providers
+
+    def get_providers(self) -> list[str]:
+        return _Session.given
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="image", shape=["batch", 3, 64, 32])]
+
+
+def test_an_onnx_teacher_that_falls_back_to_the_processor_is_refused_and_cuda_is_used_without_tf32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _Session)
+    monkeypatch.setattr(_Session, "given", both[1:])
+    with pytest.raises(WeightsError, match="device cuda, and onnxruntime offers CPUExecutionProvider"):
+        OnnxNetwork(_onnx_file(tmp_path), device="cuda")
+    monkeypatch.setattr(_Session, "given", both)
+    OnnxNetwork(_onnx_file(tmp_path), device="cuda")
+    assert _Session.asked == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    OnnxNetwork(_onnx_file(tmp_path))
+    assert _Session.asked == ["CPUExecutionProvider"]
 
 
 @pytest.mark.parametrize("data", [b"", b"not a network at all"])

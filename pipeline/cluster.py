@@ -1,20 +1,22 @@
-"""Connecting to Ray, and looking before running: which device there is, and whether every node can use the home."""
+"""Connecting to Ray, and looking before running: which device there is, whether tasks fit, and the home on every node."""
 
 from __future__ import annotations
 
 import logging
 import os
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ray
+from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stages.context import Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError, StoreError
 
-__all__ = ["check_home", "connect", "device", "disconnect"]
+__all__ = ["check_home", "check_resources", "connect", "device", "disconnect"]
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +25,26 @@ _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENA
 _OBJECT_STORE_BYTES = 256 << 20
 """Tasks return paths and figures, never arrays of pictures: a small store is enough, and fits a container's /dev/shm."""
 
+_TOKEN_COMMANDS = (
+    "export RAY_AUTH_MODE=token; ray get-auth-token --generate > /dev/null; chmod 600 ~/.ray/auth_token"
+    "   (for a cluster elsewhere: copy its ~/.ray/auth_token here)"
+)
+Resources = Mapping[str, float]
+"""What a node has, by Ray's names: ``CPU``, ``GPU``."""
+
 
 def connect() -> None:
     """Join the cluster that ``RAY_ADDRESS`` names (a Ray job has it set), or start a local one that ends with this process.
 
     Raises:
-        ClusterError: the cluster cannot be reached.
+        ClusterError: the cluster cannot be reached, or wants a token that is not there.
     """
     if ray.is_initialized():
         return
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = _address()
     try:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -47,12 +56,26 @@ def connect() -> None:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"Ray at '{address or 'local'}' asks for a token: {error.message}",
+            allowed="the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN",
+            run=_TOKEN_COMMANDS,
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ClusterError(
             f"Cannot reach Ray at '{address or 'local'}': {error}",
             allowed="RAY_ADDRESS unset (a local cluster), or the address of a running one with its token (RAY_AUTH_MODE=token)",
             run="ray status",
         ) from error
+    where = f"joined {address}," if address else "local cluster with"
+    log.info("Ray: %s %d CPUs and %d GPUs", where, *(ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")))
+
+
+def _address() -> str:
+    """Of the cluster to join; empty where a local one is started."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
 
 
 def disconnect() -> None:
@@ -61,15 +84,60 @@ def disconnect() -> None:
 
 
 def device(settings: ClusterSettings) -> Device:
-    """What networks run on: as configured, or a GPU if the cluster (or this machine, where there is none yet) has one."""
-    if settings.device != "auto":
-        return settings.device
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+    """What networks run on: as configured, or a GPU if the cluster (or this machine, where there is none yet) has one.
+
+    Raises:
+        ClusterError: a GPU is asked for, and this machine, which is to be the cluster, has none that torch can use.
+    """
+    if settings.device == "cpu":
+        return "cpu"
+    if ray.is_initialized() or _address():
+        if settings.device == "cuda":
+            return "cuda"
         connect()
         return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
     import torch
 
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ClusterError(
+            "cluster.device is cuda, and this machine has no GPU that torch can use",
+            allowed="cpu or auto here; cuda with RAY_ADDRESS naming a cluster that has GPUs, or starts them",
+            run="the same command with --set cluster.device=auto",
+        )
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_resources(settings: ClusterSettings, device: Device) -> None:
+    """Make sure that a task fits some node, where Ray would wait for one in silence; of a cluster that may grow, say so.
+
+    Raises:
+        ClusterError: no task fits, and the cluster is this machine.
+    """
+    lacking = _lacking(settings, device, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if lacking and not _address():
+        raise ClusterError(
+            lacking,
+            allowed="what this machine has, or RAY_ADDRESS naming a cluster that has more",
+            run="the same command with --set cluster.cpus_per_task=1"
+            + (" --set cluster.device=auto" if device == "cuda" else ""),
+        )
+    if lacking:
+        log.warning("%s: waiting for one to join, which an autoscaler may start", lacking)
+
+
+def _lacking(settings: ClusterSettings, device: Device, nodes: Sequence[Resources]) -> str:
+    """What no node has, in words, or '' if a task fits one."""
+    # A process that trains takes a whole GPU, whatever a task takes.
+    needed: Resources = {"CPU": settings.cpus_per_task, "GPU": 1 if device == "cuda" else 0}
+    if any(all(node.get(kind, 0) >= amount for kind, amount in needed.items()) for node in nodes):
+        return ""
+    there = "; ".join(_in_words(node) for node in nodes)
+    return f"No node has {_in_words(needed)} (cluster.cpus_per_task, cluster.device), but: {there}"
+
+
+def _in_words(resources: Resources) -> str:
+    cpus, gpus = (int(resources.get(kind, 0)) for kind in ("CPU", "GPU"))
+    return f"CPU {cpus}" + (f", GPU {gpus}" if gpus else "")
 
 
 def check_home(home: Path) -> None:

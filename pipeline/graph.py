@@ -36,27 +36,30 @@ class Planned:
     why: str
 
 
-def plan(context: Context, stages: Sequence[StageName]) -> list[Planned]:
-    """What running ``stages`` would do, without doing it."""
-    return [_planned(context, step) for stage in stages for step in STAGES[stage].steps(context)]
+def plan(context: Context, stages: Sequence[StageName], *, force: bool = False) -> list[Planned]:
+    """What running ``stages`` would do, without doing it; with ``force`` what is there is made again."""
+    return [_planned(context, step, force=force) for stage in stages for step in STAGES[stage].steps(context)]
 
 
-def _planned(context: Context, step: Step) -> Planned:
+def _planned(context: Context, step: Step, *, force: bool) -> Planned:
     entry = context.find(step)
+    if entry is not None and force:
+        return Planned(step, "stale", "there, and --force makes it again")
     if entry is not None:
         return Planned(step, "hit", f"made {entry.manifest.made['at']}")
     waiting = _named([other.title for other in step.waits_for])
-    nearest = context.store.nearest(step.kind, step.recipe)
+    nearest = context.store.nearest(step.kind, step.recipe, same=step.same)
     changed = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
-    # Another kind of thing altogether (another split, another role) is no earlier version of this one.
+    # What differs in many fields is another thing altogether (another role), and no earlier version of this one.
     if nearest is not None and changed and len(changed) <= _NEAR:
-        fields = ", ".join(f"{name}: {_short(there)} -> {_short(here)}" for name, here, there in changed)
+        fields = ", ".join(f"{name}: {' -> '.join(_short(there, here))}" for name, here, there in changed)
         return Planned(step, "stale", f"differs from {nearest[0].key} in {fields}")
     return Planned(step, "miss", f"waits for {waiting}" if waiting else "never made")
 
 
 _NEAR = 6
 _NAMED = 3
+_SHORT = 24
 
 
 def _named(titles: Sequence[str]) -> str:
@@ -69,9 +72,22 @@ def _is_pending(value: object) -> bool:
     return isinstance(value, str) and value.startswith("pending ")
 
 
-def _short(value: object) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
+def _short(*values: object) -> list[str]:
+    """Values that differ, in few letters and so that they still do: where all begin alike the beginning is left out."""
+    texts = [f"{value:g}" if isinstance(value, float) else str("nothing" if value is None else value) for value in values]
+    if len(set(texts)) < len(texts):
+        texts = [str(value) for value in values]
+    if all(len(text) <= _SHORT for text in texts):
+        return texts
+    columns = zip(*texts, strict=False)
+    alike = next((at for at, letters in enumerate(columns) if len(set(letters)) > 1), min(map(len, texts)))
+    start = 0 if alike < _SHORT // 2 else alike
+    return [_cut(text, start) for text in texts]
+
+
+def _cut(text: str, start: int) -> str:
+    rest = text[start:]
+    return ("..." if start else "") + (rest if len(rest) <= _SHORT else f"{rest[: _SHORT // 2]}...")
 
 
 def render_plan(planned: Sequence[Planned]) -> str:
@@ -98,17 +114,27 @@ def check(context: Context, stages: Sequence[StageName]) -> None:
 
 
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float:
-    """Make what a stage lacks; seconds it took. ``connect`` is called before the first work, and not at all without work."""
+    """Make what a stage lacks; seconds it took. ``connect`` is called before any work, and not at all without work.
+
+    With ``force`` what the stage left is taken out of the store first.
+
+    Raises:
+        MissingInputError: a step waits for what another stage makes; the message names the first stage to run.
+    """
     start = time.monotonic()
     module = STAGES[stage]
     if force:
-        for step in module.steps(context):
+        there = [step for step in module.steps(context) if context.find(step) is not None]
+        if there:
+            # Before anything is taken away: without a cluster it could not be made again.
+            connect()
+        for step in there:
             context.forget(step)
     missing = _missing(context, module)
     while missing:
         ready = [step for step in missing if not step.waits_for]
         if not ready:
-            first = missing[0].waits_for[0]
+            first = _first_to_make(missing)
             raise MissingInputError(
                 f"Stage '{stage}' needs the {first.title}, which is not there",
                 run=f"{context.command} --stage {first.stage}   (or --stage all)",
@@ -119,6 +145,14 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
         assert not {step.key for step in ready} & {step.key for step in left}, f"{stage} did not make {ready}"
         missing = left
     return time.monotonic() - start
+
+
+def _first_to_make(waiting: Sequence[Step]) -> Step:
+    """Of all that the steps wait for in the end, that of the earliest stage: its command can be run now."""
+    ends = [step for step in waiting if not step.waits_for]
+    order = list(STAGES)
+    below = [_first_to_make(step.waits_for) for step in waiting if step.waits_for]
+    return min([*ends, *below], key=lambda step: order.index(step.stage))
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:

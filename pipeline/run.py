@@ -11,6 +11,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -24,6 +25,7 @@ __all__ = ["build_parser", "main"]
 log = logging.getLogger("pipeline")
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
+RESOLVED, METRICS = "config.resolved.yaml", "metrics.json"
 _STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -47,17 +49,32 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _home(option: str | None) -> Path:
-    text = option or os.environ.get("ODKD_HOME") or "~/.odkd"
+def _home(option: str | None, *, make: bool) -> Path:
+    """The home that ``--home`` or the environment names; it is made, or (for a dry run) only seen to be possible."""
+    text = os.environ.get("ODKD_HOME", "~/.odkd") if option is None else option
+    if not text:
+        source = "ODKD_HOME" if option is None else "--home"
+        raise StoreError(f"{source} is empty", allowed="an absolute path on storage that every node sees, or to leave it out")
     if "://" in text:
         raise StoreError(f"The home '{text}' is a URI", allowed="an absolute path on storage that every node sees")
-    home = Path(text).expanduser()
+    try:
+        home = Path(text).expanduser()
+    except RuntimeError as error:
+        raise StoreError(f"The home '{text}': {error}", allowed="an absolute path") from error
     if not home.is_absolute():
         raise StoreError(
             f"The home '{text}' is relative",
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
             run=f"repeat the command with --home {shlex.quote(str(home.resolve()))}",
         )
+    if make:
+        _make_home(home)
+    elif not next(path for path in (home, *home.parents) if path.exists()).is_dir():
+        raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
+    return home
+
+
+def _make_home(home: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,24 +83,25 @@ def _home(option: str | None) -> Path:
         ) from error
     if not os.access(home, os.W_OK | os.X_OK):
         raise StoreError(f"The home {home} is not writable", allowed="a folder that this user may write")
-    return home
 
 
 def _repeatable(options: argparse.Namespace) -> str:
     """The command that was typed, without the stage: errors propose to go on with it."""
     parts = ["python -m pipeline.run"]
     given = {name: getattr(options, name) for name in ("config", "name", "home")}
-    parts += [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value]
+    parts += [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
     parts += [f"--set {shlex.quote(item)}" for item in options.set]
     return " ".join(parts)
 
 
 def _run(options: argparse.Namespace) -> None:
-    overrides = [*options.set, *([f"name={json.dumps(options.name)}"] if options.name else [])]
+    if options.name == "":
+        raise ConfigError("--name is empty", allowed="a name for the experiment, or to leave it out")
+    overrides = [*options.set, *([] if options.name is None else [f"name={json.dumps(options.name)}"])]
     settings = load_settings(options.config, overrides)
     if options.force and options.stage == "all":
         raise ConfigError("--force with --stage all would make everything again", allowed="--force with one stage")
-    home = _home(options.home)
+    home = _home(options.home, make=not options.dry_run)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, graph
     from stages import report
@@ -93,16 +111,22 @@ def _run(options: argparse.Namespace) -> None:
     context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
-        print(graph.render_plan(graph.plan(context, stages)))  # noqa: T201 (the plan is the output)
+        print(graph.render_plan(graph.plan(context, stages, force=options.force)))  # noqa: T201 (the plan is the output)
         return
 
+    # Once, however often a stage asks: what is warned of is warned of once.
+    @cache
     def connect() -> None:
         cluster.connect()
+        cluster.check_resources(settings.cluster, context.device)
         cluster.check_home(home)
 
     graph.check(context, stages)
     context.run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(context.run_dir / "config.resolved.yaml", resolved_yaml(settings).encode())
+    resolved = resolved_yaml(settings)
+    if not (context.run_dir / METRICS).exists():
+        # Beside figures of an earlier run it would say that they are of these settings, and waits for the new ones.
+        write_atomic(context.run_dir / RESOLVED, resolved.encode())
     try:
         for stage in stages:
             seconds = graph.make_stage(context, stage, force=options.force, connect=connect)
@@ -112,8 +136,30 @@ def _run(options: argparse.Namespace) -> None:
         cluster.disconnect()
     report.publish(context)
     figures = summary(context)
-    write_atomic(context.run_dir / "metrics.json", (json.dumps(figures, indent=1) + "\n").encode())
+    known = {**_earlier_seconds(context.run_dir, resolved), **figures["seconds"]}
+    figures["seconds"] = {stage: known[stage] for stage in graph.STAGES if stage in known}
+    _leave(context.run_dir, resolved, figures)
     _tell_result(context.run_dir, figures)
+
+
+def _earlier_seconds(run_dir: Path, resolved: str) -> dict[str, float]:
+    """What each stage took in earlier runs of the same settings; nothing where the last run had others, or left no figures."""
+    try:
+        if (run_dir / RESOLVED).read_bytes() != resolved.encode():
+            return {}
+        seconds = json.loads((run_dir / METRICS).read_bytes())["seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return seconds if isinstance(seconds, dict) else {}
+
+
+def _leave(run_dir: Path, resolved: str, figures: dict[str, Any]) -> None:
+    """Write settings and figures, so that at no moment there are figures beside settings that they are not of."""
+    config = run_dir / RESOLVED
+    if not config.exists() or config.read_bytes() != resolved.encode():
+        (run_dir / METRICS).unlink(missing_ok=True)
+        write_atomic(config, resolved.encode())
+    write_atomic(run_dir / METRICS, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
@@ -124,6 +170,8 @@ def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
         if "baseline" in scores:
             rows["without teachers"] = scores["baseline"]
         log.info("AP: %s (%s)", ", ".join(f"{name} {row['AP']:.3f}" for name, row in rows.items()), scores["protocol"])
+    if "weights" in figures:
+        log.info("weights of the student: %s", figures["weights"])
     for name in ("report.html", "metrics.json"):
         if (run_dir / name).exists():
             log.info("%s", run_dir / name)

@@ -39,6 +39,8 @@ class Step:
     waits_for: tuple[Step, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     """What ``make`` needs to know beside the recipe (a split, a view, a role)."""
+    same: tuple[str, ...] = ()
+    """Fields of the recipe that say what the entry is of: one in which they differ is no earlier version of it."""
 
     @cached_property
     def key(self) -> str:

@@ -14,7 +14,10 @@ from stages.predict import DECODERS
 from stages.prepare import instances_step
 from stages.settings import DecoderName
 
-__all__ = ["chosen_decoder", "make", "protocol", "scores_of", "steps", "student_spec"]
+__all__ = ["GROUND_TRUTH_BOXES", "chosen_decoder", "make", "protocol", "scores_of", "steps", "student_spec"]
+
+GROUND_TRUTH_BOXES = "ground-truth boxes"
+"""How the protocol, and rows that differ from it, name the annotated boxes."""
 
 
 def steps(context: Context) -> list[Step]:
@@ -37,6 +40,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
             context.content(about["network"]),
             about["who"],
             subset=about["subset"],
+            boxes=about["boxes"],
             divisor=about["divisor"],
         )
 
@@ -87,16 +91,30 @@ def protocol(context: Context) -> str:
     settings = context.settings
     width, height = settings.crop.size_wh
     divisor = settings.distill.size_divisor
-    people = context.need(instances_step(context, "val")).measured
-    boxes = settings.evaluate.boxes
     return ", ".join(
         [
-            "ground-truth boxes" if boxes is None else f"boxes from {boxes.name}",
+            _boxes_told(context),
             "flip test with a shift of 1 px" if settings.evaluate.flip else "no flip test",
             f"decoder {chosen_decoder(context)[0]}",
             f"teachers' input {width}x{height}",
             f"student {settings.distill.network} at {width // divisor}x{height // divisor}",
             f"OKS-NMS {settings.evaluate.nms_threshold}",
-            f"{people['people']} people on {people['images']} images",
+            _people_told(context),
         ]
     )
+
+
+def _boxes_told(context: Context) -> str:
+    boxes = context.settings.evaluate.boxes
+    if boxes is None:
+        return GROUND_TRUTH_BOXES
+    return f"boxes of the {' and '.join(arms(context))} from {boxes.name}, {GROUND_TRUTH_BOXES} for teachers and cached targets"
+
+
+def _people_told(context: Context) -> str:
+    people = context.need(instances_step(context, "val")).measured
+    if context.settings.evaluate.boxes is None:
+        return f"{people['people']} people on {people['images']} images"
+    # Images that nobody is annotated on count too: what is detected there is wrong.
+    scores = scores_of(context, "student")
+    return f"{people['people']} people on {scores['images']} images, {scores['people']} detected boxes"

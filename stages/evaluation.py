@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.context import Context, Step
-from stages.data.detections import read_detections
+from stages.data.detections import check_pictures, read_detections
 from stages.data.images import DECODER_VERSION
 from stages.networks.teacher import NetworkSpec
 from stages.predict import DECODERS, predict
 from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step
+from stages.progress import progress
 from stages.scoring import score_poses
 from storage_schemas.atomic import sha256_known
 from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import DataError
-from storage_schemas.instances import Instances, read_instances, write_instances
+from storage_schemas.instances import ImageFacts, Instances, read_instances, write_instances
 from storage_schemas.predictions import coco_results, write_predictions, write_results
 
-__all__ = ["Subset", "backend_of", "evaluation_step", "read_ground_truth", "score_network"]
+__all__ = ["Subset", "backend_of", "evaluation_step", "is_on_ground_truth", "read_ground_truth", "score_network"]
 
 Subset = Literal["val", "holdout"]
 """``holdout``: the training people that no network trains on."""
 
 PREDICTIONS = "predictions.parquet"
+_ON_GROUND_TRUTH = "ground truth"
+"""What a recipe says of boxes that are the annotated ones; else it holds the hash of the detections file."""
+
+_ALLOWED_BOXES = "an existing COCO detections file"
 _VERSION = 1
 _PRECISION: Literal["float32"] = "float32"
 """Scores are figures to compare, and scoring is short: it is exact on every device."""
@@ -43,12 +49,17 @@ def evaluation_step(
     divisor: int = 1,
     withhold_mask: bool = False,
 ) -> Step:
-    """The scores of the network that the step ``network`` leaves; ``who`` names it for people."""
+    """The scores of the network that the step ``network`` leaves; ``who`` names it for people.
+
+    Teachers are scored on ground-truth boxes whatever ``evaluate.boxes`` says: only people who are annotated have a mask.
+    """
     people = instances_step(context, "val" if subset == "val" else "train")
-    recipe = _recipe(context, context.content(network), subset, divisor=divisor, withhold_mask=withhold_mask)
+    boxes = context.settings.evaluate.boxes if stage == "evaluate" and subset == "val" else None
+    recipe = _recipe(context, context.content(network), subset, boxes, divisor=divisor, withhold_mask=withhold_mask)
     about = {"who": who, "network": network, "subset": subset, "divisor": divisor, "withhold_mask": withhold_mask}
+    about["boxes"] = boxes
     title = f"AP of the {who} on {'the validation set' if subset == 'val' else 'held-out training people'}"
-    return Step(stage, "evaluations", title, recipe, context.waits(people, network), about)
+    return Step(stage, "evaluations", title, recipe, context.waits(people, network), about, ("network", "subset", "mask"))
 
 
 def backend_of(spec_suffix: str, context: Context) -> str:
@@ -56,18 +67,24 @@ def backend_of(spec_suffix: str, context: Context) -> str:
     return f"{'onnxruntime' if spec_suffix == '.onnx' else 'torch'}-{context.device}"
 
 
-def _recipe(context: Context, content: str, subset: Subset, *, divisor: int, withhold_mask: bool) -> dict[str, Any]:
+def is_on_ground_truth(entry: Entry) -> bool:
+    """Whether an entry of scores was made with the annotated boxes, and not with those of a detector."""
+    return bool(entry.manifest.recipe["boxes"] == _ON_GROUND_TRUTH)
+
+
+def _recipe(
+    context: Context, content: str, subset: Subset, boxes: Path | None, *, divisor: int, withhold_mask: bool
+) -> dict[str, Any]:
     settings = context.settings.evaluate
-    boxes = settings.boxes if subset == "val" else None
-    if boxes is not None and not boxes.is_file():
-        raise DataError(
-            f"The detections file {boxes} (evaluate.boxes) is not there", allowed="an existing COCO detections file"
-        )
+    people = instances_step(context, "val" if subset == "val" else "train")
+    # The table of people knows only the pictures that somebody is annotated on, and a detector finds people on others.
+    pictures = {} if boxes is None else {"pictures": people.recipe["source"]}
     return {
         "network": content,
-        "people": context.content(instances_step(context, "val" if subset == "val" else "train")),
+        "people": context.content(people),
         "subset": subset,
-        "boxes": "ground truth" if boxes is None else sha256_known(boxes),
+        "boxes": _ON_GROUND_TRUTH if boxes is None else _hash_of(boxes),
+        **pictures,
         "crop": {"size_wh": list(context.settings.crop.size_wh), "divisor": divisor},
         "evaluate": {
             "flip": settings.flip,
@@ -81,6 +98,18 @@ def _recipe(context: Context, content: str, subset: Subset, *, divisor: int, wit
     }
 
 
+def _hash_of(boxes: Path) -> str:
+    try:
+        if boxes.exists() and not boxes.is_file():
+            raise DataError(f"The detections file {boxes} (evaluate.boxes) is not a file", allowed=_ALLOWED_BOXES)
+        return sha256_known(boxes)
+    except FileNotFoundError as error:
+        raise DataError(f"The detections file {boxes} (evaluate.boxes) is not there", allowed=_ALLOWED_BOXES) from error
+    except OSError as error:
+        seen = f"The detections file {boxes} (evaluate.boxes) cannot be read: {error.strerror}"
+        raise DataError(seen, allowed=_ALLOWED_BOXES) from error
+
+
 def score_network(
     context: Context,
     spec: NetworkSpec,
@@ -88,15 +117,19 @@ def score_network(
     who: str,
     *,
     subset: Subset = "val",
+    boxes: Path | None = None,
     divisor: int = 1,
     withhold_mask: bool = False,
 ) -> Entry:
-    """Predict with the network of ``spec``, whose content is ``content``, score by every decoder, and commit the entry."""
-    recipe = _recipe(context, content, subset, divisor=divisor, withhold_mask=withhold_mask)
+    """Predict with the network of ``spec``, whose content is ``content``, score by every decoder, and commit the entry.
+
+    ``boxes`` is a detections file; without it, people are where they are annotated.
+    """
+    recipe = _recipe(context, content, subset, boxes, divisor=divisor, withhold_mask=withhold_mask)
     with context.store.draft("evaluations", recipe, tell=context.tell) as draft:
         if isinstance(draft, Entry):
             return draft
-        people, box_score_N = _people(context, subset)
+        people, box_score_N = _people(context, subset, boxes)
         write_instances(draft.folder / INSTANCES, people)
         predicted = predict(
             context,
@@ -112,16 +145,29 @@ def score_network(
         return _commit(context, draft, subset, people, box_score_N, predicted)
 
 
-def _people(context: Context, subset: Subset) -> tuple[Instances, npt.NDArray[np.float64]]:
+def _people(context: Context, subset: Subset, boxes: Path | None) -> tuple[Instances, npt.NDArray[np.float64]]:
     """Who is predicted, and the scores of their boxes."""
     entry = context.need(instances_step(context, "val" if subset == "val" else "train"))
     table = read_instances(entry.path(INSTANCES))
     if subset == "holdout":
         table = table.select(table.holdout_N)
-    elif context.settings.evaluate.boxes is not None:
-        width, height = context.settings.crop.size_wh
-        return read_detections(context.settings.evaluate.boxes, table, aspect_wh=width / height)
-    return table, np.ones(len(table.id_N))
+    return (table, np.ones(len(table.id_N))) if boxes is None else _detected(context, boxes, table)
+
+
+def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instances, npt.NDArray[np.float64]]:
+    """Everybody that was detected on an image of the ground truth; ``table`` knows the pictures that were looked at before."""
+    width, height = context.settings.crop.size_wh
+    images = read_ground_truth(context, "val")["images"]
+    records, score_N = read_detections(boxes, images, aspect_wh=width / height)
+    known = zip(table.image_id_M.tolist(), table.sha256_M, table.bytes_M.tolist(), strict=True)
+    facts = {image_id: ImageFacts(sha256, size) for image_id, sha256, size in known}
+    # What ``prepare`` has not looked at, since nobody is annotated there, is looked at as it would have been.
+    new_ids = {record.image_id for record in records} - set(facts)
+    new = [image for image in images if image["id"] in new_ids]
+    if new:
+        with progress("evaluate: pictures that only detections are on", len(new), "images") as bar:
+            facts |= check_pictures(images_of(context, "val"), new, progress=bar.advance)
+    return Instances.from_records(records, facts), score_N
 
 
 def read_ground_truth(context: Context, subset: Subset) -> dict[str, Any]:

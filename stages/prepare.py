@@ -53,7 +53,7 @@ def instances_step(context: Context, split: Split) -> Step:
         "holdout_fraction": settings.prepare.holdout_fraction if split == "train" else 0.0,
         "rules": _RULES_VERSION,
     }
-    return Step("prepare", "instances", f"{split} instances", recipe, about={"split": split})
+    return Step("prepare", "instances", f"{split} instances", recipe, about={"split": split}, same=("split",))
 
 
 def images_of(context: Context, split: Split) -> Path:

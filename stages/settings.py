@@ -278,7 +278,8 @@ class EvaluateSettings(Section):
     """Predicting on the validation set and scoring."""
 
     boxes: AbsolutePath | None = None
-    """A COCO detections file; without it, ground-truth boxes."""
+    """A COCO detections file for student and baseline; without it, ground-truth boxes. Teachers always have
+    ground-truth boxes, since only annotated people have masks."""
     flip: bool = True
     decoder: DecoderName | Literal["auto"] = "auto"
     """``auto``: the one that is best, over student and baseline together, on training people held out for it."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from stages import distill, evaluate, prepare, targets, teachers
 from stages.context import Context, Step
+from stages.learning.loop import WEIGHTS
 
 __all__ = ["entries_of", "summary"]
 
@@ -25,6 +26,21 @@ def summary(context: Context) -> dict[str, Any]:
     for name, part in (("data", _data), ("teachers", _teachers), ("targets", _targets), ("evaluate", _evaluate)):
         if values := part(context):
             found[name] = values
+    found["entries"] = _entries(context)
+    student = context.find(distill.student_step(context, "student"))
+    if student is not None:
+        found["weights"] = str(student.path(WEIGHTS))
+    return found
+
+
+def _entries(context: Context) -> dict[str, str]:
+    """Where below the store the entry of each step lies, by the step's title."""
+    found: dict[str, str] = {}
+    for step in entries_of(context):
+        if context.find(step) is not None:
+            # Targets by further binarizations (targets.extra_binarizations) have the title of the first.
+            title = f"{step.title} ({step.key})" if step.title in found else step.title
+            found[title] = f"{step.kind}/{step.key}"
     return found
 
 

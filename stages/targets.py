@@ -97,7 +97,9 @@ def view_step(context: Context, split: Split, view: int) -> Step:
         "crop": {"size_wh": list(settings.crop.size_wh)},
         "version": VIEWS_VERSION,
     }
-    return Step("targets", "views", f"{split} view {view}", recipe, context.waits(people), {"split": split, "view": view})
+    return Step(
+        "targets", "views", f"{split} view {view}", recipe, context.waits(people), {"split": split, "view": view}, ("view",)
+    )
 
 
 def target_step(context: Context, role: Role, split: Split, view: int, rule: BinarizeSettings) -> Step:
@@ -118,7 +120,9 @@ def target_step(context: Context, role: Role, split: Split, view: int, rule: Bin
     }
     about = {"split": split, "view": view, "role": role, "rule": rule}
     waits = (*crops.waits_for, *context.waits(teacher))
-    return Step("targets", "targets", f"targets of the {role} teacher, {split} view {view}", recipe, waits, about)
+    return Step(
+        "targets", "targets", f"targets of the {role} teacher, {split} view {view}", recipe, waits, about, ("view", "mask")
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 own, and a lease beside it, so that two writers of one entry never touch each other's files; the manifest is created
 exclusively, and the first wins. A draft is a set of parts (a block of rows, an epoch's checkpoint). A part is finished when
 its marker is written; the next writer adopts the finished parts of one that died. An attempt folder is removed only when
-another's manifest is there, so that a writer wrongly held for dead loses nothing.
+another's manifest is there and nobody can be at work in it, so that a writer wrongly held for dead loses nothing.
 """
 
 from __future__ import annotations
@@ -27,19 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas.atomic import sha256_file, sync_files, sync_folder, write_atomic
-from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.attempts import Attempts, lease_of
+from storage_schemas.errors import CorruptEntryError, StoreError, make_again
 from storage_schemas.lease import Lease, LeaseWatch
-from storage_schemas.manifest import FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
+from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
 
 __all__ = ["Draft", "Entry", "Part", "Store", "finish_part", "read_part"]
 
 log = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
-_LEASE = ".lease"
-"""Beside the attempt folder and written before it: in it, it would come after it, and a new folder would look abandoned."""
 _MARKER = ".part.json"
-_POLL_SECONDS = 0.5
 _VERSIONS_OF = ("ray", "torch", "zarr", "numpy", "opencv-python-headless", "simplejpeg", "pycocotools", "onnxruntime")
 
 
@@ -85,8 +82,7 @@ class Entry:
             raise CorruptEntryError(
                 f"Entry {self.manifest.kind}/{self.key}: {found[0]}{more}",
                 allowed="the files as its manifest describes them",
-                run="python -m pipeline.run --stage STAGE --force, with the stage that makes "
-                f"'{self.manifest.kind}' and the same configuration",
+                run=make_again(self.manifest.kind),
             )
 
 
@@ -152,6 +148,12 @@ class Draft:
         self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
         self._started = time.monotonic()
         self._superseded: list[Path] = []
+        self._ended = False
+
+    @property
+    def was_taken_over(self) -> bool:
+        """True if the folder is gone although nothing is committed from here: another run held this writer for dead."""
+        return not self._ended and not self.folder.is_dir()
 
     def parts(self) -> dict[str, Part]:
         """The finished parts, by name: those adopted from a writer that died and those made since."""
@@ -161,7 +163,7 @@ class Draft:
     def adopt(self, other: Path) -> int:
         """Take over the finished parts of the attempt folder ``other`` that this one lacks; how many there were.
 
-        They are hard links, and ``other`` is removed only after the commit: its writer may live after all.
+        They are hard links, and ``other`` is removed only after the commit and if its writer is surely gone.
         """
         self._superseded.append(other)
         taken = 0
@@ -208,22 +210,40 @@ class Draft:
 
         Raises:
             CorruptEntryError: a file of a finished part has changed since.
+            StoreError: another run has taken this work over, and has not finished it yet.
         """
-        if (self._home / _MANIFEST).exists():
+        if (self._home / MANIFEST).exists():
             return self._give_way()
-        facts = self._facts(files)
-        sync_files(self.folder, facts)
+        try:
+            facts = self._facts(files)
+            sync_files(self.folder, facts)
+        except FileNotFoundError as error:
+            if not self.was_taken_over:
+                raise
+            if (self._home / MANIFEST).exists():
+                return self._give_way()
+            raise self.taken_over() from error
         everything = {**_provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
         manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, _plain(measured), _plain(everything))
         try:
-            write_atomic(self._home / _MANIFEST, manifest.encode(), exclusive=True)
+            write_atomic(self._home / MANIFEST, manifest.encode(), exclusive=True)
         except FileExistsError:
             return self._give_way()
+        self._ended = True
         self._clean(keep=set(facts))
         return Entry(manifest, self.folder)
 
+    def taken_over(self) -> StoreError:
+        """What to say where ``was_taken_over``."""
+        return StoreError(
+            f"Another run took the work on {self.kind}/{self.key} over: its folder {self.folder} is gone",
+            allowed="this process showing that it lives in time; one that was stopped, or cut off from the store, does not",
+            run="the same command: it goes on from what the other run has finished",
+        )
+
     def _give_way(self) -> Entry:
         entry = _read_entry(self._home)
+        self._ended = True
         # It is our own where NFS has lost the answer to the first request and says "exists" to the second.
         if entry.folder != self.folder:
             log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
@@ -235,8 +255,10 @@ class Draft:
             if path.is_file() and path.relative_to(self.folder).as_posix() not in keep:
                 path.unlink(missing_ok=True)
         for other in self._superseded:
-            shutil.rmtree(other, ignore_errors=True)
-            _lease_of(other).unlink(missing_ok=True)
+            # A writer elsewhere that was held for dead may live: its folder stays, and goes when it gives way itself.
+            if LeaseWatch(lease_of(other)).is_gone():
+                shutil.rmtree(other, ignore_errors=True)
+                lease_of(other).unlink(missing_ok=True)
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,44 +293,23 @@ def _user() -> str:
 
 
 def _read_entry(home: Path) -> Entry:
-    manifest = Manifest.decode((home / _MANIFEST).read_bytes(), where=str(home / _MANIFEST))
+    manifest = Manifest.decode((home / MANIFEST).read_bytes(), where=str(home / MANIFEST))
     if (manifest.kind, manifest.key) != (home.parent.name, home.name):
         raise CorruptEntryError(
-            f"{home / _MANIFEST} is that of another entry, {manifest.kind}/{manifest.key}: the entry counts as not there"
+            f"{home / MANIFEST} is that of another entry, {manifest.kind}/{manifest.key}: the entry counts as not there"
         )
     return Entry(manifest, home / manifest.folder)
 
 
-def _lease_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}{_LEASE}")
-
-
-class _Attempts:
-    """The attempts at one entry by other writers, and which of them are dead."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._watches: dict[Path, LeaseWatch] = {}
-
-    def living(self) -> dict[Path, LeaseWatch]:
-        """Those whose writers live, by folder; a folder may not be there yet."""
-        folders = {path for path in self._home.iterdir() if path.is_dir()}
-        folders |= {path.with_suffix("") for path in self._home.glob(f"*{_LEASE}")}
-        self._watches = {path: self._watches.get(path) or LeaseWatch(_lease_of(path)) for path in sorted(folders)}
-        return {path: watch for path, watch in self._watches.items() if not watch.is_dead()}
-
-    def dead(self) -> list[Path]:
-        """Those that ``living`` has found dead, the newest, which has adopted the most, first."""
-        return [path for path, watch in sorted(self._watches.items(), reverse=True) if watch.is_dead()]
-
-    def wait(self, what: str, tell: Callable[[str], None]) -> None:
-        """Wait until the entry is there or none of the writers lives."""
-        told = False
-        while not (self._home / _MANIFEST).exists() and (living := self.living()):
-            if not told:
-                tell(f"Waiting for {what}, which {next(iter(living.values())).holder()} is making")
-                told = True
-            time.sleep(_POLL_SECONDS)
+@contextmanager
+def _told_if_taken_over(draft: Draft) -> Iterator[None]:
+    """Errors of work whose folder was removed under it, whatever they are, become the one that says so."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StoreError) or not draft.was_taken_over:
+            raise
+        raise draft.taken_over() from error
 
 
 @dataclass(frozen=True)
@@ -330,7 +331,7 @@ class Store:
 
     def entries(self, kind: str) -> Iterator[Entry]:
         """Every committed entry of a kind."""
-        for manifest in sorted((self.root / kind).glob(f"*/{_MANIFEST}")):
+        for manifest in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
             try:
                 yield _read_entry(manifest.parent)
             except FileNotFoundError:
@@ -339,9 +340,16 @@ class Store:
             except (CorruptEntryError, StoreError) as error:
                 log.warning("%s", error)
 
-    def nearest(self, kind: str, recipe: Recipe) -> tuple[Entry, list[tuple[str, object, object]]] | None:
-        """The entry of this kind whose recipe differs in the fewest fields, with those fields; None if there is none."""
-        ranked = [(differing_fields(recipe, entry.manifest.recipe), entry) for entry in self.entries(kind)]
+    def nearest(
+        self, kind: str, recipe: Recipe, *, same: Sequence[str] = ()
+    ) -> tuple[Entry, list[tuple[str, object, object]]] | None:
+        """The entry of this kind whose recipe differs in the fewest fields, with those fields; None if there is none.
+
+        In the fields ``same`` it may not differ.
+        """
+        wanted = _plain(recipe)
+        found = [entry for entry in self.entries(kind) if all(entry.manifest.recipe.get(name) == wanted[name] for name in same)]
+        ranked = [(differing_fields(recipe, entry.manifest.recipe), entry) for entry in found]
         if not ranked:
             return None
         # Among equals the newest: it is what the user has just been working with.
@@ -354,10 +362,14 @@ class Store:
         """Begin an entry: a draft that holds the lease and whatever a dead writer had finished.
 
         If a live writer is at it already, wait for that one; the result is then its entry. ``tell`` says so to the user.
+
+        Raises:
+            RuntimeError: this process has begun the same entry and not ended it.
+            StoreError: another run took the work over meanwhile.
         """
         home = self._home(kind, recipe)
         home.mkdir(parents=True, exist_ok=True)
-        attempts = _Attempts(home)
+        attempts = Attempts(home)
         while True:
             attempts.wait(f"{kind}/{key_of(kind, recipe)}", tell)
             found = self.find(kind, recipe)
@@ -365,7 +377,7 @@ class Store:
                 yield found
                 return
             draft = Draft(home, kind, recipe)
-            with Lease(_lease_of(draft.folder)):
+            with Lease(lease_of(draft.folder)):
                 # Of two that begin at the same time the older one goes on, unless the other has begun already.
                 if any(other < draft.folder or (other != draft.folder and other.is_dir()) for other in attempts.living()):
                     continue
@@ -373,15 +385,16 @@ class Store:
                 dead = attempts.dead()
                 if self.find(kind, recipe) is None:
                     self._begin(draft, dead, tell)
-                    yield draft
+                    with _told_if_taken_over(draft):
+                        yield draft
                     return
 
     @staticmethod
     def _begin(draft: Draft, dead: Sequence[Path], tell: Callable[[str], None]) -> None:
-        manifest = draft.folder.with_name(_MANIFEST)
+        manifest = draft.folder.with_name(MANIFEST)
         if manifest.exists():
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
-            manifest.replace(manifest.with_name(f"{_MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
+            manifest.replace(manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
         draft.folder.mkdir()
         adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:
@@ -393,7 +406,7 @@ class Store:
         current = self.find(entry.manifest.kind, entry.manifest.recipe)
         # Another run may have discarded it before us, and made it again: that one stays.
         if current is not None and current.folder == entry.folder:
-            (home / _MANIFEST).unlink(missing_ok=True)
+            (home / MANIFEST).unlink(missing_ok=True)
             sync_folder(home)
         shutil.rmtree(entry.folder, ignore_errors=True)
 

@@ -12,7 +12,19 @@ __all__ = [
     "StoreError",
     "TrainingError",
     "WeightsError",
+    "make_again",
 ]
+
+_MADE_BY = {
+    "instances": "prepare",
+    "teachers": "teachers",
+    "views": "targets",
+    "targets": "targets",
+    "students": "distill",
+    "evaluations": "evaluate",
+    "reports": "report",
+}
+"""The stage that leaves the entries of each kind."""
 
 
 class OdkdError(Exception):
@@ -69,3 +81,12 @@ class ClusterError(OdkdError):
 
 class TrainingError(OdkdError):
     """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
+
+
+def make_again(kind: str) -> str:
+    """What to type next where an entry of ``kind`` cannot be used as it is."""
+    if kind not in _MADE_BY:
+        return f"the same command with --force and the stage that makes '{kind}'"
+    again = f"the same command with --stage {_MADE_BY[kind]} --force"
+    # Teachers are scored in their own stage, and nothing in an entry of scores says whose they are.
+    return f"{again} (with --stage teachers, where it is a teacher's)" if kind == "evaluations" else again

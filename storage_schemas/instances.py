@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage_schemas.atomic import write_atomic
-from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.errors import CorruptEntryError, StoreError, make_again
 
 __all__ = [
     "INSTANCES_SCHEMA",
@@ -242,9 +242,7 @@ def read_instances(path: Path) -> Instances:
     try:
         return decode_table(pq.ParquetFile(path, page_checksum_verification=True).read())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise CorruptEntryError(
-            f"The instance table {path} cannot be read: {error}", run="python -m pipeline.run --stage prepare --force"
-        ) from error
+        raise CorruptEntryError(f"The instance table {path} cannot be read: {error}", run=make_again("instances")) from error
 
 
 def _check_schema(table: pa.Table) -> None:
@@ -253,7 +251,7 @@ def _check_schema(table: pa.Table) -> None:
         raise StoreError(
             f"The instance table is of schema version {version.decode(errors='replace')}",
             allowed=f"version {_VERSION.decode()}, which this odkd reads and writes",
-            run="python -m pipeline.run --stage prepare --force",
+            run=make_again("instances"),
         )
     if not table.schema.equals(INSTANCES_SCHEMA):
         raise CorruptEntryError(f"The instance table has other columns than its version: {', '.join(table.column_names)}")

@@ -48,10 +48,13 @@ class Lease:
     def beat(self) -> None:
         """Show that the holder lives; a lease that another process has taken away is not written again."""
         with self._lock:
-            if not self._held or not self.path.exists():
+            if not self._held:
                 return
-            self._beats += 1
             try:
+                # Asking too can fail, on NFS with ESTALE or EIO.
+                if not self.path.exists():
+                    return
+                self._beats += 1
                 self._write()
             except OSError as error:
                 log.warning("The lease %s could not be renewed: %s", self.path, error)
@@ -87,7 +90,11 @@ class _Heart:
             with self._lock:
                 leases = list(self._leases)
             for lease in leases:
-                lease.beat()
+                try:
+                    lease.beat()
+                except Exception:
+                    # Without this thread every lease of the process would expire while its work goes on.
+                    log.exception("The lease %s could not be renewed", lease.path)
 
 
 _HEART = _Heart()
@@ -99,32 +106,66 @@ class LeaseWatch:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen = b""
+        self._facts: dict[str, object] | None = None
         self._since = time.monotonic()
 
     def holder(self) -> str:
         """Where the holder runs, for a message."""
-        facts = self._read()
+        facts = self._read() or {}
         return f"process {facts.get('pid', '?')} on {facts.get('host', '?')}"
+
+    def is_own(self) -> bool:
+        """True if this very process is the holder."""
+        facts = self._read()
+        return facts is not None and _ran_here(facts) and facts.items() >= _this_process().items()
 
     def is_dead(self) -> bool:
         """True if there is no holder, if it ran here and is gone, or if nothing has changed for ``EXPIRE_SECONDS``."""
         facts = self._read()
-        if not facts:
-            return True
-        machine = _machine()
-        if machine and facts.get("host") == socket.gethostname() and facts.get("machine") == machine:
-            return _start_time(str(facts.get("pid", 0))) != facts.get("started")
+        if facts is not None and (not facts or _ran_here(facts)):
+            return _is_gone(facts)
         return time.monotonic() - self._since > EXPIRE_SECONDS
 
-    def _read(self) -> dict[str, object]:
+    def is_gone(self) -> bool:
+        """True if nobody can hold it any more: there is no lease, or its holder ran here and has ended.
+
+        A holder elsewhere is never known to be gone: one that is ``is_dead`` may only have been slow.
+        """
+        facts = self._read()
+        return facts is not None and _is_gone(facts)
+
+    def _read(self) -> dict[str, object] | None:
+        """What the lease says, empty if there is none; what it said last, or None, while it cannot be read."""
         try:
             data = self.path.read_bytes()
-            facts = json.loads(data)
-        except (OSError, ValueError):
-            return {}
+        except FileNotFoundError:
+            self._facts = {}
+            return self._facts
+        except OSError as error:
+            log.warning("The lease %s cannot be read: %s", self.path, error)
+            return self._facts
         if data != self._seen:
             self._seen, self._since = data, time.monotonic()
-        return facts if isinstance(facts, dict) else {}
+        self._facts = _decode(data)
+        return self._facts
+
+
+def _decode(data: bytes) -> dict[str, object]:
+    """The facts of a lease; none where it is not one, since a lease is written whole or not at all."""
+    try:
+        facts = json.loads(data)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _ran_here(facts: dict[str, object]) -> bool:
+    machine = _machine()
+    return bool(machine) and facts.get("host") == socket.gethostname() and facts.get("machine") == machine
+
+
+def _is_gone(facts: dict[str, object]) -> bool:
+    return not facts or (_ran_here(facts) and _start_time(str(facts.get("pid", 0))) != facts.get("started"))
 
 
 def _this_process() -> dict[str, object]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 
-__all__ = ["SCHEMA_VERSION", "FileFacts", "Manifest", "Recipe", "canonical_json", "differing_fields", "key_of"]
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "FileFacts", "Manifest", "Recipe", "canonical_json", "differing_fields", "key_of"]
 
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+"""The file's name."""
 
 Recipe = Mapping[str, Any]
 """All that an entry's content depends on, as JSON; nothing else (no names, paths, machines or worker counts)."""
@@ -30,7 +32,11 @@ def key_of(kind: str, recipe: Recipe) -> str:
 
 
 def differing_fields(ours: Recipe, theirs: Recipe, prefix: str = "") -> list[tuple[str, object, object]]:
-    """The leaves in which two recipes differ, as (dotted name, ours, theirs); a missing one is None."""
+    """The leaves in which two recipes differ, as (dotted name, ours, theirs); a missing one is None.
+
+    A list of mappings, or of more values than a line holds, is one field: the first element that differs stands for all,
+    and its name says how many more there are.
+    """
     found: list[tuple[str, object, object]] = []
     for name in sorted({*ours, *theirs}):
         mine, other = ours.get(name), theirs.get(name)
@@ -38,8 +44,28 @@ def differing_fields(ours: Recipe, theirs: Recipe, prefix: str = "") -> list[tup
             found += differing_fields(mine, other, f"{prefix}{name}.")
         # As the key sees them: a list read back is the tuple that was written, and 1 is not 1.0.
         elif (name in ours) != (name in theirs) or canonical_json(mine) != canonical_json(other):
-            found.append((f"{prefix}{name}", mine, other))
+            found += _differing(f"{prefix}{name}", mine, other)
     return found
+
+
+_SHOWN_WHOLE = 4
+"""A list of this many plain values is shorter than what could be said about it."""
+
+
+def _differing(name: str, mine: object, other: object) -> list[tuple[str, object, object]]:
+    """The fields of two values that are not both mappings and differ."""
+    if not isinstance(mine, list | tuple) or not isinstance(other, list | tuple) or (_is_short(mine) and _is_short(other)):
+        return [(name, mine, other)]
+    if len(mine) != len(other):
+        return [(f"number of {name}", len(mine), len(other))]
+    at = [row for row, pair in enumerate(zip(mine, other, strict=True)) if canonical_json(pair[0]) != canonical_json(pair[1])]
+    more = f" and {len(at) - 1} more" if len(at) > 1 else ""
+    label = f"{name}[{at[0]}{more}]"
+    return differing_fields({label: mine[at[0]]}, {label: other[at[0]]})
+
+
+def _is_short(values: Sequence[object]) -> bool:
+    return len(values) <= _SHOWN_WHOLE and not any(isinstance(value, Mapping | list | tuple) for value in values)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage_schemas.errors import CorruptEntryError
+from storage_schemas.errors import CorruptEntryError, StoreError, make_again
 
 __all__ = ["PREDICTIONS_SCHEMA", "coco_results", "read_predictions", "write_predictions", "write_results"]
 
 _PERSON = 1
 _KEYPOINT_VALUES = 51
+_VERSION_FIELD = b"odkd_schema"
+_VERSION = b"1"
 
 PREDICTIONS_SCHEMA = pa.schema(
     [
@@ -30,7 +32,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("kept", pa.bool_()),
         pa.field("keypoints", pa.list_(pa.float32(), _KEYPOINT_VALUES)),
     ],
-    metadata={"odkd_schema": "1"},
+    metadata={_VERSION_FIELD: _VERSION},
 )
 """``instance_id`` is the annotation's id, or the number of the detection; ``kept`` is False where OKS-NMS drops the person."""
 
@@ -47,20 +49,33 @@ def read_predictions(path: Path, decoder: str) -> tuple[dict[str, npt.NDArray[An
     """The columns of one decoder's rows as arrays, and ``keypoints_NK3``.
 
     Raises:
+        StoreError: the table is of another version of this schema.
         CorruptEntryError: the file is not such a table.
     """
     try:
         # A column that is not there would be read as nulls, so the schema is compared and not asked for.
         found = pq.read_schema(path)
+        _check_version(path, found)
         if not found.equals(PREDICTIONS_SCHEMA, check_metadata=False):
             raise pa.ArrowInvalid(f"its columns are {', '.join(found.names)}, or of other types")
         table = pq.read_table(path, filters=[("decoder", "=", decoder)], page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise CorruptEntryError(f"The predictions {path} cannot be read: {error}") from error
+        raise CorruptEntryError(f"The predictions {path} cannot be read: {error}", run=make_again("evaluations")) from error
     keypoints = table.column("keypoints").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     names = ("instance_id", "image_id", "score", "kept")
     columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
     return columns, keypoints.reshape(table.num_rows, _KEYPOINT_VALUES // 3, 3)
+
+
+def _check_version(path: Path, found: pa.Schema) -> None:
+    version = (found.metadata or {}).get(_VERSION_FIELD)
+    # A file that names no version is not one of ours: its columns tell more.
+    if version not in (None, _VERSION):
+        raise StoreError(
+            f"The predictions {path} are of schema version {version.decode(errors='replace')}",
+            allowed=f"version {_VERSION.decode()}, which this odkd reads and writes",
+            run=make_again("evaluations"),
+        )
 
 
 def coco_results(

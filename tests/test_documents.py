@@ -103,7 +103,10 @@ def test_every_yaml_block_of_the_readme_is_a_valid_configuration(block: str, tmp
 @pytest.mark.usefixtures("_coco")
 @pytest.mark.parametrize("cell", TEACHERS)
 def test_every_way_to_give_a_teacher_is_a_valid_configuration(cell: str, tmp_path: Path) -> None:
-    settings = _load(f"preset: coco_hrnet_w16\nteachers: {{primary: {cell.replace('FILE', '/models/teacher')}}}\n", tmp_path)
+    # The senior of an ONNX primary has a base of its own, as the README says below the table.
+    senior = "{base: {weights: /models/teacher.pt2}}" if ".onnx" in cell else "{}"
+    teachers = f"{{primary: {cell.replace('FILE', '/models/teacher')}, senior: {senior}}}"
+    settings = _load(f"preset: coco_hrnet_w16\nteachers: {teachers}\n", tmp_path)
     assert (settings.teachers.primary.weights is not None) == ("FILE" in cell)
 
 

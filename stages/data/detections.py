@@ -3,65 +3,120 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from stages.data.images import ImageError, ImageFacts, check_image
 from stages.pose.affine import box_to_center_size
 from storage_schemas.errors import DataError
-from storage_schemas.instances import Instances
+from storage_schemas.instances import Record
 
-__all__ = ["read_detections"]
+__all__ = ["check_pictures", "read_detections"]
+
+log = logging.getLogger(__name__)
 
 _PERSON = 1
+_NUM_JOINTS = 17
 _ALLOWED = "a list of {image_id, category_id, bbox, score}, such as COCO_val2017_detections_AP_H_56_person.json"
 
+F64 = npt.NDArray[np.float64]
+Image = Mapping[str, Any]
 
-def read_detections(path: Path, table: Instances, *, aspect_wh: float) -> tuple[Instances, npt.NDArray[np.float64]]:
-    """Everybody that was detected on the pictures of ``table``, and the scores of their boxes.
 
-    Boxes are not trimmed to the picture (HRNet, lib/dataset/coco.py, with detections). Those of other categories are left out.
+def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float) -> tuple[list[Record], F64]:
+    """Everybody that was detected on ``images`` (those of a COCO ground truth), and the scores of their boxes.
+
+    Images that nobody is annotated on are as good as others: what is found there is wrong, and counts so. Boxes are not
+    trimmed to the picture (HRNet, lib/dataset/coco.py, with detections). Those of other categories are left out.
 
     Raises:
-        DataError: the file is not such a list, holds values that are not finite, or boxes on none of the pictures.
+        DataError: the file is not such a list, holds values that are not finite, or boxes on none of the images.
     """
     records = [record for record in _read(path) if record.get("category_id") == _PERSON]
-    index_of = {int(image_id): index for index, image_id in enumerate(table.image_id_M)}
-    ours = [record for record in records if record.get("image_id") in index_of]
+    image_of = {int(image["id"]): image for image in images}
+    # Only numbers are looked up: a list, which JSON allows, has no hash.
+    ours = [record for record in records if isinstance(record.get("image_id"), int) and record["image_id"] in image_of]
     if not ours:
-        raise DataError(f"{path} has no person on any of the {len(index_of)} pictures", allowed=_ALLOWED)
+        raise DataError(f"{path} has no person on any of the {len(image_of)} images of the ground truth", allowed=_ALLOWED)
+    if len(ours) < len(records):
+        log.warning("%d of %d boxes in %s are on images not in the ground truth", len(records) - len(ours), len(records), path)
+    box_N4, score_N = _boxes(path, ours)
+    center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
+    people = [
+        _record(row, image_of[record["image_id"]], box_N4[row], center_N2[row], size_N2[row]) for row, record in enumerate(ours)
+    ]
+    return people, score_N
+
+
+def check_pictures(
+    root: Path, images: Sequence[Image], *, progress: Callable[[], None] = lambda: None
+) -> dict[int, ImageFacts]:
+    """What the files of ``images`` below ``root`` are, by image id; ``progress`` is called after each.
+
+    Raises:
+        DataError: any of them is not there or cannot be used.
+    """
+
+    def look(image: Image) -> ImageFacts | str:
+        try:
+            return check_image(root, image["file_name"], (image["width"], image["height"]))
+        except ImageError as error:
+            return str(error)
+
+    found, faults = dict[int, ImageFacts](), list[str]()
+    # Threads, since reading waits and decoding leaves Python's lock.
+    with ThreadPoolExecutor(thread_name_prefix="odkd-detections") as pool:
+        for image, facts in zip(images, pool.map(look, images), strict=True):
+            if isinstance(facts, ImageFacts):
+                found[int(image["id"])] = facts
+            else:
+                faults.append(f"image {image['id']} ('{image['file_name']}'): {facts}")
+            progress()
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise DataError(
+            f"People are detected on pictures below {root} that cannot be used: {faults[0]}{more}",
+            allowed="a picture for every image of the ground truth that has a box in the detections file (evaluate.boxes)",
+            run="put the picture there, or take its image out of the annotations file (data.val)",
+        )
+    return found
+
+
+def _record(row: int, image: Image, box_4: F64, center_2: F64, size_2: F64) -> Record:
+    return Record(
+        annotation_id=row,
+        image_id=int(image["id"]),
+        file_name=image["file_name"],
+        width=image["width"],
+        height=image["height"],
+        box_4=box_4,
+        center_2=center_2,
+        size_2=size_2,
+        area=float(box_4[2] * box_4[3]),
+        keypoints_K3=np.zeros((_NUM_JOINTS, 3), np.float32),
+        mask_rle=None,
+        holdout=False,
+    )
+
+
+def _boxes(path: Path, records: Sequence[Mapping[str, Any]]) -> tuple[F64, F64]:
+    """Boxes [N, 4] (x, y, w, h) and their scores [N]."""
     try:
-        box_N4 = np.array([record["bbox"] for record in ours], dtype=np.float64).reshape(len(ours), 4)
-        score_N = np.array([record["score"] for record in ours], dtype=np.float64)
+        box_N4 = np.array([record["bbox"] for record in records], dtype=np.float64).reshape(len(records), 4)
+        score_N = np.array([record["score"] for record in records], dtype=np.float64).reshape(len(records))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} has a malformed record: {error}", allowed=_ALLOWED) from error
     good_N = np.isfinite(box_N4).all(axis=1) & np.isfinite(score_N) & (box_N4[:, 2:] > 0).all(axis=1)
     if not good_N.all():
-        first = ours[int(np.flatnonzero(~good_N)[0])]
+        first = records[int(np.flatnonzero(~good_N)[0])]
         raise DataError(f"{path} has a box that is empty or not finite: {first}", allowed=_ALLOWED)
-    center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
-    num = len(ours)
-    people = Instances(
-        id_N=np.arange(num, dtype=np.int64),
-        image_N=np.array([index_of[record["image_id"]] for record in ours], dtype=np.int64),
-        box_N4=box_N4,
-        center_N2=center_N2,
-        size_N2=size_N2,
-        area_N=box_N4[:, 2:].prod(axis=1),
-        keypoints_NK3=np.zeros((num, 17, 3), dtype=np.float32),
-        holdout_N=np.zeros(num, dtype=bool),
-        mask_rle=pa.nulls(num, pa.binary()),
-        image_id_M=table.image_id_M,
-        file_name_M=table.file_name_M,
-        sha256_M=table.sha256_M,
-        bytes_M=table.bytes_M,
-        width_M=table.width_M,
-        height_M=table.height_M,
-    )
-    return people, score_N
+    return box_N4, score_N
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -43,11 +43,18 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 
 
 def publish(context: Context) -> None:
-    """Copy the page into the folder of the run, where there is one for these settings."""
+    """Copy the page of these settings into the folder of the run; where there is none yet, an older page is taken away.
+
+    It would stand beside newer figures as if it were theirs. Its entry stays in the store.
+    """
+    shown = context.run_dir / REPORT
     for step in steps(context):
         entry = context.find(step)
         if entry is not None:
-            write_atomic(context.run_dir / REPORT, entry.path(REPORT).read_bytes())
+            write_atomic(shown, entry.path(REPORT).read_bytes())
+        elif shown.exists():
+            shown.unlink()
+            context.tell(f"report: {shown} was of other settings or entries and is removed; --stage report writes a new one")
 
 
 def _page(context: Context) -> Page:

@@ -87,9 +87,8 @@ def best_poses(people: Instances, columns: dict[str, npt.NDArray[np.generic]], p
 def shown_people(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> tuple[list[Person], list[Person]]:
     """People spread over the student's OKS, and its worst cases; both among those with enough visible joints."""
     people = read_instances(context.need(instances_step(context, "val")).path(INSTANCES))
-    by_id = context.settings.evaluate.boxes is None
     poses = {
-        item.key: best_poses(people, *read_predictions(item.entry.path(PREDICTIONS), decoder), by_id=by_id)
+        item.key: best_poses(people, *read_predictions(item.entry.path(PREDICTIONS), decoder), by_id=item.by_person)
         for item in networks
         if item.key in _OKS_NAMES
     }

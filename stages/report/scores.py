@@ -12,7 +12,7 @@ import torch
 
 from stages import evaluate, teachers
 from stages.context import Context, Step
-from stages.evaluation import read_ground_truth
+from stages.evaluation import is_on_ground_truth, read_ground_truth
 from stages.networks.profile import measure_latency, profile
 from stages.networks.teacher import NetworkSpec, load_network
 from stages.pose.coco_ap import paired_bootstrap
@@ -73,6 +73,18 @@ class Compared:
     network: Step
     spec: NetworkSpec
     input_wh: tuple[int, int]
+    label: str = ""
+    """What is said behind the name, of boxes other than the protocol's."""
+
+    @property
+    def name(self) -> str:
+        """How a row of a table calls it."""
+        return _ROW_NAMES[self.key] + self.label
+
+    @property
+    def by_person(self) -> bool:
+        """Whether each annotated person has a prediction of its own; with detections, a picture has some."""
+        return is_on_ground_truth(self.entry)
 
     @property
     def who(self) -> Who:
@@ -87,7 +99,7 @@ def compared(context: Context) -> list[Compared]:
     for key, step in teachers.evaluations(context).items():
         network = step.about["network"]
         spec = teachers.network_spec(context.need(network))
-        found.append(Compared(key, context.need(step), network, spec, (width, height)))
+        found.append(Compared(key, context.need(step), network, spec, (width, height), _label(context)))
     for step in evaluate.steps(context):
         if step.about["subset"] == "val":
             arm, divisor = step.about["who"], step.about["divisor"]
@@ -97,17 +109,22 @@ def compared(context: Context) -> list[Compared]:
     return found
 
 
+def _label(context: Context) -> str:
+    """What is said of teachers and cached targets where the table's boxes are a detector's; theirs are always annotated."""
+    return "" if context.settings.evaluate.boxes is None else f", {evaluate.GROUND_TRUTH_BOXES}"
+
+
 def table(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Scored]:
     """The rows of the AP table: the teachers, what their cached bits say, the students."""
     costs = _costs(context, networks)
     rows = []
     for item in networks:
         scores = {column: item.entry.measured[decoder][column] for column in AP_COLUMNS}
-        rows.append(Scored(item.who, _ROW_NAMES[item.key], scores, decoder, headline=item.key in _WHO, cost=costs[item.key]))
+        rows.append(Scored(item.who, item.name, scores, decoder, headline=item.key in _WHO, cost=costs[item.key]))
     cached = [
         Scored(
             _WHO[role],
-            f"Cached targets of {short}",
+            f"Cached targets of {short}{_label(context)}",
             {column: entry.measured["scores_from_bits"][column] for column in AP_COLUMNS},
             "centroid, no flip",
         )
@@ -124,16 +141,19 @@ def _validation_targets(context: Context, role: Role) -> Entry:
 
 def by_decoder(networks: Sequence[Compared]) -> list[DecoderRow]:
     """The AP of each network by each decoder."""
-    return [
-        DecoderRow(item.who, _ROW_NAMES[item.key], {name: item.entry.measured[name]["AP"] for name in DECODERS})
-        for item in networks
-    ]
+    return [DecoderRow(item.who, item.name, {name: item.entry.measured[name]["AP"] for name in DECODERS}) for item in networks]
 
 
 def targets(context: Context) -> list[TargetRow]:
     """What each teacher's bits on the validation set say, beside its float maps."""
     return [
-        TargetRow(_WHO[role], short, measured["AP_from_bits"], measured["AP_float_quarter"], measured["AP_float_dark"])
+        TargetRow(
+            _WHO[role],
+            f"{short}{_label(context)}",
+            measured["AP_from_bits"],
+            measured["AP_float_quarter"],
+            measured["AP_float_dark"],
+        )
         for role, short in SHORT_NAMES.items()
         for measured in [_validation_targets(context, role).measured]
     ]

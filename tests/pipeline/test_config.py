@@ -182,9 +182,76 @@ def test_a_mistake_inside_a_list_of_phases_hides_the_alternative_that_was_not_me
     assert "'blend'" not in message
 
 
-@pytest.mark.parametrize("value", [".nan", ".inf"])
+@pytest.mark.parametrize("value", ["1e999", "-1e999"])
 def test_numbers_that_are_not_finite_are_refused(value: str) -> None:
     assert "must be a finite number" in _refusal(None, f"distill.teacher_weight={value}")
+
+
+@pytest.mark.parametrize("value", ["010", "1:30", "0b11", "0x1f", "0o17", "1_0", "00"])
+def test_what_yaml_1_1_takes_for_a_whole_number_is_text_and_refused(value: str) -> None:
+    assert f'views.seed: "{value}" must be a whole number' in _refusal(None, f"views.seed={value}")
+
+
+@pytest.mark.parametrize("value", ["1_0.5", "1:30.5", "00.5", ".nan", ".inf", "-.inf"])
+def test_what_yaml_1_1_takes_for_a_number_is_text_and_refused(value: str) -> None:
+    assert f'distill.lr: "{value}" must be a number' in _refusal(None, f"distill.lr={value}")
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("-12", -12), ("+5", 5), ("100", 100)])
+def test_whole_numbers_are_read_as_json_has_them(text: str, number: int) -> None:
+    assert load_settings(None, [f"views.seed={text}"]).views.seed == number
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("!!timestamp 2020-01-01", "no setting is a !!timestamp"),
+        ("!!set {a, b}", "no setting is a !!set"),
+        ("!!binary aGk=", "no setting is a !!binary"),
+        ("!!python/object:os.system x", "no setting is a !!python/object:os.system"),
+        ("!!int 010", '"010" is no !!int'),
+        ("!!float x", '"x" is no !!float'),
+        ("!!bool maybe", '"maybe" is no !!bool'),
+        ("!!map x", "expected a mapping node"),
+        ("&a [*a]", "holds itself"),
+        ("&a {b: *a}", "holds itself"),
+        ("[" * 2000, "nested without end"),
+        (f"!!int {'9' * 5000}", "is no !!int"),
+    ],
+)
+def test_values_that_no_setting_has_are_refused_in_words(value: str, said: str, tmp_path: Path) -> None:
+    assert said in _refusal(None, f"name={value}")
+    assert said in _refusal(_write(tmp_path, f"name: {value}\n"))
+
+
+def test_the_sign_for_equals_is_a_word() -> None:
+    assert '"=" must match' in _refusal(None, "name==")
+
+
+def test_an_override_below_an_anchor_leaves_the_places_of_its_aliases(tmp_path: Path) -> None:
+    text = """
+        name: mine
+        data: {embedded: {}}
+        teachers:
+          primary: {network: hrnet_w8_small, train: &how {epochs: 3}}
+          senior: {train: *how}
+    """
+    teachers = load_settings(_write(tmp_path, text), ["teachers.primary.train.epochs=50"]).teachers
+    assert teachers.primary.train is not None
+    assert (teachers.primary.train.epochs, teachers.senior.train.epochs) == (50, 3)
+
+
+def test_merge_keys_are_refused_in_plain_words(tmp_path: Path) -> None:
+    text = "preset: demo\nviews: &v {count: 1}\ndistill:\n  <<: *v\n"
+    assert "at line 4, column 3: merge keys ('<<') are not read: write the settings out" in _refusal(_write(tmp_path, text))
+
+
+def test_an_empty_configuration_is_not_the_default() -> None:
+    assert "There is no preset and no file ''" in _refusal("")
+
+
+def test_the_home_of_a_user_who_does_not_exist_is_refused() -> None:
+    assert "--config '~nosuchuser/x.yaml': " in _refusal("~nosuchuser/x.yaml")
 
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -231,7 +298,20 @@ def test_the_module_prints_what_is_resolved_and_exits_2_on_a_mistake(capsys: pyt
     assert "views.count: -1 must be greater than or equal to 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["1e3", "2026-11-25", "on", "12"])
+@pytest.mark.parametrize("name", ["1e3", "2026-11-25", "on", "12", "010", "1_0", "0b11", "0x1f", "1.5"])
 def test_a_name_that_looks_like_something_else_survives_the_round_trip(name: str, tmp_path: Path) -> None:
     settings = load_settings(None, [f'name="{name}"'])
     assert load_settings(_write(tmp_path, resolved_yaml(settings))).name == name
+
+
+def test_a_primary_that_cannot_be_trained_needs_a_base_for_its_senior() -> None:
+    given = ["teachers.primary.weights=/m/t.onnx", "teachers.primary.network=null", "teachers.primary.train=null"]
+    with pytest.raises(ConfigError, match=r"'t\.onnx' is ONNX"):
+        load_settings(None, given)
+    settings = load_settings(None, [*given, "teachers.senior.base.weights=/m/t.pt2"])
+    assert settings.teachers.senior.base is not None
+
+
+def test_workers_share_a_batch_evenly() -> None:
+    with pytest.raises(ConfigError, match="batch_size 16 cannot be shared evenly by 3 workers"):
+        load_settings(None, ["distill.workers=3"])

@@ -31,6 +31,10 @@ TINY = {
 }
 
 
+STARTED = "Ray: local cluster with"
+"""What the log says when Ray is started."""
+
+
 def command(home: Path | str, stage: str, *options: str, **changes: object) -> list[str]:
     settings = {**TINY, **{name.replace("__", "."): value for name, value in changes.items()}}
     overrides = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
@@ -104,10 +108,28 @@ def test_all_stages_leave_what_the_documents_promise(finished: Path) -> None:
     assert set(found["seconds"]) == {"prepare", "teachers", "targets", "distill", "evaluate", "report"}
 
 
+def test_the_figures_lead_to_every_entry_and_to_the_weights(finished: Path) -> None:
+    found = metrics(finished)
+    there = {f"{path.parent.parent.name}/{path.parent.name}" for path in (finished / "store").glob("*/*/manifest.json")}
+    assert {path for path in there if not path.startswith("reports/")} == set(found["entries"].values())
+    assert Path(found["weights"]).is_file()
+    assert found["weights"].startswith(f"{finished}/store/{found['entries']['student']}/")
+    assert found["weights"] in done(finished, "distill")
+
+
+def test_a_page_of_other_settings_does_not_stay_beside_the_new_figures(finished: Path, tmp_path: Path) -> None:
+    home = without(finished, tmp_path / "home")
+    shown = home / "runs" / "demo" / "report.html"
+    assert f"{shown} was of other settings" in done(home, "evaluate", evaluate__decoder="dark")
+    assert not shown.exists()
+    assert str(shown) in done(home, "report")
+    assert shown.exists()
+
+
 def test_a_second_run_finds_every_entry_and_runs_no_teacher(finished: Path) -> None:
     before = {kind.name: payloads(finished, kind.name) for kind in (finished / "store").iterdir()}
     output = done(finished, "all")
-    assert "Ray" not in output, "nothing to do needs no cluster"
+    assert STARTED not in output, "nothing to do needs no cluster"
     assert [metrics(finished)["targets"][role]["teacher_forwards"] for role in ("primary", "senior")] == [0, 0]
     assert {kind.name: payloads(finished, kind.name) for kind in (finished / "store").iterdir()} == before
 
@@ -135,7 +157,7 @@ def test_force_makes_one_stage_again(finished: Path) -> None:
         return {path.parent.name: path.read_text() for path in (finished / "store").glob("*/*/manifest.json")}
 
     before = made()
-    done(finished, "evaluate", "--force")
+    assert STARTED in done(finished, "evaluate", "--force")
     changed = {key for key, text in made().items() if before[key] != text}
     kinds = {path.parent.parent.name for path in (finished / "store").glob("*/*/manifest.json") if path.parent.name in changed}
     assert kinds == {"evaluations"}
@@ -164,7 +186,7 @@ def test_a_killed_distillation_repeats_at_most_one_epoch_and_ends_the_same(finis
         return any((home / "store" / "students").glob("*/*/epoch-00000.part.json"))
 
     kill_when(start(home, "distill"), a_checkpoint)
-    done(home, "distill")
+    assert "finished parts of an earlier run" in done(home, "distill")
     for path in (home / "store" / "students").glob("*/*/metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         epochs = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]

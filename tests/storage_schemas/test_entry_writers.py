@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_fil
 from storage_schemas import entry as entry_module
 from storage_schemas.atomic import write_atomic
 from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas.errors import DataError, StoreError
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import key_of
 
@@ -25,6 +27,13 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
+@pytest.fixture
+def _as_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two writers of this process take each other for writers of two."""
+    monkeypatch.setattr(LeaseWatch, "is_own", lambda _: False)
+
+
+@pytest.mark.usefixtures("_as_two_processes")
 def test_the_second_waits_for_a_living_writer_and_gets_its_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     with store.draft("targets", RECIPE) as first:
@@ -45,6 +54,25 @@ def test_the_second_waits_for_a_living_writer_and_gets_its_entry(store: Store, m
     assert told == [f"Waiting for targets/{first.key}, which process {os.getpid()} on {os.uname().nodename} is making"]
 
 
+def test_a_process_that_begins_an_entry_twice_is_told_instead_of_waiting_for_itself(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(_: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with store.draft("targets", RECIPE) as first:
+        assert isinstance(first, Draft)
+        with (
+            pytest.raises(RuntimeError, match=f"targets/{first.key} was begun twice by this process"),
+            store.draft("targets", RECIPE),
+        ):
+            pass
+        with store.draft("views", RECIPE) as other:
+            assert isinstance(other, Draft), "another entry is no matter"
+
+
+@pytest.mark.usefixtures("_as_two_processes")
 def test_the_second_goes_on_where_the_first_gives_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     drafting = store.draft("targets", RECIPE)
     first = drafting.__enter__()
@@ -59,8 +87,7 @@ def test_the_second_goes_on_where_the_first_gives_up(store: Store, monkeypatch: 
 
 def test_a_writer_elsewhere_is_taken_over_from_when_its_lease_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = unfinished(store, (0,))
-    foreign = {"owner": "x", "host": "elsewhere", "machine": "other", "pid": "1", "started": "1", "beat": 0}
-    dead.with_name(f"{dead.name}.lease").write_text(json.dumps(foreign))
+    _lease_elsewhere(dead)
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -113,6 +140,7 @@ def test_an_entry_committed_while_another_begins_is_found_and_keeps_its_files(
     assert {path.name for path in made[0].folder.parent.iterdir()} == {"manifest.json", made[0].folder.name}
 
 
+@pytest.mark.usefixtures("_as_two_processes")
 @pytest.mark.parametrize("names", [("b", "a"), ("a", "b")], ids=["the older", "the one that has begun"])
 def test_of_two_that_begin_together_one_gives_way(
     store: Store, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
@@ -172,6 +200,75 @@ def test_a_writer_wrongly_held_for_dead_loses_nothing(store: Store, monkeypatch:
     assert entries[0] == entries[1] == store.find("targets", RECIPE)
     assert entries[0].folder == drafts[winner].folder
     assert entries[0].problems() == []
+
+
+def _lease_elsewhere(folder: Path) -> None:
+    """The lease of an attempt, as a writer on another machine would have written it."""
+    foreign = {"owner": "x", "host": "elsewhere", "machine": "other", "pid": "1", "started": "1", "beat": 0}
+    folder.with_name(f"{folder.name}.lease").write_text(json.dumps(foreign))
+
+
+def test_the_folder_of_a_writer_that_may_live_stays_and_goes_when_that_one_gives_way(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _Unwatched(store, monkeypatch) as (slow, second):
+        _lease_elsewhere(slow.folder)
+        entry = second.commit(FILES, measured={})
+        assert (slow.folder / "zarr.json").read_bytes() == b"{}"
+        write_file(slow, "bits/c/1")
+        finish_part(slow.folder, "block-1", ["bits/c/1"])
+        assert slow.commit(FILES, measured={}) == entry
+    assert {path.name for path in entry.folder.parent.iterdir()} == {"manifest.json", entry.folder.name}
+
+
+def test_a_writer_whose_folder_is_gone_gives_way_to_the_entry_that_is_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _Unwatched(store, monkeypatch) as (slow, second):
+
+        def late(files: list[str]) -> dict[str, Any]:
+            # Between the look at the manifest and the hashing of the files.
+            second.commit(FILES, measured={"by": "second"})
+            shutil.rmtree(slow.folder)
+            return real(files)
+
+        real = slow._facts
+        monkeypatch.setattr(slow, "_facts", late)
+        assert slow.commit(FILES, measured={}).measured == {"by": "second"}
+
+
+@pytest.mark.parametrize("act", ["commit", "work"])
+def test_a_writer_that_was_taken_over_says_so_and_how_to_go_on(store: Store, act: str) -> None:
+    def lose() -> None:
+        with store.draft("targets", RECIPE) as draft:
+            assert isinstance(draft, Draft)
+            fill(draft)
+            shutil.rmtree(draft.folder)
+            if act == "commit":
+                draft.commit(FILES, measured={})
+            else:
+                finish_part(draft.folder, "block-0", ["bits/c/0"])
+
+    with pytest.raises(StoreError, match="Another run took the work on targets/") as caught:
+        lose()
+    assert "the same command" in caught.value.run
+    assert list((store.root / "targets").glob("*/*")) == []
+
+
+def test_an_error_after_giving_way_is_not_taken_for_a_loss(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is gone then too, and rightly."""
+    monkeypatch.setattr(LeaseWatch, "is_dead", lambda _: True)
+
+    def go_on() -> None:
+        with store.draft("targets", RECIPE) as draft:
+            assert isinstance(draft, Draft)
+            make_entry(store)
+            draft.commit(FILES, measured={})
+            assert not draft.folder.exists()
+            raise DataError("something later")
+
+    with pytest.raises(DataError, match="later"):
+        go_on()
 
 
 def test_the_loser_of_a_race_to_the_manifest_gets_the_winners_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

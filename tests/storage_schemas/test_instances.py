@@ -167,8 +167,9 @@ def test_a_selection_is_a_table_like_any_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metadata", [{b"odkd_instances": b"2"}, {b"odkd_instances": b"\xff"}, {}, None])
 def test_a_table_of_another_version_is_refused(tmp_path: Path, metadata: dict[bytes, bytes] | None) -> None:
     pq.write_table(encode_table(three()).replace_schema_metadata(metadata), tmp_path / "t")
-    with pytest.raises(StoreError, match="version"):
+    with pytest.raises(StoreError, match="version") as caught:
         read_instances(tmp_path / "t")
+    assert caught.value.run == "the same command with --stage prepare --force"
 
 
 def test_a_table_with_other_columns_or_gaps_is_refused(tmp_path: Path) -> None:
@@ -191,8 +192,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(CorruptEntryError, match="cannot be read"):
+        with pytest.raises(CorruptEntryError, match="cannot be read") as caught:
             read_instances(path)
+        assert caught.value.run == "the same command with --stage prepare --force"
 
 
 def test_no_changed_bit_gives_other_people(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -142,6 +143,62 @@ def test_what_is_not_a_lease_is_nobodys(tmp_path: Path, content: bytes) -> None:
     assert LeaseWatch(tmp_path / "lease").is_dead()
 
 
+def test_a_lease_that_cannot_be_read_is_not_given_up_before_it_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On NFS a file that was just replaced can be stale for a moment; only one that is not there is nobody's."""
+    clock, path = _Clock(monkeypatch), tmp_path / "lease"
+    _foreign(path, 0)
+    watch, unseen = LeaseWatch(path), LeaseWatch(path)
+    assert not watch.is_dead()
+    real = Path.read_bytes
+
+    def stale(self: Path) -> bytes:
+        if self == path:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    for each in (watch, unseen):
+        assert not each.is_dead()
+        assert not each.is_gone()
+    assert "process 1 on elsewhere" in watch.holder()
+    assert "Stale file handle" in caplog.text
+    clock.now += EXPIRE_SECONDS + 0.1
+    for each in (watch, unseen):
+        assert each.is_dead()
+        assert not each.is_gone()
+
+
+def test_gone_is_who_ended_here_or_gave_the_lease_back_and_nobody_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = _Clock(monkeypatch), tmp_path / "lease"
+    assert LeaseWatch(path).is_gone()
+    with Lease(path):
+        facts = json.loads(path.read_text())
+        assert not LeaseWatch(path).is_gone()
+        path.write_text(json.dumps({**facts, "started": "1"}))
+        assert LeaseWatch(path).is_gone()
+    _foreign(path, 0)
+    watch = LeaseWatch(path)
+    assert not watch.is_dead()
+    clock.now += EXPIRE_SECONDS + 1
+    assert watch.is_dead()
+    assert not watch.is_gone()
+
+
+def test_a_process_knows_its_own_lease_from_every_other(tmp_path: Path) -> None:
+    path = tmp_path / "lease"
+    assert not LeaseWatch(path).is_own()
+    with Lease(path):
+        assert LeaseWatch(path).is_own()
+        facts = json.loads(path.read_text())
+        for change in ({"pid": "1"}, {"started": "1"}, {"machine": "other"}, {"host": "elsewhere"}):
+            path.write_text(json.dumps({**facts, **change}))
+            assert not LeaseWatch(path).is_own()
+
+
 def test_one_thread_beats_for_all_leases_and_ends_with_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
 
@@ -164,6 +221,28 @@ def test_one_thread_beats_for_all_leases_and_ends_with_the_last(tmp_path: Path, 
     with Lease(tmp_path / "again") as again:
         before = again.path.read_bytes()
         assert _eventually(lambda: again.path.read_bytes() != before)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), ValueError("of another kind")])
+def test_the_thread_lives_on_when_a_lease_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
+    real = Path.exists
+
+    def broken(self: Path) -> bool:
+        if self.name == "lease":
+            raise error
+        return real(self)
+
+    with Lease(tmp_path / "lease") as held, Lease(tmp_path / "other") as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "exists", broken)
+            assert _eventually(lambda: str(error) in caplog.text)
+            before = other.path.read_bytes()
+            assert _eventually(lambda: other.path.read_bytes() != before), "the other leases of the process go on"
+        before = held.path.read_bytes()
+        assert _eventually(lambda: held.path.read_bytes() != before)
 
 
 def test_a_lease_taken_away_is_not_written_again(tmp_path: Path) -> None:

@@ -59,6 +59,27 @@ def test_differing_fields_are_named_with_both_values() -> None:
     assert differing_fields(RECIPE, theirs) == [("rule.threshold", 0.5, 0.3), ("seed", None, 0)]
 
 
+def _epochs(*weights: float, view: int = 1) -> dict[str, Any]:
+    return {"epochs": [{"view": view, "weights": {"primary": weight, "senior": 0.0}} for weight in weights]}
+
+
+def test_a_long_list_differs_in_its_first_element_that_does_and_says_how_many_more() -> None:
+    assert differing_fields(_epochs(0.5, 0.7, 0.7, 0.7), _epochs(0.5, 0.5, 0.5, 0.5)) == [
+        ("epochs[1 and 2 more].weights.primary", 0.7, 0.5)
+    ]
+    assert differing_fields({"of": _epochs(0.5, 0.7)}, {"of": _epochs(0.5, 0.5, view=2)}) == [
+        ("of.epochs[0 and 1 more].view", 1, 2)
+    ]
+    assert differing_fields(_epochs(0.5), _epochs(0.6)) == [("epochs[0].weights.primary", 0.5, 0.6)]
+    assert differing_fields({"made_from": list("abcdef")}, {"made_from": list("abXdef")}) == [("made_from[2]", "c", "X")]
+
+
+def test_lists_of_another_length_differ_in_that_and_short_ones_are_shown_whole() -> None:
+    assert differing_fields(_epochs(0.5, 0.5), _epochs(0.5)) == [("number of epochs", 2, 1)]
+    assert differing_fields({"size": [64, 64]}, {"size": (96, 128)}) == [("size", [64, 64], (96, 128))]
+    assert differing_fields({"size": [64, 64]}, {"size": None}) == [("size", [64, 64], None)]
+
+
 def test_recipes_of_the_same_key_do_not_differ_and_others_do() -> None:
     assert differing_fields({"size": (1, 2)}, {"size": [1, 2]}) == []
     assert differing_fields({"a": None}, {}) == [("a", None, None)]

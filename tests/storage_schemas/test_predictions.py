@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage_schemas.errors import CorruptEntryError
+from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.predictions import coco_results, read_predictions, write_predictions, write_results
 
 N = 40
@@ -86,6 +86,16 @@ def test_another_table_and_no_file_raise(path: Path) -> None:
     path.unlink()
     with pytest.raises(CorruptEntryError):
         read_predictions(path, "dark")
+
+
+def test_a_table_of_another_version_is_refused_whatever_its_columns(path: Path) -> None:
+    table = pq.read_table(path)
+    for changed in (table, table.drop_columns(["kept"])):
+        pq.write_table(changed.replace_schema_metadata({b"odkd_schema": b"2"}), path)
+        with pytest.raises(StoreError, match="are of schema version 2") as caught:
+            read_predictions(path, "dark")
+        assert "version 1" in caught.value.allowed
+        assert "--stage evaluate --force" in caught.value.run
 
 
 def test_results_have_what_coco_tools_read_and_no_box(tmp_path: Path) -> None:

@@ -59,6 +59,27 @@ def test_the_page_is_copied_into_the_run_whether_it_was_made_or_found(tmp_path: 
     assert pages[0].startswith("<!doctype html>")
 
 
+def test_a_page_of_other_settings_is_taken_out_of_the_run_and_comes_back_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(report, "steps", lambda given: [Step("report", "reports", "report", {"lr": given.settings.distill.lr})])
+    monkeypatch.setattr(report, "_page", lambda _: make_page())
+    old, new = context(tmp_path), context(tmp_path, lr=0.5)
+    old.run_dir.mkdir(parents=True)
+    shown = old.run_dir / report.REPORT
+    report.make(old, report.steps(old))
+    report.publish(old)
+    assert shown.exists()
+    report.publish(new)
+    assert not shown.exists()
+    assert f"{shown} was of other settings" in caplog.text
+    report.publish(new)
+    assert caplog.text.count("was of other settings") == 1
+    report.publish(old)
+    assert shown.exists()
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [

@@ -1,0 +1,127 @@
+"""Looking before running: what no cluster has is told, and not waited for in silence. No Ray is started here."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray.exceptions import AuthenticationError, RaySystemError
+
+from pipeline import cluster
+from stages.context import Device
+from stages.settings import ClusterSettings
+from storage_schemas.errors import ClusterError
+
+
+@pytest.fixture(autouse=True)
+def _local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in (*cluster._TRAIN_ENVIRONMENT, "RAY_USAGE_STATS_ENABLED"):
+        # Set here, so that what connect() sets is taken back.
+        monkeypatch.setenv(name, "0")
+
+
+def _nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
+    nodes = [{"Alive": True, "Resources": each} for each in resources]
+    dead = {"Alive": False, "Resources": {"CPU": 1000, "GPU": 1000}}
+    monkeypatch.setattr(ray, "nodes", lambda: [*nodes, dead])
+
+
+LACKING: list[tuple[dict[str, Any], Device, list[dict[str, float]], str]] = [
+    ({"cpus_per_task": 5}, "cpu", [{"CPU": 4}, {"CPU": 4}], "No node has CPU 5 "),
+    ({"device": "cuda"}, "cuda", [{"CPU": 4}], "No node has CPU 1, GPU 1 "),
+    ({"device": "cuda", "cpus_per_task": 8}, "cuda", [{"CPU": 16}, {"CPU": 4, "GPU": 1}], "No node has CPU 8, GPU 1 "),
+    ({}, "cpu", [{"memory": 1}], "No node has CPU 1 "),
+]
+
+
+@pytest.mark.parametrize(("settings", "device", "nodes", "said"), LACKING)
+def test_what_this_machine_does_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], device: Device, nodes: list[dict[str, float]], said: str
+) -> None:
+    _nodes(monkeypatch, *nodes)
+    with pytest.raises(ClusterError, match=said) as caught:
+        cluster.check_resources(ClusterSettings(**settings), device)
+    assert "--set cluster.cpus_per_task=1" in caught.value.run
+
+
+@pytest.mark.parametrize(("settings", "device", "nodes", "said"), LACKING)
+def test_what_a_cluster_elsewhere_does_not_have_yet_is_said_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, Any],
+    device: Device,
+    nodes: list[dict[str, float]],
+    said: str,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    _nodes(monkeypatch, *nodes)
+    with caplog.at_level(logging.WARNING):
+        cluster.check_resources(ClusterSettings(**settings), device)
+    (record,) = caplog.records
+    assert said in record.getMessage()
+    assert "autoscaler" in record.getMessage()
+
+
+@pytest.mark.parametrize("address", ["", "head:6379"])
+def test_tasks_that_fit_a_node_are_no_matter(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    _nodes(monkeypatch, {"CPU": 0}, {"CPU": 4, "GPU": 1})
+    cluster.check_resources(ClusterSettings(cpus_per_task=4, gpus_per_task=0.25), "cuda")
+    cluster.check_resources(ClusterSettings(), "cpu")
+    assert caplog.records == []
+
+
+def test_a_gpu_that_this_machine_does_not_have_is_refused_before_ray_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ClusterError, match="no GPU that torch can use"):
+        cluster.device(ClusterSettings(device="cuda"))
+    assert [cluster.device(ClusterSettings(device=asked)) for asked in ("auto", "cpu")] == ["cpu", "cpu"]
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert cluster.device(ClusterSettings(device="cuda")) == "cuda", "a cluster may start one"
+
+
+@pytest.mark.parametrize(("address", "where"), [("", "local"), ("head:6379", "head:6379")])
+def test_a_token_that_is_not_there_is_told_with_the_commands_that_make_it(
+    monkeypatch: pytest.MonkeyPatch, address: str, where: str
+) -> None:
+    def refuse(**_: object) -> None:
+        raise AuthenticationError("Token authentication is enabled but no token was found")
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ClusterError, match=f"Ray at '{where}' asks for a token: Token authentication") as caught:
+        cluster.connect()
+    assert "export RAY_AUTH_MODE=token; ray get-auth-token --generate" in caught.value.run
+
+
+def test_any_error_of_ray_while_connecting_is_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RaySystemError("no more")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ClusterError, match="Cannot reach Ray at 'local'"):
+        cluster.connect()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("", "Ray: local cluster with 2 CPUs and 0 GPUs"), ("head:6379", "Ray: joined head:6379, 2 CPUs and 0 GPUs")],
+)
+def test_connecting_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str, said: str
+) -> None:
+    """Other tests take the absence of this line for a run without Ray."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    asked: list[object] = []
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options["address"]))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with caplog.at_level(logging.INFO):
+        cluster.connect()
+    assert asked == [address or "local"]
+    assert caplog.messages == [said]

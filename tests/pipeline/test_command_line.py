@@ -1,0 +1,173 @@
+"""The command line without the work: what it refuses, and what a run leaves when it ends and when it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import cluster, graph
+from pipeline.run import DONE, FAILED, USER_MISTAKE, main
+from stages.context import Context, StageName
+from storage_schemas.atomic import write_atomic
+from storage_schemas.errors import ClusterError
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ODKD_HOME", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "disconnect", lambda: None)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--home", ""], "StoreError: --home is empty"),
+        (["--name", ""], "ConfigError: --name is empty"),
+        (["--config", ""], "ConfigError: There is no preset and no file ''"),
+        (["--home", "~nosuchuser/x"], "StoreError: The home '~nosuchuser/x': "),
+        (["--config", "~nosuchuser/x"], "ConfigError: --config '~nosuchuser/x': "),
+    ],
+)
+def test_what_names_nothing_is_refused_and_no_default_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--stage", "prepare", "--dry-run", *options]) == USER_MISTAKE
+    assert capsys.readouterr().err.startswith(said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_odkd_home_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ODKD_HOME", "")
+    assert main(["--stage", "prepare", "--dry-run"]) == USER_MISTAKE
+    assert capsys.readouterr().err.startswith("StoreError: ODKD_HOME is empty")
+
+
+# A dry run
+
+
+def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / "new" / "home")]) == DONE
+    assert "prepare   miss  train instances" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["file", "file/home"])
+def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / below)]) == USER_MISTAKE
+    assert "cannot be made" in capsys.readouterr().err
+
+
+# What a run leaves
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a stage whose work is to take some seconds, or to fail."""
+
+    def make(seconds: float | Exception) -> Callable[..., float]:
+        def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float:
+            if isinstance(seconds, Exception):
+                raise seconds
+            return seconds
+
+        return made
+
+    def ran(stage: str, seconds: float | Exception, *options: str) -> int:
+        monkeypatch.setattr(graph, "make_stage", make(seconds))
+        return main(["--stage", stage, "--home", str(tmp_path), *options])
+
+    return ran
+
+
+def _left(home: Path) -> tuple[dict[str, Any], dict[str, float] | None]:
+    """The settings that a run has left, and the seconds of its stages."""
+    folder = home / "runs" / "demo"
+    metrics = folder / "metrics.json"
+    seconds = json.loads(metrics.read_text())["seconds"] if metrics.exists() else None
+    return yaml.safe_load((folder / "config.resolved.yaml").read_text()), seconds
+
+
+def test_a_run_leaves_its_settings_and_figures(tmp_path: Path, run: Callable[..., int]) -> None:
+    assert run("prepare", 3.0, "--set", "views.count=7") == DONE
+    settings, seconds = _left(tmp_path)
+    assert (settings["views"]["count"], seconds) == (7, {"prepare": 3.0})
+
+
+def test_an_interrupted_run_leaves_the_settings_that_the_figures_are_of(tmp_path: Path, run: Callable[..., int]) -> None:
+    assert run("prepare", 3.0, "--set", "views.count=7") == DONE
+    before = _left(tmp_path)
+    for error, status in ((KeyboardInterrupt(), FAILED), (ClusterError("gone"), USER_MISTAKE)):
+        assert run("prepare", error, "--set", "views.count=8") == status
+        assert _left(tmp_path) == before
+    assert run("prepare", 4.0, "--set", "views.count=8") == DONE
+    settings, seconds = _left(tmp_path)
+    assert (settings["views"]["count"], seconds) == (8, {"prepare": 4.0})
+
+
+def test_a_first_run_leaves_its_settings_even_when_it_is_interrupted(tmp_path: Path, run: Callable[..., int]) -> None:
+    for count in (7, 8):
+        assert run("prepare", ClusterError("gone"), "--set", f"views.count={count}") == USER_MISTAKE
+        settings, seconds = _left(tmp_path)
+        assert (settings["views"]["count"], seconds) == (count, None)
+
+
+def test_the_seconds_of_stages_that_did_not_run_stay_while_the_settings_do(tmp_path: Path, run: Callable[..., int]) -> None:
+    assert run("evaluate", 5.0) == DONE
+    assert run("prepare", 3.0) == DONE
+    assert _left(tmp_path)[1] == {"prepare": 3.0, "evaluate": 5.0}
+    assert list(_left(tmp_path)[1] or ()) == ["prepare", "evaluate"], "in the order of the stages"
+    assert run("prepare", 4.0) == DONE
+    assert _left(tmp_path)[1] == {"prepare": 4.0, "evaluate": 5.0}
+    assert run("prepare", 6.0, "--set", "views.count=7") == DONE
+    assert _left(tmp_path)[1] == {"prepare": 6.0}, "those of other settings are not of these"
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"seconds": 3}', "\\xff"])
+def test_figures_that_cannot_be_read_are_written_anew(tmp_path: Path, run: Callable[..., int], damaged: str) -> None:
+    assert run("evaluate", 5.0) == DONE
+    (tmp_path / "runs" / "demo" / "metrics.json").write_text(damaged)
+    assert run("prepare", 3.0) == DONE
+    assert _left(tmp_path)[1] == {"prepare": 3.0}
+
+
+def test_figures_are_never_beside_settings_that_they_are_not_of(
+    tmp_path: Path, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two files at the end of a run."""
+    assert run("prepare", 3.0, "--set", "views.count=7") == DONE
+
+    def die(path: Path, data: bytes) -> None:
+        if path.name == "metrics.json":
+            raise KeyboardInterrupt
+        write_atomic(path, data)
+
+    monkeypatch.setattr("pipeline.run.write_atomic", die)
+    assert run("prepare", 4.0, "--set", "views.count=8") == FAILED
+    settings, seconds = _left(tmp_path)
+    assert (settings["views"]["count"], seconds) == (8, None)
+
+
+def test_the_cluster_is_looked_at_once_however_often_a_stage_connects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    for name in ("connect", "check_resources", "check_home"):
+        monkeypatch.setattr(cluster, name, lambda *_, name=name: seen.append(name))
+
+    def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float:
+        connect()
+        connect()
+        return 1.0
+
+    monkeypatch.setattr(graph, "make_stage", made)
+    assert main(["--stage", "prepare", "--home", str(tmp_path)]) == DONE
+    assert seen == ["connect", "check_resources", "check_home"]

@@ -260,7 +260,9 @@ class DistillSettings(TrainSettings):
     teacher_weight: Fraction = 0.5
     """Share of the teachers in a named schedule; the rest is ground truth."""
     switch: Fraction = 0.5
-    """Share of the epochs after which a named schedule goes from one teacher to the other."""
+    """Share of the taught epochs after which a named schedule goes from one teacher to the other."""
+    finish: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the epochs, the last ones, in which a named schedule leaves the student to ground truth alone."""
     seed: int = 0
     baseline: bool = True
     """Also train the same student equally long without teachers."""

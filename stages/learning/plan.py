@@ -31,26 +31,29 @@ def epoch_weights(settings: DistillSettings) -> list[Weights]:
     """The weights of every epoch.
 
     The paper (arXiv 2104.10414) teaches from the primary first and then from the senior, and gives neither the epoch of the
-    change nor the weights: both are settings.
+    change nor the weights: both are settings. So is whether the last epochs are left to ground truth: bits show a student
+    where a joint is, and labels its exact place.
     """
     if isinstance(settings.schedule, tuple):
         return [weights for phase in settings.schedule for weights in [_of_phase(phase)] * phase.epochs]
-    epochs, share = settings.epochs, settings.teacher_weight
+    share = settings.teacher_weight
+    left = round(settings.epochs * settings.finish)
+    epochs = settings.epochs - left
     first = round(epochs * settings.switch)
     truth = 1.0 - share
     primary, senior = Weights(truth, share, 0.0), Weights(truth, 0.0, share)
-    if settings.schedule == "blend":
-        # A linear hand-over from the primary in the first epoch to the senior in the last.
-        steps = [epoch / max(epochs - 1, 1) for epoch in range(epochs)]
-        return [Weights(truth, share * (1.0 - step), share * step) for step in steps]
-    return {
+    # A linear hand-over from the primary in the first epoch to the senior in the last.
+    steps = [epoch / max(epochs - 1, 1) for epoch in range(epochs)]
+    taught = {
         "none": [Weights(1.0)] * epochs,
         "primary": [primary] * epochs,
         "senior": [senior] * epochs,
         "together": [Weights(truth, share / 2, share / 2)] * epochs,
         "primary_then_senior": [primary] * first + [senior] * (epochs - first),
+        "blend": [Weights(truth, share * (1.0 - step), share * step) for step in steps],
         "senior_then_primary": [senior] * first + [primary] * (epochs - first),
     }[settings.schedule]
+    return taught + [Weights(1.0)] * left
 
 
 def _of_phase(phase: Phase) -> Weights:

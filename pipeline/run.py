@@ -177,9 +177,17 @@ def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
             log.info("%s", run_dir / name)
 
 
+class _Messages(logging.Handler):
+    """Messages on what standard error is at the moment: while a progress bar is shown, the lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Messages()])
     try:
         options = build_parser().parse_args(arguments)
         _run(options)

@@ -118,7 +118,8 @@ def _bar(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], 
         rich_progress.BarColumn(),
         rich_progress.TextColumn("{task.fields[state]}"),
     )
-    with rich_progress.Progress(*columns, console=Console(file=stream)) as bars:
+    # Messages on a terminal go above the bar; those that the user has sent elsewhere still go there.
+    with rich_progress.Progress(*columns, console=Console(file=stream), redirect_stderr=sys.stderr.isatty()) as bars:
         task = bars.add_task(title, total=total, state="")
         counter = Progress(title, total, unit, lambda: bars.update(task, completed=counter.done, state=counter.state), clock)
         yield counter

@@ -59,7 +59,12 @@ def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> list[dict[
     """
     if not plans:
         return []
-    workers = [_num_workers(context, plan.train) for plan in plans]
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers = [_num_workers(plan.train, gpus if context.device == "cuda" else 1) for plan in plans]
+    if context.device == "cuda" and sum(workers) > gpus:
+        context.tell(
+            f"{plans[0].title}: {sum(workers)} workers and {gpus} GPUs; it waits for more, which an autoscaler may start"
+        )
     trainers = [
         _trainer(context, plan, _scaling(context, number, processes=sum(workers)))
         for plan, number in zip(plans, workers, strict=True)
@@ -117,12 +122,11 @@ def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> To
     )
 
 
-def _num_workers(context: Context, settings: TrainSettings) -> int:
+def _num_workers(settings: TrainSettings, most: int) -> int:
     if settings.workers:
         return settings.workers
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if context.device == "cuda" else 1
-    # The most that share a batch evenly, so that everybody counts the same.
-    return next(workers for workers in range(max(1, gpus), 0, -1) if settings.batch_size % workers == 0)
+    # As many as share a batch evenly, so that everybody counts the same.
+    return next(workers for workers in range(max(1, most), 0, -1) if settings.batch_size % workers == 0)
 
 
 def _scaling(context: Context, workers: int, *, processes: int) -> ScalingConfig:

@@ -142,9 +142,10 @@ def test_a_plan_with_force_says_that_what_is_there_is_made_again(tmp_path: Path,
 
 
 def test_a_changed_weight_of_the_teachers_is_shown_and_not_two_beginnings_that_are_equal(tmp_path: Path) -> None:
-    context = _context(tmp_path)
+    six = ("distill.epochs=6", "distill.finish=0.0")
+    context = _context(tmp_path, *six, "distill.teacher_weight=0.5")
     _leave(context, distill.student_step(context, "student"))
-    changed = _context(tmp_path, "distill.teacher_weight=0.7")
+    changed = _context(tmp_path, *six, "distill.teacher_weight=0.7")
     (planned, _) = graph.plan(changed, ["distill"])
     # 6 epochs: in the first half the primary's share goes from 0.5 to 0.7.
     assert "epochs[0 and 5 more].weights.ground_truth: 0.5 -> 0.3" in planned.why

@@ -113,8 +113,10 @@ def check(context: Context, stages: Sequence[StageName]) -> None:
         STAGES[stage].steps(context)
 
 
-def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float:
-    """Make what a stage lacks; seconds it took. ``connect`` is called before any work, and not at all without work.
+def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
+    """Make what a stage lacks; the seconds it took, or None where nothing was missing.
+
+    ``connect`` is called before any work, and not at all without work.
 
     With ``force`` what the stage left is taken out of the store first.
 
@@ -131,6 +133,8 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
         for step in there:
             context.forget(step)
     missing = _missing(context, module)
+    if not missing:
+        return None
     while missing:
         ready = [step for step in missing if not step.waits_for]
         if not ready:

@@ -65,7 +65,7 @@ def _home(option: str | None, *, make: bool) -> Path:
         raise StoreError(
             f"The home '{text}' is relative",
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
-            run=f"repeat the command with --home {shlex.quote(str(home.resolve()))}",
+            run="repeat the command with --home /absolute/folder",
         )
     if make:
         _make_home(home)
@@ -130,8 +130,11 @@ def _run(options: argparse.Namespace) -> None:
     try:
         for stage in stages:
             seconds = graph.make_stage(context, stage, force=options.force, connect=connect)
-            context.seconds[stage] = seconds
-            log.info("%s: done in %.1f s", stage, seconds)
+            if seconds is None:
+                log.info("%s: all there", stage)
+            else:
+                context.seconds[stage] = seconds
+                log.info("%s: done in %.1f s", stage, seconds)
     finally:
         cluster.disconnect()
     report.publish(context)

@@ -25,7 +25,7 @@ __all__ = ["Arm", "arms", "make", "steps", "student_step"]
 Arm = Literal["student", "baseline"]
 """The student learns from teachers and labels; the baseline is the same network, trained equally long on labels alone."""
 
-_VERSION = 2
+_VERSION = 3
 _ROLES: tuple[Role, Role] = ("primary", "senior")
 
 
@@ -62,9 +62,9 @@ def student_step(context: Context, arm: Arm) -> Step:
             "architecture": architecture(settings.network),
             "size_divisor": settings.size_divisor,
             "seed": settings.seed,
-            "train": training_recipe(context, settings),
-            "decoder": DECODER_VERSION,
+            **training_recipe(context, settings),
         },
+        "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
     unique = {(waited.kind, waited.key): waited for waited in waits}

@@ -268,6 +268,12 @@ class DistillSettings(TrainSettings):
     """Also train the same student equally long without teachers."""
 
     @model_validator(mode="after")
+    def _both_teachers_have_an_epoch(self) -> Self:
+        if self.schedule in ("primary_then_senior", "senior_then_primary") and 0 < self.switch < 1 and self.epochs < 2:
+            raise ValueError(f"{self.schedule} needs at least 2 epochs, one for each teacher; 'primary' or 'senior' needs 1")
+        return self
+
+    @model_validator(mode="after")
     def _phases_fill_the_epochs(self) -> Self:
         if isinstance(self.schedule, tuple):
             total = sum(phase.epochs for phase in self.schedule)

@@ -37,9 +37,12 @@ def epoch_weights(settings: DistillSettings) -> list[Weights]:
     if isinstance(settings.schedule, tuple):
         return [weights for phase in settings.schedule for weights in [_of_phase(phase)] * phase.epochs]
     share = settings.teacher_weight
-    left = round(settings.epochs * settings.finish)
+    # However few epochs there are, neither teacher is left out by rounding.
+    left = min(round(settings.epochs * settings.finish), max(settings.epochs - 2, 0))
     epochs = settings.epochs - left
     first = round(epochs * settings.switch)
+    if 0 < settings.switch < 1:
+        first = min(max(first, 1), epochs - 1)
     truth = 1.0 - share
     primary, senior = Weights(truth, share, 0.0), Weights(truth, 0.0, share)
     # A linear hand-over from the primary in the first epoch to the senior in the last.

@@ -143,7 +143,7 @@ def test_a_dry_run_names_the_field_and_what_is_made_again(finished: Path) -> Non
     student = done(finished, "all", "--dry-run", distill__lr=0.001).splitlines()
     changed = [line for line in student if " hit " not in line]
     assert not [line for line in changed if line.startswith(("prepare", "teachers", "targets"))]
-    assert any("distill.train.lr: 0.0015 -> 0.001" in line for line in changed)
+    assert any("distill.lr: 0.0015 -> 0.001" in line for line in changed)
 
 
 def test_a_dry_run_names_a_few_of_many_inputs_that_are_not_there(tmp_path: Path) -> None:

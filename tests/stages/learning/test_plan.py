@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from stages.learning.plan import Weights, epoch_weights, view_of_epoch
 from stages.settings import DistillSettings, Phase, ScheduleName
@@ -44,6 +45,20 @@ def test_the_switch_is_a_share_of_the_epochs() -> None:
 def test_the_finish_is_left_to_ground_truth() -> None:
     settings = DistillSettings(epochs=9, teacher_weight=0.6, finish=1 / 3)
     assert _numbers(epoch_weights(settings)) == [PRIMARY] * 3 + [SENIOR] * 3 + [TRUTH] * 3
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 4, 5])
+@pytest.mark.parametrize("finish", [0.0, 0.33, 0.9])
+@pytest.mark.parametrize("switch", [0.1, 0.5, 0.9])
+def test_rounding_leaves_out_neither_teacher(epochs: int, finish: float, switch: float) -> None:
+    weights = _numbers(epoch_weights(DistillSettings(epochs=epochs, teacher_weight=0.6, finish=finish, switch=switch)))
+    assert len(weights) == epochs
+    assert {PRIMARY, SENIOR} <= set(weights)
+
+
+def test_two_teachers_in_one_epoch_are_refused() -> None:
+    with pytest.raises(ValidationError, match="needs at least 2 epochs"):
+        DistillSettings(epochs=1)
 
 
 def test_a_blend_of_one_epoch_is_the_primarys() -> None:

@@ -73,17 +73,17 @@ def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: Path, capsys: pytest.
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs a stage whose work is to take some seconds, or to fail."""
+    """Runs a stage whose work is to take some seconds, or to fail; None where there is nothing to do."""
 
-    def make(seconds: float | Exception) -> Callable[..., float]:
-        def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float:
+    def make(seconds: float | Exception | None) -> Callable[..., float | None]:
+        def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
             if isinstance(seconds, Exception):
                 raise seconds
             return seconds
 
         return made
 
-    def ran(stage: str, seconds: float | Exception, *options: str) -> int:
+    def ran(stage: str, seconds: float | Exception | None, *options: str) -> int:
         monkeypatch.setattr(graph, "make_stage", make(seconds))
         return main(["--stage", stage, "--home", str(tmp_path), *options])
 
@@ -128,6 +128,7 @@ def test_the_seconds_of_stages_that_did_not_run_stay_while_the_settings_do(tmp_p
     assert _left(tmp_path)[1] == {"prepare": 3.0, "evaluate": 5.0}
     assert list(_left(tmp_path)[1] or ()) == ["prepare", "evaluate"], "in the order of the stages"
     assert run("prepare", 4.0) == DONE
+    assert run("prepare", None) == DONE
     assert _left(tmp_path)[1] == {"prepare": 4.0, "evaluate": 5.0}
     assert run("prepare", 6.0, "--set", "views.count=7") == DONE
     assert _left(tmp_path)[1] == {"prepare": 6.0}, "those of other settings are not of these"

@@ -10,47 +10,38 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
-import ray
 import torch
-from torch import Tensor
 
-from stages.context import Context, Device, Step, resolve_precision
-from stages.data.crops import heatmap_mask
+from stages.context import Context, Step, resolve_precision
 from stages.data.images import DECODER_VERSION
-from stages.data.loader import Batch, CropLoader
-from stages.data.views import VIEWS_VERSION, Views, draw_views
+from stages.data.views import VIEWS_VERSION
 from stages.evaluation import backend_of, read_ground_truth
 from stages.learning.plan import epoch_weights, view_of_epoch
 from stages.networks.teacher import NetworkSpec
-from stages.pose.binarize import binarize
-from stages.pose.decode import dark_kernel_of, decode, decode_bits, to_image
-from stages.predict import runner
+from stages.pose.decode import decode_bits, to_image
 from stages.prepare import INSTANCES, images_of, instances_step
 from stages.scoring import score_poses
-from stages.settings import AugmentSettings, BinarizeSettings, EvaluateSettings, Role, Split
-from stages.tasks import run_tasks, task_options, worker_threads
+from stages.settings import BinarizeSettings, EvaluateSettings, Role, Split
+from stages.target_blocks import FLOAT_DECODERS, BlockJob, BlockTeacher, BlockView, part_name, run_block
+from stages.tasks import run_tasks, task_options
 from stages.teachers import network_spec, teacher_step
-from storage_schemas.entry import Draft, Entry, finish_part
+from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import TrainingError
-from storage_schemas.instances import Instances, read_instances
+from storage_schemas.instances import read_instances
 from storage_schemas.targets import (
     ArraySpec,
     block_files,
     create_arrays,
     metadata_files,
-    pack_bits,
     read_rows,
     rows_per_block,
     target_arrays,
     unpack_bits,
     view_arrays,
-    write_block,
 )
 
 __all__ = ["make", "steps", "target_step", "view_step"]
@@ -62,7 +53,6 @@ _NUM_JOINTS = 17
 _VIEWS_TOGETHER = 8
 """Views that are filled at the same time; their bits are held in memory until a block is written."""
 _ROLES: tuple[Role, Role] = ("primary", "senior")
-FLOAT_DECODERS: tuple[Literal["quarter", "dark"], ...] = ("quarter", "dark")
 
 
 def steps(context: Context) -> list[Step]:
@@ -125,44 +115,6 @@ def target_step(context: Context, role: Role, split: Split, view: int, rule: Bin
     )
 
 
-@dataclass(frozen=True)
-class _Teacher:
-    """A teacher in a task: its network, and the folders that its bits go to, each with its rule."""
-
-    role: Role
-    spec: NetworkSpec
-    outputs: tuple[tuple[BinarizeSettings, Path], ...]
-
-
-@dataclass(frozen=True)
-class _View:
-    """A view in a task: where it is stored or goes, and which teachers look at it."""
-
-    view: int
-    stored: Path | None
-    draft: Path | None
-    teachers: tuple[_Teacher, ...]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A block of people and the views of them that are missing."""
-
-    block: int
-    start: int
-    stop: int
-    people: Path
-    images: Path
-    views: tuple[_View, ...]
-    size_wh: tuple[int, int]
-    seed: int
-    augment: AugmentSettings
-    device: Device
-    precision: Literal["float32", "bfloat16"]
-    batch_size: int
-    score: bool
-
-
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Fill the missing entries of each split; a block that an earlier run finished is not run again."""
     for split in ("val", "train"):
@@ -193,7 +145,7 @@ def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
         sized = [(job, (job.stop - job.start) * len(job.views)) for job in jobs]
         options = task_options(context, network=True)
         title = f"targets: {split} set, {len(drafts)} entries"
-        for _, forwards in run_tasks(_run_block, sized, options=options, title=title, unit="crops"):
+        for _, forwards in run_tasks(run_block, sized, options=options, title=title, unit="crops"):
             for role, count in forwards.items():
                 context.counters[f"teacher_forwards.{role}"] += count
         # Views first: the scores of targets are computed with the crops of a committed view.
@@ -207,18 +159,18 @@ def _specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:
     return target_arrays(context.heatmap_wh, _NUM_JOINTS)
 
 
-def _jobs(context: Context, split: Split, people: Path, num: int, drafts: dict[str, tuple[Step, Draft]]) -> Iterator[_Job]:
+def _jobs(context: Context, split: Split, people: Path, num: int, drafts: dict[str, tuple[Step, Draft]]) -> Iterator[BlockJob]:
     settings = context.settings
     finished = {key: set(draft.parts()) for key, (_, draft) in drafts.items()}
     specs = {role: network_spec(context.need(teacher_step(context, role))) for role in _ROLES}
     rows = rows_per_block(num)
     for block, start in enumerate(range(0, num, rows)):
-        todo = [(step, draft) for key, (step, draft) in drafts.items() if _part(block) not in finished[key]]
+        todo = [(step, draft) for key, (step, draft) in drafts.items() if part_name(block) not in finished[key]]
         views = tuple(_views_of(context, split, todo, drafts, specs))
         # On a GPU decoding is what takes the time, and is done once for all views. On a CPU it is the teachers, and a task of
         # one view is soon done: little is lost with it.
         for together in [views] if context.device == "cuda" else [(view,) for view in views]:
-            yield _Job(
+            yield BlockJob(
                 block,
                 start,
                 min(start + rows, num),
@@ -241,7 +193,7 @@ def _views_of(
     todo: Sequence[tuple[Step, Draft]],
     drafts: dict[str, tuple[Step, Draft]],
     specs: dict[Role, NetworkSpec],
-) -> Iterator[_View]:
+) -> Iterator[BlockView]:
     """What one block still lacks, view by view; a view's own crops are read where another run has stored them."""
     for view in sorted({step.about["view"] for step, _ in todo}):
         ours = [(step, draft) for step, draft in todo if step.about["view"] == view]
@@ -256,102 +208,8 @@ def _views_of(
         for role in _ROLES:
             outputs = tuple((step.about["rule"], draft.folder) for step, draft in ours if step.about.get("role") == role)
             if outputs:
-                teachers.append(_Teacher(role, specs[role], outputs))
-        yield _View(view, stored, own[0] if own else None, tuple(teachers))
-
-
-def _part(block: int) -> str:
-    return f"block-{block:05d}"
-
-
-@ray.remote(max_calls=0)
-def _run_block(job: _Job) -> dict[str, int]:
-    """Write the job's block of every array; how many crops each teacher saw."""
-    instances = read_instances(job.people).select(np.arange(job.start, job.stop))
-    crops = [_crops(job, view, instances) for view in job.views]
-    collected = _Collected(job, crops)
-    # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
-    with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
-    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=worker_threads())
-    num = len(instances.id_N)
-    rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
-    try:
-        for batches in loader.batches(rows, crops, with_mask=with_mask):
-            for index, batch in enumerate(batches):
-                collected.add(index, batch)
-    finally:
-        loader.close()
-    collected.write()
-    return dict(collected.forwards)
-
-
-def _crops(job: _Job, view: _View, instances: Instances) -> Views:
-    if view.stored is None:
-        return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
-    affine = read_rows(view.stored, "affine", job.start, job.stop).astype(np.float32)
-    return Views(affine, read_rows(view.stored, "flip", job.start, job.stop).astype(np.bool_))
-
-
-class _Collected:
-    """The rows of a block as they come out of the teachers, until all are there and the block is written."""
-
-    def __init__(self, job: _Job, crops: Sequence[Views]) -> None:
-        self._job, self._crops = job, crops
-        self._threads = worker_threads()
-        self._rows: dict[Path, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
-        self.forwards: dict[str, int] = defaultdict(int)
-        self._bad: dict[Path, int] = defaultdict(int)
-
-    def add(self, index: int, batch: Batch) -> None:
-        """Take a batch of one view: the mask at heatmap size, and what each teacher says about it."""
-        job, view = self._job, self._job.views[index]
-        if view.draft is not None:
-            masks = np.stack([heatmap_mask(mask) for mask in batch.mask_Bhw])
-            self._keep(view.draft, affine=self._crops[index].affine_N23[batch.rows_B])
-            self._keep(view.draft, flip=self._crops[index].flip_N[batch.rows_B])
-            self._keep(view.draft, mask=pack_bits(masks), has_mask=batch.has_mask_B)
-        for teacher in view.teachers:
-            ready = runner(teacher.spec, job.size_wh, job.device, job.precision, self._threads)
-            heat_BKHW = ready.heatmaps(batch)
-            self.forwards[teacher.role] += len(batch.rows_B)
-            for rule, folder in teacher.outputs:
-                self._binarize(heat_BKHW, rule, folder)
-                if job.score:
-                    self._score(heat_BKHW, folder, self._crops[index].affine_N23[batch.rows_B])
-
-    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: Path) -> None:
-        bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
-        self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
-        self._bad[folder] += int(bad.sum())
-
-    def _score(self, heat_BKHW: Tensor, folder: Path, affine_B23: npt.NDArray[np.float32]) -> None:
-        """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
-        kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
-        for decoder in FLOAT_DECODERS:
-            xy, score = decode(heat_BKHW, decoder=decoder, dark_kernel=kernel)
-            keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
-            self._keep(folder, **{decoder: keypoints.astype(np.float32)})
-
-    def _keep(self, folder: Path, **arrays: npt.NDArray[Any]) -> None:
-        for name, rows in arrays.items():
-            self._rows[folder][name].append(rows)
-
-    def write(self) -> None:
-        """Write the block of every array, read it back, and mark it as finished."""
-        block = self._job.block
-        for folder, arrays in self._rows.items():
-            whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
-            scores = {name: whole.pop(name) for name in FLOAT_DECODERS if name in whole}
-            specs = tuple(ArraySpec(name, rows.shape[1:], rows.dtype.name) for name, rows in whole.items())
-            write_block(folder, block, whole)
-            for name, rows in whole.items():
-                stored = read_rows(folder, name, self._job.start, self._job.stop)
-                assert np.array_equal(stored, rows, equal_nan=rows.dtype.kind == "f"), f"{name} did not come back as written"
-            files = block_files(specs, block)
-            if scores:
-                files.append(f"{_part(block)}.npz")
-                np.savez(folder / files[-1], quarter=scores["quarter"], dark=scores["dark"])
-            finish_part(folder, _part(block), files, notes={"bad": self._bad[folder]})
+                teachers.append(BlockTeacher(role, specs[role], outputs))
+        yield BlockView(view, stored, own[0] if own else None, tuple(teachers))
 
 
 def _commit(context: Context, step: Step, draft: Draft, num: int) -> Entry:

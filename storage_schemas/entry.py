@@ -9,20 +9,15 @@ another's manifest is there and nobody can be at work in it, so that a writer wr
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
-import os
-import platform
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +26,13 @@ from storage_schemas.attempts import Attempts, lease_of
 from storage_schemas.errors import CorruptEntryError, StoreError, make_again
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
+from storage_schemas.provenance import provenance
 
 __all__ = ["Draft", "Entry", "Part", "Store", "finish_part", "read_part"]
 
 log = logging.getLogger(__name__)
 
 _MARKER = ".part.json"
-_VERSIONS_OF = ("ray", "torch", "zarr", "numpy", "opencv-python-headless", "simplejpeg", "pycocotools", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -223,7 +218,7 @@ class Draft:
             if (self._home / MANIFEST).exists():
                 return self._give_way()
             raise self.taken_over() from error
-        everything = {**_provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
+        everything = {**provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
         manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, _plain(measured), _plain(everything))
         try:
             write_atomic(self._home / MANIFEST, manifest.encode(), exclusive=True)
@@ -265,31 +260,6 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """The value as it comes back from JSON, so that an entry just made equals one that was found."""
     plain: dict[str, Any] = json.loads(canonical_json(value))
     return plain
-
-
-def _provenance() -> dict[str, Any]:
-    versions = {}
-    for name in _VERSIONS_OF:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "user": _user(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-    }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # A container may run under a user id that has no name.
-        return str(os.getuid())
 
 
 def _read_entry(home: Path) -> Entry:

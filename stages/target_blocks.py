@@ -1,0 +1,168 @@
+"""One task of stage targets: a block of people is cropped, seen by the teachers, binarized and written.
+
+Each picture is decoded once for all views of the task; the block's rows are held in memory until all are there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from torch import Tensor
+
+from stages.context import Device
+from stages.data.crops import heatmap_mask
+from stages.data.loader import Batch, CropLoader
+from stages.data.views import Views, draw_views
+from stages.networks.teacher import NetworkSpec
+from stages.pose.binarize import binarize
+from stages.pose.decode import dark_kernel_of, decode, to_image
+from stages.predict import runner
+from stages.settings import AugmentSettings, BinarizeSettings, Role
+from stages.tasks import worker_threads
+from storage_schemas.entry import finish_part
+from storage_schemas.instances import Instances, read_instances
+from storage_schemas.targets import ArraySpec, block_files, pack_bits, read_rows, write_block
+
+__all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "part_name", "run_block"]
+
+FLOAT_DECODERS: tuple[Literal["quarter", "dark"], ...] = ("quarter", "dark")
+
+
+@dataclass(frozen=True)
+class BlockTeacher:
+    """A teacher in a task: its network, and the folders that its bits go to, each with its rule."""
+
+    role: Role
+    spec: NetworkSpec
+    outputs: tuple[tuple[BinarizeSettings, Path], ...]
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """A view in a task: where it is stored or goes, and which teachers look at it."""
+
+    view: int
+    stored: Path | None
+    draft: Path | None
+    teachers: tuple[BlockTeacher, ...]
+
+
+@dataclass(frozen=True)
+class BlockJob:
+    """A block of people and the views of them that are missing."""
+
+    block: int
+    start: int
+    stop: int
+    people: Path
+    images: Path
+    views: tuple[BlockView, ...]
+    size_wh: tuple[int, int]
+    seed: int
+    augment: AugmentSettings
+    device: Device
+    precision: Literal["float32", "bfloat16"]
+    batch_size: int
+    score: bool
+
+
+def part_name(block: int) -> str:
+    """The name of a finished block among the parts of a draft."""
+    return f"block-{block:05d}"
+
+
+@ray.remote(max_calls=0)
+def run_block(job: BlockJob) -> dict[str, int]:
+    """Write the job's block of every array; how many crops each teacher saw."""
+    instances = read_instances(job.people).select(np.arange(job.start, job.stop))
+    crops = [_crops(job, view, instances) for view in job.views]
+    collected = _Collected(job, crops)
+    # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
+    with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
+    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=worker_threads())
+    num = len(instances.id_N)
+    rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
+    try:
+        for batches in loader.batches(rows, crops, with_mask=with_mask):
+            for index, batch in enumerate(batches):
+                collected.add(index, batch)
+    finally:
+        loader.close()
+    collected.write()
+    return dict(collected.forwards)
+
+
+def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
+    if view.stored is None:
+        return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
+    affine = read_rows(view.stored, "affine", job.start, job.stop).astype(np.float32)
+    return Views(affine, read_rows(view.stored, "flip", job.start, job.stop).astype(np.bool_))
+
+
+class _Collected:
+    """The rows of a block as they come out of the teachers, until all are there and the block is written."""
+
+    def __init__(self, job: BlockJob, crops: Sequence[Views]) -> None:
+        self._job, self._crops = job, crops
+        self._threads = worker_threads()
+        self._rows: dict[Path, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
+        self.forwards: dict[str, int] = defaultdict(int)
+        self._bad: dict[Path, int] = defaultdict(int)
+
+    def add(self, index: int, batch: Batch) -> None:
+        """Take a batch of one view: the mask at heatmap size, and what each teacher says about it."""
+        job, view = self._job, self._job.views[index]
+        if view.draft is not None:
+            masks = np.stack([heatmap_mask(mask) for mask in batch.mask_Bhw])
+            self._keep(view.draft, affine=self._crops[index].affine_N23[batch.rows_B])
+            self._keep(view.draft, flip=self._crops[index].flip_N[batch.rows_B])
+            self._keep(view.draft, mask=pack_bits(masks), has_mask=batch.has_mask_B)
+        for teacher in view.teachers:
+            ready = runner(teacher.spec, job.size_wh, job.device, job.precision, self._threads)
+            heat_BKHW = ready.heatmaps(batch)
+            self.forwards[teacher.role] += len(batch.rows_B)
+            for rule, folder in teacher.outputs:
+                self._binarize(heat_BKHW, rule, folder)
+                if job.score:
+                    self._score(heat_BKHW, folder, self._crops[index].affine_N23[batch.rows_B])
+
+    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: Path) -> None:
+        bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
+        self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
+        self._bad[folder] += int(bad.sum())
+
+    def _score(self, heat_BKHW: Tensor, folder: Path, affine_B23: npt.NDArray[np.float32]) -> None:
+        """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
+        kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
+        for decoder in FLOAT_DECODERS:
+            xy, score = decode(heat_BKHW, decoder=decoder, dark_kernel=kernel)
+            keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
+            self._keep(folder, **{decoder: keypoints.astype(np.float32)})
+
+    def _keep(self, folder: Path, **arrays: npt.NDArray[Any]) -> None:
+        for name, rows in arrays.items():
+            self._rows[folder][name].append(rows)
+
+    def write(self) -> None:
+        """Write the block of every array, read it back, and mark it as finished."""
+        block = self._job.block
+        for folder, arrays in self._rows.items():
+            whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
+            scores = {name: whole.pop(name) for name in FLOAT_DECODERS if name in whole}
+            specs = tuple(ArraySpec(name, rows.shape[1:], rows.dtype.name) for name, rows in whole.items())
+            write_block(folder, block, whole)
+            for name, rows in whole.items():
+                stored = read_rows(folder, name, self._job.start, self._job.stop)
+                assert np.array_equal(stored, rows, equal_nan=rows.dtype.kind == "f"), f"{name} did not come back as written"
+            files = block_files(specs, block)
+            if scores:
+                files.append(f"{part_name(block)}.npz")
+                np.savez(folder / files[-1], quarter=scores["quarter"], dark=scores["dark"])
+            finish_part(folder, part_name(block), files, notes={"bad": self._bad[folder]})

@@ -36,8 +36,7 @@ def side_by_side(context: Context, steps: Sequence[Step]) -> list[list[Step]]:
     """The trainings ``steps`` in groups, each for ``run_trainings``.
 
     Without GPUs they run at the same time, each on its share of the processors: short steps do not use several threads well
-    (two of one thread each took 136 s where one after the other, of two processes each, took 178 s). With GPUs they run one after
-    another, each on all of them.
+    (side by side two took 136 s, and one after the other 178 s). With GPUs they run one after another, each on all of them.
     """
     # In one order for all runs: two that need the same entries must not wait for each other.
     ordered = sorted(steps, key=lambda step: step.key)

@@ -15,6 +15,8 @@ __all__ = ["Progress", "duration", "progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_SAME_LINES = 30.0
+_SECONDS_OF_A_RATE = 10.0
+"""What a rate is measured over at least, before anything is said about the time left."""
 
 
 class Progress:
@@ -26,15 +28,20 @@ class Progress:
         self._found = 0
         self._show, self._clock = show, clock
         self._started = clock()
+        self._first: tuple[float, int] | None = None
+        """When this run had done its first piece, and how much that was."""
 
     def found(self, count: int) -> None:
         """Note ``count`` as done by an earlier run: they count, but not towards the rate."""
         self._found += count
-        self.advance(count)
+        self.done += count
+        self._show()
 
     def advance(self, count: int = 1) -> None:
         """Note ``count`` more as done; 0 shows that the work goes on."""
         self.done += count
+        if count and self._first is None:
+            self._first = self._clock(), self._own
         self._show()
 
     @property
@@ -43,24 +50,38 @@ class Progress:
         return self._clock() - self._started
 
     @property
-    def rate(self) -> float:
-        """Done a second by this run; 0 before the first."""
-        return (self.done - self._found) / self.seconds if self.seconds > 0 else 0.0
-
-    @property
     def count(self) -> str:
         """Such as ``1,200/5,000 people``."""
         return f"{self.done:,}/{self.total:,} {self.unit}"
 
     @property
     def state(self) -> str:
-        """Such as ``1,200/5,000 people, 310/s, 12 s left``."""
-        parts = [self.count]
-        if self.rate > 0:
-            parts.append(f"{_rate(self.rate)}/s")
-            if self.done < self.total:
-                parts.append(f"{duration((self.total - self.done) / self.rate)} left")
-        return ", ".join(parts)
+        """Such as ``1,200/5,000 people, 310/s, 12 s left``; the count alone until a rate is known."""
+        rate = self._rate
+        if not rate:
+            return self.count
+        left = [f"{duration((self.total - self.done) / rate)} left"] if self.done < self.total else []
+        return ", ".join([self.count, _per_second(rate), *left])
+
+    @property
+    def outcome(self) -> str:
+        """Such as ``5,000/5,000 people, 290/s, done in 17 s``, with the rate over all of that time."""
+        overall = [_per_second(self._own / self.seconds)] if self._own and self.seconds > 0 else []
+        return ", ".join([self.count, *overall, f"done in {duration(self.seconds)}"])
+
+    @property
+    def _own(self) -> int:
+        """Done by this run."""
+        return self.done - self._found
+
+    @property
+    def _rate(self) -> float:
+        """Done a second since the first piece, which waited for workers to start; 0 before that says anything."""
+        if self._first is None:
+            return 0.0
+        since, before = self._first
+        seconds = self._clock() - since
+        return (self._own - before) / seconds if seconds >= _SECONDS_OF_A_RATE else 0.0
 
 
 @contextmanager
@@ -108,7 +129,7 @@ def _lines(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[]
     except BaseException:
         write(f"stopped after {duration(counter.seconds)} at {counter.count}")
         raise
-    write(f"{counter.state}, done in {duration(counter.seconds)}")
+    write(counter.outcome)
 
 
 @contextmanager
@@ -123,7 +144,7 @@ def _bar(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], 
         task = bars.add_task(title, total=total, state="")
         counter = Progress(title, total, unit, lambda: bars.update(task, completed=counter.done, state=counter.state), clock)
         yield counter
-        bars.update(task, state=f"{counter.state}, done in {duration(counter.seconds)}")
+        bars.update(task, state=counter.outcome)
 
 
 def duration(seconds: float) -> str:
@@ -137,6 +158,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _rate(rate: float) -> str:
-    """Three digits at most below a thousand: ``0.25``, ``3.1``, ``310``, ``1,200``."""
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"
+def _per_second(rate: float) -> str:
+    """Three digits at most below a thousand: ``0.25/s``, ``3.1/s``, ``310/s``, ``1,200/s``."""
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2f}/s"

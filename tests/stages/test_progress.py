@@ -28,15 +28,35 @@ class Terminal(io.StringIO):
 
 def test_without_a_terminal_there_is_a_line_every_five_seconds_and_one_at_the_end() -> None:
     clock, stream = Clock(), io.StringIO()
-    with progress("targets", 5000, "people", stream=stream, clock=clock) as bar:
-        for _ in range(5):
+    with progress("targets", 8000, "people", stream=stream, clock=clock) as bar:
+        for _ in range(8):
             clock.now += 2.5
             bar.advance(1000)
     assert stream.getvalue().splitlines() == [
-        "targets: 2,000/5,000 people, 400/s, 8 s left",
-        "targets: 4,000/5,000 people, 400/s, 2 s left",
-        "targets: 5,000/5,000 people, 400/s, done in 12 s",
+        "targets: 2,000/8,000 people",
+        "targets: 4,000/8,000 people",
+        "targets: 6,000/8,000 people, 400/s, 5 s left",
+        "targets: 8,000/8,000 people, 400/s",
+        "targets: 8,000/8,000 people, 400/s, done in 20 s",
     ]
+
+
+def test_the_time_left_does_not_rest_on_how_long_it_took_to_start() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("distill", 100, "steps", stream=stream, clock=clock) as bar:
+        clock.now += 60
+        for _ in range(20):
+            bar.advance(5)
+            clock.now += 5
+    # 100 s of work after a minute of start-up: at every line 5 steps more, and 5 s less to go.
+    lines = stream.getvalue().splitlines()
+    assert lines[:4] == [
+        "distill: 5/100 steps",
+        "distill: 10/100 steps",
+        "distill: 15/100 steps, 1.0/s, 1 min 25 s left",
+        "distill: 20/100 steps, 1.0/s, 1 min 20 s left",
+    ]
+    assert lines[-1] == "distill: 100/100 steps, 0.62/s, done in 2 min 40 s"
 
 
 def test_work_that_takes_long_for_one_piece_is_told_every_thirty_seconds() -> None:
@@ -50,7 +70,7 @@ def test_work_that_takes_long_for_one_piece_is_told_every_thirty_seconds() -> No
         "targets: 0/5,000 people",
         "targets: 0/5,000 people",
         "targets: 0/5,000 people",
-        "targets: 5,000/5,000 people, 71/s",
+        "targets: 5,000/5,000 people",
         "targets: 5,000/5,000 people, 71/s, done in 1 min 10 s",
     ]
 
@@ -67,9 +87,15 @@ def test_what_an_earlier_run_left_counts_as_done_but_not_towards_the_rate() -> N
     clock, stream = Clock(), io.StringIO()
     with progress("targets", 1000, "people", stream=stream, clock=clock) as bar:
         bar.found(800)
+        clock.now += 4
+        bar.advance(50)
         clock.now += 10
-        bar.advance(100)
-    assert stream.getvalue().splitlines()[0] == "targets: 900/1,000 people, 10/s, 10 s left"
+        bar.advance(50)
+    # 50 in the ten seconds after the first, and 100 in all 14.
+    assert stream.getvalue().splitlines() == [
+        "targets: 900/1,000 people, 5.0/s, 20 s left",
+        "targets: 900/1,000 people, 7.1/s, done in 14 s",
+    ]
 
 
 def test_work_that_fails_says_where_it_stopped_and_the_error_passes() -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.strict_yaml import dump, load, problem, shown
 from stages.settings import Settings
 from storage_schemas.errors import ConfigError
 
@@ -28,13 +29,6 @@ DEFAULT_PRESET = "demo"
 _PATH_KEYS = ("annotations", "images", "weights", "boxes")
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-# JSON's numbers, and .5 and +5 as YAML 1.2 has them. PyYAML follows YAML 1.1, where 010 is 8, 1:30 is 90 and 1e-3 a string.
-_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_FIRST_OF_NUMBER = list("-+.0123456789")
-_BOOL = re.compile("true|false|yes|no|on|off", re.IGNORECASE)
-_TAG = "tag:yaml.org,2002:"
-_LONGEST_VALUE = 60
 _PLAIN_WORDS = {
     "a valid array": "a list",
     "a valid boolean": "true or false",
@@ -43,68 +37,6 @@ _PLAIN_WORDS = {
     "a valid string": "a string (in quotes, if it looks like something else)",
     "an object": "a section",
 }
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML of JSON's values: a key is a string and stands once, numbers are JSON's, and dates are strings."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key_node.tag == f"{_TAG}merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, "merge keys ('<<') are not read: write the settings out, or name a preset", key_node.start_mark
-                )
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not a word", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that ``_Loader`` would read as numbers."""
-
-
-def _scalar(pattern: re.Pattern[str], make: Callable[[str], object]) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], object]:
-    """How a plain value is made; a tag such as ``!!int`` may stand before one that is none."""
-
-    def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> object:
-        text = loader.construct_scalar(node)
-        try:
-            if pattern.fullmatch(text):
-                return make(text)
-        except ValueError:
-            pass  # a number of more digits than Python reads
-        raise yaml.constructor.ConstructorError(None, None, f"{_shown(text)} is no {_short_tag(node)}", node.start_mark)
-
-    return construct
-
-
-def _refused(_: yaml.SafeLoader, node: yaml.Node) -> object:
-    raise yaml.constructor.ConstructorError(None, None, f"no setting is a {_short_tag(node)}", node.start_mark)
-
-
-def _short_tag(node: yaml.Node) -> str:
-    return str(node.tag).replace(_TAG, "!!")
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) in ("bool", "null", "merge")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.yaml_constructors = {
-    **{f"{_TAG}{name}": yaml.SafeLoader.yaml_constructors[f"{_TAG}{name}"] for name in ("null", "str", "seq", "map")},
-    f"{_TAG}bool": _scalar(_BOOL, lambda text: yaml.SafeLoader.bool_values[text.lower()]),
-    f"{_TAG}int": _scalar(_INT, int),
-    f"{_TAG}float": _scalar(_FLOAT, float),
-    None: _refused,
-}
-_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(f"(?:{_INT.pattern})$"), _FIRST_OF_NUMBER)
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(f"{_TAG}float", re.compile(f"(?:{_FLOAT.pattern})$"), _FIRST_OF_NUMBER)
 
 
 def preset_names() -> list[str]:
@@ -139,7 +71,7 @@ def load_settings(config: str | None, overrides: Sequence[str] = ()) -> Settings
 def resolved_yaml(settings: Settings) -> str:
     """All settings as YAML, defaults too; ``load_settings`` reads it back as equal settings, whatever the environment is."""
     tree = _map_paths(settings.model_dump(mode="json"), lambda text: text.replace("$", "$$"))
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=120)
+    return dump(tree)
 
 
 def _read(config: str) -> Tree:
@@ -177,38 +109,16 @@ def _parse_preset(name: str) -> Tree:
 
 def _parse(text: str, source: str) -> Tree:
     try:
-        tree = _load(text)
+        tree = load(text)
     except yaml.YAMLError as error:
         mark = (error.problem_mark or error.context_mark) if isinstance(error, yaml.MarkedYAMLError) else None
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"'{source}' is not valid YAML{place}: {_problem(error)}") from error
+        raise ConfigError(f"'{source}' is not valid YAML{place}: {problem(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"'{source}' holds a {type(tree).__name__}", allowed="sections of settings, such as 'data:'")
     return cast("Tree", tree)
-
-
-def _load(text: str) -> object:
-    """The value of a YAML text. Nothing in it is shared: a change below an anchor must not reach where its aliases stand.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, or holds what JSON cannot.
-    """
-    try:
-        return _unshared(yaml.load(text, Loader=_Loader))
-    except RecursionError as error:
-        raise yaml.YAMLError("a value holds itself, or sections are nested without end") from error
-
-
-def _unshared(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _unshared(inner) for key, inner in value.items()}
-    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    return str((error.problem or error.context) if isinstance(error, yaml.MarkedYAMLError) else error)
 
 
 def _merged(base: Tree, over: Tree) -> Tree:
@@ -227,10 +137,10 @@ def _apply(tree: Tree, override: str) -> None:
     if not equals or not _DOTTED.fullmatch(key):
         raise ConfigError(f"--set {override}", allowed="--set section.key=value, such as --set views.count=8")
     try:
-        value = _load(text)
+        value = load(text)
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"--set {override}: the value is not valid YAML: {_problem(error)}", allowed="a YAML value, quoted if need be"
+            f"--set {override}: the value is not valid YAML: {problem(error)}", allowed="a YAML value, quoted if need be"
         ) from error
     *sections, last = key.split(".")
     place = tree
@@ -239,7 +149,7 @@ def _apply(tree: Tree, override: str) -> None:
         if below is None:
             below = place[section] = {}
         elif not isinstance(below, dict):
-            raise ConfigError(f"--set {override}: {'.'.join(sections[: depth + 1])} is {_shown(below)}, not a section")
+            raise ConfigError(f"--set {override}: {'.'.join(sections[: depth + 1])} is {shown(below)}, not a section")
         place = below
     place[last] = value
 
@@ -334,12 +244,7 @@ def _told(details: ErrorDetails, place: Sequence[str]) -> str:
     said = re.sub(r"^(Input|String|Tuple|List) should", "must", message)
     for theirs, ours in _PLAIN_WORDS.items():
         said = said.replace(theirs, ours)
-    return f"{_shown(value)} {said}"
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+    return f"{shown(value)} {said}"
 
 
 def _nearest(place: Sequence[str]) -> str | None:

@@ -171,7 +171,7 @@ def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
         scores = figures["evaluate"]
         rows = {"PT": figures["teachers"]["primary"], "ST": figures["teachers"]["senior"], "student": scores["student"]}
         if "baseline" in scores:
-            rows["without teachers"] = scores["baseline"]
+            rows["baseline (without teachers)"] = scores["baseline"]
         log.info("AP: %s (%s)", ", ".join(f"{name} {row['AP']:.3f}" for name, row in rows.items()), scores["protocol"])
     if "weights" in figures:
         log.info("weights of the student: %s", figures["weights"])

@@ -60,7 +60,7 @@ def make_page() -> Page:
         machine="cpu, 2 threads",
         rows=[
             scored("student", "Student, taught by PT and ST", 0.6432),
-            scored("baseline", "The same student without teachers", 0.61),
+            scored("baseline", "Baseline: the student without teachers", 0.61),
             scored("primary", "Primary teacher (PT)", 0.70),
             scored("senior", "Senior teacher (ST), with the mask", 0.73),
             scored("primary", "Cached targets of PT", 0.69, headline=False),
@@ -69,7 +69,7 @@ def make_page() -> Page:
         targets=[TargetRow("primary", "PT", 0.694, 0.681, 0.699)],
         differences=[
             Difference("senior", "primary teacher", "senior teacher", bootstrap(0.03, 0.01)),
-            Difference("student", "student without teachers", "student", bootstrap(0.004, 0.02)),
+            Difference("student", "baseline", "student", bootstrap(0.004, 0.02)),
         ],
         phases=[Phase(1, 3, "PT", "primary"), Phase(4, 6, "ST", "senior")],
         curves=[Curve("student", "student", [1, 2, 3, 4, 5, 6], [0.04, 0.03, 0.02, 0.018, 0.015, 0.014])],

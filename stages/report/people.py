@@ -36,7 +36,7 @@ U8 = npt.NDArray[np.uint8]
 
 _MIN_VISIBLE = 5
 _VISIBLE = 2  # COCO's flag; 1 is labelled but hidden
-_TILES = 6
+_TILES = 8
 _TILES_WORST = 2
 _NUM_JOINTS = 17
 
@@ -136,9 +136,10 @@ class _Drawing:
             loader.close()
 
     def seen_by_all(self, row: int, batch: Batch) -> Person:
-        """The person as labelled, as bits, as mask, and as the students predict it."""
+        """The person as labelled, as every network predicts it, as bits and as mask."""
         picture, factor = enlarge(batch.image_Bhw3[0], height=self._height)
         tiles = [Tile("ground truth", self._truth(picture, batch, factor))]
+        tiles += [Tile(short, self._predicted(picture, role, row, factor)) for role, short in SHORT_NAMES.items()]
         tiles += [Tile(f"{short} bits", draw_bits(picture, self._bits_of(short, row), factor=factor)) for short in self._bits]
         told = "mask" if batch.has_mask_B[0] else "mask (none)"
         tiles.append(Tile(told, draw_mask(picture, batch.mask_Bhw[0])))

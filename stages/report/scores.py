@@ -43,7 +43,7 @@ _ROW_NAMES = {
     "senior without mask": "ST, mask withheld",
     "control": "Control: trained as ST, without masks",
     "student": "Student",
-    "baseline": "Student without teachers",
+    "baseline": "Baseline: the student without teachers",
 }
 _SPOKEN_NAMES = {
     "primary": "primary teacher",
@@ -51,7 +51,7 @@ _SPOKEN_NAMES = {
     "senior without mask": "senior teacher without its mask",
     "control": "control trained without masks",
     "student": "student",
-    "baseline": "same student without teachers",
+    "baseline": "baseline",
 }
 _PAIRS = (
     ("baseline", "student"),

@@ -68,7 +68,7 @@ def differences_figure(differences: Sequence[Difference]) -> str:
             text = signed_text(found.difference)
             axes.annotate(text, (found.difference, row), (0, 9), textcoords="offset points", ha="center", color=_INK)
         axes.axvline(0, color=_INK, linewidth=1)
-        axes.set_yticks(range(len(differences)), [f"{item.name_b}\n- {item.name_a}" for item in differences])
+        axes.set_yticks(range(len(differences)), [f"{item.name_b}\nminus {item.name_a}" for item in differences])
         axes.set_ylim(len(differences) - 0.5, -0.7)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("difference of AP, with 95 % interval")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from stages.reporting.content import Tile, Who
 from stages.reporting.overlays import data_uri
 
-__all__ = ["Cell", "Row", "details", "escape", "paragraph", "section", "table", "tiles"]
+__all__ = ["Cell", "Row", "definitions", "details", "escape", "paragraph", "section", "table", "tiles"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ def paragraph(text: str, *, quiet: bool = False) -> str:
 def details(summary: str, *parts: str) -> str:
     """Something that opens on a click; ``parts`` are HTML."""
     return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>"
+
+
+def definitions(meanings: Mapping[str, str]) -> str:
+    """Words and what they mean."""
+    pairs = (f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in meanings.items())
+    return f"<dl>{''.join(pairs)}</dl>"
 
 
 def table(head: Sequence[str], rows: Sequence[Row]) -> str:

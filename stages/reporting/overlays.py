@@ -76,11 +76,12 @@ def draw_pose(picture_hw3: U8, keypoints_K2: F32, *, factor: float, shown_K: Fla
 
 
 def draw_errors(picture_hw3: U8, keypoints_K2: F32, truth_K2: F32, *, factor: float, labelled_K: Flags) -> U8:
-    """A red line from where each labelled joint was predicted to where it is, with a white dot there."""
+    """A white line from where each labelled joint was predicted to where it is, with a white dot there; limbs are coloured."""
     drawn = picture_hw3.copy()
     found, there = _points(keypoints_K2, factor), _points(truth_K2, factor)
     for joint in np.flatnonzero(labelled_K):
-        _line(drawn, found[joint], there[joint], (255, 60, 60), thickness=2)
+        _line(drawn, found[joint], there[joint], (0, 0, 0), thickness=3)
+        _line(drawn, found[joint], there[joint], (255, 255, 255), thickness=1)
         _dot(drawn, there[joint], np.array([255, 255, 255], np.uint8), radius=2.0, filled=True)
     return drawn
 

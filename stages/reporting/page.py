@@ -7,7 +7,8 @@ from pathlib import Path
 from stages.pose.skeleton import COCO_KEYPOINTS
 from stages.reporting.content import AP_COLUMNS, CacheRow, Cost, Page, Person, Scored, SplitRow, Who
 from stages.reporting.figures import curves_figure, differences_figure, joints_figure
-from stages.reporting.markup import Cell, Row, details, escape, paragraph, section, table, tiles
+from stages.reporting.glossary import GLOSSARY
+from stages.reporting.markup import Cell, Row, definitions, details, escape, paragraph, section, table, tiles
 from stages.reporting.overlays import JOINT_COLOURS
 from stages.reporting.wording import (
     ap_text,
@@ -93,6 +94,7 @@ def _scores(page: Page) -> str:
         "scores",
         _SECTIONS["scores"],
         table(head, rows),
+        details("What the words mean", definitions(GLOSSARY)),
         paragraph(
             f"Decoder of the networks: {page.decoder_reason}. Cached targets are the teachers' bits of the plain crops, "
             "decoded by the centroid and without a flip test: what the student is taught. Parameters and multiply-adds are "
@@ -173,9 +175,9 @@ def _curves(page: Page) -> str:
     if page.teacher_curves:
         figures.append(curves_figure("Teachers", page.teacher_curves))
     note = paragraph(
-        "Shaded: which teacher teaches, beside the labels where the schedule gives them a weight. The losses of student and "
-        "baseline are of different targets (bits and labels, and labels alone), and their heights cannot be compared with "
-        "each other.",
+        "Shaded: which teacher teaches, beside the labels where the schedule gives them a weight; labels alone where none does. "
+        "The losses of student and baseline are of different targets (bits and labels, and labels alone), and their heights "
+        "cannot be compared with each other.",
         quiet=True,
     )
     return section("curves", _SECTIONS["curves"], f'<div class="figures">{"".join(figures)}</div>', note)
@@ -188,7 +190,8 @@ def _overlays(page: Page) -> str:
     )
     told = paragraph(
         "People of the validation set, from those whom the student finds best to those whom it finds worst, at equal steps "
-        "of rank by OKS. Rings are joints that are labelled as hidden, or predicted with a low score.",
+        "of rank by OKS. Rings are joints that are labelled as hidden, or predicted with a low score. "
+        "PT and ST are the teachers' own joints.",
         quiet=True,
     )
     legend = f'<div class="joints">{colours}</div>'
@@ -202,8 +205,8 @@ def _person(person: Person) -> str:
 
 def _worst(page: Page) -> str:
     told = paragraph(
-        "The student's lowest OKS among people with at least five visible labelled joints. Red lines lead from where a joint "
-        "was predicted to where it is.",
+        "The student's lowest OKS among people with at least five visible labelled joints. White lines lead from where "
+        "a joint was predicted to a white dot where it is.",
         quiet=True,
     )
     people = "".join(map(_person, page.worst))
@@ -236,7 +239,8 @@ def _cache(page: Page) -> str:
     head += ["joints seen", "passes held", "passes in this run"]
     told = paragraph(
         "Each crop took one forward pass of its teacher, once; a later experiment on the same people with the same teachers "
-        "reads the bits instead. Passes in this run are those of the run that wrote this page. Joints seen are those whose "
+        "reads the bits instead. Passes held are all of those, of the validation set too; passes in this run are those of the "
+        "run that wrote this page, none where all was there. Joints seen are those whose "
         f"peak is high enough to teach. The crops and masks that both teachers share take {bytes_text(page.views_bytes)} more. "
         "Dense float16 heatmaps are computed, not measured.",
         quiet=True,
@@ -300,6 +304,11 @@ def _sources(page: Page) -> str:
         _SECTIONS["sources"],
         paragraph(f"{len(page.entries)} entries of the store, {total} together."),
         table(["entry", "kind", "key", "size", "made", "took", "on"], rows),
+        paragraph(
+            "Took is from the start of an entry to its end. Entries that were made at the same time (trainings side by side, "
+            "the targets of several views) each count that time, so the column is no sum.",
+            quiet=True,
+        ),
         paragraph(f"Stages before this one in the run that wrote the page: {seconds}.") if seconds else "",
         details("Settings, as resolved", f"<pre>{escape(page.settings_yaml)}</pre>"),
         details("Versions of the libraries", table(["library", "version"], versions)),

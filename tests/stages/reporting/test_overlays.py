@@ -113,7 +113,7 @@ def test_a_mask_keeps_the_person_light_and_the_rest_dark() -> None:
 
 def test_an_error_leads_from_the_prediction_to_the_truth() -> None:
     drawn = draw_errors(grey(), at((20, 20)), at((20, 100)), factor=1.0, labelled_K=only(5))
-    assert drawn[60, 20].tolist() == [255, 60, 60]
+    assert drawn[60, 20].min() > 220
     assert drawn[100, 20].tolist() == [255, 255, 255]
     assert (draw_errors(grey(), at((20, 20)), at((20, 100)), factor=1.0, labelled_K=only()) == 100).all()
 

@@ -175,9 +175,9 @@ def _curves(page: Page) -> str:
     if page.teacher_curves:
         figures.append(curves_figure("Teachers", page.teacher_curves))
     note = paragraph(
-        "Shaded: which teacher teaches, beside the labels where the schedule gives them a weight; labels alone where none does. "
-        "The losses of student and baseline are of different targets (bits and labels, and labels alone), and their heights "
-        "cannot be compared with each other.",
+        "Shaded: which teacher teaches, beside the labels where the schedule gives them a weight; labels alone where none "
+        "does. The losses of student and baseline are of different targets (bits and labels, and labels alone), and their "
+        "heights cannot be compared with each other.",
         quiet=True,
     )
     return section("curves", _SECTIONS["curves"], f'<div class="figures">{"".join(figures)}</div>', note)

@@ -100,7 +100,11 @@ def _run(options: argparse.Namespace) -> None:
     overrides = [*options.set, *([] if options.name is None else [f"name={json.dumps(options.name)}"])]
     settings = load_settings(options.config, overrides)
     if options.force and options.stage == "all":
-        raise ConfigError("--force with --stage all would make everything again", allowed="--force with one stage")
+        raise ConfigError(
+            "--force with --stage all would make everything again",
+            allowed="--force with one stage; to make everything again, another --home",
+            run=f"{_repeatable(options)} --stage distill --force   (or another stage)",
+        )
     home = _home(options.home, make=not options.dry_run)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, graph

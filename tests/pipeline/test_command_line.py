@@ -52,6 +52,13 @@ def test_an_empty_odkd_home_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err.startswith("StoreError: ODKD_HOME is empty")
 
 
+def test_forcing_all_stages_is_refused_with_a_command_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--home", "/nowhere", "--set", "views.count=3"]
+    assert main(["--stage", "all", "--force", *options]) == USER_MISTAKE
+    command = capsys.readouterr().err.partition("  Next:    python -m pipeline.run ")[2].partition("   (")[0]
+    assert command == "--home /nowhere --set views.count=3 --stage distill --force"
+
+
 # A dry run
 
 

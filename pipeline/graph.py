@@ -62,6 +62,11 @@ _NAMED = 3
 _SHORT = 24
 
 
+def _and(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def _named(titles: Sequence[str]) -> str:
     """The first few, and how many there are beside them: a student may wait for a hundred views."""
     more = len(titles) - _NAMED
@@ -104,24 +109,41 @@ def render_plan(planned: Sequence[Planned]) -> str:
 
 
 def check(context: Context, stages: Sequence[StageName]) -> None:
-    """Work out the keys of all stages, so that a file which is not there is told before the first hour of work.
+    """Work out the keys of all stages, so that whatever is not there is told before the first hour of work.
 
     Raises:
+        MissingInputError: a step waits for what none of ``stages`` makes; the message names every stage to run before.
         OdkdError: a file that the configuration names is not there or cannot be read.
     """
+    order = list(STAGES)
     for stage in stages:
-        STAGES[stage].steps(context)
+        others = [step for step in _awaited(STAGES[stage].steps(context)) if step.stage not in stages]
+        if others:
+            others.sort(key=lambda step: order.index(step.stage))
+            titles = _named([step.title for step in others])
+            before = list(dict.fromkeys(step.stage for step in others))
+            command = "all" if len(before) > 1 else f"{before[0]}   (or --stage all)"
+            raise MissingInputError(
+                f"Stage '{stage}' needs results of {_and(before)} that are not there: {titles}",
+                run=f"{context.command} --stage {command}",
+            )
+
+
+def _awaited(steps: Sequence[Step]) -> list[Step]:
+    """All that the steps wait for, themselves or through others, each entry once."""
+    found: dict[tuple[str, str], Step] = {}
+    for step in steps:
+        for other in (*_awaited(step.waits_for), *step.waits_for):
+            found[other.kind, other.key] = other
+    return list(found.values())
 
 
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
     """Make what a stage lacks; the seconds it took, or None where nothing was missing.
 
-    ``connect`` is called before any work, and not at all without work.
+    What earlier stages make is there: ``check`` has seen it. ``connect`` is called before any work, and not at all without.
 
     With ``force`` what the stage left is taken out of the store first.
-
-    Raises:
-        MissingInputError: a step waits for what another stage makes; the message names the first stage to run.
     """
     start = time.monotonic()
     module = STAGES[stage]
@@ -137,26 +159,13 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
         return None
     while missing:
         ready = [step for step in missing if not step.waits_for]
-        if not ready:
-            first = _first_to_make(missing)
-            raise MissingInputError(
-                f"Stage '{stage}' needs the {first.title}, which is not there",
-                run=f"{context.command} --stage {first.stage}   (or --stage all)",
-            )
+        assert ready, f"{stage} waits for {[other.title for other in _awaited(missing)]}"
         connect()
         module.make(context, ready)
         left = _missing(context, module)
         assert not {step.key for step in ready} & {step.key for step in left}, f"{stage} did not make {ready}"
         missing = left
     return time.monotonic() - start
-
-
-def _first_to_make(waiting: Sequence[Step]) -> Step:
-    """Of all that the steps wait for in the end, that of the earliest stage: its command can be run now."""
-    ends = [step for step in waiting if not step.waits_for]
-    order = list(STAGES)
-    below = [_first_to_make(step.waits_for) for step in waiting if step.waits_for]
-    return min([*ends, *below], key=lambda step: order.index(step.stage))
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:

@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _home(option: str | None, *, make: bool) -> Path:
-    """The home that ``--home`` or the environment names; it is made, or (for a dry run) only seen to be possible."""
+def _home(option: str | None) -> Path:
+    """The home that ``--home`` or the environment names; it is not made, only seen to be possible."""
     text = os.environ.get("ODKD_HOME", "~/.odkd") if option is None else option
     if not text:
         source = "ODKD_HOME" if option is None else "--home"
@@ -67,9 +67,7 @@ def _home(option: str | None, *, make: bool) -> Path:
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
             run="repeat the command with --home /absolute/folder",
         )
-    if make:
-        _make_home(home)
-    elif not next(path for path in (home, *home.parents) if path.exists()).is_dir():
+    if not next(path for path in (home, *home.parents) if path.exists()).is_dir():
         raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
     return home
 
@@ -105,7 +103,7 @@ def _run(options: argparse.Namespace) -> None:
             allowed="--force with one stage; to make everything again, another --home",
             run=f"{_repeatable(options)} --stage distill --force   (or another stage)",
         )
-    home = _home(options.home, make=not options.dry_run)
+    home = _home(options.home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, graph
     from stages import report
@@ -126,6 +124,8 @@ def _run(options: argparse.Namespace) -> None:
         cluster.check_home(home)
 
     graph.check(context, stages)
+    # After all that can be refused without it: a refusal leaves nothing behind.
+    _make_home(home)
     context.run_dir.mkdir(parents=True, exist_ok=True)
     resolved = resolved_yaml(settings)
     if not (context.run_dir / METRICS).exists():

@@ -104,26 +104,34 @@ def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage
     assert stage.made == ["one", "two"]
 
 
+# What is refused
+
+
 @pytest.mark.parametrize(
-    ("stage_name", "prepared", "proposed"),
+    ("stage_name", "prepared", "seen", "run"),
     [
-        ("distill", False, "prepare"),
-        # The first that the student waits for are views, which stage targets makes, which needs the teachers.
-        ("distill", True, "teachers"),
-        ("evaluate", True, "teachers"),
-        ("report", False, "prepare"),
-        ("teachers", False, "prepare"),
+        ("teachers", False, "prepare that are not there: train instances, val instances", "prepare   (or --stage all)"),
+        ("targets", False, "prepare and teachers that are not there: ", "all"),
+        ("targets", True, "teachers that are not there: primary teacher, senior teacher", "teachers   (or --stage all)"),
+        ("distill", True, "teachers and targets that are not there: ", "all"),
+        ("evaluate", False, "prepare, teachers, targets and distill that are not there: ", "all"),
+        ("report", True, "teachers, targets, distill and evaluate that are not there: ", "all"),
     ],
 )
-def test_the_first_stage_that_can_run_is_proposed(
-    tmp_path: Path, stage_name: StageName, prepared: bool, proposed: StageName
+def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_that_does(
+    tmp_path: Path, stage_name: StageName, prepared: bool, seen: str, run: str
 ) -> None:
     context = _context(tmp_path)
     if prepared:
         _prepared(context)
     with pytest.raises(MissingInputError) as caught:
-        graph.make_stage(context, stage_name, force=False, connect=_no_cluster)
-    assert caught.value.run.startswith(f"odkd --stage {proposed} ")
+        graph.check(context, [stage_name])
+    assert caught.value.seen.startswith(f"Stage '{stage_name}' needs results of {seen}")
+    assert caught.value.run == f"odkd --stage {run}"
+
+
+def test_all_stages_together_need_nothing_that_they_do_not_make(tmp_path: Path) -> None:
+    graph.check(_context(tmp_path), list(graph.STAGES))
 
 
 # The plan

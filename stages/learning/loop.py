@@ -58,6 +58,8 @@ class Worker:
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network
     """Makes gradients those of all workers together (DistributedDataParallel)."""
     barrier: Callable[[], None] = lambda: None
+    mean: Callable[[Tensor], Tensor] = lambda value: value
+    """The mean over all workers of a value that each of them has; all must ask for it."""
 
 
 def training_rows(instances: Instances, plan: TrainingPlan) -> npt.NDArray[np.int64]:
@@ -130,6 +132,7 @@ class _Session:
         )
         batches = (self.rows_N[positions] for positions in order)
         total_steps = len(order) * len(plan.epochs)
+        losses: list[Tensor] = []
         with _teachers(source, self.worker) as teachers:
             loaded = self.loader.batches(
                 batches, [self._views(source)], crop_divisor=plan.size_divisor, with_mask=plan.feed_mask
@@ -137,11 +140,17 @@ class _Session:
             for index, (batch,) in enumerate(loaded):
                 step = epoch * len(order) + index
                 set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
-                loss = self._step(batch, source, teachers)
+                losses.append(self._step(batch, source, teachers))
                 if self.curve:
-                    self.curve.step(epoch, step, total_steps, loss, len(batch.rows_B) * self.worker.world)
+                    self.curve.step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
+        loss = float(self.worker.mean(torch.stack(losses).mean()))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss of '{plan.title}' is {loss} in epoch {epoch + 1}",
+                allowed="a finite loss; a lower train.lr or train.precision=float32 usually mends it",
+            )
         if self.curve:
-            self.curve.end_epoch(epoch, self.optimizer.param_groups[0]["lr"])
+            self.curve.end_epoch(epoch, loss, self.optimizer.param_groups[0]["lr"])
             self._save_checkpoint(epoch)
         self.worker.barrier()
 
@@ -260,11 +269,9 @@ class _Curve:
     """What a training tells while it runs: ``metrics.jsonl`` (a line every few seconds and one an epoch) and TensorBoard."""
 
     def __init__(self, plan: TrainingPlan, *, first_epoch: int) -> None:
-        self._plan = plan
         self._path = plan.folder / METRICS
         self._keep_until(first_epoch)
         self._stream = self._path.open("a")
-        self._epoch_losses: list[Tensor] = []
         self._step = 0
         self._people, self._since, self._started = 0, time.monotonic(), time.monotonic()
         self._events = None
@@ -279,8 +286,7 @@ class _Curve:
         kept = [line for line in lines if json.loads(line)["epoch"] < first_epoch]
         self._path.write_text("".join(f"{line}\n" for line in kept))
 
-    def step(self, epoch: int, step: int, total_steps: int, loss: Tensor, people: int) -> None:
-        self._epoch_losses.append(loss)
+    def step(self, epoch: int, step: int, total_steps: int, people: int) -> None:
         self._step = step + 1
         self._people += people
         now = time.monotonic()
@@ -289,13 +295,7 @@ class _Curve:
             self._write({"epoch": epoch, "step": step + 1, "steps": total_steps, "people_per_s": round(rate, 1)})
             self._people, self._since = 0, now
 
-    def end_epoch(self, epoch: int, lr: float) -> None:
-        loss = float(torch.stack(self._epoch_losses).mean())
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss of '{self._plan.title}' is {loss} in epoch {epoch + 1}",
-                allowed="a finite loss; a lower train.lr or train.precision=float32 usually mends it",
-            )
+    def end_epoch(self, epoch: int, loss: float, lr: float) -> None:
         self._write(
             {"epoch": epoch, "step": self._step, "loss": loss, "lr": lr, "seconds": round(time.monotonic() - self._started, 3)}
         )
@@ -303,7 +303,6 @@ class _Curve:
             self._events.add_scalar("loss", loss, epoch)
             self._events.add_scalar("lr", lr, epoch)
             self._events.flush()
-        self._epoch_losses.clear()
 
     def _write(self, line: dict[str, object]) -> None:
         self._stream.write(json.dumps(line) + "\n")

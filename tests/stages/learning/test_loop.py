@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,23 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from people_samples import make_people, mask_rle, write_pictures
+from plan_samples import losses, make_plan, on_labels
 from torch import nn
 
 from stages.learning import loop
 from stages.learning.loop import METRICS, WEIGHTS, Worker, train
 from stages.learning.plan import EpochPlan, TrainingPlan, Weights
-from stages.networks.teacher import NetworkSpec
-from stages.settings import AugmentSettings, TrainSettings
 from storage_schemas.checkpoints import load_weights
 from storage_schemas.errors import TrainingError
-from storage_schemas.instances import write_instances
 from storage_schemas.targets import create_arrays, pack_bits, target_arrays, write_block
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-HEATMAP_WH = (16, 16)
-CROP_WH = (64, 64)
+HEATMAP_WH = (16, 16)  # a quarter of the crops
 
 
 def write_targets(folder: Path, bits_NKHW: npt.NDArray[np.bool_]) -> Path:
@@ -36,41 +30,6 @@ def write_targets(folder: Path, bits_NKHW: npt.NDArray[np.bool_]) -> Path:
     peak = np.asarray(bits_NKHW.any(axis=(2, 3)), dtype=np.float16)
     write_block(folder, 0, {"bits": pack_bits(bits_NKHW), "peak": peak})
     return folder
-
-
-def make_plan(folder: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    facts = write_pictures(pictures, sorted(set(images)))
-    mask = mask_rle(np.ones((64, 64), dtype=bool))
-    write_instances(folder / "people.parquet", make_people(images, facts=facts, masks=[mask] * len(images)))
-    out = folder / "out"
-    out.mkdir()
-    return TrainingPlan(
-        title="test",
-        network=NetworkSpec(network="hrnet_w8_small"),
-        instances=folder / "people.parquet",
-        images=pictures,
-        folder=out,
-        crop_wh=CROP_WH,
-        size_divisor=1,
-        epochs=epochs,
-        train=TrainSettings(epochs=len(epochs), batch_size=2, optimizer="adamw", lr=1e-3, lr_schedule="one_cycle"),
-        precision="float32",
-        device="cpu",
-        seed=0,
-        views_seed=0,
-        augment=AugmentSettings(),
-    )
-
-
-def on_labels(count: int) -> list[EpochPlan]:
-    return [EpochPlan(view=epoch + 1, weights=Weights(1.0)) for epoch in range(count)]
-
-
-def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:

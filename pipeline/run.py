@@ -105,7 +105,7 @@ def _run(options: argparse.Namespace) -> None:
         )
     home = _home(options.home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
-    from pipeline import cluster, graph
+    from pipeline import cluster, dry_run, graph
     from stages import report
     from stages.context import Context
     from stages.summary import summary
@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> None:
     context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
-        print(graph.render_plan(graph.plan(context, stages, force=options.force)))  # noqa: T201 (the plan is the output)
+        print(dry_run.render_plan(dry_run.plan(context, stages, force=options.force)))  # noqa: T201 (the plan is the output)
         return
 
     # Once, however often a stage asks: what is warned of is warned of once.

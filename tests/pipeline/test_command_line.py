@@ -74,7 +74,7 @@ def test_forcing_all_stages_is_refused_with_a_command_that_is_not(capsys: pytest
 
 def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / "new" / "home")]) == DONE
-    assert "prepare   miss  train instances" in capsys.readouterr().out
+    assert "prepare   to make  train instances" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

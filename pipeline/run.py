@@ -195,6 +195,8 @@ class _Messages(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Messages()])
+    # On first use it tells that it has listed the fonts.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     try:
         options = build_parser().parse_args(arguments)
         _run(options)

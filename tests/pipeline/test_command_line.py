@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def test_forcing_all_stages_is_refused_with_a_command_that_is_not(capsys: pytest
     assert main(["--stage", "all", "--force", *options]) == USER_MISTAKE
     command = capsys.readouterr().err.partition("  Next:    python -m pipeline.run ")[2].partition("   (")[0]
     assert command == "--home /nowhere --set views.count=3 --stage distill --force"
+
+
+# What is told
+
+
+def test_that_matplotlib_lists_fonts_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    main(["--stage", "prepare", "--name", ""])
+    fonts = logging.getLogger("matplotlib.font_manager")
+    fonts.info("generated new fontManager")
+    fonts.warning("Font family 'x' not found")
+    assert [record.message for record in caplog.records if record.name == fonts.name] == ["Font family 'x' not found"]
 
 
 # A dry run

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
+import cv2
+import numpy as np
 import pytest
 from pydantic import BaseModel
 from ray.dashboard.modules.job.cli import submit
@@ -16,7 +19,9 @@ from ray.scripts.scripts import start
 
 from pipeline.config import load_settings, preset_names
 from pipeline.run import build_parser
+from stages.networks.teacher import NetworkSpec, load_network
 from stages.settings import Settings
+from storage_schemas.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -108,6 +113,24 @@ def test_every_way_to_give_a_teacher_is_a_valid_configuration(cell: str, tmp_pat
     teachers = f"{{primary: {cell.replace('FILE', '/models/teacher')}, senior: {senior}}}"
     settings = _load(f"preset: coco_hrnet_w16\nteachers: {teachers}\n", tmp_path)
     assert (settings.teachers.primary.weights is not None) == ("FILE" in cell)
+
+
+def test_the_way_to_use_a_student_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = _blocks("python")
+    settings = load_settings("demo")
+    assert f"size_wh = {settings.crop.size_wh}" in block
+    assert settings.distill.size_divisor == 1
+    save_weights(tmp_path / "weights.safetensors", load_network(NetworkSpec(settings.distill.network), size_wh=(96, 128)), {})
+    run = tmp_path / ".odkd" / "runs" / "demo"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text(json.dumps({"weights": str(tmp_path / "weights.safetensors")}))
+    cv2.imwrite(str(tmp_path / "person.jpg"), np.full((300, 200, 3), 128, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["keypoints"].shape == (17, 2)
+    assert np.isfinite(names["keypoints"]).all()
+    assert names["scores"].shape == (1, 17)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -179,14 +179,14 @@ def test_mistakes_inside_an_unknown_section_are_told_too_by_the_name_that_was_me
         preset: demo
         distil: {epoch: 3, lr: fast, batch_size: 8}
         augment: {scale: 3, rotation_deg: 30}
-        vews: {count: -1}
+        viws: {count: -1}
         """
     )
     assert _refusal(str(path)).splitlines()[:-1] == [
         f"7 mistakes in the configuration '{path}':",
         "  distil: no such setting; did you mean 'distill'?",
         "  augment: no such setting; did you mean 'views.augment'?",
-        "  vews: no such setting; did you mean 'views'?",
+        "  viws: no such setting; did you mean 'views'?",
         "  views.count: -1 must be greater than or equal to 0",
         "  views.augment.scale: 3 must be less than 1",
         '  distill.lr: "fast" must be a number',

@@ -10,9 +10,9 @@ from typing import Literal
 from pipeline.graph import STAGES, named
 from stages.context import Context, StageName, Step
 
-__all__ = ["Planned", "plan", "render_plan"]
+__all__ = ["LEGEND", "Planned", "plan", "render_plan"]
 
-Status = Literal["there", "to make"]
+Status = Literal["hit", "miss", "stale"]
 Field = tuple[str, object, object]
 """What two recipes differ in: a dotted name, the value here, and the value there."""
 
@@ -61,15 +61,15 @@ def plan(context: Context, stages: Sequence[StageName], *, force: bool = False) 
 
 def _planned(context: Context, step: Step, *, force: bool) -> Planned:
     if context.find(step) is not None:
-        return Planned(step, "to make", "again, by --force") if force else Planned(step, "there")
+        return Planned(step, "stale", "made again, by --force") if force else Planned(step, "hit")
     nearest = context.store.nearest(step.kind, step.recipe, same=step.same)
     fields = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
     changed = [field for field in fields if not _FOLLOWS.match(field[0])] or fields
     # What differs in many fields is another thing altogether (another role), and no earlier version of this one.
     if changed and len(changed) <= _NEAR:
-        return Planned(step, "to make", f"differs from what is there in {', '.join(_told(step, field) for field in changed)}")
+        return Planned(step, "stale", f"differs from what is there in {', '.join(_told(step, field) for field in changed)}")
     waiting = named([other.title for other in step.waits_for])
-    return Planned(step, "to make", f"waits for {waiting}" if waiting else "not made yet")
+    return Planned(step, "miss", f"waits for {waiting}" if waiting else "not made yet")
 
 
 def _is_pending(value: object) -> bool:
@@ -94,7 +94,7 @@ def _given_as(step: Step, name: str) -> str:
     for beginning, given in _GIVEN_AS.get(step.kind, {}).items():
         if name.startswith(beginning):
             return given.format(**about) + name.removeprefix(beginning)
-    return name
+    return "version of the code" if name == "version" else name
 
 
 def _is_hash(value: object) -> bool:
@@ -119,12 +119,16 @@ def _cut(text: str, start: int) -> str:
     return ("..." if start else "") + (rest if len(rest) <= _SHORT else f"{rest[: _SHORT // 2]}...")
 
 
+LEGEND = "hit: it is there.  miss: it will be made.  stale: it is there with other settings, and will be made with these."
+"""What the words of a plan mean."""
+
+
 def render_plan(planned: Sequence[Planned]) -> str:
     """The plan as lines; steps of one stage with the same status for the same reason are one line."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for item in planned:
         groups.setdefault((item.step.stage, item.status, item.why), []).append(item.step.title)
     return "\n".join(
-        f"{stage:8}  {status:7}  {titles[0]}{f' and {len(titles) - 1} more' if len(titles) > 1 else ''}{why and f': {why}'}"
+        f"{stage:8}  {status:5}  {titles[0]}{f' and {len(titles) - 1} more' if len(titles) > 1 else ''}{why and f': {why}'}"
         for (stage, status, why), titles in groups.items()
     )

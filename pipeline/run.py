@@ -113,7 +113,8 @@ def _run(options: argparse.Namespace) -> None:
     context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
-        print(dry_run.render_plan(dry_run.plan(context, stages, force=options.force)))  # noqa: T201 (the plan is the output)
+        planned = dry_run.plan(context, stages, force=options.force)
+        print(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}")  # noqa: T201 (the plan is the output)
         return
 
     # Once, however often a stage asks: what is warned of is warned of once.

@@ -87,7 +87,7 @@ def test_that_matplotlib_lists_fonts_is_not_told(caplog: pytest.LogCaptureFixtur
 
 def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / "new" / "home")]) == DONE
-    assert "prepare   to make  train instances" in capsys.readouterr().out
+    assert "prepare   miss   train instances" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

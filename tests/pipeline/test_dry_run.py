@@ -23,23 +23,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_there_is_told_in_one_line_a_stage(finished: Path) -> None:
     assert render_plan(plan(make_context(finished), list(graph.STAGES))).splitlines() == [
-        "prepare   there    train instances and 1 more",
-        "teachers  there    primary teacher and 4 more",
-        "targets   there    val view 0 and 10 more",
-        "distill   there    student and 1 more",
-        "evaluate  there    AP of the student on the validation set and 3 more",
-        "report    there    report",
+        "prepare   hit    train instances and 1 more",
+        "teachers  hit    primary teacher and 4 more",
+        "targets   hit    val view 0 and 10 more",
+        "distill   hit    student and 1 more",
+        "evaluate  hit    AP of the student on the validation set and 3 more",
+        "report    hit    report",
     ]
 
 
 def test_what_is_not_there_is_told_with_what_it_waits_for(tmp_path: Path) -> None:
     lines = render_plan(plan(make_context(tmp_path), ["prepare", "teachers", "distill"])).splitlines()
     assert lines[:3] == [
-        "prepare   to make  train instances and 1 more: not made yet",
-        "teachers  to make  primary teacher: waits for train instances",
-        "teachers  to make  senior teacher: waits for primary teacher, train instances",
+        "prepare   miss   train instances and 1 more: not made yet",
+        "teachers  miss   primary teacher: waits for train instances",
+        "teachers  miss   senior teacher: waits for primary teacher, train instances",
     ]
-    assert lines[-2].startswith("distill   to make  student: waits for train instances, train view 1, ")
+    assert lines[-2].startswith("distill   miss   student: waits for train instances, train view 1, ")
     assert lines[-2].endswith(" and 6 more"), "of many only a few are named"
 
 
@@ -48,12 +48,12 @@ def test_force_makes_what_is_there_again_and_a_plan_takes_nothing_away(tmp_path:
     first, _ = prepare.steps(context)
     leave_entry(context, first)
     assert render_plan(plan(context, ["prepare"])).splitlines() == [
-        "prepare   there    train instances",
-        "prepare   to make  val instances: not made yet",
+        "prepare   hit    train instances",
+        "prepare   miss   val instances: not made yet",
     ]
     assert render_plan(plan(context, ["prepare"], force=True)).splitlines() == [
-        "prepare   to make  train instances: again, by --force",
-        "prepare   to make  val instances: not made yet",
+        "prepare   stale  train instances: made again, by --force",
+        "prepare   miss   val instances: not made yet",
     ]
     assert context.find(first)
 
@@ -115,8 +115,8 @@ def test_another_view_is_no_earlier_version_of_a_view(tmp_path: Path) -> None:
     leave_entry(context, first)
     more = make_context(tmp_path, "views.count=2", "distill.epochs=2")
     planned = {item.step.title: (item.status, item.why) for item in plan(more, ["targets"])}
-    assert planned["train view 1"] == ("there", "")
-    assert planned["train view 2"] == ("to make", "not made yet")
+    assert planned["train view 1"] == ("hit", "")
+    assert planned["train view 2"] == ("miss", "not made yet")
     other = {item.step.title: item.why for item in plan(make_context(tmp_path, "views.seed=5"), ["targets"])}
     assert other["train view 1"] == "differs from what is there in views.seed: 0 -> 5"
 

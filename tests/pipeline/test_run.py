@@ -140,19 +140,10 @@ def stages_to_make(plan: list[str]) -> set[str]:
 
 def test_a_dry_run_names_the_field_and_what_is_made_again(finished: Path) -> None:
     threshold = done(finished, "all", "--dry-run", binarize__threshold=0.4).splitlines()
-    assert stages_to_make(threshold) == {
-        "targets",
-        "distill",
-        "evaluate",
-        "report",
-    }
+    assert stages_to_make(threshold) == {"targets", "distill", "evaluate", "report"}
     assert any("binarize.threshold: 0.5 -> 0.4" in line for line in threshold)
     student = done(finished, "all", "--dry-run", distill__lr=0.001).splitlines()
-    assert stages_to_make(student) == {
-        "distill",
-        "evaluate",
-        "report",
-    }
+    assert stages_to_make(student) == {"distill", "evaluate", "report"}
     assert any("distill.lr: 0.0015 -> 0.001" in line for line in student)
 
 

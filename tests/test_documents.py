@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
+from pipeline.bench.__main__ import build_parser as build_bench_parser
 from pipeline.config import load_settings, preset_names
 from pipeline.run import build_parser
 from stages.networks.teacher import NetworkSpec, load_network
@@ -30,7 +31,7 @@ COMMANDS_IN = [
     *DOCUMENTS.values(),
     *(path.read_text() for path in (*ROOT.glob("*.yaml"), *ROOT.glob("pipeline/presets/*.yaml"))),
 ]
-FILE_ENDINGS = {"json", "jsonl", "html", "md", "onnx", "pt2", "pth", "py", "safetensors", "toml", "txt", "yaml"}
+FILE_ENDINGS = {"json", "jsonl", "html", "md", "onnx", "png", "pt2", "pth", "py", "safetensors", "toml", "txt", "yaml"}
 MODULES = {"pipeline", "stages", "storage_schemas", "torch"}
 
 TEACHERS = re.findall(r"\| `(\{weights.*\})` \|", README)
@@ -72,7 +73,13 @@ def test_every_pipeline_command_is_one_that_the_program_takes(command: str) -> N
         assert override.partition("=")[0] in SETTINGS
 
 
+@pytest.mark.parametrize("command", _commands(r"python -m pipeline\.bench"))
+def test_every_benchmark_command_is_one_that_the_program_takes(command: str) -> None:
+    assert build_bench_parser().parse_args(shlex.split(command)[3:]).bench == "cache"
+
+
 def test_there_is_something_to_check() -> None:
+    assert len(_commands(r"python -m pipeline\.bench")) >= 3
     assert len(_commands(r"python -m pipeline\.run")) >= 5
     assert len(_blocks("yaml")) == README.count("```yaml") >= 2
     assert len(TEACHERS) == 4

@@ -11,10 +11,10 @@ from pipeline.bench.entries import Data
 from pipeline.bench.filling import measure_filling
 from pipeline.bench.output import FIGURES, save_figures, table
 from pipeline.bench.picture import PICTURE, save_picture
-from pipeline.bench.place import machine, this_place
+from pipeline.bench.place import machine, this_device, this_place
 from pipeline.bench.reading import measure_reading
 from pipeline.bench.results import Part
-from pipeline.bench.scale import FULL, QUICK, PartName
+from pipeline.bench.scale import FULL, FULL_ON_GPU, QUICK, PartName
 from pipeline.bench.sizes import Weighed, measure_sizes
 from pipeline.bench.steps import measure_steps
 from pipeline.bench.store import measure_store
@@ -27,7 +27,7 @@ def run_cache_bench(names: Sequence[PartName], *, quick: bool, weighed: Weighed 
 
     Part sizes weighs ``weighed``, or drawn entries where that is None. Everything else lies in a temporary folder.
     """
-    scale = QUICK if quick else FULL
+    scale = QUICK if quick else FULL_ON_GPU if this_device() == "cuda" else FULL
     place = this_place(threads=scale.threads)
     known = machine(place)
     about = {"bench": "cache", "quick": quick, "machine": known}

@@ -77,10 +77,7 @@ def _ready_images(data: Data, place: Place) -> list[Tensor]:
     instances = people.instances.select(np.arange(scale.fill_people))
     views = draw_views(instances, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
     loader = CropLoader(instances, people.images, size_wh=scale.crop_wh, threads=place.threads)
-    rows = [
-        np.arange(scale.fill_people)[start : start + scale.fill_batch]
-        for start in range(0, scale.fill_people, scale.fill_batch)
-    ]
+    rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
     try:
         batches = [batch.image_Bhw3 for (batch,) in loader.batches(rows, [views])]
     finally:

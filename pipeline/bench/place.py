@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stages.context import Device, resolve_precision
 from storage_schemas.provenance import provenance
 
-__all__ = ["Place", "machine", "this_place"]
+__all__ = ["Place", "machine", "this_device", "this_place"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,14 @@ class Place:
         return f"{self.device}, {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
-def this_place(*, threads: int = 0) -> Place:
-    """A GPU where this machine has one that torch can use; 0 ``threads`` are as many as cores that this process may run on."""
-    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+def this_device() -> Device:
+    """A GPU where this machine has one that torch can use."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def this_place(*, threads: int) -> Place:
+    """``this_device``; 0 ``threads`` are as many as cores that this process may run on."""
+    device = this_device()
     return Place(device, resolve_precision("auto", device), threads or len(os.sched_getaffinity(0)))
 
 

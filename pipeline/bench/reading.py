@@ -49,11 +49,8 @@ def measure_reading(data: Data) -> Part:
             {name: _repetition(read, batches) for name, read in readers.items()}, rounds=scale.read_rounds, title="reading"
         )
     with one_core():
-        decoded = interleaved(
-            {"map": lambda _: MappedArray(_folder(cached), "bits").close()},
-            rounds=scale.decode_rounds,
-            title="decoding an epoch",
-        )["map"]
+        made = {"map": lambda _: MappedArray(_folder(cached), "bits").close()}
+        decoded = interleaved(made, rounds=scale.decode_rounds, title="decoding an epoch")["map"]
     rows = [
         Row(
             name,
@@ -95,10 +92,6 @@ def _repetition(read: Reader, batches: Sequence[Sequence[Rows]]) -> Subject:
             read(rows_B)
 
     return run
-
-
-def _decode(cached: Cached) -> Subject:
-    return lambda _: MappedArray(_folder(cached), "bits").close()
 
 
 def _readers(stack: ExitStack, cached: Cached, folder: Path, scale: Scale) -> dict[str, Reader]:

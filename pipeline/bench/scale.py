@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-__all__ = ["FULL", "PARTS", "QUICK", "PartName", "Scale"]
+__all__ = ["FULL", "FULL_ON_GPU", "PARTS", "QUICK", "PartName", "Scale"]
 
 PartName = Literal["sizes", "reading", "steps", "filling", "store"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
@@ -68,6 +68,9 @@ FULL = Scale(
     listed=1_000,
     list_rounds=9,
 )
+
+FULL_ON_GPU = replace(FULL, train_batch=128)
+"""HRNet's batch: of a smaller one a GPU's step is mostly waiting."""
 
 QUICK = Scale(
     threads=1,

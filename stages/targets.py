@@ -44,7 +44,7 @@ from storage_schemas.targets import (
     view_arrays,
 )
 
-__all__ = ["make", "steps", "target_step", "view_step"]
+__all__ = ["array_specs", "block_job", "make", "steps", "target_step", "view_step"]
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
         for step in sorted(group, key=lambda item: (item.kind, item.key)):
             draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
             if isinstance(draft, Draft):
-                create_arrays(draft.folder, _specs(context, step), num)
+                create_arrays(draft.folder, array_specs(context, step), num)
                 drafts[step.key] = (step, draft)
         jobs = [job for job in _jobs(context, split, people, num, drafts) if job.views]
         sized = [(job, (job.stop - job.start) * len(job.views)) for job in jobs]
@@ -153,38 +153,46 @@ def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
             _commit(context, step, draft, num)
 
 
-def _specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:
+def array_specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:
+    """The arrays of a step's entry."""
     if step.kind == "views":
         return view_arrays(context.heatmap_wh)
     return target_arrays(context.heatmap_wh, _NUM_JOINTS)
 
 
 def _jobs(context: Context, split: Split, people: Path, num: int, drafts: dict[str, tuple[Step, Draft]]) -> Iterator[BlockJob]:
-    settings = context.settings
     finished = {key: set(draft.parts()) for key, (_, draft) in drafts.items()}
     specs = {role: network_spec(context.need(teacher_step(context, role))) for role in _ROLES}
-    rows = rows_per_block(num)
-    for block, start in enumerate(range(0, num, rows)):
+    for block in range(-(-num // rows_per_block(num))):
         todo = [(step, draft) for key, (step, draft) in drafts.items() if part_name(block) not in finished[key]]
         views = tuple(_views_of(context, split, todo, drafts, specs))
         # On a GPU decoding is what takes the time, and is done once for all views. On a CPU it is the teachers, and a task of
         # one view is soon done: little is lost with it.
         for together in [views] if context.device == "cuda" else [(view,) for view in views]:
-            yield BlockJob(
-                block,
-                start,
-                min(start + rows, num),
-                people,
-                images_of(context, split),
-                together,
-                settings.crop.size_wh,
-                settings.views.seed,
-                settings.views.augment,
-                context.device,
-                resolve_precision(settings.targets.precision, context.device),
-                settings.targets.batch_size,
-                split == "val",
-            )
+            yield block_job(context, split, people, num, block, together, score=split == "val")
+
+
+def block_job(
+    context: Context, split: Split, people: Path, num: int, block: int, views: tuple[BlockView, ...], *, score: bool
+) -> BlockJob:
+    """The task that fills ``block`` of each of ``views``, for a table of ``num`` people."""
+    settings = context.settings
+    start = block * rows_per_block(num)
+    return BlockJob(
+        block,
+        start,
+        min(start + rows_per_block(num), num),
+        people,
+        images_of(context, split),
+        views,
+        settings.crop.size_wh,
+        settings.views.seed,
+        settings.views.augment,
+        context.device,
+        resolve_precision(settings.targets.precision, context.device),
+        settings.targets.batch_size,
+        score,
+    )
 
 
 def _views_of(
@@ -213,7 +221,7 @@ def _views_of(
 
 
 def _commit(context: Context, step: Step, draft: Draft, num: int) -> Entry:
-    specs = _specs(context, step)
+    specs = array_specs(context, step)
     blocks = range(-(-num // rows_per_block(num)))
     files = [*metadata_files(specs), *(name for block in blocks for name in block_files(specs, block))]
     size = sum((draft.folder / name).stat().st_size for name in files)

@@ -67,7 +67,26 @@ class Entry:
 
     def problems(self) -> list[str]:
         """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
-        return [problem for name, facts in self.manifest.files.items() if (problem := _problem(self.folder, name, facts))]
+        return list(self.damaged().values())
+
+    def damaged(self) -> dict[str, str]:
+        """The files that are not as the manifest describes them, each with what is wrong."""
+        looked = {name: _problem(self.folder, name, facts) for name, facts in self.manifest.files.items()}
+        return {name: problem for name, problem in looked.items() if problem}
+
+    def put_back(self, name: str, made: Path) -> bool:
+        """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
+
+        True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
+        nothing wrong can come of it. Otherwise nothing is done.
+        """
+        if not made.is_file() or _facts_of(made) != self.manifest.files[name]:
+            return False
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made.replace(target)
+        sync_files(self.folder, [name])
+        return True
 
     def check(self) -> None:
         """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again."""

@@ -1,0 +1,205 @@
+"""Mending cached views and targets, and testing them: lost shards are computed again, and rows are asked of a teacher anew."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stages.context import Context, Device, Step, resolve_precision
+from stages.data.loader import CropLoader
+from stages.data.views import Views
+from stages.pose.binarize import binarize
+from stages.predict import runner
+from stages.prepare import INSTANCES, images_of, instances_step
+from stages.progress import progress
+from stages.settings import Role, Split
+from stages.target_blocks import BlockTeacher, BlockView, run_block
+from stages.targets import array_specs, block_job, view_step
+from stages.tasks import run_tasks, task_options
+from stages.teachers import network_spec, teacher_step
+from storage_schemas.attempts import lease_of
+from storage_schemas.entry import Entry
+from storage_schemas.errors import CorruptEntryError, StoreError, make_again
+from storage_schemas.instances import read_instances
+from storage_schemas.lease import Lease
+from storage_schemas.targets import block_files, create_arrays, read_rows, rows_per_block, unpack_bits
+
+__all__ = ["Sample", "repair", "sample"]
+
+_NUM_JOINTS = 17
+
+
+def repair(context: Context, step: Step) -> list[str]:
+    """Compute the blocks again that hold damaged files of the entry of ``step``; the names of the files that were put back.
+
+    A file is put back only if it is, byte for byte, what the manifest describes: an entry is never changed, only made whole.
+
+    Raises:
+        CorruptEntryError: what was computed is something else, as on another kind of device.
+        StoreError: entries of this kind are made as a whole.
+    """
+    entry = context.need(step)
+    if step.kind not in ("views", "targets"):
+        raise StoreError(
+            f"{step.kind}/{step.key} is made as a whole: it has no shards that could be computed one by one",
+            allowed="repair of views and targets",
+            run=make_again(step.kind),
+        )
+    damaged = list(entry.damaged())
+    if damaged:
+        with _scratch(entry) as folder:
+            _compute(context, step, entry, damaged, folder)
+            lost = [name for name in damaged if not entry.put_back(name, folder / name)]
+        if lost:
+            raise CorruptEntryError(
+                f"{step.kind}/{step.key}: computed again, {_named(lost)} not what was lost: the entry was on {_place(entry)}, and this was computed on {context.device}",
+                allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
+                run=make_again(step.kind),
+            )
+    return damaged
+
+
+def _named(names: list[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more files are"
+
+
+def _place(entry: Entry) -> str:
+    made = entry.manifest.made
+    return ", ".join(str(made[name]) for name in ("device", "host") if name in made)
+
+
+@contextmanager
+def _scratch(entry: Entry) -> Iterator[Path]:
+    """A folder beside the entry's own, on the same file system, which nobody takes for that of a dead writer."""
+    folder = entry.folder.with_name(f"repair-{uuid.uuid4().hex[:8]}")
+    with Lease(lease_of(folder)):
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compute(context: Context, step: Step, entry: Entry, damaged: list[str], folder: Path) -> None:
+    """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
+    split, num = cast(Split, step.about["split"]), int(entry.measured["rows"])
+    people = context.need(instances_step(context, split))
+    people.check()
+    specs = array_specs(context, step)
+    create_arrays(folder, specs, num)
+    blocks = [
+        block for block in range(-(-num // rows_per_block(num))) if not set(block_files(specs, block)).isdisjoint(damaged)
+    ]
+    view = _block_view(context, step, folder)
+    jobs = [block_job(context, split, people.path(INSTANCES), num, block, (view,), score=False) for block in blocks]
+    if step.kind == "targets":
+        # Not in the key, and yet a bit near the threshold may depend on it.
+        jobs = [replace(job, batch_size=_batch_size(context, step)) for job in jobs]
+    options = task_options(context, network=True)
+    sized = [(job, job.stop - job.start) for job in jobs]
+    for _ in run_tasks(run_block, sized, options=options, title=f"repair: {step.title}", unit="crops"):
+        pass
+
+
+def _block_view(context: Context, step: Step, folder: Path) -> BlockView:
+    number = step.about["view"]
+    if step.kind == "views":
+        return BlockView(number, None, folder, ())
+    crops = context.need(view_step(context, step.about["split"], number))
+    crops.check()
+    return BlockView(number, crops.folder, None, (_teacher(context, step, folder),))
+
+
+def _teacher(context: Context, step: Step, folder: Path) -> BlockTeacher:
+    role = cast(Role, step.about["role"])
+    teacher = context.need(teacher_step(context, role))
+    teacher.check()
+    return BlockTeacher(role, network_spec(teacher), ((step.about["rule"], folder),))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a teacher says today about some rows, against the bits that are cached."""
+
+    rows: int
+    bits: int
+    """Compared: all pixels of all maps."""
+    differing: int
+    set_bits: int
+    """Of the cached ones; most pixels are 0 whatever a teacher says."""
+    maps: int
+    differing_maps: int
+    """With one bit that differs, or more."""
+
+
+def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
+    """Run the teacher of the targets of ``step`` again on ``rows`` random people, in this process, and compare the bits.
+
+    Raises:
+        StoreError: the entry holds no bits of a teacher.
+    """
+    if step.kind != "targets":
+        raise StoreError(f"{step.kind}/{step.key} holds no teacher's bits", allowed="a sample of entries of kind 'targets'")
+    entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
+    num = int(entry.measured["rows"])
+    chosen_B = np.sort(np.random.default_rng(seed).choice(num, min(rows, num), replace=False))
+    width, height = context.heatmap_wh
+    cached = unpack_bits(_rows(entry, "bits", chosen_B).astype(np.uint8), (_NUM_JOINTS, height, width))
+    fresh = _bits_again(context, step, crops, chosen_B)
+    differs = cached != fresh
+    return Sample(
+        rows=len(chosen_B),
+        bits=differs.size,
+        differing=int(differs.sum()),
+        set_bits=int(cached.sum()),
+        maps=len(chosen_B) * _NUM_JOINTS,
+        differing_maps=int(differs.any(axis=(2, 3)).sum()),
+    )
+
+
+def _bits_again(context: Context, step: Step, crops: Entry, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """The bits [B, K, H, W] that the teacher gives for the chosen rows, in batches as large as when the entry was made."""
+    split, rule, size_wh = cast(Split, step.about["split"]), step.about["rule"], context.settings.crop.size_wh
+    instances = read_instances(context.need(instances_step(context, split)).path(INSTANCES)).select(chosen_B)
+    affine_B23 = _rows(crops, "affine", chosen_B).astype(np.float32)
+    views = Views(affine_B23, _rows(crops, "flip", chosen_B).astype(np.bool_))
+    # The driver may sit on a machine without the GPUs that its workers have.
+    device: Device = "cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu"
+    spec = _teacher(context, step, crops.folder).spec
+    threads = torch.get_num_threads()
+    ready = runner(spec, size_wh, device, resolve_precision(context.settings.targets.precision, context.device), threads)
+    loader = CropLoader(instances, images_of(context, split), size_wh=size_wh, threads=threads)
+    found = []
+    try:
+        batches = np.split(
+            np.arange(len(chosen_B)), range(_batch_size(context, step), len(chosen_B), _batch_size(context, step))
+        )
+        with progress(f"verify: {step.title}", total=len(chosen_B), unit="people") as bar:
+            for (batch,) in loader.batches(batches, [views], with_mask=spec.senior):
+                heat_BKHW = ready.heatmaps(batch)
+                bits, _, _ = binarize(
+                    heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep
+                )
+                found.append(bits.cpu().numpy())
+                bar.advance(len(batch.rows_B))
+    finally:
+        loader.close()
+    return np.concatenate(found)
+
+
+def _batch_size(context: Context, step: Step) -> int:
+    return int(context.need(step).manifest.made["batch_size"])
+
+
+def _rows(entry: Entry, name: str, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+    """Some rows of an array, one by one: there may be millions, and few are wanted."""
+    return np.concatenate([read_rows(entry.folder, name, row, row + 1) for row in chosen_B.tolist()])

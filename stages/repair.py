@@ -61,7 +61,8 @@ def repair(context: Context, step: Step) -> list[str]:
             lost = [name for name in damaged if not entry.put_back(name, folder / name)]
         if lost:
             raise CorruptEntryError(
-                f"{step.kind}/{step.key}: computed again, {_named(lost)} not what was lost: the entry was on {_place(entry)}, and this was computed on {context.device}",
+                f"{step.kind}/{step.key}: computed again on {context.device}, {_named(lost)} not what was lost, "
+                f"which was made on {_place(entry)}",
                 allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
                 run=make_again(step.kind),
             )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from stages.data.loader import CropLoader, epoch_order
-from stages.data.mapped import MappedArray
 from stages.data.views import Views, draw_views
 from stages.learning.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from stages.learning.plan import EpochPlan, TrainingPlan
 from stages.learning.step import Learner
+from stages.learning.teacher_maps import TeacherMaps
 from stages.networks.placement import on_device
 from stages.networks.teacher import load_network
-from stages.settings import Role
 from storage_schemas.checkpoints import save_weights
 from storage_schemas.entry import finish_part, read_part
 from storage_schemas.errors import TrainingError
@@ -109,10 +107,12 @@ class _Session:
         self.first_epoch = self._resume()
         self.learner = Learner(plan, worker.wrap(self.network), self.optimizer, self.device)
         self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
+        self.maps = TeacherMaps(plan.epochs, decodes=worker.local_rank == 0, barrier=worker.barrier)
         self.curve = _Curve(plan, first_epoch=self.first_epoch) if worker.rank == 0 else None
 
     def close(self) -> None:
         self.loader.close()
+        self.maps.close()
         if self.curve:
             self.curve.close()
 
@@ -131,16 +131,14 @@ class _Session:
         batches = (self.rows_N[positions] for positions in order)
         total_steps = len(order) * len(plan.epochs)
         losses: list[Tensor] = []
-        with _teachers(source, self.worker) as teachers:
-            loaded = self.loader.batches(
-                batches, [self._views(source)], crop_divisor=plan.size_divisor, with_mask=plan.feed_mask
-            )
-            for index, (batch,) in enumerate(loaded):
-                step = epoch * len(order) + index
-                set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
-                losses.append(self.learner.step(batch, source.weights, teachers, drawn=drawn))
-                if self.curve:
-                    self.curve.step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
+        teachers = self.maps.of_epoch(epoch)
+        loaded = self.loader.batches(batches, [self._views(source)], crop_divisor=plan.size_divisor, with_mask=plan.feed_mask)
+        for index, (batch,) in enumerate(loaded):
+            step = epoch * len(order) + index
+            set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
+            losses.append(self.learner.step(batch, source.weights, teachers, drawn=drawn))
+            if self.curve:
+                self.curve.step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
         loss = float(self.worker.mean(torch.stack(losses).mean()))
         if not math.isfinite(loss):
             raise TrainingError(
@@ -192,28 +190,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _loader_threads(plan: TrainingPlan, worker: Worker) -> int:
     return plan.train.loader_threads or max(1, worker.threads - 1)
-
-
-@contextlib.contextmanager
-def _teachers(source: EpochPlan, worker: Worker) -> Iterator[dict[Role, MappedArray]]:
-    """The bits that an epoch reads, by role: mapped by the first worker of each node, then opened by the others."""
-    folders: dict[Role, tuple[Path | None, float]] = {
-        "primary": (source.primary, source.weights.primary),
-        "senior": (source.senior, source.weights.senior),
-    }
-    wanted = {role: folder for role, (folder, weight) in folders.items() if weight and folder}
-    maps: dict[Role, MappedArray] = {}
-    try:
-        if worker.local_rank == 0:
-            maps = {role: MappedArray(folder, "bits") for role, folder in wanted.items()}
-        worker.barrier()
-        if worker.local_rank != 0:
-            maps = {role: MappedArray(folder, "bits") for role, folder in wanted.items()}
-        worker.barrier()
-        yield maps
-    finally:
-        for array in maps.values():
-            array.close()
 
 
 class _Curve:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pipeline import cluster, graph
-from pipeline.run import DONE, FAILED, USER_MISTAKE, main
+from pipeline.exits import DONE, FAILED, USER_MISTAKE
+from pipeline.run import main
 from stages.context import Context, StageName
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ClusterError

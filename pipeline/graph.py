@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal, get_args
 
+from pipeline import experiments
 from stages import distill, evaluate, prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
 from storage_schemas.errors import MissingInputError
 
-__all__ = ["STAGES", "Planned", "check", "make_stage", "plan", "render_plan"]
+__all__ = ["STAGES", "Planned", "check", "make_stage", "plan", "refer", "render_plan"]
 
 STAGES: dict[StageName, ModuleType] = {
     "prepare": prepare,
@@ -113,6 +114,12 @@ def check(context: Context, stages: Sequence[StageName]) -> None:
         STAGES[stage].steps(context)
 
 
+def refer(context: Context, stages: Sequence[StageName]) -> None:
+    """Note in the experiment's folder which entries of ``stages`` it needs, so that nobody takes them for unused meanwhile."""
+    known = [step.place for stage in stages for step in STAGES[stage].steps(context) if not step.waits_for]
+    experiments.refer(context.run_dir, known)
+
+
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
     """Make what a stage lacks; the seconds it took, or None where nothing was missing.
 
@@ -132,6 +139,7 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
             connect()
         for step in there:
             context.forget(step)
+    refer(context, [stage])
     missing = _missing(context, module)
     if not missing:
         return None
@@ -145,6 +153,8 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
             )
         connect()
         module.make(context, ready)
+        # What waited has its key only now.
+        refer(context, [stage])
         left = _missing(context, module)
         assert not {step.key for step in ready} & {step.key for step in left}, f"{stage} did not make {ready}"
         missing = left

@@ -12,8 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from pipeline import experiments
 from pipeline.config import load_settings, preset_names, resolved_yaml
 from pipeline.exits import exit_status
+from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import HOME_HELP, home_of
 from stages.context import StageName
 from storage_schemas.atomic import write_atomic
@@ -22,8 +24,6 @@ from storage_schemas.errors import ConfigError
 __all__ = ["build_parser", "main"]
 
 log = logging.getLogger("pipeline")
-
-RESOLVED, METRICS = "config.resolved.yaml", "metrics.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,6 +84,8 @@ def _run(options: argparse.Namespace) -> None:
 
     graph.check(context, stages)
     context.run_dir.mkdir(parents=True, exist_ok=True)
+    # Of the stages before too, whose entries these stages read.
+    graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
     resolved = resolved_yaml(settings)
     if not (context.run_dir / METRICS).exists():
         # Beside figures of an earlier run it would say that they are of these settings, and waits for the new ones.
@@ -100,6 +102,7 @@ def _run(options: argparse.Namespace) -> None:
         cluster.disconnect()
     report.publish(context)
     figures = summary(context)
+    figures["entries"] |= {step.title: step.place for step in report.steps(context) if context.find(step) is not None}
     known = {**_earlier_seconds(context.run_dir, resolved), **figures["seconds"]}
     figures["seconds"] = {stage: known[stage] for stage in graph.STAGES if stage in known}
     _leave(context.run_dir, resolved, figures)
@@ -124,6 +127,7 @@ def _leave(run_dir: Path, resolved: str, figures: dict[str, Any]) -> None:
         (run_dir / METRICS).unlink(missing_ok=True)
         write_atomic(config, resolved.encode())
     write_atomic(run_dir / METRICS, (json.dumps(figures, indent=1) + "\n").encode())
+    experiments.end(run_dir)
 
 
 def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:

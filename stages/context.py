@@ -47,6 +47,11 @@ class Step:
         """The entry's key; not final while the step waits for another."""
         return key_of(self.kind, self.recipe)
 
+    @property
+    def place(self) -> str:
+        """``kind/key``: where below the store the entry lies."""
+        return f"{self.kind}/{self.key}"
+
 
 @dataclass(frozen=True)
 class Context:

@@ -28,7 +28,7 @@ from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
 from storage_schemas.provenance import provenance
 
-__all__ = ["Draft", "Entry", "Part", "Store", "finish_part", "read_part"]
+__all__ = ["Draft", "Entry", "Part", "Store", "finish_part", "read_entry", "read_part"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,11 @@ class Entry:
         return self.manifest.key
 
     @property
+    def place(self) -> str:
+        """``kind/key``: where below the store it lies."""
+        return self.manifest.place
+
+    @property
     def measured(self) -> dict[str, Any]:
         """What was found out while the entry was made."""
         return self.manifest.measured
@@ -67,7 +72,12 @@ class Entry:
 
     def problems(self) -> list[str]:
         """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
-        return [problem for name, facts in self.manifest.files.items() if (problem := _problem(self.folder, name, facts))]
+        return [problem for problem in self.look() if problem]
+
+    def look(self) -> Iterator[str]:
+        """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
+        for name, facts in self.manifest.files.items():
+            yield _problem(self.folder, name, facts)
 
     def check(self) -> None:
         """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again."""
@@ -75,7 +85,7 @@ class Entry:
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise CorruptEntryError(
-                f"Entry {self.manifest.kind}/{self.key}: {found[0]}{more}",
+                f"Entry {self.place}: {found[0]}{more}",
                 allowed="the files as its manifest describes them",
                 run=make_again(self.manifest.kind),
             )
@@ -237,7 +247,7 @@ class Draft:
         )
 
     def _give_way(self) -> Entry:
-        entry = _read_entry(self._home)
+        entry = read_entry(self._home)
         self._ended = True
         # It is our own where NFS has lost the answer to the first request and says "exists" to the second.
         if entry.folder != self.folder:
@@ -262,12 +272,17 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _read_entry(home: Path) -> Entry:
+def read_entry(home: Path) -> Entry:
+    """The entry of the folder ``<store>/<kind>/<key>``.
+
+    Raises:
+        FileNotFoundError: it has no manifest.
+        CorruptEntryError: the manifest is damaged, or that of another entry.
+        StoreError: it was written by another schema version.
+    """
     manifest = Manifest.decode((home / MANIFEST).read_bytes(), where=str(home / MANIFEST))
     if (manifest.kind, manifest.key) != (home.parent.name, home.name):
-        raise CorruptEntryError(
-            f"{home / MANIFEST} is that of another entry, {manifest.kind}/{manifest.key}: the entry counts as not there"
-        )
+        raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
     return Entry(manifest, home / manifest.folder)
 
 
@@ -292,7 +307,7 @@ class Store:
         """The committed entry of this recipe, or None; one whose manifest is damaged counts as not there, and is logged."""
         home = self._home(kind, recipe)
         try:
-            return _read_entry(home)
+            return read_entry(home)
         except FileNotFoundError:
             return None
         except CorruptEntryError as error:
@@ -303,7 +318,7 @@ class Store:
         """Every committed entry of a kind."""
         for manifest in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
             try:
-                yield _read_entry(manifest.parent)
+                yield read_entry(manifest.parent)
             except FileNotFoundError:
                 # Taken out of the store since it was listed.
                 continue

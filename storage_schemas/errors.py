@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "KINDS",
     "ClusterError",
     "ConfigError",
     "CorruptEntryError",
@@ -25,6 +26,9 @@ _MADE_BY = {
     "reports": "report",
 }
 """The stage that leaves the entries of each kind."""
+
+KINDS = tuple(_MADE_BY)
+"""The kinds of entries, in the order in which stages leave them."""
 
 
 class OdkdError(Exception):
@@ -64,7 +68,7 @@ class WeightsError(OdkdError):
 
 
 class MissingInputError(OdkdError):
-    """A stage whose inputs another stage has not made yet."""
+    """An entry that is needed and not there: another stage has not made it yet, or it is not there any more."""
 
 
 class CorruptEntryError(OdkdError):
@@ -83,10 +87,10 @@ class TrainingError(OdkdError):
     """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
 
 
-def make_again(kind: str) -> str:
-    """What to type next where an entry of ``kind`` cannot be used as it is."""
+def make_again(kind: str, command: str = "the same command with") -> str:
+    """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``."""
     if kind not in _MADE_BY:
-        return f"the same command with --force and the stage that makes '{kind}'"
-    again = f"the same command with --stage {_MADE_BY[kind]} --force"
+        return f"{command} --force and the stage that makes '{kind}'"
+    again = f"{command} --stage {_MADE_BY[kind]} --force"
     # Teachers are scored in their own stage, and nothing in an entry of scores says whose they are.
     return f"{again} (with --stage teachers, where it is a teacher's)" if kind == "evaluations" else again

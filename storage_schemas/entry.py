@@ -16,32 +16,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.atomic import sha256_file, sync_files, sync_folder, write_atomic
+from storage_schemas.atomic import sync_files, sync_folder, write_atomic
 from storage_schemas.attempts import Attempts, lease_of
 from storage_schemas.errors import CorruptEntryError, StoreError, make_again
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
+from storage_schemas.parts import MARKER, Part, facts_of, file_problem, read_marked, read_marker
 from storage_schemas.provenance import provenance
 
-__all__ = ["Draft", "Entry", "Part", "Store", "finish_part", "read_entry", "read_part"]
+__all__ = ["Draft", "Entry", "Store", "read_entry"]
 
 log = logging.getLogger(__name__)
-
-_MARKER = ".part.json"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished piece of a draft: its files with their facts, and what the worker noted about it."""
-
-    name: str
-    files: dict[str, FileFacts]
-    notes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ class Entry:
     def look(self) -> Iterator[str]:
         """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
         for name, facts in self.manifest.files.items():
-            yield _problem(self.folder, name, facts)
+            yield file_problem(self.folder, name, facts)
 
     def check(self) -> None:
         """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again."""
@@ -94,59 +84,6 @@ class Entry:
                 allowed="the files as its manifest describes them",
                 run=make_again(self.manifest.kind),
             )
-
-
-def _problem(folder: Path, name: str, facts: FileFacts) -> str:
-    path = folder / name
-    try:
-        if not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size
-        if size != facts.size:
-            return f"{name} has {size} bytes where the manifest says {facts.size}"
-        if sha256_file(path) != facts.sha256:
-            return f"{name} does not match its sha256"
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-    return ""
-
-
-def _facts_of(path: Path) -> FileFacts:
-    return FileFacts(path.stat().st_size, sha256_file(path))
-
-
-def finish_part(folder: Path, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
-    """Sync and hash the ``files`` (names below ``folder``) of a part, then write its marker: the worker's last act."""
-    sync_files(folder, files)
-    part = Part(name, {file: _facts_of(folder / file) for file in files}, dict(notes or {}))
-    write_atomic(folder / f"{name}{_MARKER}", json.dumps(asdict(part), allow_nan=False).encode())
-    return part
-
-
-def _read_marker(marker: Path) -> Part | None:
-    """What a marker says, or None if it cannot be read; its files are not looked at."""
-    try:
-        raw = json.loads(marker.read_bytes())
-        return Part(raw["name"], {name: FileFacts(**facts) for name, facts in raw["files"].items()}, raw["notes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def read_part(folder: Path, name: str) -> Part | None:
-    """The finished part ``name`` of ``folder``, or None if it is not there or any of its files is not as it was (logged)."""
-    return _read_part(folder / f"{name}{_MARKER}")
-
-
-def _read_part(marker: Path) -> Part | None:
-    """The part behind a marker, or None if any of its files is not as the marker says."""
-    part = _read_marker(marker)
-    if part is None:
-        return None
-    bad = [problem for name, facts in part.files.items() if (problem := _problem(marker.parent, name, facts))]
-    if bad:
-        log.warning("Unfinished work in %s is not used: %s", marker.parent, bad[0])
-        return None
-    return part
 
 
 class Draft:
@@ -167,7 +104,7 @@ class Draft:
 
     def parts(self) -> dict[str, Part]:
         """The finished parts, by name: those adopted from a writer that died and those made since."""
-        found = (_read_part(marker) for marker in sorted(self.folder.glob(f"*{_MARKER}")))
+        found = (read_marked(marker) for marker in sorted(self.folder.glob(f"*{MARKER}")))
         return {part.name: part for part in found if part}
 
     def adopt(self, other: Path) -> int:
@@ -177,10 +114,10 @@ class Draft:
         """
         self._superseded.append(other)
         taken = 0
-        for marker in sorted(other.glob(f"*{_MARKER}")):
+        for marker in sorted(other.glob(f"*{MARKER}")):
             if (self.folder / marker.name).exists():
                 continue
-            part = _read_part(marker)
+            part = read_marked(marker)
             taken += part is not None and self._link(other, (*part.files, marker.name))
         return taken
 
@@ -203,9 +140,9 @@ class Draft:
         return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
 
     def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
-        markers = (_read_marker(marker) for marker in sorted(self.folder.glob(f"*{_MARKER}")))
+        markers = (read_marker(marker) for marker in sorted(self.folder.glob(f"*{MARKER}")))
         known = {name: facts for part in markers if part for name, facts in part.files.items()}
-        found = {name: _facts_of(self.folder / name) for name in sorted(files)}
+        found = {name: facts_of(self.folder / name) for name in sorted(files)}
         for name, facts in found.items():
             if known.get(name, facts) != facts:
                 raise CorruptEntryError(

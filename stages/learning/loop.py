@@ -30,9 +30,9 @@ from stages.networks.teacher import load_network
 from stages.pose.heatmap import encode, sigma_of
 from stages.pose.skeleton import COCO_KEYPOINTS
 from storage_schemas.checkpoints import save_weights
-from storage_schemas.entry import finish_part, read_part
 from storage_schemas.errors import TrainingError
 from storage_schemas.instances import Instances, read_instances
+from storage_schemas.parts import finish_part, read_part
 from storage_schemas.targets import read_rows
 
 __all__ = ["METRICS", "WEIGHTS", "Worker", "train", "training_rows"]

@@ -13,9 +13,11 @@ import pytest
 from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
 
 from storage_schemas import entry as entry_module
-from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas import parts
+from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.manifest import Manifest, key_of
+from storage_schemas.parts import finish_part
 
 
 @pytest.fixture
@@ -181,7 +183,7 @@ def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.M
     def broken(_: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(entry_module, "sha256_file", broken)
+    monkeypatch.setattr(parts, "sha256_file", broken)
     assert made.problems()[0] == "bits/c/0 cannot be read (Input/output error)"
 
 

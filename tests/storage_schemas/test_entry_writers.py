@@ -16,10 +16,11 @@ from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_fil
 
 from storage_schemas import entry as entry_module
 from storage_schemas.atomic import write_atomic
-from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.errors import DataError, StoreError
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import key_of
+from storage_schemas.parts import finish_part
 
 
 @pytest.fixture

@@ -139,9 +139,9 @@ class Draft:
         """The hash that the entry's payload will have if ``files`` (names below the folder) are committed as they are."""
         return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
 
-    def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
+    def _facts(self, files: Sequence[str], expected: Mapping[str, FileFacts] | None = None) -> dict[str, FileFacts]:
         markers = (read_marker(marker) for marker in sorted(self.folder.glob(f"*{MARKER}")))
-        known = {name: facts for part in markers if part for name, facts in part.files.items()}
+        known = {name: facts for part in markers if part for name, facts in part.files.items()} | dict(expected or {})
         found = {name: facts_of(self.folder / name) for name in sorted(files)}
         for name, facts in found.items():
             if known.get(name, facts) != facts:
@@ -152,17 +152,24 @@ class Draft:
                 )
         return found
 
-    def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
+    def commit(
+        self,
+        files: Sequence[str],
+        *,
+        measured: Mapping[str, Any],
+        made: Mapping[str, Any] | None = None,
+        expected: Mapping[str, FileFacts] | None = None,
+    ) -> Entry:
         """Write the manifest over ``files`` (names below the folder); if another writer was first, its entry is the result.
 
         Raises:
-            CorruptEntryError: a file of a finished part has changed since.
+            CorruptEntryError: a file of a finished part has changed since, or is not what is ``expected`` of it.
             StoreError: another run has taken this work over, and has not finished it yet.
         """
         if (self._home / MANIFEST).exists():
             return self._give_way()
         try:
-            facts = self._facts(files)
+            facts = self._facts(files, expected)
             sync_files(self.folder, facts)
         except FileNotFoundError as error:
             if not self.was_taken_over:
@@ -179,6 +186,11 @@ class Draft:
         self._ended = True
         self._clean(keep=set(facts))
         return Entry(manifest, self.folder)
+
+    def abandon(self) -> None:
+        """Give up, and take away what was written: for work that nobody could go on from."""
+        self._ended = True
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def taken_over(self) -> StoreError:
         """What to say where ``was_taken_over``."""
@@ -285,8 +297,10 @@ class Store:
         return entry, fields
 
     @contextmanager
-    def draft(self, kind: str, recipe: Recipe, *, tell: Callable[[str], None] = log.info) -> Iterator[Draft | Entry]:
-        """Begin an entry: a draft that holds the lease and whatever a dead writer had finished.
+    def draft(
+        self, kind: str, recipe: Recipe, *, adopt: bool = True, tell: Callable[[str], None] = log.info
+    ) -> Iterator[Draft | Entry]:
+        """Begin an entry: a draft that holds the lease and, with ``adopt``, whatever a dead writer had finished.
 
         If a live writer is at it already, wait for that one; the result is then its entry. ``tell`` says so to the user.
 
@@ -311,7 +325,7 @@ class Store:
                 # A writer that has ended since may have committed: only without its manifest is its folder free.
                 dead = attempts.dead()
                 if self.find(kind, recipe) is None:
-                    self._begin(draft, dead, tell)
+                    self._begin(draft, dead if adopt else [], tell)
                     with _told_if_taken_over(draft):
                         yield draft
                     return

@@ -1,19 +1,25 @@
-"""What ``ls`` and ``show`` say of an entry: facts that its manifest holds, in words that do not depend on its kind."""
+"""``ls``, ``show`` and ``diff``: what manifests say of entries, in words that do not depend on the kind."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.experiments import Experiment
+from pipeline.answers import Answer, opened, users_of
 from pipeline.tables import age_text, plural, printable, size_text, table, tree
 from storage_schemas.entry import Entry
 from storage_schemas.errors import KINDS
-from storage_schemas.inventory import Inventory, Unreadable
+from storage_schemas.inventory import Inventory, Unreadable, find_entry, find_place, take_inventory
+from storage_schemas.manifest import differing_fields
 
-__all__ = ["Row", "described", "facts", "listed", "rows_of", "users_of"]
+__all__ = ["Row", "diff", "ls", "show"]
+
+log = logging.getLogger("pipeline")
 
 _COLUMNS = ("kind", "key", "size", "people", "view", "who", "AP", "age", "used by")
 _RIGHT = ("size", "people", "age")
@@ -36,16 +42,49 @@ class Row:
     experiments: Sequence[str]
 
 
-def users_of(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
-    """The names of the experiments that refer to each place."""
-    found: dict[str, list[str]] = {}
-    for experiment in experiments:
-        for place in experiment.places:
-            found.setdefault(place, []).append(experiment.name)
-    return found
+def ls(options: argparse.Namespace) -> Answer:
+    """List the entries, of a kind or all."""
+    home, store = opened(options)
+    inventory = take_inventory(store)
+    rows = _rows(inventory, users_of(home), options.kind)
+    unreadable = {
+        place: error for place, error in inventory.unreadable.items() if options.kind in (None, place.partition("/")[0])
+    }
+    for error in unreadable.values():
+        log.warning("%s", error.seen)
+    data = {
+        "entries": [asdict(row) for row in rows],
+        "unreadable": {place: error.seen for place, error in unreadable.items()},
+    }
+    return Answer(data, f"{_listed(rows, unreadable, now=datetime.now(UTC))} in {store.root}")
 
 
-def rows_of(inventory: Inventory, users: Mapping[str, Sequence[str]], kind: str | None = None) -> list[Row]:
+def show(options: argparse.Namespace) -> Answer:
+    """Show one entry."""
+    home, store = opened(options)
+    entry = find_entry(store, find_place(store, options.key))
+    known = _facts(entry, take_inventory(store), users_of(home).get(entry.place, ()))
+    return Answer(known, _described(known))
+
+
+def diff(options: argparse.Namespace) -> Answer:
+    """Show the fields in which the recipes of two entries differ."""
+    _, store = opened(options)
+    first, second = (find_entry(store, find_place(store, key)) for key in options.keys)
+    alike = first.manifest.kind == second.manifest.kind
+    fields = differing_fields(first.manifest.recipe, second.manifest.recipe) if alike else []
+    rows = [(name, *(json.dumps(value) for value in values)) for name, *values in fields]
+    if first.place == second.place:
+        text = f"{first.place} is one entry"
+    elif not alike:
+        text = f"{first.place} and {second.place} are of different kinds, whose recipes have nothing to do with each other"
+    else:
+        text = table(("field", first.key, second.key), rows)
+    data = {"first": first.place, "second": second.place, "fields": {name: list(values) for name, *values in fields}}
+    return Answer(data, text)
+
+
+def _rows(inventory: Inventory, users: Mapping[str, Sequence[str]], kind: str | None = None) -> list[Row]:
     """A row an entry: kinds in the order of the stages, and within a kind the newest last."""
     entries = [entry for entry in inventory.entries.values() if kind in (None, entry.manifest.kind)]
     rows = [_row(entry, inventory, users.get(entry.place, ())) for entry in entries]
@@ -139,7 +178,7 @@ _FACTS: dict[str, Callable[[Entry, Inventory], Any]] = {
 }
 
 
-def listed(rows: Sequence[Row], unreadable: Mapping[str, Unreadable], *, now: datetime) -> str:
+def _listed(rows: Sequence[Row], unreadable: Mapping[str, Unreadable], *, now: datetime) -> str:
     """The rows as a table, those that cannot be read at its end, and what they come to."""
     damaged = [(*place.split("/"), *[""] * (len(_COLUMNS) - 3), "cannot be read") for place in unreadable]
     cells = [*(_cells(row, now) for row in rows), *damaged]
@@ -164,7 +203,7 @@ def _named(row: Row) -> str:
     return ", ".join(row.experiments[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def facts(entry: Entry, inventory: Inventory, users: Sequence[str]) -> dict[str, Any]:
+def _facts(entry: Entry, inventory: Inventory, users: Sequence[str]) -> dict[str, Any]:
     """All that is known of one entry, as JSON."""
     manifest = entry.manifest
     return {
@@ -179,7 +218,7 @@ def facts(entry: Entry, inventory: Inventory, users: Sequence[str]) -> dict[str,
     }
 
 
-def described(known: Mapping[str, Any]) -> str:
+def _described(known: Mapping[str, Any]) -> str:
     """What ``facts`` knows, to be read: the entry in a few lines, what it was made from, then the manifest."""
     about = ", ".join(known[name] for name in ("who", "view") if known[name])
     head = {

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline.cache import main
 from storage_schemas.entry import Draft, Entry, Store
 
-__all__ = ["a_home", "leave_run", "put", "store_of"]
+__all__ = ["Cache", "a_home", "grow_old", "leave_run", "put", "store_of"]
 
 
 def store_of(home: Path) -> Store:
@@ -26,6 +31,13 @@ def put(store: Store, kind: str, recipe: Mapping[str, Any], measured: Mapping[st
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         return draft.commit(list(content), measured=measured or {})
+
+
+def grow_old(path: Path, hours: float) -> None:
+    """Make ``path`` and everything below it as old as that."""
+    then = time.time() - hours * 3600
+    for each in (*sorted(path.rglob("*"), reverse=True), path):
+        os.utime(each, (then, then), follow_symlinks=False)
 
 
 def leave_run(home: Path, name: str, entries: Sequence[Entry]) -> Path:
@@ -98,3 +110,26 @@ def a_home(home: Path) -> dict[str, Entry]:
     leave_run(home, "demo", list(made.values()))
     made["unused"] = put(store, "targets", {**bits.manifest.recipe, "binarize": {"threshold": 0.4}}, {"rows": 1637})
     return made
+
+
+class Cache:
+    """Runs commands on a home, and keeps what the last one said."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home, self._capsys = home, capsys
+        self.out, self.err = "", ""
+
+    def __call__(self, *arguments: str) -> int:
+        self._capsys.readouterr()
+        status = main([*arguments, "--home", str(self.home)])
+        self.out, self.err = self._capsys.readouterr()
+        return status
+
+    def json(self, *arguments: str) -> Any:  # noqa: ANN401 (whatever the command prints)
+        self(*arguments, "--json")
+        return json.loads(self.out)
+
+    def lines(self, *arguments: str) -> list[list[str]]:
+        """The output as cells: columns are two spaces apart."""
+        self(*arguments)
+        return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in self.out.splitlines()]

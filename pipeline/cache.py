@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pipeline import listing, upkeep
+from pipeline import listing, transfer, upkeep
 from pipeline.answers import Answer
 from pipeline.exits import exit_status
 from pipeline.home import HOME_HELP
@@ -49,6 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HOURS",
         help="leave what is younger (default: 24; of files, not of work)",
     )
+    export = add("export", "copy entries, or all those of an experiment, to a folder or a tar file")
+    export.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
+    export.add_argument("target", metavar="DEST", help="a folder to be made, or a tar file if it ends in .tar")
+    take_in = add("import", "take the entries of an export into the store; what is there already stays")
+    take_in.add_argument("source", metavar="SOURCE", help="the folder or tar file that export made")
     return parser
 
 
@@ -68,6 +73,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "verify": upkeep.verify,
     "diff": listing.diff,
     "gc": upkeep.gc,
+    "export": transfer.export,
+    "import": transfer.take_in,
 }
 
 

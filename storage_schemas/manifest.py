@@ -10,7 +10,17 @@ from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "FileFacts", "Manifest", "Recipe", "canonical_json", "differing_fields", "key_of"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "FileFacts",
+    "Manifest",
+    "Recipe",
+    "canonical_json",
+    "differing_fields",
+    "is_plain_name",
+    "key_of",
+]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -144,7 +154,7 @@ class Manifest:
         if key_of(manifest.kind, manifest.recipe) != manifest.key:
             raise CorruptEntryError(f"{where} has key {manifest.key}, which does not follow from its recipe")
         # An entry may come from elsewhere, and what its manifest names is read, and removed with it.
-        if not all(_is_below(name) for name in (manifest.folder, *manifest.files)) or "/" in manifest.folder:
+        if not all(is_plain_name(name) for name in (manifest.folder, *manifest.files)) or "/" in manifest.folder:
             raise CorruptEntryError(f"{where} names files outside its folder: the entry counts as not there")
         return manifest
 
@@ -162,6 +172,6 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _is_below(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
     """True if a name, in its one plain spelling, leads to something below the folder that it is joined to."""
     return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))

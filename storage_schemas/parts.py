@@ -12,7 +12,7 @@ from typing import Any
 from storage_schemas.atomic import sha256_file, sync_files, write_atomic
 from storage_schemas.manifest import FileFacts
 
-__all__ = ["MARKER", "Part", "facts_of", "file_problem", "finish_part", "read_marked", "read_marker", "read_part"]
+__all__ = ["MARKER", "Part", "difference", "facts_of", "file_problem", "finish_part", "read_marked", "read_marker", "read_part"]
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,18 @@ def file_problem(folder: Path, name: str, facts: FileFacts) -> str:
         if not path.is_file():
             return f"{name} is missing"
         size = path.stat().st_size
-        if size != facts.size:
-            return f"{name} has {size} bytes where the manifest says {facts.size}"
-        if sha256_file(path) != facts.sha256:
-            return f"{name} does not match its sha256"
+        # A file of another size is not read.
+        found = difference(FileFacts(size, sha256_file(path) if size == facts.size else ""), facts)
+        return f"{name} {found}" if found else ""
     except OSError as error:
         return f"{name} cannot be read ({error.strerror})"
-    return ""
+
+
+def difference(found: FileFacts, wanted: FileFacts) -> str:
+    """In which way a file that is ``found`` is not the one that is ``wanted``, or an empty text."""
+    if found.size != wanted.size:
+        return f"has {found.size} bytes where the manifest says {wanted.size}"
+    return "" if found.sha256 == wanted.sha256 else "does not match its sha256"
 
 
 def facts_of(path: Path) -> FileFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
+from pipeline.cache import build_parser as cache_parser
 from pipeline.config import load_settings, preset_names
 from pipeline.run import build_parser
 from stages.settings import Settings
@@ -67,8 +69,25 @@ def test_every_pipeline_command_is_one_that_the_program_takes(command: str) -> N
         assert override.partition("=")[0] in SETTINGS
 
 
+@pytest.mark.parametrize("command", _commands(r"python -m pipeline\.cache"))
+def test_every_cache_command_is_one_that_the_program_takes(command: str) -> None:
+    if command != "python -m pipeline.cache":
+        cache_parser().parse_args(shlex.split(command)[3:])
+
+
+def test_the_table_of_cache_commands_has_all_of_them_with_their_options() -> None:
+    table = README.partition("## The cache")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([a-z]+) ?([^`]*)` \|", table, flags=re.MULTILINE))
+    (commands,) = [action.choices for action in cache_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert set(rows) == set(commands)
+    for name, parser in commands.items():
+        options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+        assert set(re.findall(r"--[a-z-]+", rows[name])) == options - {"--help", "--home", "--json"}
+
+
 def test_there_is_something_to_check() -> None:
     assert len(_commands(r"python -m pipeline\.run")) >= 5
+    assert len(_commands(r"python -m pipeline\.cache")) >= 5
     assert len(_blocks("yaml")) == README.count("```yaml") >= 2
     assert len(TEACHERS) == 4
 

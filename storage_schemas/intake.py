@@ -87,11 +87,11 @@ def _folder(path: Path) -> _Source:
 
 def _tar(path: Path, tar: tarfile.TarFile) -> _Source:
     members: dict[str, tarfile.TarInfo] = {}
-    # One by one: a negative size leads back to members that were read already.
+    # Not by getmembers(): a negative size leads back to members that were read already, and it would go round for ever.
     for member in tar:
         if not is_plain_name(member.name):
             raise _bad(path, f"holds {member.name!r}, which is no plain name of a file inside of it")
-        if not member.isreg() or member.issparse() or member.size < 0:
+        if not member.isreg() or member.issparse():
             raise _bad(path, f"holds {member.name!r}, which is no plain file")
         if member.name in members:
             raise _bad(path, f"holds {member.name!r} twice")

@@ -70,6 +70,9 @@ def test_a_young_entry_stays_by_the_age_of_its_manifest_here(store: Store) -> No
     grow_old(made.folder.parent / "manifest.json", 23)
     assert _find(store) == []
     assert _told(_find(store, hours=22)) == [(PLACE, "entry")]
+    grow_old(made.folder.parent / "manifest.json", 25)
+    grow_old(made.folder, 1)
+    assert _told(_find(store)) == [(PLACE, "entry")], "it was there before somebody copied it back and forth"
 
 
 def test_an_entry_is_taken_out_manifest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

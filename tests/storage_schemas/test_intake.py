@@ -318,13 +318,14 @@ def test_members_that_an_export_never_has_are_refused(
 
 
 def test_a_member_of_negative_size_is_refused_and_not_read_for_ever(tmp_path: Path, store: Store) -> None:
-    header = bytearray(tarfile.TarInfo("export.json").tobuf())
+    first = tarfile.TarInfo("export.json").tobuf()
+    header = bytearray(tarfile.TarInfo("back").tobuf())
     # GNU's spelling of numbers that do not fit: a first byte of 255 and the two's complement of -512.
     header[124:136] = b"\xff" + (-512).to_bytes(11, "big", signed=True)
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    (tmp_path / "out.tar").write_bytes(bytes(header) + bytes(1024))
-    with pytest.raises(CorruptEntryError):
+    (tmp_path / "out.tar").write_bytes(first + bytes(header) + bytes(1024))
+    with pytest.raises(CorruptEntryError, match="'back' twice"):
         _import(store, tmp_path / "out.tar")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.experiments import RESOLVED, experiments
@@ -24,7 +24,7 @@ class Answer:
 
     data: object
     text: str
-    error: OdkdError | None = field(default=None)
+    error: OdkdError | None = None
 
 
 def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Path, Store]:

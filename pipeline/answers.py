@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.experiments import RESOLVED, experiments
-from pipeline.home import home_of
+from pipeline.home import home_of, make_home
 from storage_schemas.entry import Store
 from storage_schemas.errors import OdkdError
 
@@ -29,7 +29,9 @@ class Answer:
 
 def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Path, Store]:
     """The home and its store."""
-    home = home_of(options.home, make=make)
+    home = home_of(options.home)
+    if make:
+        make_home(home)
     return home, Store(home / "store")
 
 

@@ -29,6 +29,7 @@ DEFAULT_PRESET = "demo"
 _PATH_KEYS = ("annotations", "images", "weights", "boxes")
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_UNKNOWN = "no such setting"
 _PLAIN_WORDS = {
     "a valid array": "a list",
     "a valid boolean": "true or false",
@@ -62,10 +63,14 @@ def load_settings(config: str | None, overrides: Sequence[str] = ()) -> Settings
         _apply(tree, override)
     expanded = _expand_paths(tree, source)
     try:
-        # JSON's strict mode takes a list for a tuple and a string for a path, but not true for 1 nor "20" for 20.
-        return Settings.model_validate_json(json.dumps(expanded), strict=True)
+        return _validated(expanded)
     except ValidationError as error:
         raise _explained(error, source, expanded) from error
+
+
+def _validated(tree: Tree) -> Settings:
+    # JSON's strict mode takes a list for a tuple and a string for a path, but not true for 1 nor "20" for 20.
+    return Settings.model_validate_json(json.dumps(tree), strict=True)
 
 
 def resolved_yaml(settings: Settings) -> str:
@@ -189,6 +194,33 @@ def _map_paths(tree: Tree, change: Callable[[str], str]) -> Tree:
 
 def _explained(error: ValidationError, source: str, tree: Tree) -> ConfigError:
     """A count, then a line for each mistake: where, what was seen, what is allowed."""
+    mistakes = {key: told for key, told in _mistakes(error, tree).items() if told.startswith(_UNKNOWN)}
+    meant = _meant(tree)
+    try:
+        _validated(meant)
+    except ValidationError as others:
+        mistakes |= _mistakes(others, meant)
+    lines = [f"  {key or 'the whole'}: {told}" for key, told in mistakes.items()]
+    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    return ConfigError(
+        "\n".join([f"{count} in the configuration '{source}':", *lines]),
+        run="python -m pipeline.config   (prints every setting there is, as the demo has it)",
+    )
+
+
+def _meant(tree: Tree) -> Tree:
+    """``tree`` with each unknown section under the nearest name, so that what is wrong inside it is found too."""
+    result: Tree = {}
+    for name, value in tree.items():
+        unknown = isinstance(value, dict) and name not in Settings.model_fields
+        for key in reversed(((unknown and _nearest([name])) or name).split(".")):
+            value = {key: value}
+        result = _merged(result, value)
+    return result
+
+
+def _mistakes(error: ValidationError, tree: Tree) -> dict[str, str]:
+    """What validation found, by the key where it is."""
     found: dict[str, list[str]] = {}
     via_union: set[str] = set()
     for details in error.errors(include_url=False):
@@ -199,12 +231,7 @@ def _explained(error: ValidationError, source: str, tree: Tree) -> ConfigError:
             via_union.add(key)
     # Of the alternatives of a setting, the one whose inside was looked at is the one that was meant.
     meant = {k: told for k, told in found.items() if k not in via_union or not any(o.startswith(f"{k}.") for o in found)}
-    lines = [f"  {key or 'the whole'}: {_joined(told)}" for key, told in meant.items()]
-    count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-    return ConfigError(
-        "\n".join([f"{count} in the configuration '{source}':", *lines]),
-        run="python -m pipeline.config   (prints every setting there is, as the demo has it)",
-    )
+    return {key: _joined(told) for key, told in meant.items()}
 
 
 def _joined(told: Sequence[str]) -> str:
@@ -236,7 +263,7 @@ def _told(details: ErrorDetails, place: Sequence[str]) -> str:
     kind, message, value = details["type"], details["msg"], details["input"]
     if kind == "extra_forbidden":
         near = _nearest(place)
-        return "no such setting" + (f"; did you mean '{near}'?" if near else "")
+        return _UNKNOWN + (f"; did you mean '{near}'?" if near else "")
     if kind == "missing":
         return "is missing"
     if kind == "value_error":

@@ -1,19 +1,18 @@
-"""The stages in order, what each would do, and doing it: an entry is a hit, or it is missing or stale, and why."""
+"""The stages in order, whether they can run, and running them: what is there is not made again."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal, get_args
+from typing import get_args
 
 from pipeline import experiments
 from stages import distill, evaluate, prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
 from storage_schemas.errors import MissingInputError
 
-__all__ = ["STAGES", "Planned", "check", "make_stage", "plan", "refer", "render_plan"]
+__all__ = ["STAGES", "check", "make_stage", "named", "refer"]
 
 STAGES: dict[StageName, ModuleType] = {
     "prepare": prepare,
@@ -25,93 +24,48 @@ STAGES: dict[StageName, ModuleType] = {
 }
 assert tuple(STAGES) == get_args(StageName)
 
-Status = Literal["hit", "miss", "stale"]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a run would do about one step, and why."""
-
-    step: Step
-    status: Status
-    why: str
-
-
-def plan(context: Context, stages: Sequence[StageName], *, force: bool = False) -> list[Planned]:
-    """What running ``stages`` would do, without doing it; with ``force`` what is there is made again."""
-    return [_planned(context, step, force=force) for stage in stages for step in STAGES[stage].steps(context)]
-
-
-def _planned(context: Context, step: Step, *, force: bool) -> Planned:
-    entry = context.find(step)
-    if entry is not None and force:
-        return Planned(step, "stale", "there, and --force makes it again")
-    if entry is not None:
-        return Planned(step, "hit", f"made {entry.manifest.made['at']}")
-    waiting = _named([other.title for other in step.waits_for])
-    nearest = context.store.nearest(step.kind, step.recipe, same=step.same)
-    changed = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
-    # What differs in many fields is another thing altogether (another role), and no earlier version of this one.
-    if nearest is not None and changed and len(changed) <= _NEAR:
-        fields = ", ".join(f"{name}: {' -> '.join(_short(there, here))}" for name, here, there in changed)
-        return Planned(step, "stale", f"differs from {nearest[0].key} in {fields}")
-    return Planned(step, "miss", f"waits for {waiting}" if waiting else "never made")
-
-
-_NEAR = 6
 _NAMED = 3
-_SHORT = 24
 
 
-def _named(titles: Sequence[str]) -> str:
+def named(titles: Sequence[str]) -> str:
     """The first few, and how many there are beside them: a student may wait for a hundred views."""
     more = len(titles) - _NAMED
     return ", ".join(titles[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _is_pending(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("pending ")
-
-
-def _short(*values: object) -> list[str]:
-    """Values that differ, in few letters and so that they still do: where all begin alike the beginning is left out."""
-    texts = [f"{value:g}" if isinstance(value, float) else str("nothing" if value is None else value) for value in values]
-    if len(set(texts)) < len(texts):
-        texts = [str(value) for value in values]
-    if all(len(text) <= _SHORT for text in texts):
-        return texts
-    columns = zip(*texts, strict=False)
-    alike = next((at for at, letters in enumerate(columns) if len(set(letters)) > 1), min(map(len, texts)))
-    start = 0 if alike < _SHORT // 2 else alike
-    return [_cut(text, start) for text in texts]
-
-
-def _cut(text: str, start: int) -> str:
-    rest = text[start:]
-    return ("..." if start else "") + (rest if len(rest) <= _SHORT else f"{rest[: _SHORT // 2]}...")
-
-
-def render_plan(planned: Sequence[Planned]) -> str:
-    """The plan as lines; equal statuses of one stage with the same reason are one line."""
-    lines: list[str] = []
-    groups: dict[tuple[str, str, str], list[Planned]] = {}
-    for item in planned:
-        groups.setdefault((item.step.stage, item.status, item.why if item.status != "hit" else ""), []).append(item)
-    for (stage, status, why), items in groups.items():
-        title = items[0].step.title if len(items) == 1 else f"{items[0].step.title} and {len(items) - 1} more"
-        keys = items[0].step.key if not items[0].step.waits_for else "key follows"
-        lines.append(f"{stage:9} {status:5} {title} ({keys})" + (f": {why}" if why else ""))
-    return "\n".join(lines)
-
-
 def check(context: Context, stages: Sequence[StageName]) -> None:
-    """Work out the keys of all stages, so that a file which is not there is told before the first hour of work.
+    """Work out the keys of all stages, so that whatever is not there is told before the first hour of work.
 
     Raises:
+        MissingInputError: a step waits for what none of ``stages`` makes; the message names every stage to run before.
         OdkdError: a file that the configuration names is not there or cannot be read.
     """
+    order = list(STAGES)
     for stage in stages:
-        STAGES[stage].steps(context)
+        others = [step for step in _awaited(STAGES[stage].steps(context)) if step.stage not in stages]
+        if others:
+            others.sort(key=lambda step: order.index(step.stage))
+            titles = named([step.title for step in others])
+            before = list(dict.fromkeys(step.stage for step in others))
+            command = "all" if len(before) > 1 else f"{before[0]}   (or --stage all)"
+            raise MissingInputError(
+                f"Stage '{stage}' needs results of {_and(before)} that are not there: {titles}",
+                run=f"{context.command} --stage {command}",
+            )
+
+
+def _and(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _awaited(steps: Sequence[Step]) -> list[Step]:
+    """All that the steps wait for, themselves or through others, each entry once."""
+    found: dict[tuple[str, str], Step] = {}
+    for step in steps:
+        for other in (*_awaited(step.waits_for), *step.waits_for):
+            found[other.kind, other.key] = other
+    return list(found.values())
 
 
 def refer(context: Context, stages: Sequence[StageName]) -> None:
@@ -123,12 +77,9 @@ def refer(context: Context, stages: Sequence[StageName]) -> None:
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
     """Make what a stage lacks; the seconds it took, or None where nothing was missing.
 
-    ``connect`` is called before any work, and not at all without work.
+    What earlier stages make is there: ``check`` has seen it. ``connect`` is called before any work, and not at all without.
 
     With ``force`` what the stage left is taken out of the store first.
-
-    Raises:
-        MissingInputError: a step waits for what another stage makes; the message names the first stage to run.
     """
     start = time.monotonic()
     module = STAGES[stage]
@@ -145,12 +96,7 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
         return None
     while missing:
         ready = [step for step in missing if not step.waits_for]
-        if not ready:
-            first = _first_to_make(missing)
-            raise MissingInputError(
-                f"Stage '{stage}' needs the {first.title}, which is not there",
-                run=f"{context.command} --stage {first.stage}   (or --stage all)",
-            )
+        assert ready, f"{stage} waits for {[other.title for other in _awaited(missing)]}"
         connect()
         module.make(context, ready)
         # What waited has its key only now.
@@ -159,14 +105,6 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
         assert not {step.key for step in ready} & {step.key for step in left}, f"{stage} did not make {ready}"
         missing = left
     return time.monotonic() - start
-
-
-def _first_to_make(waiting: Sequence[Step]) -> Step:
-    """Of all that the steps wait for in the end, that of the earliest stage: its command can be run now."""
-    ends = [step for step in waiting if not step.waits_for]
-    order = list(STAGES)
-    below = [_first_to_make(step.waits_for) for step in waiting if step.waits_for]
-    return min([*ends, *below], key=lambda step: order.index(step.stage))
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from storage_schemas.errors import StoreError
 
-__all__ = ["HOME_HELP", "home_of"]
+__all__ = ["HOME_HELP", "home_of", "make_home"]
 
 HOME_HELP = "an absolute path that every node sees (default: $ODKD_HOME, else ~/.odkd)"
 
 
-def home_of(option: str | None, *, make: bool) -> Path:
-    """The home that ``--home`` or the environment names; it is made, or (where nothing is written) only seen to be possible.
+def home_of(option: str | None) -> Path:
+    """The home that ``--home`` or the environment names; it is not made, only seen to be possible.
 
     Raises:
-        StoreError: it is relative, a URI, empty or not a folder; with ``make`` also one that this user may not write.
+        StoreError: it is relative, a URI, empty or not a folder.
     """
     text = os.environ.get("ODKD_HOME", "~/.odkd") if option is None else option
     if not text:
@@ -34,14 +34,17 @@ def home_of(option: str | None, *, make: bool) -> Path:
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
             run="repeat the command with --home /absolute/folder",
         )
-    if make:
-        _make_home(home)
-    elif not next(path for path in (home, *home.parents) if path.exists()).is_dir():
+    if not next(path for path in (home, *home.parents) if path.exists()).is_dir():
         raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
     return home
 
 
-def _make_home(home: Path) -> None:
+def make_home(home: Path) -> None:
+    """Make the folder, unless it is there.
+
+    Raises:
+        StoreError: this user may not make it, or not write into it.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:

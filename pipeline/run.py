@@ -16,7 +16,7 @@ from pipeline import experiments
 from pipeline.config import load_settings, preset_names, resolved_yaml
 from pipeline.exits import exit_status
 from pipeline.experiments import METRICS, RESOLVED
-from pipeline.home import HOME_HELP, home_of
+from pipeline.home import HOME_HELP, home_of, make_home
 from stages.context import StageName
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ConfigError
@@ -61,10 +61,14 @@ def _run(options: argparse.Namespace) -> None:
     overrides = [*options.set, *([] if options.name is None else [f"name={json.dumps(options.name)}"])]
     settings = load_settings(options.config, overrides)
     if options.force and options.stage == "all":
-        raise ConfigError("--force with --stage all would make everything again", allowed="--force with one stage")
-    home = home_of(options.home, make=not options.dry_run)
+        raise ConfigError(
+            "--force with --stage all would make everything again",
+            allowed="--force with one stage; to make everything again, another --home",
+            run=f"{_repeatable(options)} --stage distill --force   (or another stage)",
+        )
+    home = home_of(options.home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
-    from pipeline import cluster, graph
+    from pipeline import cluster, dry_run, graph
     from stages import report
     from stages.context import Context
     from stages.summary import summary
@@ -72,7 +76,8 @@ def _run(options: argparse.Namespace) -> None:
     context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
-        print(graph.render_plan(graph.plan(context, stages, force=options.force)))  # noqa: T201 (the plan is the output)
+        planned = dry_run.plan(context, stages, force=options.force)
+        print(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}")  # noqa: T201 (the plan is the output)
         return
 
     # Once, however often a stage asks: what is warned of is warned of once.
@@ -83,6 +88,8 @@ def _run(options: argparse.Namespace) -> None:
         cluster.check_home(home)
 
     graph.check(context, stages)
+    # After all that can be refused without it: a refusal leaves nothing behind.
+    make_home(home)
     context.run_dir.mkdir(parents=True, exist_ok=True)
     # Of the stages before too, whose entries these stages read.
     graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
@@ -147,6 +154,8 @@ def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
+    # On first use it tells that it has listed the fonts.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     return exit_status(
         lambda: _run(build_parser().parse_args(arguments)),
         interrupted="what is finished is kept, and the same command goes on from there",

@@ -111,7 +111,8 @@ class Context:
         entry = self.find(step)
         if entry is None:
             raise MissingInputError(
-                f"There is no {step.title} yet", run=f"{self.command} --stage {step.stage}   (or --stage all)"
+                f"Stage '{step.stage}' has not made the {step.title} yet",
+                run=f"{self.command} --stage {step.stage}   (or --stage all)",
             )
         return entry
 

@@ -30,7 +30,7 @@ from storage_schemas.instances import Instances, read_instances
 from storage_schemas.parts import finish_part
 from storage_schemas.targets import ArraySpec, block_files, pack_bits, read_rows, write_block
 
-__all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "part_name", "run_block"]
+__all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
 
 FLOAT_DECODERS: tuple[Literal["quarter", "dark"], ...] = ("quarter", "dark")
 
@@ -80,13 +80,18 @@ def part_name(block: int) -> str:
 
 @ray.remote(max_calls=0)
 def run_block(job: BlockJob) -> dict[str, int]:
+    """``fill_block`` as a Ray task."""
+    return fill_block(job, threads=worker_threads())
+
+
+def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
     """Write the job's block of every array; how many crops each teacher saw."""
     instances = read_instances(job.people).select(np.arange(job.start, job.stop))
     crops = [_crops(job, view, instances) for view in job.views]
-    collected = _Collected(job, crops)
+    collected = _Collected(job, crops, threads)
     # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
     with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
-    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=worker_threads())
+    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=threads)
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:
@@ -109,9 +114,8 @@ def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
 class _Collected:
     """The rows of a block as they come out of the teachers, until all are there and the block is written."""
 
-    def __init__(self, job: BlockJob, crops: Sequence[Views]) -> None:
-        self._job, self._crops = job, crops
-        self._threads = worker_threads()
+    def __init__(self, job: BlockJob, crops: Sequence[Views], threads: int) -> None:
+        self._job, self._crops, self._threads = job, crops, threads
         self._rows: dict[Path, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
         self.forwards: dict[str, int] = defaultdict(int)
         self._bad: dict[Path, int] = defaultdict(int)

@@ -163,6 +163,7 @@ def _worker(config: dict[str, Any]) -> None:
         threads=worker_threads(),
         wrap=_distributed if place.get_world_size() > 1 else Worker.wrap,
         barrier=_barrier if place.get_world_size() > 1 else Worker.barrier,
+        mean=_mean if place.get_world_size() > 1 else Worker.mean,
     )
     try:
         train(plan, worker)
@@ -186,6 +187,11 @@ def _distributed(network: torch.nn.Module) -> torch.nn.Module:
 
 def _barrier() -> None:
     torch.distributed.barrier()
+
+
+def _mean(value: torch.Tensor) -> torch.Tensor:
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()
 
 
 def _raise_left(plan: TrainingPlan) -> None:

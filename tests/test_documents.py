@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
+import cv2
+import numpy as np
 import pytest
 from pydantic import BaseModel
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
+from pipeline.bench.__main__ import build_parser as build_bench_parser
 from pipeline.cache import build_parser as cache_parser
 from pipeline.config import load_settings, preset_names
 from pipeline.run import build_parser
+from stages.networks.teacher import NetworkSpec, load_network
 from stages.settings import Settings
+from storage_schemas.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +33,7 @@ COMMANDS_IN = [
     *DOCUMENTS.values(),
     *(path.read_text() for path in (*ROOT.glob("*.yaml"), *ROOT.glob("pipeline/presets/*.yaml"))),
 ]
-FILE_ENDINGS = {"json", "jsonl", "html", "md", "onnx", "pt2", "pth", "py", "safetensors", "toml", "txt", "yaml"}
+FILE_ENDINGS = {"json", "jsonl", "html", "md", "onnx", "png", "pt2", "pth", "py", "safetensors", "toml", "txt", "yaml"}
 MODULES = {"pipeline", "stages", "storage_schemas", "torch"}
 
 TEACHERS = re.findall(r"\| `(\{weights.*\})` \|", README)
@@ -85,7 +91,13 @@ def test_the_table_of_cache_commands_has_all_of_them_with_their_options() -> Non
         assert set(re.findall(r"--[a-z-]+", rows[name])) == options - {"--help", "--home", "--json"}
 
 
+@pytest.mark.parametrize("command", _commands(r"python -m pipeline\.bench"))
+def test_every_benchmark_command_is_one_that_the_program_takes(command: str) -> None:
+    assert build_bench_parser().parse_args(shlex.split(command)[3:]).bench == "cache"
+
+
 def test_there_is_something_to_check() -> None:
+    assert len(_commands(r"python -m pipeline\.bench")) >= 3
     assert len(_commands(r"python -m pipeline\.run")) >= 5
     assert len(_commands(r"python -m pipeline\.cache")) >= 5
     assert len(_blocks("yaml")) == README.count("```yaml") >= 2
@@ -127,6 +139,24 @@ def test_every_way_to_give_a_teacher_is_a_valid_configuration(cell: str, tmp_pat
     teachers = f"{{primary: {cell.replace('FILE', '/models/teacher')}, senior: {senior}}}"
     settings = _load(f"preset: coco_hrnet_w16\nteachers: {teachers}\n", tmp_path)
     assert (settings.teachers.primary.weights is not None) == ("FILE" in cell)
+
+
+def test_the_way_to_use_a_student_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = _blocks("python")
+    settings = load_settings("demo")
+    assert f"size_wh = {settings.crop.size_wh}" in block
+    assert settings.distill.size_divisor == 1
+    save_weights(tmp_path / "weights.safetensors", load_network(NetworkSpec(settings.distill.network), size_wh=(96, 128)), {})
+    run = tmp_path / ".odkd" / "runs" / "demo"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text(json.dumps({"weights": str(tmp_path / "weights.safetensors")}))
+    cv2.imwrite(str(tmp_path / "person.jpg"), np.full((300, 200, 3), 128, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["keypoints"].shape == (17, 2)
+    assert np.isfinite(names["keypoints"]).all()
+    assert names["scores"].shape == (1, 17)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

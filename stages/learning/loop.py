@@ -11,24 +11,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stages.data.loader import Batch, CropLoader, epoch_order
+from stages.data.loader import CropLoader, epoch_order
 from stages.data.mapped import MappedArray
 from stages.data.views import Views, draw_views
-from stages.learning.loss import blend_targets, halve, heatmap_loss, unpack_bits
 from stages.learning.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from stages.learning.plan import EpochPlan, TrainingPlan
-from stages.networks.normalize import normalize
+from stages.learning.step import Learner
 from stages.networks.placement import on_device
 from stages.networks.teacher import load_network
-from stages.pose.heatmap import encode, sigma_of
-from stages.pose.skeleton import COCO_KEYPOINTS
+from stages.settings import Role
 from storage_schemas.checkpoints import save_weights
 from storage_schemas.errors import TrainingError
 from storage_schemas.instances import Instances, read_instances
@@ -58,6 +56,8 @@ class Worker:
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network
     """Makes gradients those of all workers together (DistributedDataParallel)."""
     barrier: Callable[[], None] = lambda: None
+    mean: Callable[[Tensor], Tensor] = lambda value: value
+    """The mean over all workers of a value that each of them has; all must ask for it."""
 
 
 def training_rows(instances: Instances, plan: TrainingPlan) -> npt.NDArray[np.int64]:
@@ -107,7 +107,7 @@ class _Session:
         self.network.train()
         self.optimizer = make_optimizer(self.network, plan.train, adapter_lr=plan.adapter_lr)
         self.first_epoch = self._resume()
-        self.wrapped = worker.wrap(self.network)
+        self.learner = Learner(plan, worker.wrap(self.network), self.optimizer, self.device)
         self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
         self.curve = _Curve(plan, first_epoch=self.first_epoch) if worker.rank == 0 else None
 
@@ -119,7 +119,7 @@ class _Session:
     def run_epoch(self, epoch: int) -> None:
         plan, source = self.plan, self.plan.epochs[epoch]
         # Seeded by epoch, so that a resumed training draws what an unbroken one does; each worker draws its own.
-        self._drawn = np.random.Generator(np.random.Philox(key=[plan.seed, epoch * _MOST_WORKERS + self.worker.rank]))
+        drawn = np.random.Generator(np.random.Philox(key=[plan.seed, epoch * _MOST_WORKERS + self.worker.rank]))
         order = epoch_order(
             len(self.rows_N),
             batch_size=plan.train.batch_size,
@@ -130,6 +130,7 @@ class _Session:
         )
         batches = (self.rows_N[positions] for positions in order)
         total_steps = len(order) * len(plan.epochs)
+        losses: list[Tensor] = []
         with _teachers(source, self.worker) as teachers:
             loaded = self.loader.batches(
                 batches, [self._views(source)], crop_divisor=plan.size_divisor, with_mask=plan.feed_mask
@@ -137,11 +138,17 @@ class _Session:
             for index, (batch,) in enumerate(loaded):
                 step = epoch * len(order) + index
                 set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
-                loss = self._step(batch, source, teachers)
+                losses.append(self.learner.step(batch, source.weights, teachers, drawn=drawn))
                 if self.curve:
-                    self.curve.step(epoch, step, total_steps, loss, len(batch.rows_B) * self.worker.world)
+                    self.curve.step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
+        loss = float(self.worker.mean(torch.stack(losses).mean()))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss of '{plan.title}' is {loss} in epoch {epoch + 1}",
+                allowed="a finite loss; a lower train.lr or train.precision=float32 usually mends it",
+            )
         if self.curve:
-            self.curve.end_epoch(epoch, self.optimizer.param_groups[0]["lr"])
+            self.curve.end_epoch(epoch, loss, self.optimizer.param_groups[0]["lr"])
             self._save_checkpoint(epoch)
         self.worker.barrier()
 
@@ -151,56 +158,6 @@ class _Session:
             return Views(affine_N23, read_rows(source.views, "flip").astype(np.bool_))
         plan = self.plan
         return draw_views(self.instances, source.view, seed=plan.views_seed, augment=plan.augment, size_wh=plan.crop_wh)
-
-    def _step(self, batch: Batch, source: EpochPlan, teachers: dict[str, MappedArray]) -> Tensor:
-        target_BKHW, weight_BK = self._targets(batch, source, teachers)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            heat_BKHW = self.wrapped(*self._inputs(batch))
-        loss = heatmap_loss(heat_BKHW, target_BKHW, weight_BK)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        # [B, h, w, 3] in memory is channels_last: the permuted view needs no copy.
-        image_B3hw = normalize(self._to_device(batch.image_Bhw3).permute(0, 3, 1, 2))
-        if not self.plan.feed_mask:
-            return (image_B3hw,)
-        keep_B = torch.from_numpy(batch.has_mask_B).float()
-        if self.plan.mask_drop:
-            keep_B = keep_B * torch.from_numpy(self._drawn.random(len(keep_B)) >= self.plan.mask_drop)
-        return image_B3hw, self._to_device(batch.mask_Bhw)[:, None].float(), keep_B.to(self.device)
-
-    def _targets(self, batch: Batch, source: EpochPlan, teachers: dict[str, MappedArray]) -> tuple[Tensor, Tensor]:
-        plan, weights = self.plan, source.weights
-        heatmap_wh = (plan.input_wh[0] // 4, plan.input_wh[1] // 4)
-        sources: list[tuple[float, Tensor, Tensor]] = []
-        if weights.ground_truth:
-            joints = self._to_device(batch.keypoints_BK3)
-            heat, visible = encode(
-                joints[..., :2],
-                (joints[..., 2] > 0).float(),
-                size_wh=heatmap_wh,
-                sigma_px=sigma_of(heatmap_wh),
-                unbiased=plan.train.unbiased,
-            )
-            sources.append((weights.ground_truth, visible, heat))
-        for role, weight in (("primary", weights.primary), ("senior", weights.senior)):
-            if weight:
-                bits_BP = self._to_device(teachers[role].rows[batch.rows_B])
-                teacher_wh = (plan.crop_wh[0] // 4, plan.crop_wh[1] // 4)
-                heat = unpack_bits(bits_BP, num_joints=len(COCO_KEYPOINTS), heatmap_wh=teacher_wh)
-                # A map that was too weak has no bits: its joint is not taught, rather than taught as absent.
-                seen_BK = heat.amax(dim=(-2, -1))
-                sources.append((weight, seen_BK, halve(heat) if plan.size_divisor == 2 else heat))
-        return blend_targets(sources)
-
-    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
 
     def _save_checkpoint(self, epoch: int) -> None:
         name = f"epoch-{epoch:05d}"
@@ -238,11 +195,14 @@ def _loader_threads(plan: TrainingPlan, worker: Worker) -> int:
 
 
 @contextlib.contextmanager
-def _teachers(source: EpochPlan, worker: Worker) -> Iterator[dict[str, MappedArray]]:
+def _teachers(source: EpochPlan, worker: Worker) -> Iterator[dict[Role, MappedArray]]:
     """The bits that an epoch reads, by role: mapped by the first worker of each node, then opened by the others."""
-    folders = {"primary": (source.primary, source.weights.primary), "senior": (source.senior, source.weights.senior)}
+    folders: dict[Role, tuple[Path | None, float]] = {
+        "primary": (source.primary, source.weights.primary),
+        "senior": (source.senior, source.weights.senior),
+    }
     wanted = {role: folder for role, (folder, weight) in folders.items() if weight and folder}
-    maps: dict[str, MappedArray] = {}
+    maps: dict[Role, MappedArray] = {}
     try:
         if worker.local_rank == 0:
             maps = {role: MappedArray(folder, "bits") for role, folder in wanted.items()}
@@ -260,11 +220,9 @@ class _Curve:
     """What a training tells while it runs: ``metrics.jsonl`` (a line every few seconds and one an epoch) and TensorBoard."""
 
     def __init__(self, plan: TrainingPlan, *, first_epoch: int) -> None:
-        self._plan = plan
         self._path = plan.folder / METRICS
         self._keep_until(first_epoch)
         self._stream = self._path.open("a")
-        self._epoch_losses: list[Tensor] = []
         self._step = 0
         self._people, self._since, self._started = 0, time.monotonic(), time.monotonic()
         self._events = None
@@ -279,8 +237,7 @@ class _Curve:
         kept = [line for line in lines if json.loads(line)["epoch"] < first_epoch]
         self._path.write_text("".join(f"{line}\n" for line in kept))
 
-    def step(self, epoch: int, step: int, total_steps: int, loss: Tensor, people: int) -> None:
-        self._epoch_losses.append(loss)
+    def step(self, epoch: int, step: int, total_steps: int, people: int) -> None:
         self._step = step + 1
         self._people += people
         now = time.monotonic()
@@ -289,13 +246,7 @@ class _Curve:
             self._write({"epoch": epoch, "step": step + 1, "steps": total_steps, "people_per_s": round(rate, 1)})
             self._people, self._since = 0, now
 
-    def end_epoch(self, epoch: int, lr: float) -> None:
-        loss = float(torch.stack(self._epoch_losses).mean())
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss of '{self._plan.title}' is {loss} in epoch {epoch + 1}",
-                allowed="a finite loss; a lower train.lr or train.precision=float32 usually mends it",
-            )
+    def end_epoch(self, epoch: int, loss: float, lr: float) -> None:
         self._write(
             {"epoch": epoch, "step": self._step, "loss": loss, "lr": lr, "seconds": round(time.monotonic() - self._started, 3)}
         )
@@ -303,7 +254,6 @@ class _Curve:
             self._events.add_scalar("loss", loss, epoch)
             self._events.add_scalar("lr", lr, epoch)
             self._events.flush()
-        self._epoch_losses.clear()
 
     def _write(self, line: dict[str, object]) -> None:
         self._stream.write(json.dumps(line) + "\n")

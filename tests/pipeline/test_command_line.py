@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,41 @@ def test_an_empty_odkd_home_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err.startswith("StoreError: ODKD_HOME is empty")
 
 
+@pytest.mark.parametrize("stage", ["evaluate", "report"])
+def test_a_stage_without_its_inputs_is_refused_and_leaves_no_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    home = tmp_path / "new" / "home"
+    assert main(["--stage", stage, "--home", str(home)]) == USER_MISTAKE
+    assert f"  Next:    python -m pipeline.run --home {home} --stage all\n" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forcing_all_stages_is_refused_with_a_command_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--home", "/nowhere", "--set", "views.count=3"]
+    assert main(["--stage", "all", "--force", *options]) == USER_MISTAKE
+    command = capsys.readouterr().err.partition("  Next:    python -m pipeline.run ")[2].partition("   (")[0]
+    assert command == "--home /nowhere --set views.count=3 --stage distill --force"
+
+
+# What is told
+
+
+def test_that_matplotlib_lists_fonts_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    main(["--stage", "prepare", "--name", ""])
+    fonts = logging.getLogger("matplotlib.font_manager")
+    fonts.info("generated new fontManager")
+    fonts.warning("Font family 'x' not found")
+    assert [record.message for record in caplog.records if record.name == fonts.name] == ["Font family 'x' not found"]
+
+
 # A dry run
 
 
 def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / "new" / "home")]) == DONE
-    assert "prepare   miss  train instances" in capsys.readouterr().out
+    assert "prepare   miss   train instances" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,7 +108,7 @@ def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: Path, capsys: pytest.
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs a stage whose work is to take some seconds, or to fail; None where there is nothing to do."""
+    """Runs a stage that lacks nothing, and whose work is to take some seconds, or to fail; None where there is none to do."""
 
     def make(seconds: float | BaseException | None) -> Callable[..., float | None]:
         def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
@@ -89,6 +119,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return made
 
     def ran(stage: str, seconds: float | BaseException | None, *options: str) -> int:
+        monkeypatch.setattr(graph, "check", lambda *_: None)
         monkeypatch.setattr(graph, "make_stage", make(seconds))
         return main(["--stage", stage, "--home", str(tmp_path), *options])
 

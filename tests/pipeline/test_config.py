@@ -172,6 +172,37 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_name(override: str, me
     assert message.startswith("1 mistake in")
 
 
+def test_mistakes_inside_an_unknown_section_are_told_too_by_the_name_that_was_meant(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        """
+        preset: demo
+        distil: {epoch: 3, lr: fast, batch_size: 8}
+        augment: {scale: 3, rotation_deg: 30}
+        viws: {count: -1}
+        """
+    )
+    assert _refusal(str(path)).splitlines()[:-1] == [
+        f"7 mistakes in the configuration '{path}':",
+        "  distil: no such setting; did you mean 'distill'?",
+        "  augment: no such setting; did you mean 'views.augment'?",
+        "  viws: no such setting; did you mean 'views'?",
+        "  views.count: -1 must be greater than or equal to 0",
+        "  views.augment.scale: 3 must be less than 1",
+        '  distill.lr: "fast" must be a number',
+        "  distill.epoch: no such setting; did you mean 'distill.epochs'?",
+    ]
+
+
+def test_what_an_unknown_section_would_have_given_is_not_called_missing(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("dta: {embedded: {}}\nteachers: {primary: {network: hrnet_w16, train: {}}}\n")
+    message = _refusal(str(path))
+    assert "  dta: no such setting; did you mean 'data'?\n" in message
+    assert "  name: is missing\n" in message
+    assert "  data: is missing" not in message
+
+
 def test_an_unknown_key_like_no_other_gets_no_guess() -> None:
     assert "  xyzzy: no such setting\n" in _refusal(None, "xyzzy=1")
 

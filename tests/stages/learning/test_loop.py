@@ -1,76 +1,20 @@
-"""The training loop of one process: resuming, what is taught, and what ends it, on a few small pictures."""
+"""The training loop of one process: resuming, masks, and what ends it, on a few small pictures."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from people_samples import make_people, mask_rle, write_pictures
+from plan_samples import losses, make_plan, on_labels
 from torch import nn
 
-from stages.learning import loop
 from stages.learning.loop import METRICS, WEIGHTS, Worker, train
-from stages.learning.plan import EpochPlan, TrainingPlan, Weights
-from stages.networks.teacher import NetworkSpec
-from stages.settings import AugmentSettings, TrainSettings
 from storage_schemas.checkpoints import load_weights
 from storage_schemas.errors import TrainingError
-from storage_schemas.instances import write_instances
-from storage_schemas.targets import create_arrays, pack_bits, target_arrays, write_block
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-HEATMAP_WH = (16, 16)
-CROP_WH = (64, 64)
-
-
-def write_targets(folder: Path, bits_NKHW: npt.NDArray[np.bool_]) -> Path:
-    folder.mkdir()
-    create_arrays(folder, target_arrays(HEATMAP_WH, 17), len(bits_NKHW))
-    peak = np.asarray(bits_NKHW.any(axis=(2, 3)), dtype=np.float16)
-    write_block(folder, 0, {"bits": pack_bits(bits_NKHW), "peak": peak})
-    return folder
-
-
-def make_plan(folder: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    facts = write_pictures(pictures, sorted(set(images)))
-    mask = mask_rle(np.ones((64, 64), dtype=bool))
-    write_instances(folder / "people.parquet", make_people(images, facts=facts, masks=[mask] * len(images)))
-    out = folder / "out"
-    out.mkdir()
-    return TrainingPlan(
-        title="test",
-        network=NetworkSpec(network="hrnet_w8_small"),
-        instances=folder / "people.parquet",
-        images=pictures,
-        folder=out,
-        crop_wh=CROP_WH,
-        size_divisor=1,
-        epochs=epochs,
-        train=TrainSettings(epochs=len(epochs), batch_size=2, optimizer="adamw", lr=1e-3, lr_schedule="one_cycle"),
-        precision="float32",
-        device="cpu",
-        seed=0,
-        views_seed=0,
-        augment=AugmentSettings(),
-    )
-
-
-def on_labels(count: int) -> list[EpochPlan]:
-    return [EpochPlan(view=epoch + 1, weights=Weights(1.0)) for epoch in range(count)]
-
-
-def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -113,38 +57,6 @@ def test_more_workers_than_people_are_refused(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, on_labels(1), images=(1, 2))
     with pytest.raises(TrainingError, match="2 people to learn from and 4 workers"):
         train(plan, Worker(world=4))
-
-
-def targets_of(plan: TrainingPlan, source: EpochPlan, row: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the student is taught about one person: target [K, H, W] and weight [K]."""
-    session = loop._Session(plan, Worker())
-    try:
-        with loop._teachers(source, Worker()) as teachers:
-            [[batch]] = session.loader.batches([np.array([row])], [session._views(source)], crop_divisor=plan.size_divisor)
-            target, weight = session._targets(batch, source, teachers)
-    finally:
-        session.close()
-    return target[0], weight[0]
-
-
-def test_a_joint_without_bits_is_not_taught_and_one_with_bits_is(tmp_path: Path) -> None:
-    bits = np.zeros((4, 17, 16, 16), dtype=bool)
-    bits[:, 3, 5, 7] = True
-    source = EpochPlan(view=0, weights=Weights(0.0, primary=1.0), primary=write_targets(tmp_path / "targets", bits))
-    target, weight = targets_of(make_plan(tmp_path, [source]), source)
-    assert weight.tolist() == [0, 0, 0, 1.0] + [0] * 13
-    assert target[3].nonzero().tolist() == [[5, 7]]
-
-
-def test_a_student_of_half_the_size_is_taught_the_same_place(tmp_path: Path) -> None:
-    """Heatmap pixel (x, y) = (6, 10) of the teacher is cell (3, 5) of a student at half the size; its labels lie there too."""
-    bits = np.zeros((4, 17, 16, 16), dtype=bool)
-    bits[:, :, 10, 6] = True
-    source = EpochPlan(view=0, weights=Weights(0.0, primary=1.0), primary=write_targets(tmp_path / "targets", bits))
-    plan = replace(make_plan(tmp_path, [source]), size_divisor=2)
-    target, _ = targets_of(plan, source)
-    assert target.shape == (17, 8, 8)
-    assert target[0].nonzero().tolist() == [[5, 3]]
 
 
 class Recorder(nn.Module):

@@ -1,0 +1,64 @@
+"""The command line: ``python -m pipeline.bench cache``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.bench.scale import PARTS
+from pipeline.exits import exit_status
+from pipeline.home import HOME_HELP, home_of
+from storage_schemas.errors import ConfigError, StoreError
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The benchmarks, each with its options."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description="Measure on this machine.")
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="BENCH")
+    cache = benches.add_parser(
+        "cache",
+        help="the cache of teachers' targets: its size, its speed, and what it saves",
+        description="Measure the cache of teachers' targets, on data drawn for it. It needs a machine that does nothing else, "
+        "and about 1 GB of room for temporary files (TMPDIR), which are removed at the end.",
+    )
+    cache.add_argument("--part", choices=PARTS, help="measure this part alone (default: all, one after the other)")
+    cache.add_argument("--quick", action="store_true", help="a smoke run of small sizes: shows that it works, measures nothing")
+    cache.add_argument("--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes (default: drawn)")
+    cache.add_argument("--home", help=f"the home of these entries: {HOME_HELP}")
+    cache.add_argument("--out", default="bench-cache", metavar="DIR", help="the folder for figures (default: %(default)s)")
+    return parser
+
+
+def _cache(options: argparse.Namespace) -> None:
+    if options.entry and options.part not in (None, "sizes"):
+        raise ConfigError(f"--entry says what to weigh, and part {options.part} weighs nothing", allowed="--part sizes, or all")
+    if options.home is not None and not options.entry:
+        raise ConfigError("--home says whose entries are weighed, and there is no --entry", allowed="--entry KEY beside it")
+    out = Path(options.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"The folder {out} cannot be made: {error.strerror}", allowed="--out DIR that may be written"
+        ) from error
+    # Torch takes seconds to import: a mistyped option is told before that.
+    from pipeline.bench.cache import run_cache_bench
+    from pipeline.bench.sizes import find_entries
+
+    weighed = find_entries(home_of(options.home), options.entry) if options.entry else None
+    run_cache_bench([options.part] if options.part else PARTS, quick=options.quick, weighed=weighed, out=out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0 for done, whatever was found, 2 for the user's mistake, 1 for the rest."""
+    return exit_status(
+        lambda: _cache(build_parser().parse_args(arguments)), interrupted="figures of the parts that were done are kept"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

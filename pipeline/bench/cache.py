@@ -1,0 +1,56 @@
+"""The benchmark of the cache, part by part; what is measured so far is on disk after each."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.bench.entries import Data
+from pipeline.bench.filling import measure_filling
+from pipeline.bench.output import FIGURES, save_figures, table
+from pipeline.bench.picture import PICTURE, save_picture
+from pipeline.bench.place import machine, this_device, this_place
+from pipeline.bench.reading import measure_reading
+from pipeline.bench.results import Part
+from pipeline.bench.scale import FULL, FULL_ON_GPU, QUICK, PartName
+from pipeline.bench.sizes import Weighed, measure_sizes
+from pipeline.bench.steps import measure_steps
+from pipeline.bench.store import measure_store
+
+__all__ = ["run_cache_bench"]
+
+
+def run_cache_bench(names: Sequence[PartName], *, quick: bool, weighed: Weighed | None, out: Path) -> None:
+    """Measure the parts, print their tables, and leave figures and a picture in ``out``.
+
+    Part sizes weighs ``weighed``, or drawn entries where that is None. Everything else lies in a temporary folder.
+    """
+    scale = QUICK if quick else FULL_ON_GPU if this_device() == "cuda" else FULL
+    place = this_place(threads=scale.threads)
+    known = machine(place)
+    about = {"bench": "cache", "quick": quick, "machine": known}
+    title = f"{'A smoke run, which measures nothing: ' if quick else ''}{known['gpu'] or known['processor']}, {place}"
+    sys.stdout.write(f"{title}\n")
+    found: list[Part] = []
+    with tempfile.TemporaryDirectory(prefix="odkd-bench-") as folder:
+        data = Data(Path(folder), scale)
+        measures: Mapping[PartName, Callable[[], Sequence[Part]]] = {
+            "sizes": lambda: [measure_sizes(weighed or _drawn(data))],
+            "reading": lambda: [measure_reading(data)],
+            "steps": lambda: measure_steps(data, place),
+            "filling": lambda: [measure_filling(data, place)],
+            "store": lambda: [measure_store(data)],
+        }
+        for name in names:
+            for part in measures[name]():
+                found.append(part)
+                sys.stdout.write(f"\n{table(part)}\n\n")
+            save_figures(out, found, about)
+            save_picture(out / PICTURE, found, title=title)
+    sys.stdout.write(f"{out / FIGURES}\n{out / PICTURE}\n")
+
+
+def _drawn(data: Data) -> Weighed:
+    return Weighed([data.many.targets["primary"]], [data.many.view], "drawn heatmaps: peaks with noise, a quarter of them weak")

@@ -1,0 +1,96 @@
+"""People that the benchmark draws, and what a teacher that is right about most of their joints would say of them.
+
+Shape letters: N people, K joints, H W heatmap pixels, B rows of one block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.data.coco import read_coco, sort_out
+from stages.data.crops import crop_keypoints
+from stages.data.images import check_image
+from stages.data.synthetic import SyntheticSpec, draw_dataset
+from stages.data.views import Views
+from stages.pose.heatmap import sigma_of
+from stages.progress import progress
+from stages.settings import Role
+from storage_schemas.instances import Instances, write_instances
+
+__all__ = ["People", "draw_people", "heatmaps"]
+
+_PICTURE_WH = (640, 480)
+"""What most pictures of COCO have, so that decoding one takes as long."""
+_PEAK = (0.25, 0.95)
+_WEAK_PEAK = (0.03, 0.19)
+_WEAK_SHARE = 0.12
+"""Of the joints in a crop; with those outside it a quarter of all are weak, as of a real teacher's."""
+_SPREAD = (0.8, 1.4)
+"""Of a peak, along each axis, in units of a ground-truth Gaussian's sigma."""
+_NOISE = 0.01
+_SEEDS: dict[Role, int] = {"primary": 1, "senior": 2}
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class People:
+    """A drawn data set: the table and its file, and the folder of the pictures."""
+
+    instances: Instances
+    table: Path
+    images: Path
+
+    def repeated(self, num: int) -> Instances:
+        """``num`` people: these, as often as needed, each time under other ids and so in other crops."""
+        rows = np.arange(num) % len(self.instances.id_N)
+        return replace(self.instances.select(rows), id_N=np.arange(num, dtype=np.int64))
+
+
+def draw_people(folder: Path, *, images: int, crop_wh: tuple[int, int]) -> People:
+    """Draw ``images`` pictures below ``folder``, and make the table of the people on them."""
+    # Labels of the validation set have no gaps, and masks neither: which joints a teacher is not sure of is drawn below.
+    spec = SyntheticSpec(train_images=1, val_images=images, seed=0, image_size_wh=_PICTURE_WH)
+    with progress("bench: drawing people", images + 1, "images") as bar:
+        draw_dataset(folder / "people", spec, progress=lambda done, _: bar.advance(done - bar.done))
+    coco = read_coco(folder / "people" / "annotations" / "val.json")
+    records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
+    pictures = folder / "people" / "images"
+    facts = {item.image_id: check_image(pictures, item.file_name, (item.width, item.height)) for item in records}
+    people = People(Instances.from_records(records, facts), folder / "people.parquet", pictures)
+    write_instances(people.table, people.instances)
+    return people
+
+
+def heatmaps(instances: Instances, views: Views, rows_B: npt.NDArray[np.int64], role: Role, *, crop_wh: tuple[int, int]) -> F32:
+    """A teacher's heatmaps [B, K, H, W]: at each joint a Gaussian of its own height, and spread along each axis, and noise.
+
+    Some peaks are too weak to be taught, and those of joints outside the crop. A row is drawn alike whatever else is asked for.
+    """
+    width, height = crop_wh[0] // 4, crop_wh[1] // 4
+    joints_BK3 = crop_keypoints(instances.keypoints_NK3[rows_B], views.affine_N23[rows_B], views.flip_N[rows_B])
+    xy_BK2 = joints_BK3[..., :2] / 4
+    known_BK = np.all((xy_BK2 >= 0) & (xy_BK2 < (width, height)), axis=-1) & (joints_BK3[..., 2] > 0)
+    heat_BKHW = np.empty((*known_BK.shape, height, width), np.float32)
+    for index, row in enumerate(rows_B):
+        rng = np.random.Generator(np.random.Philox(key=np.array([_SEEDS[role], row], np.uint64)))
+        xy_K2, num = xy_BK2[index], len(xy_BK2[index])
+        known_K = known_BK[index] & (rng.random(num) >= _WEAK_SHARE)
+        peak_K = np.where(known_K, rng.uniform(*_PEAK, num), rng.uniform(*_WEAK_PEAK, num))
+        spread_K2 = rng.uniform(*_SPREAD, (num, 2)) * sigma_of((width, height))
+        x_KW = _gauss(np.arange(width) - xy_K2[:, :1], spread_K2[:, :1])
+        y_KH = _gauss(np.arange(height) - xy_K2[:, 1:], spread_K2[:, 1:]) * peak_K[:, None]
+        rng.standard_normal(dtype=np.float32, out=heat_BKHW[index])
+        heat_BKHW[index] *= _NOISE
+        heat_BKHW[index] += (y_KH[:, :, None] * x_KW[:, None, :]).astype(np.float32)
+    return heat_BKHW
+
+
+def _gauss(distance: F64, spread: F64) -> F64:
+    found: F64 = np.exp(-0.5 * (distance / spread) ** 2)
+    return found

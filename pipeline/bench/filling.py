@@ -1,0 +1,130 @@
+"""Part filling: the cache is filled by one process, against the bare forward of the same network on ready tensors."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.bench.entries import Data
+from pipeline.bench.place import Place
+from pipeline.bench.results import Ask, Part, Row
+from pipeline.bench.scale import Scale
+from pipeline.bench.timing import interleaved, ratio
+from stages.data.loader import CropLoader
+from stages.data.views import draw_views
+from stages.networks.hrnet import HRNet, hrnet_config
+from stages.networks.normalize import normalize
+from stages.networks.teacher import NetworkSpec
+from stages.predict import runner
+from stages.settings import AugmentSettings, BinarizeSettings
+from stages.target_blocks import BlockJob, BlockTeacher, BlockView, fill_block
+from storage_schemas.checkpoints import save_weights
+from storage_schemas.targets import create_arrays, target_arrays, view_arrays
+
+__all__ = ["measure_filling"]
+
+_ASK = Ask("ratio", least=0.9)
+_VIEW = 1
+_HEIGHT = 0.3
+"""Of one standard deviation of an untrained network's map, once its head is scaled."""
+_FLOOR = 2.0
+"""Standard deviations above its mean at which such a map is 0."""
+
+
+def measure_filling(data: Data, place: Place) -> Part:
+    """People a second, and how many times the bare forward's that is."""
+    scale = data.scale
+    torch.set_num_threads(place.threads)
+    images = _ready_images(data, place)
+    spec = _untrained(data.folder / "teacher.safetensors", scale, images[0])
+    network = runner(spec, scale.crop_wh, place.device, place.precision, place.threads).network
+
+    def fill(_: int) -> None:
+        fill_block(_job(data, place, spec), threads=place.threads)
+
+    def forward(_: int) -> None:
+        for image_B3hw in images:
+            place.forward(network, image_B3hw)
+
+    subjects = {"fill": fill, "forward": forward}
+    seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", settle=place.settle)
+    rates = {name: scale.fill_people / float(np.median(found)) for name, found in seconds.items()}
+    width, height = scale.crop_wh
+    return Part(
+        "filling",
+        f"filling the cache with {scale.teachers[0]} at {height}x{width}, batches of {scale.fill_batch}",
+        "the bare forward",
+        (
+            Row("bare forward on ready tensors", rates["forward"], "people/s"),
+            Row("filling a block", rates["fill"], "people/s", ratio(seconds["forward"], seconds["fill"]), _ASK),
+        ),
+        (
+            f"{scale.fill_rounds} blocks of {scale.fill_people} people: decode, crop, forward, binarize, pack, write",
+            f"pictures of 640x480; a view with its masks and one teacher's targets are written; one process, {place}",
+            "the network is not trained; its head is scaled so that its maps have peaks",
+        ),
+        drawn="ratio",
+    )
+
+
+def _ready_images(data: Data, place: Place) -> list[Tensor]:
+    """The block's crops, normalised, in batches on the device."""
+    scale, people = data.scale, data.people
+    instances = people.instances.select(np.arange(scale.fill_people))
+    views = draw_views(instances, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
+    loader = CropLoader(instances, people.images, size_wh=scale.crop_wh, threads=place.threads)
+    rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
+    try:
+        batches = [batch.image_Bhw3 for (batch,) in loader.batches(rows, [views])]
+    finally:
+        loader.close()
+    return [normalize(torch.from_numpy(image_Bhw3).to(place.device).permute(0, 3, 1, 2)) for image_Bhw3 in batches]
+
+
+def _untrained(path: Path, scale: Scale, image_B3hw: Tensor) -> NetworkSpec:
+    """First weights of the network, but for its head, which is scaled: each map has peaks near 1, and is below 0 elsewhere.
+
+    Without it maps would be 1e-11 high, and nothing would be binarized.
+    """
+    name = scale.teachers[0]
+    network = HRNet(hrnet_config(name), generator=torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        heat_BKHW = network(image_B3hw.cpu())
+        mean_K, std_K = heat_BKHW.mean(dim=(0, 2, 3)), heat_BKHW.std(dim=(0, 2, 3))
+        head: nn.Conv2d = network.final_layer
+        assert head.bias is not None
+        head.weight.mul_((_HEIGHT / std_K)[:, None, None, None])
+        head.bias.copy_(-_HEIGHT * (mean_K / std_K + _FLOOR))
+    save_weights(path, network, {"network": name})
+    return NetworkSpec(network=name, weights=path)
+
+
+def _job(data: Data, place: Place, spec: NetworkSpec) -> BlockJob:
+    """One task of stage targets, in a draft of its own: a view that is not stored yet, and one teacher."""
+    scale, draft = data.scale, Path(tempfile.mkdtemp(dir=data.folder))
+    heatmap_wh = (scale.crop_wh[0] // 4, scale.crop_wh[1] // 4)
+    view, targets = draft / "view", draft / "targets"
+    view.mkdir()
+    targets.mkdir()
+    create_arrays(view, view_arrays(heatmap_wh), scale.fill_people)
+    create_arrays(targets, target_arrays(heatmap_wh, 17), scale.fill_people)
+    teacher = BlockTeacher("primary", spec, ((BinarizeSettings(), targets),))
+    return BlockJob(
+        block=0,
+        start=0,
+        stop=scale.fill_people,
+        people=data.people.table,
+        images=data.people.images,
+        views=(BlockView(_VIEW, None, view, (teacher,)),),
+        size_wh=scale.crop_wh,
+        seed=0,
+        augment=AugmentSettings(),
+        device=place.device,
+        precision=place.precision,
+        batch_size=scale.fill_batch,
+        score=False,
+    )

@@ -1,0 +1,91 @@
+"""What a benchmark finds: parts of rows, each a figure with what it is a multiple of and what is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Ask", "Part", "Ratio", "Row"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times something is of something else; of measurements the median, with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The bounds, inclusive, that a row's value or ratio has to keep."""
+
+    of: Literal["value", "ratio"]
+    least: float | None = None
+    most: float | None = None
+
+    def is_met(self, figure: float) -> bool:
+        """Whether ``figure`` is within the bounds; one that is not a number is not."""
+        return (self.least is None or figure >= self.least) and (self.most is None or figure <= self.most)
+
+    def __str__(self) -> str:
+        """Such as ``at least 50,000``."""
+        if self.least is not None and self.most is not None:
+            return f"{self.least:,g} to {self.most:,g}"
+        return f"at most {self.most:,g}" if self.most is not None else f"at least {self.least:,g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was measured."""
+
+    name: str
+    value: float
+    unit: str
+    ratio: Ratio | None = None
+    ask: Ask | None = None
+
+    def __post_init__(self) -> None:
+        assert self.ratio is not None or self.ask is None or self.ask.of == "value", f"'{self.name}' has no ratio to ask for"
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the figure, of measurements the median, is as asked; None where nothing is asked."""
+        if self.ask is None:
+            return None
+        return self.ask.is_met(self.ratio.value if self.ask.of == "ratio" and self.ratio else self.value)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one part, and what a reader needs to know beside them."""
+
+    name: str
+    title: str
+    ratio_to: str
+    """What the ratios are multiples of, where a row's name does not say otherwise; empty where there are none."""
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    drawn: Literal["value", "ratio"] = "value"
+    """Which of the two a picture shows; values of the first row's unit alone, on a logarithmic scale."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The part as plain JSON values, with the verdict on each ask."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "ratio_to": self.ratio_to,
+            "notes": list(self.notes),
+            "rows": [_row_as_json(row) for row in self.rows],
+        }
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    ratio, ask = row.ratio, row.ask
+    return {
+        "name": row.name,
+        "value": row.value,
+        "unit": row.unit,
+        "ratio": ratio and {"value": ratio.value, "interval": ratio.interval},
+        "ask": ask and {"of": ask.of, "least": ask.least, "most": ask.most, "met": row.is_met},
+    }

@@ -1,0 +1,85 @@
+"""Timing what is compared in turn, on one device, and the ratios with their intervals.
+
+Machines are noisy, and what else runs on one changes within minutes: nothing is compared but what ran in the same round.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.bench.results import Ratio
+from stages.progress import progress
+
+__all__ = ["F64", "Subject", "interleaved", "one_core", "ratio"]
+
+Subject = Callable[[int], object]
+"""Something to be timed; it is given the number of the round."""
+
+F64 = npt.NDArray[np.float64]
+
+_DRAWS = 10_000
+_PERCENTILES = (2.5, 97.5)
+
+
+def interleaved(
+    subjects: Mapping[str, Subject], *, rounds: int, title: str, settle: Callable[[], None] = lambda: None
+) -> dict[str, F64]:
+    """The seconds [rounds] of each subject, by its name.
+
+    Each runs once in every round, in every other one in the opposite order: a machine that gets slower, and what one subject
+    leaves to the next in its caches, weigh on all alike. One round before the first is not counted. ``settle`` waits until
+    what was begun is done, as on a GPU.
+    """
+    seconds = {name: np.zeros(rounds) for name in subjects}
+    names = list(subjects)
+    with progress(f"bench: {title}", rounds, "rounds") as bar:
+        for name in names:
+            _timed(subjects[name], 0, settle)
+        for turn in range(rounds):
+            for name in names if turn % 2 == 0 else names[::-1]:
+                seconds[name][turn] = _timed(subjects[name], turn, settle)
+            bar.advance()
+    return seconds
+
+
+def _timed(subject: Subject, turn: int, settle: Callable[[], None]) -> float:
+    settle()
+    start = time.perf_counter()
+    subject(turn)
+    settle()
+    return time.perf_counter() - start
+
+
+def ratio(seconds: F64, reference: F64) -> Ratio:
+    """The median over rounds of ``seconds`` / ``reference``, with its 95 % interval: a percentile bootstrap of the rounds."""
+    ratios = seconds / reference
+    draws = np.random.default_rng(0).integers(0, len(ratios), (_DRAWS, len(ratios)))
+    low, high = np.percentile(np.median(ratios[draws], axis=1), _PERCENTILES)
+    return Ratio(float(np.median(ratios)), (float(low), float(high)))
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep all threads of this process on one core, and torch to one thread: libraries have pools of their own."""
+    threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
+    torch.set_num_threads(1)
+    _stay_on({min(cores)})
+    try:
+        yield
+    finally:
+        _stay_on(cores)
+        torch.set_num_threads(threads)
+
+
+def _stay_on(cores: set[int]) -> None:
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(task.name), cores)

@@ -1,0 +1,64 @@
+"""The command: what it refuses, and that a smoke run measures every part and leaves nothing else behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.bench.__main__ import main
+from pipeline.bench.scale import PARTS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--part", "steps", "--entry", "beef"], "ConfigError: --entry says what to weigh"),
+        (["--home", "/nowhere"], "ConfigError: --home says whose entries"),
+        (["--entry", "beef", "--home", "/nowhere"], "MissingInputError: There is no entry targets/beef in /nowhere/store"),
+        (["--out", "/proc/nowhere"], "StoreError: The folder /proc/nowhere cannot be made"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["cache", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_picture(tmp_path: Path) -> None:
+    out, temporary = tmp_path / "out", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "pipeline.bench", "cache", "--quick", "--out", str(out)]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=570, check=False, env=environment)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
+    assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((out / "bench.json").read_text())
+    assert (found["bench"], found["quick"]) == ("cache", True)
+    assert {"at", "processor", "threads", "precision", "versions"} <= set(found["machine"])
+    parts = {part["name"]: part for part in found["parts"]}
+    assert list(parts) == ["sizes", "reading", "steps", "steps online", "filling", "store"]
+    assert set(PARTS) <= set(parts)
+    rows = [row for part in found["parts"] for row in part["rows"]]
+    assert all(row["value"] > 0 for row in rows)
+    timed = [row["ratio"] for name in ("reading", "steps", "steps online", "filling") for row in parts[name]["rows"]]
+    assert all(ratio is None or ratio["interval"][0] <= ratio["value"] <= ratio["interval"][1] for ratio in timed)
+    # What is asked of each part, figure by figure; whether a small run meets it says nothing.
+    asked = {name: [row["ask"] for row in part["rows"] if row["ask"]] for name, part in parts.items()}
+    bounds = {name: [(ask["of"], ask["least"], ask["most"]) for ask in asks] for name, asks in asked.items()}
+    assert bounds == {
+        "sizes": [("value", None, 200), ("value", None, 130)],
+        "reading": [("value", 50_000, None)],
+        "steps": [("ratio", None, 1.03)] * 2,
+        "steps online": [("ratio", 0.95, 1.05)] * 2,
+        "filling": [("ratio", 0.9, None)],
+        "store": [("value", None, 20), ("value", None, 1)],
+    }

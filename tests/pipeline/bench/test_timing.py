@@ -1,0 +1,86 @@
+"""Timing in turn: the order of the rounds, and ratios against hand-worked numbers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.bench.timing import interleaved, one_core, ratio
+
+
+def test_ratios_are_of_pairs_and_not_of_medians() -> None:
+    """Pairs 1/2, 10/5 and 100/100: the median of 0.5, 2 and 1 is 1, where the medians, 10 and 5, would give 2."""
+    assert ratio(np.array([1.0, 10.0, 100.0]), np.array([2.0, 5.0, 100.0])).value == 1.0
+
+
+def test_a_machine_that_slows_down_does_not_move_the_ratio() -> None:
+    slower = np.linspace(1.0, 3.0, 30)
+    found = ratio(1.25 * slower, slower)
+    assert found.value == pytest.approx(1.25)
+    assert found.interval == pytest.approx((1.25, 1.25))
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(5, 1.0, 5.0), (7, 2.0, 6.0)])
+def test_the_interval_is_that_of_a_median_drawn_again(count: int, low: float, high: float) -> None:
+    """Of 5 ratios 1 to 5, at least three of five draws are 1 with probability 0.058: above 0.025, so the lower bound is 1.
+
+    Of 7, at least four of seven draws are 1 with probability 0.010, and 1 or 2 with 0.108: it is 2. The upper one mirrors it.
+    """
+    found = ratio(np.arange(1.0, count + 1), np.ones(count))
+    assert found.value == (count + 1) / 2
+    assert found.interval == (low, high)
+
+
+def test_one_round_has_an_interval_of_no_width() -> None:
+    found = ratio(np.array([3.0]), np.array([2.0]))
+    assert (found.value, found.interval) == (1.5, (1.5, 1.5))
+
+
+def test_every_other_round_runs_backwards_after_one_that_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def subject(name: str) -> Callable[[int], None]:
+        return lambda turn: ran.append((name, turn))
+
+    seconds = interleaved({name: subject(name) for name in "abc"}, rounds=3, title="letters")
+    assert "".join(name for name, _ in ran) == "abc" + "abc" + "cba" + "abc"
+    assert [turn for _, turn in ran] == [0] * 6 + [1] * 3 + [2] * 3
+    assert {name: found.shape for name, found in seconds.items()} == {"a": (3,), "b": (3,), "c": (3,)}
+    assert all((found > 0).all() for found in seconds.values())
+    assert "bench: letters: 3/3 rounds" in capsys.readouterr().out
+
+
+def test_what_was_begun_is_waited_for_before_and_after() -> None:
+    ran: list[str] = []
+    interleaved({"a": lambda _: ran.append("a")}, rounds=1, title="waits", settle=lambda: ran.append("settled"))
+    assert ran == ["settled", "a", "settled"] * 2
+
+
+def test_all_threads_stay_on_one_core_and_get_the_others_back() -> None:
+    end, ready = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def other() -> None:
+        seen.append(threading.get_native_id())
+        ready.set()
+        end.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        ready.wait()
+        before, threads = os.sched_getaffinity(0), torch.get_num_threads()
+        with one_core():
+            assert len(os.sched_getaffinity(0)) == 1
+            assert os.sched_getaffinity(seen[0]) == os.sched_getaffinity(0)
+            assert torch.get_num_threads() == 1
+        assert os.sched_getaffinity(0) == os.sched_getaffinity(seen[0]) == before
+        assert torch.get_num_threads() == threads
+    finally:
+        end.set()
+        thread.join()

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import get_args
 
+from pipeline import experiments
 from stages import distill, evaluate, prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
 from storage_schemas.errors import MissingInputError
 
-__all__ = ["STAGES", "check", "make_stage", "named"]
+__all__ = ["STAGES", "check", "make_stage", "named", "refer"]
 
 STAGES: dict[StageName, ModuleType] = {
     "prepare": prepare,
@@ -67,6 +68,12 @@ def _awaited(steps: Sequence[Step]) -> list[Step]:
     return list(found.values())
 
 
+def refer(context: Context, stages: Sequence[StageName]) -> None:
+    """Note in the experiment's folder which entries of ``stages`` it needs, so that nobody takes them for unused meanwhile."""
+    known = [step.place for stage in stages for step in STAGES[stage].steps(context) if not step.waits_for]
+    experiments.refer(context.run_dir, known)
+
+
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
     """Make what a stage lacks; the seconds it took, or None where nothing was missing.
 
@@ -83,6 +90,7 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
             connect()
         for step in there:
             context.forget(step)
+    refer(context, [stage])
     missing = _missing(context, module)
     if not missing:
         return None
@@ -91,6 +99,8 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
         assert ready, f"{stage} waits for {[other.title for other in _awaited(missing)]}"
         connect()
         module.make(context, ready)
+        # What waited has its key only now.
+        refer(context, [stage])
         left = _missing(context, module)
         assert not {step.key for step in ready} & {step.key for step in left}, f"{stage} did not make {ready}"
         missing = left

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import logging
-import os
 import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from pipeline import experiments
 from pipeline.config import load_settings, preset_names, resolved_yaml
+from pipeline.exits import exit_status
+from pipeline.experiments import METRICS, RESOLVED
+from pipeline.home import HOME_HELP, home_of, make_home
 from stages.context import StageName
 from storage_schemas.atomic import write_atomic
-from storage_schemas.errors import ConfigError, OdkdError, StoreError
+from storage_schemas.errors import ConfigError
 
 __all__ = ["build_parser", "main"]
 
 log = logging.getLogger("pipeline")
-
-DONE, FAILED, USER_MISTAKE = 0, 1, 2
-RESOLVED, METRICS = "config.resolved.yaml", "metrics.json"
-_STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,44 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="a.b=c", help="override a setting; may be given several times"
     )
     parser.add_argument("--name", help="the experiment's name: results go to HOME/runs/NAME (default: the configuration's)")
-    parser.add_argument("--home", help="an absolute path that every node sees (default: $ODKD_HOME, else ~/.odkd)")
+    parser.add_argument("--home", help=HOME_HELP)
     parser.add_argument("--force", action="store_true", help="make the stage's entries again although they are there")
     parser.add_argument("--dry-run", action="store_true", help="print what would be made and why, and stop")
     return parser
-
-
-def _home(option: str | None) -> Path:
-    """The home that ``--home`` or the environment names; it is not made, only seen to be possible."""
-    text = os.environ.get("ODKD_HOME", "~/.odkd") if option is None else option
-    if not text:
-        source = "ODKD_HOME" if option is None else "--home"
-        raise StoreError(f"{source} is empty", allowed="an absolute path on storage that every node sees, or to leave it out")
-    if "://" in text:
-        raise StoreError(f"The home '{text}' is a URI", allowed="an absolute path on storage that every node sees")
-    try:
-        home = Path(text).expanduser()
-    except RuntimeError as error:
-        raise StoreError(f"The home '{text}': {error}", allowed="an absolute path") from error
-    if not home.is_absolute():
-        raise StoreError(
-            f"The home '{text}' is relative",
-            allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
-            run="repeat the command with --home /absolute/folder",
-        )
-    if not next(path for path in (home, *home.parents) if path.exists()).is_dir():
-        raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
-    return home
-
-
-def _make_home(home: Path) -> None:
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The home {home} cannot be made: {error.strerror}", allowed="a folder that this user may write"
-        ) from error
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise StoreError(f"The home {home} is not writable", allowed="a folder that this user may write")
 
 
 def _repeatable(options: argparse.Namespace) -> str:
@@ -103,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
             allowed="--force with one stage; to make everything again, another --home",
             run=f"{_repeatable(options)} --stage distill --force   (or another stage)",
         )
-    home = _home(options.home)
+    home = home_of(options.home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, dry_run, graph
     from stages import report
@@ -126,8 +89,10 @@ def _run(options: argparse.Namespace) -> None:
 
     graph.check(context, stages)
     # After all that can be refused without it: a refusal leaves nothing behind.
-    _make_home(home)
+    make_home(home)
     context.run_dir.mkdir(parents=True, exist_ok=True)
+    # Of the stages before too, whose entries these stages read.
+    graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
     resolved = resolved_yaml(settings)
     if not (context.run_dir / METRICS).exists():
         # Beside figures of an earlier run it would say that they are of these settings, and waits for the new ones.
@@ -144,6 +109,7 @@ def _run(options: argparse.Namespace) -> None:
         cluster.disconnect()
     report.publish(context)
     figures = summary(context)
+    figures["entries"] |= {step.title: step.place for step in report.steps(context) if context.find(step) is not None}
     known = {**_earlier_seconds(context.run_dir, resolved), **figures["seconds"]}
     figures["seconds"] = {stage: known[stage] for stage in graph.STAGES if stage in known}
     _leave(context.run_dir, resolved, figures)
@@ -168,6 +134,7 @@ def _leave(run_dir: Path, resolved: str, figures: dict[str, Any]) -> None:
         (run_dir / METRICS).unlink(missing_ok=True)
         write_atomic(config, resolved.encode())
     write_atomic(run_dir / METRICS, (json.dumps(figures, indent=1) + "\n").encode())
+    experiments.end(run_dir)
 
 
 def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
@@ -185,36 +152,14 @@ def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
             log.info("%s", run_dir / name)
 
 
-class _Messages(logging.Handler):
-    """Messages on what standard error is at the moment: while a progress bar is shown, the lines above it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
-        sys.stderr.write(f"{self.format(record)}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Messages()])
     # On first use it tells that it has listed the fonts.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
-    try:
-        options = build_parser().parse_args(arguments)
-        _run(options)
-    except OdkdError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return USER_MISTAKE
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted: what is finished is kept, and the same command goes on from there.\n")
-        return FAILED
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
-            sys.stderr.write(f"StoreError: {error}\n  What is finished is kept: mend this, and the same command goes on.\n")
-            return USER_MISTAKE
-        traceback.print_exc()
-        sys.stderr.write("This is a fault of the program. What is finished is kept; please report the lines above.\n")
-        return FAILED
-    return DONE
+    return exit_status(
+        lambda: _run(build_parser().parse_args(arguments)),
+        interrupted="what is finished is kept, and the same command goes on from there",
+    )
 
 
 if __name__ == "__main__":

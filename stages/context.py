@@ -47,6 +47,11 @@ class Step:
         """The entry's key; not final while the step waits for another."""
         return key_of(self.kind, self.recipe)
 
+    @property
+    def place(self) -> str:
+        """``kind/key``: where below the store the entry lies."""
+        return f"{self.kind}/{self.key}"
+
 
 @dataclass(frozen=True)
 class Context:
@@ -112,12 +117,12 @@ class Context:
         return entry
 
     def content(self, step: Step) -> str:
-        """What later recipes know a step's entry by: the hash of its content, so that equal content is the same input.
+        """What later recipes know a step's entry by.
 
         For an entry that is not there yet it is a placeholder, and the asking step must name ``step`` in ``waits_for``.
         """
         entry = self.find(step)
-        return f"pending {step.key}" if entry is None else str(entry.measured.get("content", entry.manifest.payload))
+        return f"pending {step.key}" if entry is None else entry.content
 
     def waits(self, *steps: Step) -> tuple[Step, ...]:
         """Those of the steps whose entries are not there."""

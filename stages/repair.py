@@ -28,7 +28,7 @@ from stages.tasks import run_tasks, task_options
 from stages.teachers import network_spec, teacher_step
 from storage_schemas.attempts import lease_of
 from storage_schemas.entry import Entry
-from storage_schemas.errors import CorruptEntryError, StoreError, make_again
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, StoreError, make_again
 from storage_schemas.instances import read_instances
 from storage_schemas.lease import Lease
 from storage_schemas.targets import block_files, create_arrays, read_rows, rows_per_block, unpack_bits
@@ -48,13 +48,13 @@ def repair(context: Context, step: Step) -> list[str]:
         StoreError: entries of this kind are made as a whole.
     """
     entry = context.need(step)
-    if step.kind not in ("views", "targets"):
+    if step.kind not in REPAIRABLE:
         raise StoreError(
             f"{step.kind}/{step.key} is made as a whole: it has no shards that could be computed one by one",
             allowed="repair of views and targets",
-            run=make_again(step.kind),
+            run=make_again(step.kind, context.command),
         )
-    damaged = list(entry.damaged())
+    damaged = entry.damaged()
     if damaged:
         with _scratch(entry) as folder:
             _compute(context, step, entry, damaged, folder)
@@ -64,7 +64,7 @@ def repair(context: Context, step: Step) -> list[str]:
                 f"{step.kind}/{step.key}: computed again on {context.device}, {_named(lost)} not what was lost, "
                 f"which was made on {_place(entry)}",
                 allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
-                run=make_again(step.kind),
+                run=make_again(step.kind, context.command),
             )
     return damaged
 
@@ -146,11 +146,14 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
     """Run the teacher of the targets of ``step`` again on ``rows`` random people, in this process, and compare the bits.
 
     Raises:
+        CorruptEntryError: files are damaged.
         StoreError: the entry holds no bits of a teacher.
     """
     if step.kind != "targets":
         raise StoreError(f"{step.kind}/{step.key} holds no teacher's bits", allowed="a sample of entries of kind 'targets'")
     entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
+    entry.check()
+    crops.check()
     num = int(entry.measured["rows"])
     chosen_B = np.sort(np.random.default_rng(seed).choice(num, min(rows, num), replace=False))
     width, height = context.heatmap_wh

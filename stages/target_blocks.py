@@ -26,8 +26,8 @@ from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.predict import runner
 from stages.settings import AugmentSettings, BinarizeSettings, Role
 from stages.tasks import worker_threads
-from storage_schemas.entry import finish_part
 from storage_schemas.instances import Instances, read_instances
+from storage_schemas.parts import finish_part
 from storage_schemas.targets import ArraySpec, block_files, pack_bits, read_rows, write_block
 
 __all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]

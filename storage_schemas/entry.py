@@ -16,32 +16,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.atomic import sha256_file, sync_files, sync_folder, write_atomic
+from storage_schemas.atomic import sync_files, sync_folder, write_atomic
 from storage_schemas.attempts import Attempts, lease_of
-from storage_schemas.errors import CorruptEntryError, StoreError, make_again
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, StoreError, make_again, repair_with
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
+from storage_schemas.parts import MARKER, Part, facts_of, file_problem, read_marked, read_marker
 from storage_schemas.provenance import provenance
 
-__all__ = ["Draft", "Entry", "Part", "Store", "finish_part", "read_part"]
+__all__ = ["Draft", "Entry", "Store", "read_entry"]
 
 log = logging.getLogger(__name__)
-
-_MARKER = ".part.json"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished piece of a draft: its files with their facts, and what the worker noted about it."""
-
-    name: str
-    files: dict[str, FileFacts]
-    notes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,9 +47,19 @@ class Entry:
         return self.manifest.key
 
     @property
+    def place(self) -> str:
+        """``kind/key``: where below the store it lies."""
+        return self.manifest.place
+
+    @property
     def measured(self) -> dict[str, Any]:
         """What was found out while the entry was made."""
         return self.manifest.measured
+
+    @property
+    def content(self) -> str:
+        """What later recipes know the entry by: the hash of its content, so that equal content is the same input."""
+        return str(self.measured.get("content", self.manifest.payload))
 
     def path(self, name: str) -> Path:
         """The absolute path of one of the entry's files or arrays."""
@@ -67,12 +67,16 @@ class Entry:
 
     def problems(self) -> list[str]:
         """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
-        return list(self.damaged().values())
+        return [problem for problem in self.look() if problem]
 
-    def damaged(self) -> dict[str, str]:
-        """The files that are not as the manifest describes them, each with what is wrong."""
-        looked = {name: _problem(self.folder, name, facts) for name, facts in self.manifest.files.items()}
-        return {name: problem for name, problem in looked.items() if problem}
+    def damaged(self) -> list[str]:
+        """The names of the files that are not as the manifest describes them."""
+        return [name for name, problem in zip(self.manifest.files, self.look(), strict=True) if problem]
+
+    def look(self) -> Iterator[str]:
+        """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
+        for name, facts in self.manifest.files.items():
+            yield file_problem(self.folder, name, facts)
 
     def put_back(self, name: str, made: Path) -> bool:
         """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
@@ -80,7 +84,7 @@ class Entry:
         True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
         nothing wrong can come of it. Otherwise nothing is done.
         """
-        if not made.is_file() or _facts_of(made) != self.manifest.files[name]:
+        if not made.is_file() or facts_of(made) != self.manifest.files[name]:
             return False
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,64 +97,12 @@ class Entry:
         found = self.problems()
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            kind, home = self.manifest.kind, self.folder.parents[3]
             raise CorruptEntryError(
-                f"Entry {self.manifest.kind}/{self.key}: {found[0]}{more}",
+                f"Entry {self.place}: {found[0]}{more}",
                 allowed="the files as its manifest describes them",
-                run=make_again(self.manifest.kind),
+                run=repair_with(self.place, home) if kind in REPAIRABLE else make_again(kind),
             )
-
-
-def _problem(folder: Path, name: str, facts: FileFacts) -> str:
-    path = folder / name
-    try:
-        if not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size
-        if size != facts.size:
-            return f"{name} has {size} bytes where the manifest says {facts.size}"
-        if sha256_file(path) != facts.sha256:
-            return f"{name} does not match its sha256"
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-    return ""
-
-
-def _facts_of(path: Path) -> FileFacts:
-    return FileFacts(path.stat().st_size, sha256_file(path))
-
-
-def finish_part(folder: Path, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
-    """Sync and hash the ``files`` (names below ``folder``) of a part, then write its marker: the worker's last act."""
-    sync_files(folder, files)
-    part = Part(name, {file: _facts_of(folder / file) for file in files}, dict(notes or {}))
-    write_atomic(folder / f"{name}{_MARKER}", json.dumps(asdict(part), allow_nan=False).encode())
-    return part
-
-
-def _read_marker(marker: Path) -> Part | None:
-    """What a marker says, or None if it cannot be read; its files are not looked at."""
-    try:
-        raw = json.loads(marker.read_bytes())
-        return Part(raw["name"], {name: FileFacts(**facts) for name, facts in raw["files"].items()}, raw["notes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def read_part(folder: Path, name: str) -> Part | None:
-    """The finished part ``name`` of ``folder``, or None if it is not there or any of its files is not as it was (logged)."""
-    return _read_part(folder / f"{name}{_MARKER}")
-
-
-def _read_part(marker: Path) -> Part | None:
-    """The part behind a marker, or None if any of its files is not as the marker says."""
-    part = _read_marker(marker)
-    if part is None:
-        return None
-    bad = [problem for name, facts in part.files.items() if (problem := _problem(marker.parent, name, facts))]
-    if bad:
-        log.warning("Unfinished work in %s is not used: %s", marker.parent, bad[0])
-        return None
-    return part
 
 
 class Draft:
@@ -171,7 +123,7 @@ class Draft:
 
     def parts(self) -> dict[str, Part]:
         """The finished parts, by name: those adopted from a writer that died and those made since."""
-        found = (_read_part(marker) for marker in sorted(self.folder.glob(f"*{_MARKER}")))
+        found = (read_marked(marker) for marker in sorted(self.folder.glob(f"*{MARKER}")))
         return {part.name: part for part in found if part}
 
     def adopt(self, other: Path) -> int:
@@ -181,10 +133,10 @@ class Draft:
         """
         self._superseded.append(other)
         taken = 0
-        for marker in sorted(other.glob(f"*{_MARKER}")):
+        for marker in sorted(other.glob(f"*{MARKER}")):
             if (self.folder / marker.name).exists():
                 continue
-            part = _read_part(marker)
+            part = read_marked(marker)
             taken += part is not None and self._link(other, (*part.files, marker.name))
         return taken
 
@@ -206,10 +158,10 @@ class Draft:
         """The hash that the entry's payload will have if ``files`` (names below the folder) are committed as they are."""
         return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
 
-    def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
-        markers = (_read_marker(marker) for marker in sorted(self.folder.glob(f"*{_MARKER}")))
-        known = {name: facts for part in markers if part for name, facts in part.files.items()}
-        found = {name: _facts_of(self.folder / name) for name in sorted(files)}
+    def _facts(self, files: Sequence[str], expected: Mapping[str, FileFacts] | None = None) -> dict[str, FileFacts]:
+        markers = (read_marker(marker) for marker in sorted(self.folder.glob(f"*{MARKER}")))
+        known = {name: facts for part in markers if part for name, facts in part.files.items()} | dict(expected or {})
+        found = {name: facts_of(self.folder / name) for name in sorted(files)}
         for name, facts in found.items():
             if known.get(name, facts) != facts:
                 raise CorruptEntryError(
@@ -219,17 +171,24 @@ class Draft:
                 )
         return found
 
-    def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
+    def commit(
+        self,
+        files: Sequence[str],
+        *,
+        measured: Mapping[str, Any],
+        made: Mapping[str, Any] | None = None,
+        expected: Mapping[str, FileFacts] | None = None,
+    ) -> Entry:
         """Write the manifest over ``files`` (names below the folder); if another writer was first, its entry is the result.
 
         Raises:
-            CorruptEntryError: a file of a finished part has changed since.
+            CorruptEntryError: a file of a finished part has changed since, or is not what is ``expected`` of it.
             StoreError: another run has taken this work over, and has not finished it yet.
         """
         if (self._home / MANIFEST).exists():
             return self._give_way()
         try:
-            facts = self._facts(files)
+            facts = self._facts(files, expected)
             sync_files(self.folder, facts)
         except FileNotFoundError as error:
             if not self.was_taken_over:
@@ -247,6 +206,11 @@ class Draft:
         self._clean(keep=set(facts))
         return Entry(manifest, self.folder)
 
+    def abandon(self) -> None:
+        """Give up, and take away what was written: for work that nobody could go on from."""
+        self._ended = True
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def taken_over(self) -> StoreError:
         """What to say where ``was_taken_over``."""
         return StoreError(
@@ -256,7 +220,7 @@ class Draft:
         )
 
     def _give_way(self) -> Entry:
-        entry = _read_entry(self._home)
+        entry = read_entry(self._home)
         self._ended = True
         # It is our own where NFS has lost the answer to the first request and says "exists" to the second.
         if entry.folder != self.folder:
@@ -281,12 +245,17 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _read_entry(home: Path) -> Entry:
+def read_entry(home: Path) -> Entry:
+    """The entry of the folder ``<store>/<kind>/<key>``.
+
+    Raises:
+        FileNotFoundError: it has no manifest.
+        CorruptEntryError: the manifest is damaged, or that of another entry.
+        StoreError: it was written by another schema version.
+    """
     manifest = Manifest.decode((home / MANIFEST).read_bytes(), where=str(home / MANIFEST))
     if (manifest.kind, manifest.key) != (home.parent.name, home.name):
-        raise CorruptEntryError(
-            f"{home / MANIFEST} is that of another entry, {manifest.kind}/{manifest.key}: the entry counts as not there"
-        )
+        raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
     return Entry(manifest, home / manifest.folder)
 
 
@@ -311,7 +280,7 @@ class Store:
         """The committed entry of this recipe, or None; one whose manifest is damaged counts as not there, and is logged."""
         home = self._home(kind, recipe)
         try:
-            return _read_entry(home)
+            return read_entry(home)
         except FileNotFoundError:
             return None
         except CorruptEntryError as error:
@@ -322,7 +291,7 @@ class Store:
         """Every committed entry of a kind."""
         for manifest in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
             try:
-                yield _read_entry(manifest.parent)
+                yield read_entry(manifest.parent)
             except FileNotFoundError:
                 # Taken out of the store since it was listed.
                 continue
@@ -347,8 +316,10 @@ class Store:
         return entry, fields
 
     @contextmanager
-    def draft(self, kind: str, recipe: Recipe, *, tell: Callable[[str], None] = log.info) -> Iterator[Draft | Entry]:
-        """Begin an entry: a draft that holds the lease and whatever a dead writer had finished.
+    def draft(
+        self, kind: str, recipe: Recipe, *, adopt: bool = True, tell: Callable[[str], None] = log.info
+    ) -> Iterator[Draft | Entry]:
+        """Begin an entry: a draft that holds the lease and, with ``adopt``, whatever a dead writer had finished.
 
         If a live writer is at it already, wait for that one; the result is then its entry. ``tell`` says so to the user.
 
@@ -373,7 +344,7 @@ class Store:
                 # A writer that has ended since may have committed: only without its manifest is its folder free.
                 dead = attempts.dead()
                 if self.find(kind, recipe) is None:
-                    self._begin(draft, dead, tell)
+                    self._begin(draft, dead if adopt else [], tell)
                     with _told_if_taken_over(draft):
                         yield draft
                     return

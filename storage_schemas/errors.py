@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 __all__ = [
+    "KINDS",
+    "REPAIRABLE",
     "ClusterError",
     "ConfigError",
     "CorruptEntryError",
@@ -13,6 +18,7 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "make_again",
+    "repair_with",
 ]
 
 _MADE_BY = {
@@ -25,6 +31,13 @@ _MADE_BY = {
     "reports": "report",
 }
 """The stage that leaves the entries of each kind."""
+
+KINDS = tuple(_MADE_BY)
+"""The kinds of entries, in the order in which stages leave them."""
+
+
+REPAIRABLE = ("views", "targets")
+"""The kinds whose entries are made block by block, so that a lost shard can be made alone."""
 
 
 class OdkdError(Exception):
@@ -64,7 +77,7 @@ class WeightsError(OdkdError):
 
 
 class MissingInputError(OdkdError):
-    """A stage whose inputs another stage has not made yet."""
+    """An entry that is needed and not there: another stage has not made it yet, or it is not there any more."""
 
 
 class CorruptEntryError(OdkdError):
@@ -83,10 +96,15 @@ class TrainingError(OdkdError):
     """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
 
 
-def make_again(kind: str) -> str:
-    """What to type next where an entry of ``kind`` cannot be used as it is."""
+def repair_with(place: str, home: Path) -> str:
+    """What to type next where files of an entry (at ``place``, ``kind/key``) are damaged, and it can be made whole in part."""
+    return f"python -m pipeline.cache repair {place} --home {shlex.quote(str(home))}"
+
+
+def make_again(kind: str, command: str = "the same command with") -> str:
+    """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``."""
     if kind not in _MADE_BY:
-        return f"the same command with --force and the stage that makes '{kind}'"
-    again = f"the same command with --stage {_MADE_BY[kind]} --force"
+        return f"{command} --force and the stage that makes '{kind}'"
+    again = f"{command} --stage {_MADE_BY[kind]} --force"
     # Teachers are scored in their own stage, and nothing in an entry of scores says whose they are.
     return f"{again} (with --stage teachers, where it is a teacher's)" if kind == "evaluations" else again

@@ -6,12 +6,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "FileFacts", "Manifest", "Recipe", "canonical_json", "differing_fields", "key_of"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "FileFacts",
+    "Manifest",
+    "Recipe",
+    "canonical_json",
+    "differing_fields",
+    "is_plain_name",
+    "key_of",
+]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -93,6 +102,11 @@ class Manifest:
     made: dict[str, Any]
 
     @property
+    def place(self) -> str:
+        """``kind/key``: where below the store the entry lies."""
+        return f"{self.kind}/{self.key}"
+
+    @property
     def payload(self) -> str:
         """The sha256 over every file's name, size and sha256: equal for equal content, whoever made it, when and where."""
         return hashlib.sha256(canonical_json({name: asdict(facts) for name, facts in self.files.items()})).hexdigest()
@@ -117,10 +131,10 @@ class Manifest:
             StoreError: written by another schema version.
         """
         try:
-            body = json.loads(data)
+            body = json.loads(data, parse_constant=_no_number)
             stated = body.pop("sha256")
             schema, payload = body.pop("schema"), body.pop("payload")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
         # The hash first: a damaged schema version must not send the user to look for another release.
         if hashlib.sha256(canonical_json({"schema": schema, **body, "payload": payload})).hexdigest() != stated:
@@ -134,17 +148,30 @@ class Manifest:
         try:
             body["files"] = {name: FileFacts(**facts) for name, facts in body["files"].items()}
             manifest = cls(**body)
+            manifest._check_types()
         except (KeyError, AttributeError, TypeError) as error:
             raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
         if key_of(manifest.kind, manifest.recipe) != manifest.key:
             raise CorruptEntryError(f"{where} has key {manifest.key}, which does not follow from its recipe")
         # An entry may come from elsewhere, and what its manifest names is read, and removed with it.
-        if not all(_is_below(name) for name in (manifest.folder, *manifest.files)) or "/" in manifest.folder:
+        if not all(is_plain_name(name) for name in (manifest.folder, *manifest.files)) or "/" in manifest.folder:
             raise CorruptEntryError(f"{where} names files outside its folder: the entry counts as not there")
         return manifest
 
+    def _check_types(self) -> None:
+        texts = (self.kind, self.key, self.folder, *(facts.sha256 for facts in self.files.values()))
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a name or a hash that is not text")
+        if not all(isinstance(value, dict) for value in (self.recipe, self.measured, self.made)):
+            raise TypeError("a recipe, or what was measured or who made it, that is not a mapping")
+        if not all(type(facts.size) is int and facts.size >= 0 for facts in self.files.values()):
+            raise TypeError("a size that is not a number of bytes")
 
-def _is_below(name: str) -> bool:
-    """True if a name leads to something below the folder that it is joined to, and not to that folder itself."""
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def is_plain_name(name: str) -> bool:
+    """True if a name, in its one plain spelling, leads to something below the folder that it is joined to."""
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))

@@ -1,10 +1,39 @@
-"""What every test shares: one thread a process."""
+"""What tests share: one thread a process; a home with entries, and commands on it."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import cv2
+import pytest
 import torch
+from cache_samples import Cache, a_home
+
+from storage_schemas.entry import Entry
 
 # The machine that runs the tests may have two cores: workers of several processes must not starve each other.
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cache:
+    """Commands of ``pipeline.cache`` on the home ``tmp_path``."""
+    monkeypatch.delenv("ODKD_HOME", raising=False)
+    return Cache(tmp_path, capsys)
+
+
+@pytest.fixture(scope="session")
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Entry]]:
+    home = tmp_path_factory.mktemp("home")
+    return home, a_home(home)
+
+
+@pytest.fixture
+def made(tmp_path: Path, _made_once: tuple[Path, dict[str, Entry]]) -> dict[str, Entry]:
+    """The entries of that home, by a name."""
+    home, entries = _made_once
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    return {name: replace(entry, folder=tmp_path / entry.folder.relative_to(home)) for name, entry in entries.items()}

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas.entry import Draft, Entry, Store
+from storage_schemas.parts import finish_part
 
 __all__ = ["CONTENT", "FILES", "RECIPE", "fill", "make_entry", "unfinished", "write_file"]
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from store_samples import FILES, RECIPE, write_file
 
-from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas.entry import Draft, Entry, Store
+from storage_schemas.parts import finish_part
 
 _COUNTED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 _ROUNDS = 6

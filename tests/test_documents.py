@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -18,6 +19,7 @@ from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
 from pipeline.bench.__main__ import build_parser as build_bench_parser
+from pipeline.cache import build_parser as cache_parser
 from pipeline.config import load_settings, preset_names
 from pipeline.run import build_parser
 from stages.networks.teacher import NetworkSpec, load_network
@@ -73,6 +75,22 @@ def test_every_pipeline_command_is_one_that_the_program_takes(command: str) -> N
         assert override.partition("=")[0] in SETTINGS
 
 
+@pytest.mark.parametrize("command", _commands(r"python -m pipeline\.cache"))
+def test_every_cache_command_is_one_that_the_program_takes(command: str) -> None:
+    if command != "python -m pipeline.cache":
+        cache_parser().parse_args(shlex.split(command)[3:])
+
+
+def test_the_table_of_cache_commands_has_all_of_them_with_their_options() -> None:
+    table = README.partition("## The cache")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([a-z]+) ?([^`]*)` \|", table, flags=re.MULTILINE))
+    (commands,) = [action.choices for action in cache_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert set(rows) == set(commands)
+    for name, parser in commands.items():
+        options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+        assert set(re.findall(r"--[a-z-]+", rows[name])) == options - {"--help", "--home", "--json"}
+
+
 @pytest.mark.parametrize("command", _commands(r"python -m pipeline\.bench"))
 def test_every_benchmark_command_is_one_that_the_program_takes(command: str) -> None:
     assert build_bench_parser().parse_args(shlex.split(command)[3:]).bench == "cache"
@@ -81,6 +99,7 @@ def test_every_benchmark_command_is_one_that_the_program_takes(command: str) -> 
 def test_there_is_something_to_check() -> None:
     assert len(_commands(r"python -m pipeline\.bench")) >= 3
     assert len(_commands(r"python -m pipeline\.run")) >= 5
+    assert len(_commands(r"python -m pipeline\.cache")) >= 5
     assert len(_blocks("yaml")) == README.count("```yaml") >= 2
     assert len(TEACHERS) == 4
 

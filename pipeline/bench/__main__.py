@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.bench.scale import PARTS
-from pipeline.run import DONE, FAILED, USER_MISTAKE
-from storage_schemas.errors import ConfigError, OdkdError, StoreError
+from pipeline.exits import exit_status
+from pipeline.home import HOME_HELP, home_of
+from storage_schemas.errors import ConfigError, StoreError
 
 __all__ = ["build_parser", "main"]
 
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument("--part", choices=PARTS, help="measure this part alone (default: all, one after the other)")
     cache.add_argument("--quick", action="store_true", help="a smoke run of small sizes: shows that it works, measures nothing")
     cache.add_argument("--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes (default: drawn)")
-    cache.add_argument("--home", help="the home of these entries (default: $ODKD_HOME, else ~/.odkd)")
+    cache.add_argument("--home", help=f"the home of these entries: {HOME_HELP}")
     cache.add_argument("--out", default="bench-cache", metavar="DIR", help="the folder for figures (default: %(default)s)")
     return parser
 
@@ -49,22 +49,15 @@ def _cache(options: argparse.Namespace) -> None:
     from pipeline.bench.cache import run_cache_bench
     from pipeline.bench.sizes import find_entries
 
-    home = Path(options.home or os.environ.get("ODKD_HOME") or "~/.odkd").expanduser()
-    weighed = find_entries(home, options.entry) if options.entry else None
+    weighed = find_entries(home_of(options.home), options.entry) if options.entry else None
     run_cache_bench([options.part] if options.part else PARTS, quick=options.quick, weighed=weighed, out=out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, whatever was found, 2 for the user's mistake, 1 for the rest."""
-    try:
-        _cache(build_parser().parse_args(arguments))
-    except OdkdError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return USER_MISTAKE
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted: figures of the parts that were done are kept.\n")
-        return FAILED
-    return DONE
+    return exit_status(
+        lambda: _cache(build_parser().parse_args(arguments)), interrupted="figures of the parts that were done are kept"
+    )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from stages.pose.binarize import binarize
 from stages.progress import progress
 from stages.settings import AugmentSettings, BinarizeSettings, Role
 from stages.target_blocks import part_name
-from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.instances import Instances
+from storage_schemas.parts import finish_part
 from storage_schemas.targets import (
     ArraySpec,
     block_files,

@@ -26,9 +26,9 @@ from stages.learning.teacher_maps import TeacherMaps
 from stages.networks.placement import on_device
 from stages.networks.teacher import load_network
 from storage_schemas.checkpoints import save_weights
-from storage_schemas.entry import finish_part, read_part
 from storage_schemas.errors import TrainingError
 from storage_schemas.instances import Instances, read_instances
+from storage_schemas.parts import finish_part, read_part
 from storage_schemas.targets import read_rows
 
 __all__ = ["METRICS", "WEIGHTS", "Worker", "train", "training_rows"]

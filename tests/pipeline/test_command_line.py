@@ -12,9 +12,14 @@ import pytest
 import yaml
 
 from pipeline import cluster, graph
-from pipeline.run import DONE, FAILED, USER_MISTAKE, main
-from stages.context import Context, StageName
+from pipeline.config import load_settings
+from pipeline.exits import DONE, FAILED, USER_MISTAKE
+from pipeline.experiments import experiments
+from pipeline.run import main
+from stages import prepare, report, targets, teachers
+from stages.context import Context, StageName, Step
 from storage_schemas.atomic import write_atomic
+from storage_schemas.entry import Draft
 from storage_schemas.errors import ClusterError
 
 
@@ -105,15 +110,15 @@ def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: Path, capsys: pytest.
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs a stage that lacks nothing, and whose work is to take some seconds, or to fail; None where there is none to do."""
 
-    def make(seconds: float | Exception | None) -> Callable[..., float | None]:
+    def make(seconds: float | BaseException | None) -> Callable[..., float | None]:
         def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
-            if isinstance(seconds, Exception):
+            if isinstance(seconds, BaseException):
                 raise seconds
             return seconds
 
         return made
 
-    def ran(stage: str, seconds: float | Exception | None, *options: str) -> int:
+    def ran(stage: str, seconds: float | BaseException | None, *options: str) -> int:
         monkeypatch.setattr(graph, "check", lambda *_: None)
         monkeypatch.setattr(graph, "make_stage", make(seconds))
         return main(["--stage", stage, "--home", str(tmp_path), *options])
@@ -171,6 +176,50 @@ def test_figures_that_cannot_be_read_are_written_anew(tmp_path: Path, run: Calla
     (tmp_path / "runs" / "demo" / "metrics.json").write_text(damaged)
     assert run("prepare", 3.0) == DONE
     assert _left(tmp_path)[1] == {"prepare": 3.0}
+
+
+def _referred(home: Path) -> set[str]:
+    (experiment,) = experiments(home)
+    assert experiment.problem == ""
+    return set(experiment.places)
+
+
+def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: Path, run: Callable[..., int]) -> None:
+    def instances(**changes: str) -> set[str]:
+        settings = load_settings(None, [f"{name.replace('__', '.')}={value}" for name, value in changes.items()])
+        return {step.place for step in prepare.steps(Context(settings, tmp_path, "cpu"))}
+
+    assert run("all", KeyboardInterrupt()) == FAILED
+    assert _referred(tmp_path) == instances()
+    smaller = ("--set", "prepare.holdout_fraction=0.1")
+    assert run("all", KeyboardInterrupt(), *smaller) == FAILED
+    assert _referred(tmp_path) == instances() | instances(prepare__holdout_fraction="0.1")
+    assert run("prepare", 3.0) == DONE
+    assert not (tmp_path / "runs" / "demo" / "unfinished.json").exists()
+    assert _referred(tmp_path) == set(), "nothing was made"
+
+
+def test_a_run_that_reads_what_earlier_stages_left_notes_that_too(tmp_path: Path, run: Callable[..., int]) -> None:
+    context = Context(load_settings(None), tmp_path, "cpu")
+    for step in prepare.steps(context):
+        with context.store.draft(step.kind, step.recipe) as draft:
+            assert isinstance(draft, Draft)
+            draft.commit([], measured={"held_out": 1, "content": "people"})
+    assert run("targets", KeyboardInterrupt()) == FAILED
+    expected = [*prepare.steps(context), teachers.teacher_step(context, "primary"), *targets.steps(context)]
+    assert _referred(tmp_path) == {step.place for step in expected if not step.waits_for}
+    assert len(_referred(tmp_path)) == 9, "two tables, the primary, and the crops of six views: the rest waits"
+
+
+def test_figures_name_the_report_too(tmp_path: Path, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Step("report", "reports", "report", {"of": "everything"})
+    with Context(load_settings(None), tmp_path, "cpu").store.draft(step.kind, step.recipe) as draft:
+        assert isinstance(draft, Draft)
+        (draft.folder / "report.html").write_text("")
+        draft.commit(["report.html"], measured={})
+    monkeypatch.setattr(report, "steps", lambda _: [step])
+    assert run("report", None) == DONE
+    assert _referred(tmp_path) == {step.place}
 
 
 def test_figures_are_never_beside_settings_that_they_are_not_of(

@@ -12,6 +12,7 @@ import pytest
 from step_samples import leave_entry, make_context, with_people
 
 from pipeline import graph
+from pipeline.experiments import experiments
 from stages import distill
 from stages.context import Context, StageName, Step
 from storage_schemas.errors import ClusterError, MissingInputError
@@ -83,6 +84,41 @@ def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage
     graph.make_stage(make_context(tmp_path), "distill", force=False, connect=lambda: None)
     graph.make_stage(make_context(tmp_path), "distill", force=False, connect=_no_cluster)
     assert stage.made == ["one", "two"]
+
+
+def _noted(context: Context) -> set[str]:
+    (experiment,) = experiments(context.home)
+    return set(experiment.places)
+
+
+def test_what_a_stage_finds_is_noted_before_it_is_used(tmp_path: Path, stage: _Stage) -> None:
+    context = make_context(tmp_path)
+    for step in stage.steps(context):
+        leave_entry(context, step)
+    assert graph.make_stage(context, "distill", force=False, connect=_no_cluster) is None
+    assert _noted(context) == {step.place for step in stage.steps(context)}
+
+
+def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second entry has its key only when the first is there."""
+    first = Step("distill", "students", "first", {"of": "labels"})
+    seen: list[set[str]] = []
+
+    class Chain(_Stage):
+        def make(self, context: Context, missing: Sequence[Step]) -> None:
+            seen.append(_noted(context))
+            super().make(context, missing)
+
+    def given(context: Context) -> list[Step]:
+        return [first, Step("distill", "students", "second", {"of": context.content(first)}, context.waits(first))]
+
+    chain = Chain(given)
+    monkeypatch.setitem(graph.STAGES, "distill", cast("ModuleType", chain))
+    context = make_context(tmp_path)
+    graph.make_stage(context, "distill", force=False, connect=lambda: None)
+    assert chain.made == ["first", "second"]
+    second = given(context)[1]
+    assert seen == [{first.place}, {first.place, second.place}]
 
 
 # What is refused

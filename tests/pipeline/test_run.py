@@ -10,10 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from storage_schemas.entry import Entry, Store
+from storage_schemas.parts import facts_of
+from storage_schemas.targets import read_rows, write_block
 
 pytestmark = pytest.mark.slow
 
@@ -188,6 +194,60 @@ def test_a_killed_distillation_repeats_at_most_one_epoch_and_ends_the_same(finis
         unbroken = next((finished / "store" / "students" / path.parent.parent.name).glob("*/metrics.jsonl"))
         expected = [json.loads(line) for line in unbroken.read_text().splitlines()]
         assert epochs == [(line["epoch"], pytest.approx(line["loss"], rel=1e-3)) for line in expected if "loss" in line]
+
+
+def cache(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cache", *words, "--home", str(home)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def entry_of(home: Path, title: str) -> Entry:
+    kind, _, key = metrics(home)["entries"][title].partition("/")
+    (found,) = [entry for entry in Store(home / "store").entries(kind) if entry.key == key]
+    return found
+
+
+def test_damaged_shards_are_made_again_and_nothing_else(finished: Path, tmp_path: Path) -> None:
+    home = without(finished, tmp_path / "home")
+    crops, targets = entry_of(home, "train view 1"), entry_of(home, "targets of the primary teacher, train view 1")
+    flipped = bytearray(targets.path("bits/c/1/0").read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    targets.path("bits/c/1/0").write_bytes(flipped)
+    targets.path("peak/zarr.json").write_bytes(b"")
+    crops.path("affine/c/2/0/0").unlink()
+    untouched = targets.path("bits/c/0/0").stat().st_mtime_ns
+    refused = run(home, "distill", "--force")
+    assert refused.returncode == 2
+    assert f"Next:    python -m pipeline.cache repair {crops.place} --home {home}" in refused.stderr
+    refused = cache(home, "repair", targets.place)
+    assert (refused.returncode, f"repair {crops.place}" in refused.stderr) == (2, True), refused.stderr
+    for entry in (crops, targets):
+        repaired = cache(home, "repair", entry.key)
+        assert repaired.returncode == 0, repaired.stderr
+        assert entry.problems() == []
+    assert repaired.stdout.splitlines() == ["bits/c/1/0", "peak/zarr.json", f"{targets.place}: 2 files made again"]
+    assert targets.path("bits/c/0/0").stat().st_mtime_ns == untouched
+    assert not list((home / "store").glob("*/*/repair-*")), "nothing is left beside the entries"
+    assert cache(home, "verify").returncode == 0
+
+
+def test_a_sample_tells_the_bits_that_a_teacher_does_not_give(finished: Path, tmp_path: Path) -> None:
+    """All bits of the noses are turned over, with a manifest that says so: no file is damaged, and yet the bits are not its."""
+    home = without(finished, tmp_path / "home")
+    title = "targets of the senior teacher, val view 0"
+    entry = entry_of(home, title)
+    truth = json.loads(cache(home, "verify", "--sample", "1000", entry.place, "--json").stdout)[entry.place]
+    people = entry.measured["rows"]
+    assert (truth["rows"], truth["maps"], truth["bits"]) == (people, people * 17, people * 17 * 16 * 16)
+    assert truth["differing"] == truth["differing_maps"] == 0
+    bits = np.array(read_rows(entry.folder, "bits"), np.uint8)
+    bits[:, : 16 * 16 // 8] ^= 255
+    write_block(entry.folder, 0, {"bits": bits})
+    files = {name: facts_of(entry.path(name)) for name in entry.manifest.files}
+    (entry.folder.parent / "manifest.json").write_bytes(replace(entry.manifest, files=files).encode())
+    assert cache(home, "verify", entry.place).returncode == 0
+    sample = json.loads(cache(home, "verify", "--sample", "10", entry.place, "--json").stdout)[entry.place]
+    assert (sample["rows"], sample["differing_maps"], sample["differing"]) == (10, 10, 10 * 16 * 16)
 
 
 @pytest.mark.parametrize("home", ["relative/home", "s3://bucket/home"])

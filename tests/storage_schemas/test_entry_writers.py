@@ -16,10 +16,11 @@ from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_fil
 
 from storage_schemas import entry as entry_module
 from storage_schemas.atomic import write_atomic
-from storage_schemas.entry import Draft, Entry, Store, finish_part
+from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.errors import DataError, StoreError
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import key_of
+from storage_schemas.parts import finish_part
 
 
 @pytest.fixture
@@ -226,11 +227,11 @@ def test_a_writer_whose_folder_is_gone_gives_way_to_the_entry_that_is_there(
 ) -> None:
     with _Unwatched(store, monkeypatch) as (slow, second):
 
-        def late(files: list[str]) -> dict[str, Any]:
+        def late(files: list[str], expected: None) -> dict[str, Any]:
             # Between the look at the manifest and the hashing of the files.
             second.commit(FILES, measured={"by": "second"})
             shutil.rmtree(slow.folder)
-            return real(files)
+            return real(files, expected)
 
         real = slow._facts
         monkeypatch.setattr(slow, "_facts", late)

@@ -120,7 +120,9 @@ def test_any_changed_byte_of_a_manifest_is_noticed() -> None:
             Manifest.decode(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], where="here")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", MANIFEST.encode()[:-20]])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b"[" * 100_000, b'{"sha256": NaN}', MANIFEST.encode()[:-20]]
+)
 def test_what_is_not_a_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptEntryError, match="here is not a manifest"):
         Manifest.decode(data, where="here")
@@ -150,7 +152,25 @@ def test_a_missing_or_unknown_field_is_refused() -> None:
             Manifest.decode(_signed(changed), where="here")
 
 
-@pytest.mark.parametrize("name", ["../other", "/etc/passwd", "a/../../b", "", "."])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"folder": 3},
+        {"measured": []},
+        {"made": None},
+        {"files": {"a": {"size": "1", "sha256": "aa"}}},
+        {"files": {"a": {"size": -1, "sha256": "aa"}}},
+        {"files": {"a": {"size": True, "sha256": "aa"}}},
+        {"files": {"a": {"size": 1, "sha256": None}}},
+        {"recipe": [], "key": key_of("targets", [])},  # type: ignore[arg-type]
+    ],
+)
+def test_a_field_of_another_type_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(CorruptEntryError, match="here is not a manifest"):
+        Manifest.decode(_signed({**json.loads(MANIFEST.encode()), **change}), where="here")
+
+
+@pytest.mark.parametrize("name", ["../other", "/etc/passwd", "a/../../b", "", ".", "a/./b", "a//b", "a/", "a\0"])
 def test_names_that_lead_out_of_the_entry_are_refused(name: str) -> None:
     with pytest.raises(CorruptEntryError, match="outside its folder"):
         Manifest.decode(replace(MANIFEST, folder=name).encode(), where="here")

@@ -1,0 +1,48 @@
+"""How every command ends: messages on standard error, and an exit status that says whose turn it is."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+
+from storage_schemas.errors import OdkdError
+
+__all__ = ["DONE", "FAILED", "USER_MISTAKE", "exit_status"]
+
+DONE, FAILED, USER_MISTAKE = 0, 1, 2
+_STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class _Messages(logging.Handler):
+    """Messages on what standard error is at the moment: while a progress bar is shown, the lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
+def exit_status(work: Callable[[], None], *, interrupted: str) -> int:
+    """Do the work of a command; its exit status is 0 for done, 2 for the user's mistake, 1 for anything else.
+
+    ``interrupted`` says how things stand when the user stops it.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Messages()])
+    try:
+        work()
+    except OdkdError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        sys.stderr.write(f"Interrupted: {interrupted}.\n")
+        return FAILED
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
+            sys.stderr.write(f"StoreError: {error}\n  What is finished is kept: mend this, and the same command goes on.\n")
+            return USER_MISTAKE
+        traceback.print_exc()
+        sys.stderr.write("This is a fault of the program. What is finished is kept; please report the lines above.\n")
+        return FAILED
+    return DONE

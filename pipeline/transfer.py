@@ -1,0 +1,104 @@
+"""``export`` and ``import``: entries on their way from one home to another."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import get_args
+
+from pipeline.answers import Answer, command_of, opened
+from pipeline.experiments import experiments
+from pipeline.tables import plural, size_text, table
+from storage_schemas.archive import export_entries
+from storage_schemas.entry import Store
+from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, StoreError
+from storage_schemas.intake import Outcome, import_entry, opened_archive
+from storage_schemas.inventory import find_entry, find_place, places
+from storage_schemas.manifest import Manifest
+
+__all__ = ["export", "take_in"]
+
+log = logging.getLogger("pipeline")
+
+_OTHER_BITS = "Of entries with other bits both are valid, made on different devices or versions: those in the store stay."
+
+
+def export(options: argparse.Namespace) -> Answer:
+    """Copy entries, or all those of an experiment, to a folder or a tar file."""
+    # It draws bars, and takes longer to import than a list takes to print.
+    from stages.progress import progress
+
+    home, store = opened(options)
+    target = Path(options.target).absolute()
+    if target.resolve().is_relative_to(store.root.resolve()):
+        raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
+    wanted = {place for text in options.wanted for place in _places(home, store, text)}
+    entries = [find_entry(store, place) for place in sorted(wanted)]
+    num_files = sum(len(entry.manifest.files) for entry in entries)
+    size = sum(entry.manifest.size for entry in entries)
+    with progress("export", num_files, "files", stream=sys.stderr) as bar:
+        export_entries(entries, target, advance=bar.advance)
+    data = {"entries": [entry.place for entry in entries], "files": num_files, "bytes": size, "target": str(target)}
+    told = f"{plural(len(entries), 'entry')}, {plural(num_files, 'file')}, {size_text(size)}"
+    return Answer(data, f"{told} exported to {target}")
+
+
+def _places(home: Path, store: Store, text: str) -> Collection[str]:
+    """What ``text`` names: all entries of the experiment of that name, or else the one entry whose key begins so.
+
+    Raises:
+        OdkdError: it names neither; or an experiment of which entries are missing, or are not known.
+    """
+    known = {experiment.name: experiment for experiment in experiments(home)}
+    experiment = known.get(text)
+    if experiment is None:
+        try:
+            return [find_place(store, text)]
+        except ConfigError as error:
+            names = f"the name of an experiment: {', '.join(known) or 'there is none yet'}"
+            raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", run=error.run) from error
+    missing = sorted(experiment.places - set(places(store)))
+    if experiment.problem or missing or not experiment.places:
+        lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}" if missing else "it has no entries"
+        raise MissingInputError(
+            f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
+            allowed="an experiment that is finished, or the keys of entries",
+            run=f"{command_of(home, text)} --stage all",
+        )
+    return experiment.places
+
+
+def take_in(options: argparse.Namespace) -> Answer:
+    """Take the entries of an export into the store; what is there already stays."""
+    from stages.progress import progress
+
+    _, store = opened(options, make=True)
+    outcomes: list[tuple[Manifest, Outcome]] = []
+    error: OdkdError | None = None
+    try:
+        with opened_archive(Path(options.source).absolute()) as archive:
+            total = sum(len(manifest.files) for manifest in archive.manifests)
+            with progress("import", total, "files", stream=sys.stderr) as bar:
+                for manifest in archive.manifests:
+                    outcome = import_entry(store, archive, manifest, advance=bar.advance, tell=log.info)
+                    outcomes.append((manifest, outcome))
+    except OdkdError as raised:
+        if not outcomes:
+            raise
+        # What was imported before is whole, and is told.
+        error = raised
+    data = {name: [manifest.place for manifest, outcome in outcomes if outcome == name] for name in get_args(Outcome)}
+    return Answer(data, _told(outcomes, store), error)
+
+
+def _told(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
+    rows = [(manifest.place, size_text(manifest.size), outcome) for manifest, outcome in outcomes]
+    new = [manifest.size for manifest, outcome in outcomes if outcome == "imported"]
+    there = len(outcomes) - len(new)
+    total = f"{plural(len(new), 'entry')}, {size_text(sum(new))} imported into {store.root}"
+    more = [_OTHER_BITS] if any(outcome == "there already, with other bits" for _, outcome in outcomes) else []
+    shown = [table(("place", "size", "outcome"), rows, right=("size",)), ""] if rows else []
+    return "\n".join([*shown, total + (f"; {there} there already" if there else ""), *more])

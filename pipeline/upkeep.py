@@ -1,0 +1,144 @@
+"""``verify`` and ``gc``: whether entries are whole, and which of them may go."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.answers import Answer, command_of, opened, users_of
+from pipeline.experiments import experiments
+from pipeline.tables import age_text, plural, printable, size_text, table
+from storage_schemas.entry import Store
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, make_again, repair_with
+from storage_schemas.garbage import Garbage, find_garbage, remove
+from storage_schemas.inventory import find_place, take_inventory
+from storage_schemas.verification import Verdict
+
+__all__ = ["gc", "verify"]
+
+log = logging.getLogger("pipeline")
+
+
+def verify(options: argparse.Namespace) -> Answer:
+    """Read every file of the entries that were named, or of all."""
+    if options.sample:
+        return _sampled(options)
+    # It draws bars, and takes longer to import than a list takes to print.
+    from stages.progress import progress
+    from storage_schemas import verification
+
+    home, store = opened(options)
+    wanted = {find_place(store, key) for key in options.keys}
+    inventory = take_inventory(store)
+    inventory = inventory.only(wanted) if wanted else inventory
+    total = sum(len(entry.manifest.files) for entry in inventory.entries.values())
+    with progress("verify", total, "files", stream=sys.stderr) as bar:
+        verdict = verification.verify(store, inventory, advance=bar.advance)
+    users = users_of(home)
+    damaged = {
+        place: {"problems": problems, "next": _mend(home, place, users.get(place, []))}
+        for place, problems in verdict.damaged.items()
+    }
+    data = {
+        "entries": len(verdict.entries),
+        "files": verdict.num_files,
+        "bytes": verdict.size,
+        "damaged": damaged,
+        "unnamed": verdict.unnamed,
+    }
+    return Answer(data, _told(verdict, damaged), _damage(verdict))
+
+
+def _sampled(options: argparse.Namespace) -> Answer:
+    # Torch and Ray take seconds to import.
+    from pipeline.mending import sampled
+
+    home, store = opened(options)
+    places = [find_place(store, key) for key in options.keys] or [entry.place for entry in store.entries("targets")]
+    return sampled(home, places, rows=options.sample)
+
+
+def _mend(home: Path, place: str, users: Sequence[str]) -> str:
+    """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
+    if users and place.partition("/")[0] in REPAIRABLE:
+        return repair_with(place, home)
+    command = command_of(home, users[0]) if users else "the command that made it (no experiment uses it), with"
+    return make_again(place.partition("/")[0], command)
+
+
+def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = []
+    for place, found in damaged.items():
+        lines += [f"{place}: {printable(problem)}" for problem in found["problems"]]
+        lines.append(f"  Next:    {found['next']}")
+    for place, names in verdict.unnamed.items():
+        lines += [f"{place}: {printable(name)} is not named by the manifest, and not used" for name in names]
+    read = f"{plural(len(verdict.entries), 'entry')}, {plural(verdict.num_files, 'file')}, {size_text(verdict.size)}"
+    bad = sum(map(len, verdict.damaged.values()))
+    told = f"{plural(bad, 'damaged file')} in {plural(len(verdict.damaged), 'entry')}" if bad else "all as their manifests say"
+    return "\n".join([*lines, f"{read}: {told}"])
+
+
+def _damage(verdict: Verdict) -> OdkdError | None:
+    if not verdict.damaged:
+        return None
+    first, *more = verdict.damaged
+    told = f" and {plural(len(more), 'more entry')}" if more else ""
+    return CorruptEntryError(f"{first}{told} cannot be used as it is", allowed="the files as the manifests describe them")
+
+
+def gc(options: argparse.Namespace) -> Answer:
+    """Remove what nobody needs, or only say what that is."""
+    home, store = opened(options)
+    garbage, left = find_garbage(store, _used(home), min_age_seconds=options.min_age * 3600, tell=log.info)
+    for place, reason in left.items():
+        log.info("%s is left alone: %s", place, reason)
+    gone, error = (garbage, None) if options.dry_run else _remove(home, store, garbage)
+    size = sum(item.size for item in gone)
+    names = ("place", "what", "size", "age_seconds")
+    data = {
+        "dry_run": options.dry_run,
+        "removed": [{name: getattr(item, name) for name in names} for item in gone],
+        "bytes": size,
+        "left": left,
+    }
+    rows = [(item.place, item.what, size_text(item.size), age_text(item.age_seconds)) for item in gone]
+    shown = [table(("place", "what", "size", "age"), rows, right=("size", "age")), ""] if rows else []
+    total = f"{size_text(size)} {'to be freed' if options.dry_run else 'freed'} in {store.root}"
+    return Answer(data, "\n".join([*shown, total]), error)
+
+
+def _remove(home: Path, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
+    """What was removed, and the error that ended it, if one did."""
+    gone: list[Garbage] = []
+    for item in garbage:
+        try:
+            # What is used is looked up again each time: a run may have begun since.
+            if remove(store, item, _used(home)):
+                gone.append(item)
+        except OdkdError as error:
+            return gone, error
+    return gone, None
+
+
+def _used(home: Path) -> frozenset[str]:
+    """The places that experiments refer to.
+
+    Raises:
+        StoreError: of one this cannot be told, so that nothing is known to be unused.
+    """
+    found = experiments(home)
+    for experiment in found:
+        if experiment.problem:
+            folder = shlex.quote(str(home / "runs" / experiment.name))
+            raise StoreError(
+                f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
+                allowed="experiments of which it is known, since what they need is not removed",
+                run=f"{command_of(home, experiment.name)} --stage all   (or rm -r {folder}, if it is not wanted)",
+            )
+    return frozenset().union(*(experiment.places for experiment in found))

@@ -1,0 +1,188 @@
+"""What nobody needs any more: entries that no experiment refers to, and what writers that died left behind.
+
+Nothing goes where a living writer is at work, nothing younger than an age that the user gives, and nothing that an experiment
+refers to. The age is that of the files here and not of the work: an entry may come from elsewhere. A writer on another machine
+is judged as the store judges it, by whether its lease changes, which takes a minute to see.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from storage_schemas.attempts import Attempts, lease_of
+from storage_schemas.entry import Entry, Store, read_entry
+from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.lease import EXPIRE_SECONDS
+from storage_schemas.manifest import MANIFEST
+
+__all__ = ["Garbage", "find_garbage", "remove"]
+
+_POLL_SECONDS = 1.0
+
+What = Literal["entry", "unfinished work", "lease", "damaged manifest", "partial file"]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something at a place (``kind/key``) that may go, and the bytes that it frees."""
+
+    place: str
+    what: What
+    paths: tuple[Path, ...]
+    """In the order in which they are removed."""
+    size: int
+    age_seconds: float
+    if_unused: bool
+    """Whether it goes only as long as no experiment refers to the place."""
+    attempts: Attempts = field(repr=False, compare=False)
+    """The writers at the place, watched since it was looked at."""
+
+
+def find_garbage(
+    store: Store, used: Collection[str], *, min_age_seconds: float, tell: Callable[[str], None]
+) -> tuple[list[Garbage], dict[str, str]]:
+    """What may go, and the places that were left alone although not all is well there, each with the reason.
+
+    ``used`` are the places that experiments refer to.
+    """
+    now = time.time()
+    homes = {path: Attempts(path) for path in sorted(store.root.glob("*/*")) if path.is_dir()}
+    # A lease that has changed within the time in which one expires is that of a living writer, and needs no watching.
+    busy = _busy(homes, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
+    garbage: list[Garbage] = []
+    left: dict[str, str] = {}
+    for home, attempts in homes.items():
+        place = f"{home.parent.name}/{home.name}"
+        reason = busy.get(home)
+        if reason is None:
+            entry, reason = _entry_of(home, is_used=place in used)
+        if reason:
+            left[place] = reason
+        else:
+            found = _garbage_of(home, attempts, entry, now=now, is_used=place in used)
+            garbage += [item for item in found if item.paths and item.age_seconds >= min_age_seconds]
+    return garbage, left
+
+
+def _busy(homes: Mapping[Path, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[Path, str]:
+    """Where writers live, and who they are.
+
+    One that has not been heard of for so long that its work may go is watched until it is known to be dead.
+    """
+    living = {home: found for home, attempts in homes.items() if (found := attempts.living())}
+    doubtful = {
+        home for home, found in living.items() if all(_changed(watch.path) < changed_before for watch in found.values())
+    }
+    if doubtful:
+        tell(f"Watching for {EXPIRE_SECONDS:.0f} s whether the writers at {len(doubtful)} places live")
+    end = time.monotonic() + EXPIRE_SECONDS + _POLL_SECONDS
+    while doubtful and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+        doubtful = {home for home in doubtful if homes[home].living()}
+    living = {home: found for home in living if (found := homes[home].living())}
+    return {home: f"{next(iter(found.values())).holder()} is making it" for home, found in living.items()}
+
+
+def _entry_of(home: Path, *, is_used: bool) -> tuple[Entry | None, str]:
+    """The entry, if there is one; and why the place is not to be touched, if it is not."""
+    try:
+        return read_entry(home), ""
+    except FileNotFoundError:
+        return None, ""
+    except CorruptEntryError as error:
+        # Its files may be whole, and an experiment may want them.
+        return None, error.seen if is_used else ""
+    except (StoreError, OSError) as error:
+        return None, error.seen if isinstance(error, StoreError) else str(error)
+
+
+def _garbage_of(home: Path, attempts: Attempts, entry: Entry | None, *, now: float, is_used: bool) -> Iterator[Garbage]:
+    """All that may go at a place where nobody is at work, whatever its age."""
+
+    def item(what: What, *paths: Path, if_unused: bool = False) -> Garbage:
+        there = tuple(path for path in paths if path.exists())
+        # An entry is as old as its manifest, which was written last.
+        age = now - max(map(_changed, there[:1] if what == "entry" else there), default=now)
+        return Garbage(f"{home.parent.name}/{home.name}", what, there, sum(map(_bytes, there)), age, if_unused, attempts)
+
+    manifest = home / MANIFEST
+    if entry is not None and not is_used:
+        yield item("entry", manifest, entry.folder, if_unused=True)
+    if entry is None and manifest.exists():
+        yield item("damaged manifest", manifest, if_unused=True)
+    for folder in attempts.dead():
+        is_kept = entry is not None and folder == entry.folder
+        if folder.is_dir() and not is_kept:
+            # Where there is no entry yet, an experiment goes on from what was finished.
+            if entry is not None or not is_used:
+                yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
+        elif lease_of(folder).exists():
+            yield item("lease", lease_of(folder))
+    for path in sorted(home.glob(f"{MANIFEST}.damaged-*")):
+        yield item("damaged manifest", path)
+    for path in sorted(home.glob(".*.partial")):
+        yield item("partial file", path)
+
+
+def _stats(path: Path) -> list[os.stat_result]:
+    """Of ``path`` and all below it; what vanishes meanwhile is left out."""
+    below = (Path(folder) / name for folder, folders, files in os.walk(path) for name in (*folders, *files))
+    found = []
+    for each in (path, *below):
+        with suppress(FileNotFoundError):
+            found.append(each.lstat())
+    return found
+
+
+def _changed(path: Path) -> float:
+    """When anything of ``path`` was changed last."""
+    return max((fact.st_mtime for fact in _stats(path)), default=0.0)
+
+
+def _bytes(path: Path) -> int:
+    """What removing ``path`` frees: the parts of a dead writer that an entry has adopted are files of that entry too."""
+    return sum(fact.st_size for fact in _stats(path) if fact.st_nlink == 1 and not stat.S_ISDIR(fact.st_mode))
+
+
+def remove(store: Store, item: Garbage, used: Collection[str]) -> bool:
+    """Remove it; False if it stays, since a writer has begun there meanwhile, or an experiment refers to it now.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    if item.attempts.living() or (item.if_unused and item.place in used):
+        return False
+    home = store.root / item.place
+    try:
+        entry: Entry | None = read_entry(home)
+    except (FileNotFoundError, CorruptEntryError):
+        entry = None
+    if item.what == "entry":
+        if entry is None or entry.folder not in item.paths:
+            return False
+        store.discard(entry)
+    else:
+        # Committed since it was looked at.
+        if entry is not None and {entry.folder, home / MANIFEST} & set(item.paths):
+            return False
+        for path in item.paths:
+            _remove(path)
+    stays = [path for path in item.paths if path.exists()]
+    if stays:
+        raise StoreError(f"{stays[0]} cannot be removed", allowed="a store that this user may write")
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

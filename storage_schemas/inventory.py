@@ -1,0 +1,146 @@
+"""What the store holds, as one look at all its manifests: every entry, what cannot be read, and who was made from whom."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from storage_schemas.entry import Entry, Store, read_entry
+from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, StoreError, make_again
+from storage_schemas.manifest import MANIFEST
+
+__all__ = ["Inventory", "find_entry", "find_place", "places", "take_inventory"]
+
+_KNOWN_BY_CONTENT = ("instances", "teachers", "students")
+"""Recipes name these by the hash of their content, and views and targets by their keys."""
+_SHOWN = 5
+
+Unreadable = CorruptEntryError | StoreError
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All entries by place (``kind/key``), and what is wrong with the manifests that cannot be used."""
+
+    entries: Mapping[str, Entry]
+    unreadable: Mapping[str, Unreadable]
+
+    @cached_property
+    def _by_content(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries.values():
+            if entry.manifest.kind in _KNOWN_BY_CONTENT:
+                found[entry.content].append(entry)
+        return dict(found)
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries.values():
+            found[entry.key].append(entry)
+        return dict(found)
+
+    def named_by(self, text: str) -> list[Entry]:
+        """The entries that a text of a recipe names: by key, by content, or as a report does, by kind, key and content."""
+        found = self._by_key.get(text) or self._by_content.get(text)
+        if found is None and (there := self.entries.get("/".join(text.split(" ")[:2]))):
+            found = [there]
+        return found or []
+
+    def only(self, places: Collection[str]) -> Inventory:
+        """The part of it that lies at ``places``."""
+        return Inventory(
+            {place: entry for place, entry in self.entries.items() if place in places},
+            {place: error for place, error in self.unreadable.items() if place in places},
+        )
+
+    def made_from(self, entry: Entry) -> dict[str, str]:
+        """The entries that the recipe of ``entry`` names and the store holds: by place, the first field that names each."""
+        found: dict[str, str] = {}
+        for field, text in _texts(entry.manifest.recipe):
+            for other in self.named_by(text):
+                found.setdefault(other.place, field)
+        return found
+
+
+def _texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a recipe with the dotted name of its field; elements of a list are numbered."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _texts(below, f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for number, below in enumerate(value):
+            yield from _texts(below, f"{field}[{number}]")
+
+
+def places(store: Store) -> list[str]:
+    """Where there is a manifest, readable or not; nothing is opened."""
+    return sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in store.root.glob(f"*/*/{MANIFEST}"))
+
+
+def take_inventory(store: Store) -> Inventory:
+    """Read every manifest; no other file is looked at."""
+    entries: dict[str, Entry] = {}
+    unreadable: dict[str, Unreadable] = {}
+    for place in places(store):
+        try:
+            entries[place] = find_entry(store, place)
+        except MissingInputError:
+            # Taken out of the store since it was listed.
+            continue
+        except (CorruptEntryError, StoreError) as error:
+            unreadable[place] = error
+    return Inventory(entries, unreadable)
+
+
+def find_entry(store: Store, place: str) -> Entry:
+    """The entry at a place.
+
+    Raises:
+        MissingInputError: there is none (any more).
+        CorruptEntryError: its manifest is damaged.
+        StoreError: it is of another schema version.
+    """
+    home = store.root / place
+    again = make_again(home.parent.name, "the command that made it, with")
+    try:
+        return read_entry(home)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingInputError(f"There is no entry {place} in {store.root}", run="python -m pipeline.cache ls") from error
+    except CorruptEntryError as error:
+        raise CorruptEntryError(error.seen, run=again) from error
+    except OSError as error:
+        raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})", run=again) from error
+
+
+def find_place(store: Store, text: str) -> str:
+    """The place that ``text`` means: a key or its beginning, alone or as ``kind/key``.
+
+    Raises:
+        ConfigError: it means none, or several.
+    """
+    found = _matching(places(store), text)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(
+            f"No entry in {store.root} has a key that begins with '{text}'",
+            allowed="a key, or its beginning, alone or as kind/key",
+            run="python -m pipeline.cache ls",
+        )
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    raise ConfigError(
+        f"'{text}' is the beginning of {len(found)} keys: {', '.join(found[:_SHOWN])}{more}",
+        allowed="so much of a key that it is the only one",
+        run="the same command with one of these",
+    )
+
+
+def _matching(known: Sequence[str], text: str) -> list[str]:
+    kind, slash, key = text.rpartition("/")
+    found = [place.partition("/") for place in known]
+    return ["".join(place) for place in found if text and place[2].startswith(key) and (not slash or place[0] == kind)]

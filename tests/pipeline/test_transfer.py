@@ -1,0 +1,176 @@
+"""``export`` and ``import``: from one home to another, and what they say and refuse."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archive_samples import content_of
+from cache_samples import Cache, leave_run, put, store_of
+
+from pipeline.exits import DONE, USER_MISTAKE
+from pipeline.experiments import refer
+from storage_schemas.entry import Entry
+
+
+@pytest.fixture
+def other(tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: Cache) -> Cache:
+    """Commands on another home, which is not there yet."""
+    return Cache(tmp_path / "other", capsys)
+
+
+def _names(export: Path) -> list[str]:
+    listed: list[str] = json.loads((export / "export.json").read_text())["entries"]
+    return listed
+
+
+@pytest.mark.parametrize("name", ["out", "out.tar"])
+def test_an_experiment_comes_to_another_home_whole(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], name: str
+) -> None:
+    assert cache("export", "demo", str(tmp_path / name)) == DONE
+    assert cache.out == f"16 entries, 17 files, 2.1 kB exported to {tmp_path / name}\n"
+    assert "export: 17/17 files" in cache.err
+    assert other("import", str(tmp_path / name)) == DONE
+    assert other.out.splitlines()[-1] == f"16 entries, 2.1 kB imported into {other.home / 'store'}"
+    assert "import: 17/17 files" in other.err
+    assert other("verify") == DONE
+    assert {row["key"] for row in other.json("ls")["entries"]} == {entry.key for key, entry in made.items() if key != "unused"}
+    known = other.json("import", str(tmp_path / name))
+    assert (known["imported"], len(known["there already"]), known["there already, with other bits"]) == ([], 16, [])
+    assert other("import", str(tmp_path / name)) == DONE
+    assert other.out.splitlines()[-1] == f"0 entries, 0 B imported into {other.home / 'store'}; 16 there already"
+
+
+def test_entries_are_exported_by_key_each_once(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+    first, second = made["unused"], made["train"]
+    known = cache.json("export", first.key[:8], second.place, f"targets/{first.key[:8]}", str(tmp_path / "out"))
+    assert known == {
+        "entries": sorted([first.place, second.place]),
+        "files": 2,
+        "bytes": 14,
+        "target": str(tmp_path / "out"),
+    }
+    assert _names(tmp_path / "out") == sorted([first.place, second.place])
+
+
+def test_the_entries_of_several_experiments_come_together(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+    leave_run(cache.home, "second", [made["train"], made["unused"]])
+    assert cache("export", "demo", "second", str(tmp_path / "out")) == DONE
+    assert _names(tmp_path / "out") == sorted(entry.place for entry in made.values())
+
+
+def test_a_name_of_an_experiment_goes_before_the_beginning_of_a_key(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry]
+) -> None:
+    leave_run(cache.home, made["unused"].key[:4], [made["train"]])
+    assert cache("export", made["unused"].key[:4], str(tmp_path / "out")) == DONE
+    assert _names(tmp_path / "out") == [made["train"].place]
+
+
+def test_a_relative_target_lies_where_the_command_was_typed(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cache("export", "demo", "out.tar") == DONE
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert tar.getnames()[0] == "export.json"
+    assert cache("import", "out.tar") == DONE
+
+
+@pytest.mark.parametrize("text", ["nobody", ""])
+def test_what_names_neither_is_refused_with_the_experiments_that_there_are(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry], text: str
+) -> None:
+    assert cache("export", text, str(tmp_path / "out")) == USER_MISTAKE
+    assert cache.err.startswith("ConfigError: No entry in ")
+    assert "; or the name of an experiment: demo" in cache.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda cache, made: store_of(cache.home).discard(made["val"]), "of its entries 1 are not there, such as instances/"),
+        (
+            lambda cache, made: refer(cache.home / "runs" / "demo", ["views/0"]),
+            "of its entries 1 are not there, such as views/0",
+        ),
+        (lambda cache, made: (cache.home / "runs" / "demo" / "metrics.json").write_text("{"), "metrics.json names no entries"),
+        (
+            lambda cache, made: (cache.home / "runs" / "demo" / "metrics.json").write_text('{"entries": {}}'),
+            "it has no entries",
+        ),
+    ],
+)
+def test_an_experiment_that_is_not_whole_is_refused(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry], spoil: Callable[[Cache, dict[str, Entry]], object], said: str
+) -> None:
+    spoil(cache, made)
+    assert cache("export", "demo", str(tmp_path / "out")) == USER_MISTAKE
+    assert cache.err.startswith("MissingInputError: Experiment 'demo' cannot be exported: ")
+    assert said in cache.err
+    assert f"runs/demo/config.resolved.yaml --home {cache.home} --stage all" in cache.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["", "targets/new", "out.tar"])
+def test_an_export_into_the_store_is_refused(cache: Cache, made: dict[str, Entry], where: str) -> None:
+    before = set((cache.home / "store").rglob("*"))
+    assert cache("export", "demo", str(cache.home / "store" / where)) == USER_MISTAKE
+    assert "is inside of the store" in cache.err
+    assert set((cache.home / "store").rglob("*")) == before
+
+
+def test_damage_is_told_and_nothing_exported(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+    made["primary"].path("weights").write_bytes(b"W" * 2000)
+    assert cache("export", "demo", str(tmp_path / "out.tar")) == USER_MISTAKE
+    assert f"CorruptEntryError: Entry {made['primary'].place}: weights does not match its sha256" in cache.err
+    assert not (tmp_path / "out.tar").exists()
+
+
+def test_entries_with_other_bits_are_told_clearly(tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]) -> None:
+    mine = put(store_of(other.home), "instances", {"split": "train"}, {}, file=b"others!")
+    assert cache("export", made["train"].key, made["val"].key, str(tmp_path / "out")) == DONE
+    lines = other.lines("import", str(tmp_path / "out"))
+    assert [mine.place, "7 B", "there already, with other bits"] in lines
+    assert [made["val"].place, "7 B", "imported"] in lines
+    assert lines[-2] == [f"1 entry, 7 B imported into {other.home / 'store'}; 1 there already"]
+    assert "both are valid" in lines[-1][0]
+    assert mine.path("file").read_bytes() == b"others!"
+
+
+def test_what_came_in_before_damage_is_told_beside_the_damage(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+) -> None:
+    first, second = sorted([made["train"].place, made["unused"].place])
+    assert cache("export", first, second, str(tmp_path / "out")) == DONE
+    next((tmp_path / "out" / second).rglob("file")).write_bytes(b"Content")
+    assert other("import", str(tmp_path / "out")) == USER_MISTAKE
+    assert other.out.splitlines()[1].split() == [first, "7", "B", "imported"]
+    assert second not in other.out
+    assert f"is damaged: {second}, file does not match its sha256" in other.err
+    known: Any = other.json("ls")
+    assert [f"{row['kind']}/{row['key']}" for row in known["entries"]] == [first]
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path, other: Cache, made: dict[str, Entry], cache: Cache) -> None:
+    for source, said in ((cache.home / "store", "is no export"), (tmp_path / "nothing", "There is no")):
+        assert other("import", str(source)) == USER_MISTAKE
+        assert said in other.err
+        assert other.out == ""
+    assert content_of(other.home) == {}
+
+
+def test_an_imported_entry_is_young_however_old_it_is(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+) -> None:
+    """Whoever brings it in is about to use it."""
+    assert cache("export", "demo", str(tmp_path / "out.tar")) == DONE
+    assert other("import", str(tmp_path / "out.tar")) == DONE
+    assert other.json("gc")["removed"] == []
+    assert len(other.json("gc", "--min-age", "0", "--dry-run")["removed"]) == 16

@@ -1,0 +1,264 @@
+"""``verify`` and ``gc``: what they find, say and do, and how they end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cache_samples import Cache, grow_old, put
+
+from pipeline import cluster, graph, upkeep
+from pipeline.config import load_settings
+from pipeline.exits import DONE, FAILED, USER_MISTAKE
+from pipeline.experiments import refer
+from pipeline.run import main as run
+from stages import prepare
+from stages.context import Context
+from storage_schemas import garbage
+from storage_schemas.entry import Entry, Store
+from storage_schemas.lease import Lease
+
+# verify
+
+
+def test_verify_of_a_whole_store_ends_well(cache: Cache, made: dict[str, Entry]) -> None:
+    assert cache("verify") == DONE
+    # 16 entries of 7 bytes, one of them in 2 files, and one of 2000 bytes.
+    assert cache.out == "17 entries, 18 files, 2.1 kB: all as their manifests say\n"
+    assert "verify: 18/18 files" in cache.err
+
+
+def _truncate(entry: Entry) -> None:
+    entry.path("bits/c/0").write_bytes(b"shar")
+
+
+def _flip(entry: Entry) -> None:
+    entry.path("bits/c/0").write_bytes(b"sharD")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_flip, "bits/c/0 does not match its sha256"),
+        (_truncate, "bits/c/0 has 4 bytes where the manifest says 5"),
+        (lambda entry: entry.path("bits/c/0").unlink(), "bits/c/0 is missing"),
+    ],
+)
+def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
+    cache: Cache, made: dict[str, Entry], damage: Callable[[Entry], object], said: str
+) -> None:
+    entry = made["train bits"]
+    damage(entry)
+    assert cache("verify") == USER_MISTAKE
+    command = f"python -m pipeline.cache repair {entry.place} --home {cache.home}"
+    assert cache.out.splitlines() == [
+        f"{entry.place}: {said}",
+        f"  Next:    {command}",
+        "17 entries, 18 files, 2.1 kB: 1 damaged file in 1 entry",
+    ]
+    assert cache.err.splitlines()[-2].startswith(f"CorruptEntryError: {entry.place} cannot be used as it is")
+    assert cache.json("verify")["damaged"] == {entry.place: {"problems": [said], "next": command}}
+    assert cache("verify", made["student"].key) == DONE
+    assert cache.out == "1 entry, 1 file, 7 B: all as their manifests say\n"
+    assert cache("verify", made["student"].key, entry.key[:8]) == USER_MISTAKE
+
+
+def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: dict[str, Entry]) -> None:
+    made["unused"].path("file").unlink()
+    assert cache("verify") == USER_MISTAKE
+    assert "Next:    the command that made it (no experiment uses it), with --stage targets --force" in cache.out
+
+
+def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[str, Entry]) -> None:
+    for name in ("val", "val bits"):
+        (made[name].folder.parent / "manifest.json").write_bytes(b"")
+    assert cache("verify") == USER_MISTAKE
+    assert cache.out.splitlines()[-1] == "15 entries, 16 files, 2.1 kB: 2 damaged files in 2 entries"
+    assert cache("verify", made["val"].key) == USER_MISTAKE
+
+
+def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:
+    (made["train"].folder / "notes.txt").write_text("mine")
+    assert cache("verify") == DONE
+    assert cache.out.startswith(f"{made['train'].place}: notes.txt is not named by the manifest, and not used\n")
+    assert cache.json("verify")["unnamed"] == {made["train"].place: ["notes.txt"]}
+
+
+# gc
+
+
+@pytest.fixture
+def old(cache: Cache, made: dict[str, Entry]) -> dict[str, Entry]:
+    """The entries, a day and an hour old."""
+    grow_old(cache.home / "store", 25)
+    return made
+
+
+def _there(cache: Cache) -> set[str]:
+    return {f"{path.parent.parent.name}/{path.parent.name}" for path in (cache.home / "store").glob("*/*/manifest.json")}
+
+
+def test_gc_removes_what_no_experiment_refers_to_and_says_what_it_frees(cache: Cache, old: dict[str, Entry]) -> None:
+    manifest = old["unused"].folder.parent / "manifest.json"
+    freed = manifest.stat().st_size + 7
+    lines = cache.lines("gc")
+    assert lines[:2] == [["place", "what", "size", "age"], [old["unused"].place, "entry", lines[1][2], "25 h"]]
+    assert lines[-1] == [f"{lines[1][2]} freed in {cache.home / 'store'}"]
+    assert not manifest.exists()
+    assert _there(cache) == {entry.place for name, entry in old.items() if name != "unused"}
+    assert lines[1][2] == (f"{freed} B" if freed < 1000 else f"{freed / 1000:.1f} kB")
+    assert cache("verify") == DONE
+    assert cache.json("gc") == {"dry_run": False, "removed": [], "bytes": 0, "left": {}}
+
+
+def test_a_dry_run_says_the_same_and_removes_nothing(cache: Cache, old: dict[str, Entry]) -> None:
+    known = cache.json("gc", "--dry-run")
+    assert [(item["place"], item["what"]) for item in known["removed"]] == [(old["unused"].place, "entry")]
+    assert known["dry_run"] is True
+    assert cache("gc", "--dry-run") == DONE
+    assert "to be freed in" in cache.out
+    assert _there(cache) == {entry.place for entry in old.values()}
+    done = cache.json("gc")
+    assert done["bytes"] == known["bytes"]
+    assert [item["place"] for item in done["removed"]] == [item["place"] for item in known["removed"]]
+
+
+def test_what_is_younger_stays(cache: Cache, made: dict[str, Entry]) -> None:
+    grow_old(cache.home / "store", 23)
+    assert cache.json("gc")["removed"] == []
+    assert cache.json("gc", "--min-age", "23.5")["removed"] == []
+    assert [item["place"] for item in cache.json("gc", "--min-age", "22.5")["removed"]] == [made["unused"].place]
+
+
+@pytest.mark.parametrize("hours", ["-1", "nan", "a day"])
+def test_an_age_that_is_none_is_refused(cache: Cache, capsys: pytest.CaptureFixture[str], hours: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cache("gc", "--min-age", hours)
+    assert caught.value.code == 2
+    assert f"'{hours}' is not a number of hours" in capsys.readouterr().err
+
+
+def test_without_experiments_nothing_is_used(cache: Cache, old: dict[str, Entry]) -> None:
+    shutil.rmtree(cache.home / "runs")
+    assert len(cache.json("gc")["removed"]) == len(old)
+    assert _there(cache) == set()
+    assert list((cache.home / "store").glob("*/*/*")) == []
+
+
+def test_what_a_run_in_progress_needs_stays(cache: Cache, old: dict[str, Entry]) -> None:
+    """Its figures, which name the entries, are written at its end."""
+    refer(cache.home / "runs" / "new", [old["unused"].place, "targets/0123456789abcdef"])
+    assert cache.json("gc")["removed"] == []
+    assert _there(cache) == {entry.place for entry in old.values()}
+
+
+def test_what_the_pipeline_is_making_stays_while_it_does_and_when_it_is_interrupted(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipeline itself: its run finds an old entry, and is stopped before it has made the next."""
+    context = Context(load_settings(None), cache.home, "cpu")
+    train, val = (put(context.store, step.kind, step.recipe) for step in prepare.steps(context))
+    unused = put(context.store, "instances", {"split": "other"})
+    grow_old(cache.home / "store", 25)
+
+    def stopped(*_: object, **__: object) -> None:
+        assert [item["place"] for item in cache.json("gc", "--dry-run")["removed"]] == [unused.place]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graph, "make_stage", stopped)
+    monkeypatch.setattr(cluster, "disconnect", lambda: None)
+    assert run(["--stage", "teachers", "--home", str(cache.home)]) == FAILED
+    assert [item["place"] for item in cache.json("gc")["removed"]] == [unused.place]
+    assert _there(cache) == {train.place, val.place}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: (run / "metrics.json").write_text("{"),
+        lambda run: (run / "metrics.json").write_text('{"name": "of an older release"}'),
+        lambda run: (run / "metrics.json").unlink(),
+        lambda run: (run / "unfinished.json").write_text(""),
+    ],
+    ids=["damaged figures", "figures without entries", "settings alone", "damaged notes"],
+)
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_an_experiment_of_which_it_is_not_known_what_it_needs_stops_everything(
+    cache: Cache, old: dict[str, Entry], spoil: Callable[[Path], object], options: list[str]
+) -> None:
+    run_dir = cache.home / "runs" / "demo"
+    spoil(run_dir)
+    assert cache("gc", *options) == USER_MISTAKE
+    assert cache.err.startswith("StoreError: What experiment 'demo' needs is not known: ")
+    config = run_dir / "config.resolved.yaml"
+    assert f"python -m pipeline.run --config {config} --home {cache.home} --stage all" in cache.err
+    assert f"rm -r {run_dir}" in cache.err
+    assert _there(cache) == {entry.place for entry in old.values()}
+    shutil.rmtree(run_dir)
+    assert cache("gc") == DONE
+
+
+def test_a_data_set_and_settings_that_are_gone_do_not_matter(cache: Cache, old: dict[str, Entry]) -> None:
+    """What an experiment refers to is what its run has noted, and is not worked out again."""
+    (cache.home / "runs" / "demo" / "config.resolved.yaml").write_text("settings: [of, another, release]\ndata: /gone\n")
+    assert [item["place"] for item in cache.json("gc")["removed"]] == [old["unused"].place]
+
+
+def test_nothing_goes_where_a_writer_lives(cache: Cache, old: dict[str, Entry], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    home = old["unused"].folder.parent
+    with Lease(home / "20200101T000000000000-00000000.lease"):
+        assert cache.json("gc", "--min-age", "0")["removed"] == []
+        assert f"{old['unused'].place} is left alone: process " in caplog.text
+    assert [item["place"] for item in cache.json("gc", "--min-age", "0")["removed"]] == [old["unused"].place]
+
+
+def test_what_dead_writers_left_goes(cache: Cache, old: dict[str, Entry]) -> None:
+    home = old["train"].folder.parent
+    (home / "20200101T000000000000-00000000").mkdir()
+    (home / "20200101T000000000000-00000000" / "half").write_bytes(b"123")
+    (home / "20200101T000000000000-11111111.lease").write_text("{}")
+    (home / "manifest.json.damaged-12345678").write_text("{")
+    grow_old(home, 25)
+    known = cache.json("gc")
+    assert sorted((item["what"], item["size"]) for item in known["removed"] if item["place"] == old["train"].place) == [
+        ("damaged manifest", 1),
+        ("lease", 2),
+        ("unfinished work", 3),
+    ]
+    assert {path.name for path in home.iterdir()} == {"manifest.json", old["train"].folder.name}
+
+
+def test_what_was_removed_before_an_error_is_told(cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(cache.home / "runs")
+    first, second, *_ = (item["place"] for item in cache.json("gc", "--dry-run")["removed"])
+    real = shutil.rmtree
+
+    def fails_later(path: Path, ignore_errors: bool = False) -> None:
+        if path.parent.name != second.partition("/")[2]:
+            real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr("shutil.rmtree", fails_later)
+    assert cache("gc") == USER_MISTAKE
+    assert [line.split()[0] for line in cache.out.splitlines()[1:2]] == [first]
+    assert second not in cache.out
+    assert "cannot be removed" in cache.err
+
+
+def test_a_run_that_begins_during_gc_keeps_what_it_finds(
+    cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(cache.home / "runs")
+    places = [item["place"] for item in cache.json("gc", "--dry-run")["removed"]]
+    real = garbage.remove
+
+    def begins(store: Store, item: garbage.Garbage, used: frozenset[str]) -> bool:
+        if item.place == places[0]:
+            refer(cache.home / "runs" / "new", places[2:])
+        return real(store, item, used)
+
+    monkeypatch.setattr(upkeep, "remove", begins)
+    assert [item["place"] for item in cache.json("gc")["removed"]] == places[:2]
+    assert _there(cache) == set(places[2:])

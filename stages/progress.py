@@ -28,8 +28,8 @@ class Progress:
         self._found = 0
         self._show, self._clock = show, clock
         self._started = clock()
-        self._first: tuple[float, int] | None = None
-        """When this run had done its first piece, and how much that was."""
+        self._since = self._started, 0
+        """Where the rate begins: when, and how much this run had done by then."""
 
     def found(self, count: int) -> None:
         """Note ``count`` as done by an earlier run: they count, but not towards the rate."""
@@ -40,8 +40,15 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         """Note ``count`` more as done; 0 shows that the work goes on."""
         self.done += count
-        if count and self._first is None:
-            self._first = self._clock(), self._own
+        self._show()
+
+    def started(self, count: int) -> None:
+        """Note the first ``count`` as done: the rate begins here, and does not rest on how long it took to start.
+
+        Not for tasks that run side by side: those end in waves, and after the first wave a rate would be far too high.
+        """
+        self.done += count
+        self._since = self._clock(), self._own
         self._show()
 
     @property
@@ -76,10 +83,8 @@ class Progress:
 
     @property
     def _rate(self) -> float:
-        """Done a second since the first piece, which waited for workers to start; 0 before that says anything."""
-        if self._first is None:
-            return 0.0
-        since, before = self._first
+        """Done a second; 0 before that says anything."""
+        since, before = self._since
         seconds = self._clock() - since
         return (self._own - before) / seconds if seconds >= _SECONDS_OF_A_RATE else 0.0
 

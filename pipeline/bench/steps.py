@@ -50,7 +50,7 @@ def measure_steps(data: Data, place: Place) -> list[Part]:
         }
 
         def cached(weights: Weights) -> Subject:
-            return lambda turn: learner.step(batches[turn % _BATCHES], weights, teachers, drawn=drawn)
+            return lambda turn: learner.step(batches[turn % _BATCHES], weights, teachers, generator=drawn)
 
         kinds = {"none": cached(_NONE), "one": cached(_ONE), "both": cached(_BOTH)}
         from_cache = interleaved(kinds, rounds=scale.cached_rounds, title="steps from the cache", settle=place.settle)
@@ -138,7 +138,7 @@ def _online(
         def run(turn: int) -> None:
             batch = batches[turn % _BATCHES]
             said = [source(network, turn, 0.5 / len(networks)) for network in networks]
-            learner.learn(batch, [*learner.sources(batch, _LABELS, {}), *said], drawn=drawn)
+            learner.learn(batch, [*learner.sources(batch, _LABELS, {}), *said], generator=drawn)
 
         return run
 

@@ -51,7 +51,7 @@ def measure_filling(data: Data, place: Place) -> Part:
             place.forward(network, image_B3hw)
 
     subjects = {"fill": fill, "forward": forward}
-    seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", settle=place.settle)
+    seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", synchronize=place.synchronize)
     rates = {name: scale.fill_people / float(np.median(found)) for name, found in seconds.items()}
     width, height = scale.crop_wh
     return Part(

@@ -26,7 +26,7 @@ class Place:
     precision: Literal["float32", "bfloat16"]
     threads: int
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device == "cuda":
             torch.cuda.synchronize()

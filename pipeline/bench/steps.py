@@ -53,9 +53,11 @@ def measure_steps(data: Data, place: Place) -> list[Part]:
             return lambda turn: learner.step(batches[turn % _BATCHES], weights, teachers, generator=drawn)
 
         kinds = {"none": cached(_NONE), "one": cached(_ONE), "both": cached(_BOTH)}
-        from_cache = interleaved(kinds, rounds=scale.cached_rounds, title="steps from the cache", settle=place.settle)
+        from_cache = interleaved(kinds, rounds=scale.cached_rounds, title="steps from the cache", synchronize=place.synchronize)
         kinds = {"none": cached(_NONE), **_online(learner, batches, drawn, place, scale)}
-        online = interleaved(kinds, rounds=scale.online_rounds, title="steps with teachers online", settle=place.settle)
+        online = interleaved(
+            kinds, rounds=scale.online_rounds, title="steps with teachers online", synchronize=place.synchronize
+        )
     width, height = scale.crop_wh
     title = f"a step of {scale.student} at {height}x{width}, batch of {scale.train_batch}"
     ratio_to = "a step without teachers in the same round"

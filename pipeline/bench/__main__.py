@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cache.add_argument("--part", choices=PARTS, help="measure this part alone (default: all, one after the other)")
     cache.add_argument("--quick", action="store_true", help="a smoke run of small sizes: shows that it works, measures nothing")
-    cache.add_argument("--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes (default: drawn)")
+    cache.add_argument(
+        "--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes, and judge (default: drawn)"
+    )
     cache.add_argument("--home", help=f"the home of these entries: {HOME_HELP}")
     cache.add_argument("--out", default="bench-cache", metavar="DIR", help="the folder for figures (default: %(default)s)")
     return parser
@@ -49,8 +51,8 @@ def _cache(options: argparse.Namespace) -> None:
     from pipeline.bench.cache import run_cache_bench
     from pipeline.bench.sizes import find_entries
 
-    weighed = find_entries(home_of(options.home), options.entry) if options.entry else None
-    run_cache_bench([options.part] if options.part else PARTS, quick=options.quick, weighed=weighed, out=out)
+    entries = find_entries(home_of(options.home), options.entry) if options.entry else None
+    run_cache_bench([options.part] if options.part else PARTS, quick=options.quick, entries=entries, out=out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

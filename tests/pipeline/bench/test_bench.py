@@ -19,7 +19,7 @@ from pipeline.bench.scale import PARTS
     [
         (["--part", "steps", "--entry", "beef"], "ConfigError: --entry says what to weigh"),
         (["--home", "/nowhere"], "ConfigError: --home says whose entries"),
-        (["--entry", "beef", "--home", "/nowhere"], "MissingInputError: There is no entry targets/beef in /nowhere/store"),
+        (["--entry", "beef", "--home", "/nowhere"], "ConfigError: No entry in /nowhere/store has a key that begins with"),
         (["--out", "/proc/nowhere"], "StoreError: The folder /proc/nowhere cannot be made"),
     ],
 )
@@ -51,14 +51,6 @@ def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_picture(tmp_pa
     assert all(row["value"] > 0 for row in rows)
     timed = [row["ratio"] for name in ("reading", "steps", "steps online", "filling") for row in parts[name]["rows"]]
     assert all(ratio is None or ratio["interval"][0] <= ratio["value"] <= ratio["interval"][1] for ratio in timed)
-    # What is asked of each part, figure by figure; whether a small run meets it says nothing.
-    asked = {name: [row["ask"] for row in part["rows"] if row["ask"]] for name, part in parts.items()}
-    bounds = {name: [(ask["of"], ask["least"], ask["most"]) for ask in asks] for name, asks in asked.items()}
-    assert bounds == {
-        "sizes": [("value", None, 200), ("value", None, 130)],
-        "reading": [("value", 50_000, None)],
-        "steps": [("ratio", None, 1.03)] * 2,
-        "steps online": [("ratio", 0.95, 1.05)] * 2,
-        "filling": [("ratio", 0.9, None)],
-        "store": [("value", None, 20), ("value", None, 1)],
-    }
+    # Whether a small run meets what is asked says nothing; of drawn entries nothing is asked.
+    judged = {name: sum(row["met"] is not None for row in part["rows"]) for name, part in parts.items()}
+    assert judged == {"sizes": 0, "reading": 1, "steps": 2, "steps online": 2, "filling": 1, "store": 2}

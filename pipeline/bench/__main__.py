@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _cache(options: argparse.Namespace) -> None:
+def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     if options.entry and options.part not in (None, "sizes"):
         raise ConfigError(f"--entry says what to weigh, and part {options.part} weighs nothing", allowed="--part sizes, or all")
     if options.home is not None and not options.entry:
@@ -52,13 +52,15 @@ def _cache(options: argparse.Namespace) -> None:
     from pipeline.bench.sizes import find_entries
 
     entries = find_entries(home_of(options.home), options.entry) if options.entry else None
-    run_cache_bench([options.part] if options.part else PARTS, quick=options.quick, entries=entries, out=out)
+    parts = [options.part] if options.part else PARTS
+    run_cache_bench(parts, quick=options.quick, entries=entries, out=out, arguments=arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, whatever was found, 2 for the user's mistake, 1 for the rest."""
+    given = sys.argv[1:] if arguments is None else arguments
     return exit_status(
-        lambda: _cache(build_parser().parse_args(arguments)), interrupted="figures of the parts that were done are kept"
+        lambda: _cache(build_parser().parse_args(given), given), interrupted="figures of the parts that were done are kept"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_picture(tmp_pa
     found = json.loads((out / "bench.json").read_text())
     assert (found["bench"], found["quick"]) == ("cache", True)
     assert {"at", "processor", "threads", "precision", "versions"} <= set(found["machine"])
+    assert found["command"] == f"python -m pipeline.bench cache --quick --out {out}"
+    assert found["odkd"]["version"] == metadata.version("odkd")
+    assert found["scale"]["crop_wh"] == [64, 64]
     parts = {part["name"]: part for part in found["parts"]}
     assert list(parts) == ["sizes", "reading", "steps", "steps online", "filling", "store"]
     assert set(PARTS) <= set(parts)

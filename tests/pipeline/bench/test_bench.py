@@ -21,7 +21,8 @@ from pipeline.bench.scale import PARTS
         (["--part", "steps", "--entry", "beef"], "ConfigError: --entry says what to weigh"),
         (["--home", "/nowhere"], "ConfigError: --home says whose entries"),
         (["--entry", "beef", "--home", "/nowhere"], "ConfigError: No entry in /nowhere/store has a key that begins with"),
-        (["--out", "/proc/nowhere"], "StoreError: The folder /proc/nowhere cannot be made"),
+        (["--out", "/proc/nowhere"], "StoreError: The folder /proc/nowhere cannot be written"),
+        (["--out", "/proc"], "StoreError: The folder /proc cannot be written"),
     ],
 )
 def test_what_cannot_be_done_is_said_at_once(
@@ -30,6 +31,15 @@ def test_what_cannot_be_done_is_said_at_once(
     monkeypatch.chdir(tmp_path)
     assert main(["cache", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_figures_of_an_earlier_run_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bench.json").write_text("{}")
+    assert main(["cache", "--quick", "--part", "sizes", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert f"StoreError: {tmp_path} holds the bench.json of an earlier run" in told
+    assert "--out DIR" in told
+    assert (tmp_path / "bench.json").read_text() == "{}"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ __all__ = ["Progress", "duration", "progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_SAME_LINES = 30.0
+_SECONDS_BETWEEN_DRAWINGS = 0.1
 _SECONDS_OF_A_RATE = 10.0
 """What a rate is measured over at least, before anything is said about the time left."""
 
@@ -144,10 +145,22 @@ def _bar(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], 
         rich_progress.BarColumn(),
         rich_progress.TextColumn("{task.fields[state]}"),
     )
-    # Messages on a terminal go above the bar; those that the user has sent elsewhere still go there.
-    with rich_progress.Progress(*columns, console=Console(file=stream), redirect_stderr=sys.stderr.isatty()) as bars:
+    last = clock()
+
+    def show() -> None:
+        nonlocal last
+        bars.update(task, completed=counter.done, state=counter.state)
+        if clock() - last >= _SECONDS_BETWEEN_DRAWINGS:
+            last = clock()
+            bars.refresh()
+
+    # Messages on a terminal go above the bar; those that the user has sent elsewhere still go there. Rich's own thread, which
+    # draws ten times a second whatever happens, would take its time from work that is being measured.
+    with rich_progress.Progress(
+        *columns, console=Console(file=stream), redirect_stderr=sys.stderr.isatty(), auto_refresh=False
+    ) as bars:
         task = bars.add_task(title, total=total, state="")
-        counter = Progress(title, total, unit, lambda: bars.update(task, completed=counter.done, state=counter.state), clock)
+        counter = Progress(title, total, unit, show, clock)
         yield counter
         bars.update(task, state=counter.outcome)
 

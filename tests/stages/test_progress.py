@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 
@@ -141,6 +142,21 @@ def test_a_terminal_gets_a_bar_with_the_same_figures(monkeypatch: pytest.MonkeyP
     shown = stream.getvalue()
     assert "500/500 people, 250/s, done in 2 s" in shown
     assert "\u2501" in shown, "a bar is drawn"
+
+
+def test_a_bar_is_drawn_by_the_work_alone_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    clock, stream = Clock(), Terminal()
+    before = threading.active_count()
+    with progress("targets", 500, "people", stream=stream, clock=clock) as bar:
+        assert threading.active_count() == before
+        for seconds in (0.05, 0.06, 0.05, 0.06):
+            clock.now += seconds
+            bar.advance(100)
+        bar.advance(100)
+    shown = stream.getvalue()
+    assert [f"{count}/500" in shown for count in (100, 200, 300, 400)] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -101,7 +102,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
 
 
 def _run(options: argparse.Namespace) -> None:
-    answer = _COMMANDS[options.command](options)
+    # The answer alone goes to standard output, so that a program can read it; progress is for people.
+    with contextlib.redirect_stdout(sys.stderr):
+        answer = _COMMANDS[options.command](options)
     _print(json.dumps(answer.data, indent=1) if options.json else answer.text)
     if answer.error is not None:
         raise answer.error

@@ -119,7 +119,7 @@ def _cut(text: str, start: int) -> str:
     return ("..." if start else "") + (rest if len(rest) <= _SHORT else f"{rest[: _SHORT // 2]}...")
 
 
-LEGEND = "hit: it is there.  miss: it will be made.  stale: it is there with other settings, and will be made with these."
+LEGEND = "hit: it is there.  miss: it is not.  stale: it is there, but made otherwise or to be forced, and would be made anew."
 """What the words of a plan mean."""
 
 

@@ -47,10 +47,10 @@ def check(context: Context, stages: Sequence[StageName]) -> None:
             others.sort(key=lambda step: order.index(step.stage))
             titles = named([step.title for step in others])
             before = list(dict.fromkeys(step.stage for step in others))
-            command = "all" if len(before) > 1 else f"{before[0]}   (or --stage all)"
+            then = f"then {_and(before[1:])}, " if before[1:] else ""
             raise MissingInputError(
                 f"Stage '{stage}' needs results of {_and(before)} that are not there: {titles}",
-                run=f"{context.command} --stage {command}",
+                run=f"{context.command} --stage {before[0]}   ({then}or --stage all)",
             )
 
 

@@ -77,7 +77,9 @@ def _run(options: argparse.Namespace) -> None:
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
         planned = dry_run.plan(context, stages, force=options.force)
-        print(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}")  # noqa: T201 (the plan is the output)
+        print(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}", flush=True)  # noqa: T201 (the plan is the output)
+        # What the run would be refused for, the plan is refused for too.
+        graph.check(context, stages)
         return
 
     # Once, however often a stage asks: what is warned of is warned of once.

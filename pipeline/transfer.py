@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import get_args
@@ -39,7 +38,7 @@ def export(options: argparse.Namespace) -> Answer:
     entries = [find_entry(store, place) for place in sorted(wanted)]
     num_files = sum(len(entry.manifest.files) for entry in entries)
     size = sum(entry.manifest.size for entry in entries)
-    with progress("export", num_files, "files", stream=sys.stderr) as bar:
+    with progress("export", num_files, "files") as bar:
         export_entries(entries, target, advance=bar.advance)
     data = {"entries": [entry.place for entry in entries], "files": num_files, "bytes": size, "target": str(target)}
     told = f"{plural(len(entries), 'entry')}, {plural(num_files, 'file')}, {size_text(size)}"
@@ -81,7 +80,7 @@ def take_in(options: argparse.Namespace) -> Answer:
     try:
         with opened_archive(Path(options.source).absolute()) as archive:
             total = sum(len(manifest.files) for manifest in archive.manifests)
-            with progress("import", total, "files", stream=sys.stderr) as bar:
+            with progress("import", total, "files") as bar:
                 for manifest in archive.manifests:
                     outcome = import_entry(store, archive, manifest, advance=bar.advance, tell=log.info)
                     outcomes.append((manifest, outcome))

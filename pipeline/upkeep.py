@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def verify(options: argparse.Namespace) -> Answer:
     inventory = take_inventory(store)
     inventory = inventory.only(wanted) if wanted else inventory
     total = sum(len(entry.manifest.files) for entry in inventory.entries.values())
-    with progress("verify", total, "files", stream=sys.stderr) as bar:
+    with progress("verify", total, "files") as bar:
         verdict = verification.verify(store, inventory, advance=bar.advance)
     users = users_of(home)
     damaged = {

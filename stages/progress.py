@@ -15,6 +15,7 @@ __all__ = ["Progress", "duration", "progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_SAME_LINES = 30.0
+_SECONDS_BETWEEN_DRAWINGS = 0.1
 _SECONDS_OF_A_RATE = 10.0
 """What a rate is measured over at least, before anything is said about the time left."""
 
@@ -28,8 +29,8 @@ class Progress:
         self._found = 0
         self._show, self._clock = show, clock
         self._started = clock()
-        self._first: tuple[float, int] | None = None
-        """When this run had done its first piece, and how much that was."""
+        self._since = self._started, 0
+        """Where the rate begins: when, and how much this run had done by then."""
 
     def found(self, count: int) -> None:
         """Note ``count`` as done by an earlier run: they count, but not towards the rate."""
@@ -40,8 +41,15 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         """Note ``count`` more as done; 0 shows that the work goes on."""
         self.done += count
-        if count and self._first is None:
-            self._first = self._clock(), self._own
+        self._show()
+
+    def started(self, count: int) -> None:
+        """Note the first ``count`` as done: the rate begins here, and does not rest on how long it took to start.
+
+        Not for tasks that run side by side: those end in waves, and after the first wave a rate would be far too high.
+        """
+        self.done += count
+        self._since = self._clock(), self._own
         self._show()
 
     @property
@@ -76,10 +84,8 @@ class Progress:
 
     @property
     def _rate(self) -> float:
-        """Done a second since the first piece, which waited for workers to start; 0 before that says anything."""
-        if self._first is None:
-            return 0.0
-        since, before = self._first
+        """Done a second; 0 before that says anything."""
+        since, before = self._since
         seconds = self._clock() - since
         return (self._own - before) / seconds if seconds >= _SECONDS_OF_A_RATE else 0.0
 
@@ -139,10 +145,22 @@ def _bar(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], 
         rich_progress.BarColumn(),
         rich_progress.TextColumn("{task.fields[state]}"),
     )
-    # Messages on a terminal go above the bar; those that the user has sent elsewhere still go there.
-    with rich_progress.Progress(*columns, console=Console(file=stream), redirect_stderr=sys.stderr.isatty()) as bars:
+    last = clock()
+
+    def show() -> None:
+        nonlocal last
+        bars.update(task, completed=counter.done, state=counter.state)
+        if clock() - last >= _SECONDS_BETWEEN_DRAWINGS:
+            last = clock()
+            bars.refresh()
+
+    # Messages on a terminal go above the bar; those that the user has sent elsewhere still go there. Rich's own thread, which
+    # draws ten times a second whatever happens, would take its time from work that is being measured.
+    with rich_progress.Progress(
+        *columns, console=Console(file=stream), redirect_stderr=sys.stderr.isatty(), auto_refresh=False
+    ) as bars:
         task = bars.add_task(title, total=total, state="")
-        counter = Progress(title, total, unit, lambda: bars.update(task, completed=counter.done, state=counter.state), clock)
+        counter = Progress(title, total, unit, show, clock)
         yield counter
         bars.update(task, state=counter.outcome)
 

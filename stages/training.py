@@ -229,8 +229,12 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
             return sum(_last_step(plan.folder) for plan in plans)
 
         def follow() -> None:
+            # With 0 it only moves the beginning on.
+            note = bar.started
             while not stop.wait(0.5):
-                bar.advance(max(0, done() - bar.done))
+                more = max(0, done() - bar.done)
+                note(more)
+                note = bar.advance if more else note
 
         before = done()
         if before:

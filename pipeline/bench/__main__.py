@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.bench.output import FIGURES
 from pipeline.bench.scale import PARTS
 from pipeline.exits import exit_status
 from pipeline.home import HOME_HELP, home_of
@@ -27,36 +30,56 @@ def build_parser() -> argparse.ArgumentParser:
     )
     cache.add_argument("--part", choices=PARTS, help="measure this part alone (default: all, one after the other)")
     cache.add_argument("--quick", action="store_true", help="a smoke run of small sizes: shows that it works, measures nothing")
-    cache.add_argument("--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes (default: drawn)")
+    cache.add_argument(
+        "--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes, and judge (default: drawn)"
+    )
     cache.add_argument("--home", help=f"the home of these entries: {HOME_HELP}")
-    cache.add_argument("--out", default="bench-cache", metavar="DIR", help="the folder for figures (default: %(default)s)")
+    cache.add_argument(
+        "--out", default="bench-cache", metavar="DIR", help="a folder for the figures of this run (default: %(default)s)"
+    )
     return parser
 
 
-def _cache(options: argparse.Namespace) -> None:
+def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     if options.entry and options.part not in (None, "sizes"):
         raise ConfigError(f"--entry says what to weigh, and part {options.part} weighs nothing", allowed="--part sizes, or all")
     if options.home is not None and not options.entry:
         raise ConfigError("--home says whose entries are weighed, and there is no --entry", allowed="--entry KEY beside it")
     out = Path(options.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The folder {out} cannot be made: {error.strerror}", allowed="--out DIR that may be written"
-        ) from error
+    _make_folder(out)
     # Torch takes seconds to import: a mistyped option is told before that.
     from pipeline.bench.cache import run_cache_bench
     from pipeline.bench.sizes import find_entries
 
-    weighed = find_entries(home_of(options.home), options.entry) if options.entry else None
-    run_cache_bench([options.part] if options.part else PARTS, quick=options.quick, weighed=weighed, out=out)
+    entries = find_entries(home_of(options.home), options.entry) if options.entry else None
+    parts = [options.part] if options.part else PARTS
+    run_cache_bench(parts, quick=options.quick, entries=entries, out=out, arguments=arguments)
+
+
+def _make_folder(out: Path) -> None:
+    """The folder for figures, which can be written and holds none yet: said before anything is measured."""
+    if (out / FIGURES).exists():
+        raise StoreError(
+            f"{out} holds the {FIGURES} of an earlier run",
+            allowed="a folder without one: figures are not written over",
+            run=f"the same command with --out DIR, or rm {shlex.quote(str(out / FIGURES))}",
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # Permissions are not all that there is: a file system may be read-only.
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"The folder {out} cannot be written: {error.strerror}", allowed="--out DIR that may be written"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, whatever was found, 2 for the user's mistake, 1 for the rest."""
+    given = sys.argv[1:] if arguments is None else arguments
     return exit_status(
-        lambda: _cache(build_parser().parse_args(arguments)), interrupted="figures of the parts that were done are kept"
+        lambda: _cache(build_parser().parse_args(given), given), interrupted="figures of the parts that were done are kept"
     )
 
 

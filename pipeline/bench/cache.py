@@ -7,37 +7,41 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pipeline.bench.about import about_run
 from pipeline.bench.entries import Data
 from pipeline.bench.filling import measure_filling
 from pipeline.bench.output import FIGURES, save_figures, table
 from pipeline.bench.picture import PICTURE, save_picture
-from pipeline.bench.place import machine, this_device, this_place
+from pipeline.bench.place import this_device, this_place
 from pipeline.bench.reading import measure_reading
 from pipeline.bench.results import Part
 from pipeline.bench.scale import FULL, FULL_ON_GPU, QUICK, PartName
-from pipeline.bench.sizes import Weighed, measure_sizes
+from pipeline.bench.sizes import TargetEntries, measure_sizes
 from pipeline.bench.steps import measure_steps
 from pipeline.bench.store import measure_store
 
 __all__ = ["run_cache_bench"]
 
 
-def run_cache_bench(names: Sequence[PartName], *, quick: bool, weighed: Weighed | None, out: Path) -> None:
+def run_cache_bench(
+    names: Sequence[PartName], *, quick: bool, entries: TargetEntries | None, out: Path, arguments: Sequence[str]
+) -> None:
     """Measure the parts, print their tables, and leave figures and a picture in ``out``.
 
-    Part sizes weighs ``weighed``, or drawn entries where that is None. Everything else lies in a temporary folder.
+    Part sizes weighs ``entries``, or drawn ones where that is None. Everything else lies in a temporary folder. ``arguments``
+    are those of the command, which stand beside the figures.
     """
     scale = QUICK if quick else FULL_ON_GPU if this_device() == "cuda" else FULL
     place = this_place(threads=scale.threads)
-    known = machine(place)
-    about = {"bench": "cache", "quick": quick, "machine": known}
-    title = f"{'A smoke run, which measures nothing: ' if quick else ''}{known['gpu'] or known['processor']}, {place}"
+    about = {**about_run(arguments, scale, place), "quick": quick}
+    processor = about["machine"]["gpu"] or about["machine"]["processor"]
+    title = f"{'A smoke run, which measures nothing: ' if quick else ''}{processor}, {place}"
     sys.stdout.write(f"{title}\n")
     found: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="odkd-bench-") as folder:
         data = Data(Path(folder), scale)
         measures: Mapping[PartName, Callable[[], Sequence[Part]]] = {
-            "sizes": lambda: [measure_sizes(weighed or _drawn(data))],
+            "sizes": lambda: [measure_sizes(entries or _drawn(data), asked=entries is not None)],
             "reading": lambda: [measure_reading(data)],
             "steps": lambda: measure_steps(data, place),
             "filling": lambda: [measure_filling(data, place)],
@@ -52,5 +56,8 @@ def run_cache_bench(names: Sequence[PartName], *, quick: bool, weighed: Weighed 
     sys.stdout.write(f"{out / FIGURES}\n{out / PICTURE}\n")
 
 
-def _drawn(data: Data) -> Weighed:
-    return Weighed([data.many.targets["primary"]], [data.many.view], "drawn heatmaps: peaks with noise, a quarter of them weak")
+def _drawn(data: Data) -> TargetEntries:
+    source = (
+        "drawn heatmaps, of which nothing is asked, since their size was drawn too: peaks with noise, a quarter of them weak"
+    )
+    return TargetEntries([data.cached.targets["primary"]], [data.cached.view], source)

@@ -24,7 +24,7 @@ from storage_schemas.instances import Instances, write_instances
 __all__ = ["People", "draw_people", "heatmaps"]
 
 _PICTURE_WH = (640, 480)
-"""What most pictures of COCO have, so that decoding one takes as long."""
+"""What most pictures of COCO have."""
 _PEAK = (0.25, 0.95)
 _WEAK_PEAK = (0.03, 0.19)
 _WEAK_SHARE = 0.12
@@ -78,14 +78,14 @@ def heatmaps(instances: Instances, views: Views, rows_B: npt.NDArray[np.int64], 
     known_BK = np.all((xy_BK2 >= 0) & (xy_BK2 < (width, height)), axis=-1) & (joints_BK3[..., 2] > 0)
     heat_BKHW = np.empty((*known_BK.shape, height, width), np.float32)
     for index, row in enumerate(rows_B):
-        rng = np.random.Generator(np.random.Philox(key=np.array([_SEEDS[role], row], np.uint64)))
+        generator = np.random.Generator(np.random.Philox(key=np.array([_SEEDS[role], row], np.uint64)))
         xy_K2, num = xy_BK2[index], len(xy_BK2[index])
-        known_K = known_BK[index] & (rng.random(num) >= _WEAK_SHARE)
-        peak_K = np.where(known_K, rng.uniform(*_PEAK, num), rng.uniform(*_WEAK_PEAK, num))
-        spread_K2 = rng.uniform(*_SPREAD, (num, 2)) * sigma_of((width, height))
+        known_K = known_BK[index] & (generator.random(num) >= _WEAK_SHARE)
+        peak_K = np.where(known_K, generator.uniform(*_PEAK, num), generator.uniform(*_WEAK_PEAK, num))
+        spread_K2 = generator.uniform(*_SPREAD, (num, 2)) * sigma_of((width, height))
         x_KW = _gauss(np.arange(width) - xy_K2[:, :1], spread_K2[:, :1])
         y_KH = _gauss(np.arange(height) - xy_K2[:, 1:], spread_K2[:, 1:]) * peak_K[:, None]
-        rng.standard_normal(dtype=np.float32, out=heat_BKHW[index])
+        generator.standard_normal(dtype=np.float32, out=heat_BKHW[index])
         heat_BKHW[index] *= _NOISE
         heat_BKHW[index] += (y_KH[:, :, None] * x_KW[:, None, :]).astype(np.float32)
     return heat_BKHW

@@ -35,17 +35,18 @@ from storage_schemas.targets import (
     write_block,
 )
 
-__all__ = ["Arrays", "Cached", "Data", "write_entry"]
+__all__ = ["Arrays", "CachedView", "Data", "write_entry"]
 
 _VIEW = 1
 _AUGMENT = AugmentSettings()
 _RULE = BinarizeSettings()
+_ROLES: tuple[Role, ...] = ("primary", "senior")
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
-class Cached:
+class CachedView:
     """One augmented view of some people, and what both teachers say about it."""
 
     instances: Instances
@@ -66,21 +67,14 @@ class Data:
         return draw_people(self.folder, images=self.scale.images, crop_wh=self.scale.crop_wh)
 
     @cached_property
-    def many(self) -> Cached:
-        """A view of ``scale.rows`` people, and the primary's targets: to weigh and to read."""
-        return self._cached(self.people.repeated(self.scale.rows), "many", ("primary",))
-
-    @cached_property
-    def taught(self) -> Cached:
-        """A view of the people as they are, and both teachers' targets: to learn from."""
-        return self._cached(self.people.instances, "taught", ("primary", "senior"))
-
-    def _cached(self, instances: Instances, name: str, roles: tuple[Role, ...]) -> Cached:
-        store, crop_wh = Store(self.folder / name), self.scale.crop_wh
+    def cached(self) -> CachedView:
+        """A view of ``scale.rows`` people, and both teachers' targets of it."""
+        store, crop_wh = Store(self.folder / "store"), self.scale.crop_wh
+        instances = self.people.repeated(self.scale.rows)
         views = draw_views(instances, _VIEW, seed=0, augment=_AUGMENT, size_wh=crop_wh)
         view = _view_entry(store, instances, views, crop_wh)
-        targets = {role: _target_entry(store, view, instances, views, role, crop_wh) for role in roles}
-        return Cached(instances, views, view, targets)
+        targets = {role: _target_entry(store, view, instances, views, role, crop_wh) for role in _ROLES}
+        return CachedView(instances, views, view, targets)
 
 
 def write_entry(

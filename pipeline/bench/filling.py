@@ -23,11 +23,13 @@ from stages.predict import runner
 from stages.settings import AugmentSettings, BinarizeSettings
 from stages.target_blocks import BlockJob, BlockTeacher, BlockView, fill_block
 from storage_schemas.checkpoints import save_weights
+from storage_schemas.instances import Instances, write_instances
 from storage_schemas.targets import create_arrays, target_arrays, view_arrays
 
 __all__ = ["measure_filling"]
 
 _ASK = Ask("ratio", least=0.9)
+_TABLE = "filled.parquet"
 _VIEW = 1
 _HEIGHT = 0.3
 """Of one standard deviation of an untrained network's map, once its head is scaled."""
@@ -39,19 +41,23 @@ def measure_filling(data: Data, place: Place) -> Part:
     """People a second, and how many times the bare forward's that is."""
     scale = data.scale
     torch.set_num_threads(place.threads)
-    images = _ready_images(data, place)
+    people = data.people.repeated(scale.fill_people)
+    write_instances(data.folder / _TABLE, people)
+    images = _ready_images(people, data, place)
     spec = _untrained(data.folder / "teacher.safetensors", scale, images[0])
     network = runner(spec, scale.crop_wh, place.device, place.precision, place.threads).network
+    # Stage targets makes the arrays once for all blocks: it is no part of filling one. One round is not counted.
+    jobs = [_job(data, place, spec) for _ in range(scale.fill_rounds + 1)]
 
     def fill(_: int) -> None:
-        fill_block(_job(data, place, spec), threads=place.threads)
+        fill_block(jobs.pop(), threads=place.threads)
 
     def forward(_: int) -> None:
         for image_B3hw in images:
             place.forward(network, image_B3hw)
 
     subjects = {"fill": fill, "forward": forward}
-    seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", settle=place.settle)
+    seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", synchronize=place.synchronize)
     rates = {name: scale.fill_people / float(np.median(found)) for name, found in seconds.items()}
     width, height = scale.crop_wh
     return Part(
@@ -63,20 +69,25 @@ def measure_filling(data: Data, place: Place) -> Part:
             Row("filling a block", rates["fill"], "people/s", ratio(seconds["forward"], seconds["fill"]), _ASK),
         ),
         (
-            f"{scale.fill_rounds} blocks of {scale.fill_people} people: decode, crop, forward, binarize, pack, write",
-            f"pictures of 640x480; a view with its masks and one teacher's targets are written; one process, {place}",
+            f"{scale.fill_rounds} blocks of {scale.fill_people:,} people: decode, crop, forward, binarize, pack, write",
+            f"JPEG pictures of 640x480 and {_picture_bytes(data) / 1e3:.0f} KB on average, in the page cache",
+            f"a view with its masks and one teacher's targets are written; one process, {place}",
             "the network is not trained; its head is scaled so that its maps have peaks",
         ),
         drawn="ratio",
     )
 
 
-def _ready_images(data: Data, place: Place) -> list[Tensor]:
+def _picture_bytes(data: Data) -> float:
+    people = data.people
+    return float(np.mean([(people.images / name).stat().st_size for name in people.instances.file_name_M]))
+
+
+def _ready_images(people: Instances, data: Data, place: Place) -> list[Tensor]:
     """The block's crops, normalised, in batches on the device."""
-    scale, people = data.scale, data.people
-    instances = people.instances.select(np.arange(scale.fill_people))
-    views = draw_views(instances, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
-    loader = CropLoader(instances, people.images, size_wh=scale.crop_wh, threads=place.threads)
+    scale = data.scale
+    views = draw_views(people, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
+    loader = CropLoader(people, data.people.images, size_wh=scale.crop_wh, threads=place.threads)
     rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
     try:
         batches = [batch.image_Bhw3 for (batch,) in loader.batches(rows, [views])]
@@ -110,14 +121,14 @@ def _job(data: Data, place: Place, spec: NetworkSpec) -> BlockJob:
     view, targets = draft / "view", draft / "targets"
     view.mkdir()
     targets.mkdir()
-    create_arrays(view, view_arrays(heatmap_wh), scale.fill_people)
-    create_arrays(targets, target_arrays(heatmap_wh, 17), scale.fill_people)
+    create_arrays(view, view_arrays(heatmap_wh), scale.filled_rows)
+    create_arrays(targets, target_arrays(heatmap_wh, 17), scale.filled_rows)
     teacher = BlockTeacher("primary", spec, ((BinarizeSettings(), targets),))
     return BlockJob(
         block=0,
         start=0,
         stop=scale.fill_people,
-        people=data.people.table,
+        people=data.folder / _TABLE,
         images=data.people.images,
         views=(BlockView(_VIEW, None, view, (teacher,)),),
         size_wh=scale.crop_wh,

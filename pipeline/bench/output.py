@@ -15,7 +15,6 @@ __all__ = ["FIGURES", "figure_text", "ratio_text", "save_figures", "table"]
 FIGURES = "bench.json"
 
 _HEAD = ("", "", "ratio", "95 % interval", "asked", "")
-_SIDES = "<>>><<"
 
 
 def table(part: Part) -> str:
@@ -30,10 +29,6 @@ def table(part: Part) -> str:
     ratios = [f"  ratio: times {part.ratio_to}"] if part.ratio_to else []
     notes = [f"  {note}" for note in part.notes]
     return "\n".join([f"{part.name}: {part.title}", *(f"  {line.rstrip()}" for line in lines), *ratios, *notes])
-
-
-def _aligned(text: str, side: str, width: int) -> str:
-    return f"{text:{side}{width}}"
 
 
 def _figures(row: Row) -> tuple[str, str, str]:

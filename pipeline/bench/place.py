@@ -1,21 +1,17 @@
-"""Where networks run in a benchmark: the device of this process, and what is known about the machine."""
+"""Where networks run in a benchmark: the device of this process, the precision and the threads."""
 
 from __future__ import annotations
 
 import os
-import platform
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from stages.context import Device, resolve_precision
-from storage_schemas.provenance import provenance
 
-__all__ = ["Place", "machine", "this_device", "this_place"]
+__all__ = ["Place", "this_device", "this_place"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Place:
     precision: Literal["float32", "bfloat16"]
     threads: int
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device == "cuda":
             torch.cuda.synchronize()
@@ -50,25 +46,3 @@ def this_place(*, threads: int) -> Place:
     """``this_device``; 0 ``threads`` are as many as cores that this process may run on."""
     device = this_device()
     return Place(device, resolve_precision("auto", device), threads or len(os.sched_getaffinity(0)))
-
-
-def machine(place: Place) -> dict[str, Any]:
-    """What figures depend on beside the code; nothing that names the machine or its user."""
-    known = provenance()
-    return {
-        "at": known["at"],
-        "processor": _processor(),
-        "gpu": torch.cuda.get_device_name() if place.device == "cuda" else None,
-        "threads": place.threads,
-        "precision": place.precision,
-        "python": known["python"],
-        "versions": known["versions"],
-    }
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()

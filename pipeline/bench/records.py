@@ -2,8 +2,8 @@
 
 Written for this benchmark after the descriptions of FKD (Shen and Xing, arXiv 2112.01528: pickles, what was drawn in front of
 the soft label) and TinyViT (microsoft/Cream, TinyViT/docs/SAVE_TEACHER_LOGITS.md: one file, a seed in front of what the teacher
-said). Theirs are class scores, quantized or cut to the largest; in place of those stand our packed bits, which is their
-best case: float16 heatmaps would be sixteen times as large.
+said). Theirs are class scores, quantized or cut to the largest; in place of those stand our packed bits, uncompressed. Records
+of which each is compressed are nobody's: they show what compression alone does.
 
 Shape letters: N people, B those of one batch, K joints, H W heatmap pixels, P packed bytes.
 """
@@ -11,13 +11,14 @@ Shape letters: N people, B those of one batch, K joints, H W heatmap pixels, P p
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
@@ -27,80 +28,120 @@ from storage_schemas.entry import Entry
 from storage_schemas.targets import read_rows, rows_per_block
 
 __all__ = [
-    "Said",
+    "CAVEAT",
+    "COMPRESSED",
+    "DENSE",
+    "PICKLES",
+    "RECORDS",
+    "ViewTargets",
+    "as_records",
+    "compressed",
     "pickled",
+    "read_compressed",
     "read_pickles",
     "read_records",
-    "read_said",
-    "record_type",
+    "read_view_targets",
+    "write_compressed",
     "write_dense",
     "write_pickles",
-    "write_records",
 ]
+
+PICKLES = "one pickle a person, bits uncompressed (FKD's layout)"
+RECORDS = "fixed records, bits uncompressed (TinyViT's layout)"
+COMPRESSED = "records, each compressed by zstd level 1"
+CAVEAT = "FKD's and TinyViT's layouts are our own code, and hold our bits uncompressed in place of their class scores"
+DENSE = "heat"
+"""The name of the array of dense heatmaps."""
+
+_ZSTD = pa.Codec("zstd", compression_level=1)
 
 U8 = npt.NDArray[np.uint8]
 F16 = npt.NDArray[np.float16]
 Rows = npt.NDArray[np.int64]
+Records = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one teacher said about the crops of one view."""
+class ViewTargets:
+    """The crops of one view, and one teacher's targets of them."""
 
     views: Views
     bits_NP: U8
     peak_NK: F16
 
 
-def read_said(view: Entry, targets: Entry, *, stop: int | None = None) -> Said:
+def read_view_targets(view: Entry, targets: Entry, *, stop: int | None = None) -> ViewTargets:
     """What stands in two of our entries about all people, or about those before row ``stop``."""
     affine_N23 = read_rows(view.folder, "affine", 0, stop).astype(np.float32, copy=False)
     flip_N = read_rows(view.folder, "flip", 0, stop).astype(np.bool_, copy=False)
     bits_NP = read_rows(targets.folder, "bits", 0, stop).astype(np.uint8, copy=False)
     peak_NK = read_rows(targets.folder, "peak", 0, stop).astype(np.float16, copy=False)
-    return Said(Views(affine_N23, flip_N), bits_NP, peak_NK)
+    return ViewTargets(Views(affine_N23, flip_N), bits_NP, peak_NK)
 
 
-def pickled(said: Said, row: int) -> bytes:
+def pickled(targets: ViewTargets, row: int) -> bytes:
     """FKD's way: the crop, the flip and what the teacher said about one person."""
-    views = said.views
-    return pickle.dumps((views.affine_N23[row], bool(views.flip_N[row]), said.bits_NP[row], said.peak_NK[row]), protocol=5)
+    views = targets.views
+    return pickle.dumps(
+        (views.affine_N23[row], bool(views.flip_N[row]), targets.bits_NP[row], targets.peak_NK[row]), protocol=5
+    )
 
 
-def write_pickles(folder: Path, said: Said) -> None:
+def write_pickles(folder: Path, targets: ViewTargets) -> None:
     """A file a person."""
     folder.mkdir()
-    for row in range(len(said.bits_NP)):
-        (folder / str(row)).write_bytes(pickled(said, row))
+    for row in range(len(targets.bits_NP)):
+        (folder / str(row)).write_bytes(pickled(targets, row))
 
 
-def read_pickles(folder: Path, rows_B: Rows) -> tuple[U8, F16]:
-    """``bits_BP`` and ``peak_BK`` of some people."""
+def read_pickles(folder: Path, rows_B: Rows) -> U8:
+    """``bits_BP`` of some people."""
     # The benchmark has written these files itself: nobody else's pickles are ever opened.
     read = [pickle.loads((folder / str(row)).read_bytes()) for row in rows_B]
-    return np.stack([bits_P for _, _, bits_P, _ in read]), np.stack([peak_K for *_, peak_K in read])
+    return np.stack([bits_P for _, _, bits_P, _ in read])
 
 
-def record_type(said: Said) -> np.dtype[Any]:
+def as_records(targets: ViewTargets) -> Records:
     """TinyViT's way: the seed of what was drawn, then what the teacher said, always as long."""
-    return np.dtype([("seed", "<i4"), ("bits", "u1", said.bits_NP.shape[1:]), ("peak", "<f2", said.peak_NK.shape[1:])])
+    fields = [("seed", "<i4"), ("bits", "u1", targets.bits_NP.shape[1:]), ("peak", "<f2", targets.peak_NK.shape[1:])]
+    records_N = np.zeros(len(targets.bits_NP), np.dtype(fields))
+    records_N["seed"], records_N["bits"], records_N["peak"] = np.arange(len(records_N)), targets.bits_NP, targets.peak_NK
+    return records_N
 
 
-def write_records(path: Path, said: Said) -> None:
-    """All people in one file."""
-    records_N = np.zeros(len(said.bits_NP), record_type(said))
-    records_N["seed"], records_N["bits"], records_N["peak"] = np.arange(len(records_N)), said.bits_NP, said.peak_NK
-    records_N.tofile(path)
-
-
-def read_records(stream: BinaryIO, record: np.dtype[Any], rows_B: Rows) -> tuple[U8, F16]:
-    """``bits_BP`` and ``peak_BK`` of some people; ``stream`` has no buffer, which would read more than a record."""
+def read_records(stream: BinaryIO, record: np.dtype[Any], rows_B: Rows) -> U8:
+    """``bits_BP`` of some people; ``stream`` has no buffer, which would read more than a record."""
     parts = []
-    for row in rows_B:
-        stream.seek(int(row) * record.itemsize)
+    for row in rows_B.tolist():
+        stream.seek(row * record.itemsize)
         parts.append(stream.read(record.itemsize))
-    records_B = np.frombuffer(b"".join(parts), record)
-    return np.ascontiguousarray(records_B["bits"]), np.ascontiguousarray(records_B["peak"])
+    return _bits(parts, record)
+
+
+def compressed(records_N: Records) -> list[bytes]:
+    """Each record by itself."""
+    return [_ZSTD.compress(record.tobytes(), asbytes=True) for record in records_N]
+
+
+def write_compressed(path: Path, records_N: Records) -> list[int]:
+    """All people in one file; where each one's record begins, and at last where the file ends."""
+    parts = compressed(records_N)
+    path.write_bytes(b"".join(parts))
+    return [0, *np.cumsum([len(part) for part in parts]).tolist()]
+
+
+def read_compressed(stream: BinaryIO, starts: Sequence[int], record: np.dtype[Any], rows_B: Rows) -> U8:
+    """As ``read_records``."""
+    parts = []
+    for row in rows_B.tolist():
+        stream.seek(starts[row])
+        part = stream.read(starts[row + 1] - starts[row])
+        parts.append(_ZSTD.decompress(part, decompressed_size=record.itemsize, asbytes=True))
+    return _bits(parts, record)
+
+
+def _bits(parts: Sequence[bytes], record: np.dtype[Any]) -> U8:
+    return np.ascontiguousarray(np.frombuffer(b"".join(parts), record)["bits"])
 
 
 def write_dense(folder: Path, num: int, heat_of: Callable[[int, int], npt.NDArray[np.float32]]) -> zarr.Array[Any]:
@@ -111,6 +152,7 @@ def write_dense(folder: Path, num: int, heat_of: Callable[[int, int], npt.NDArra
     size, row = rows_per_block(num), heat_of(0, 1).shape[1:]
     array = zarr.create_array(
         LocalStore(folder),
+        name=DENSE,
         shape=(num, *row),
         dtype="float16",
         chunks=(1, *row),

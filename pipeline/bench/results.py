@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 __all__ = ["Ask", "Part", "Ratio", "Row"]
@@ -71,21 +71,4 @@ class Part:
 
     def as_json(self) -> dict[str, Any]:
         """The part as plain JSON values, with the verdict on each ask."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "ratio_to": self.ratio_to,
-            "notes": list(self.notes),
-            "rows": [_row_as_json(row) for row in self.rows],
-        }
-
-
-def _row_as_json(row: Row) -> dict[str, Any]:
-    ratio, ask = row.ratio, row.ask
-    return {
-        "name": row.name,
-        "value": row.value,
-        "unit": row.unit,
-        "ratio": ratio and {"value": ratio.value, "interval": ratio.interval},
-        "ask": ask and {"of": ask.of, "least": ask.least, "most": ask.most, "met": row.is_met},
-    }
+        return {**asdict(self), "rows": [{**asdict(row), "met": row.is_met} for row in self.rows]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from storage_schemas.targets import rows_per_block
+
 __all__ = ["FULL", "FULL_ON_GPU", "PARTS", "QUICK", "PartName", "Scale"]
 
 PartName = Literal["sizes", "reading", "steps", "filling", "store"]
@@ -13,35 +15,37 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes and numbers of repetitions."""
+    """Sizes and numbers of repetitions; those that are the same for every run stand beside their part."""
 
     threads: int
     """Of networks; 0 means as many as cores."""
     images: int
-    """Drawn pictures, with two people each or so: at least as many people as are filled in."""
+    """Drawn pictures, with two people each or so."""
     crop_wh: tuple[int, int]
     student: str
     teachers: tuple[str, str]
     """The networks of the primary and of the senior."""
     rows: int
-    """People in the cached view that is weighed and read."""
+    """People in the cached view that is weighed, read and taught from."""
     dense_rows: int
     """Those of whom dense heatmaps are kept, which take 104 KB each."""
-    read_batch: int
-    read_batches: int
-    """Batches in one repetition."""
     read_rounds: int
-    decode_rounds: int
     train_batch: int
+    group_steps: int
+    """Steps between two synchronisations with the device."""
     cached_rounds: int
     online_rounds: int
-    fill_people: int
+    filled_rows: int
+    """People of the data set whose first block is filled: it says how large a block is."""
     fill_batch: int
     fill_rounds: int
     verified_rows: int
-    verify_rounds: int
     listed: int
-    list_rounds: int
+
+    @property
+    def fill_people(self) -> int:
+        """People of the block that is filled."""
+        return min(self.filled_rows, rows_per_block(self.filled_rows))
 
 
 FULL = Scale(
@@ -52,25 +56,27 @@ FULL = Scale(
     teachers=("hrnet_w32", "hrnet_w48"),
     rows=16_384,
     dense_rows=2_048,
-    read_batch=64,
-    read_batches=4,
     read_rounds=60,
-    decode_rounds=9,
     train_batch=16,
-    cached_rounds=60,
-    online_rounds=30,
-    # A block of targets, which is what one task fills, is 256 people at least (storage_schemas.targets.rows_per_block).
-    fill_people=256,
+    group_steps=2,
+    cached_rounds=40,
+    online_rounds=20,
+    # A block of 256, the smallest that there is.
+    filled_rows=16_384,
     fill_batch=32,
     fill_rounds=12,
     verified_rows=1_000_000,
-    verify_rounds=5,
     listed=1_000,
-    list_rounds=9,
 )
 
-FULL_ON_GPU = replace(FULL, train_batch=128)
-"""HRNet's batch: of a smaller one a GPU's step is mostly waiting."""
+FULL_ON_GPU = replace(
+    FULL,
+    # HRNet's batch: of a smaller one a GPU's step is mostly waiting.
+    train_batch=128,
+    group_steps=8,
+    # The people of COCO train2017, and so a block of 2,368.
+    filled_rows=149_813,
+)
 
 QUICK = Scale(
     threads=1,
@@ -80,18 +86,14 @@ QUICK = Scale(
     teachers=("hrnet_w8_small", "hrnet_w8_small"),
     rows=300,
     dense_rows=64,
-    read_batch=16,
-    read_batches=1,
     read_rounds=3,
-    decode_rounds=2,
     train_batch=4,
+    group_steps=2,
     cached_rounds=3,
     online_rounds=2,
-    fill_people=8,
+    filled_rows=8,
     fill_batch=4,
     fill_rounds=2,
     verified_rows=2_000,
-    verify_rounds=2,
     listed=20,
-    list_rounds=2,
 )

@@ -9,24 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.bench.records import pickled, read_said, record_type
+from pipeline.bench.records import CAVEAT, COMPRESSED, PICKLES, RECORDS, as_records, compressed, pickled, read_view_targets
 from pipeline.bench.results import Ask, Part, Ratio, Row
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import MissingInputError
+from storage_schemas.inventory import find_entry, find_place
 from storage_schemas.manifest import MANIFEST
 from storage_schemas.targets import array_facts
 
-__all__ = ["Weighed", "find_entries", "measure_sizes"]
+__all__ = ["TargetEntries", "find_entries", "measure_sizes"]
 
 _ASK_TARGETS, _ASK_VIEW = Ask("value", most=200), Ask("value", most=130)
 _TARGETS, _VIEWS = ("bits", "peak"), ("affine", "flip", "mask", "has_mask")
 _SAMPLED = 256
-"""People whose pickles are made to see how long one is."""
-_SHOWN = 10
+"""People whose pickles and compressed records are made to see how long one is."""
 
 
 @dataclass(frozen=True)
-class Weighed:
+class TargetEntries:
     """Entries of targets and those of the views that they are of, and where they come from."""
 
     targets: Sequence[Entry]
@@ -34,55 +33,54 @@ class Weighed:
     source: str
 
 
-def find_entries(home: Path, keys: Sequence[str]) -> Weighed:
-    """The targets of some keys in the store of ``home``, and the views that their recipes name.
+def find_entries(home: Path, keys: Sequence[str]) -> TargetEntries:
+    """The targets of some keys, or their beginnings, in the store of ``home``, and the views that their recipes name.
 
     Raises:
-        MissingInputError: one of them is not there.
+        ConfigError: a key means no targets, or several.
+        MissingInputError: a view is not there.
     """
     store = Store(home / "store")
-    targets = [_find(store, "targets", key) for key in keys]
-    views = [_find(store, "views", key) for key in dict.fromkeys(entry.manifest.recipe["view"] for entry in targets)]
-    return Weighed(targets, views, f"targets {', '.join(keys)} of {home}")
+    targets = [find_entry(store, find_place(store, f"targets/{key.removeprefix('targets/')}")) for key in keys]
+    views = dict.fromkeys(f"views/{entry.manifest.recipe['view']}" for entry in targets)
+    source = f"targets {', '.join(entry.key for entry in targets)} of {home}"
+    return TargetEntries(targets, [find_entry(store, place) for place in views], source)
 
 
-def _find(store: Store, kind: str, key: str) -> Entry:
-    there = {entry.key: entry for entry in store.entries(kind)}
-    if key not in there:
-        known = ", ".join(list(there)[:_SHOWN]) + (", ..." if len(there) > _SHOWN else "")
-        raise MissingInputError(
-            f"There is no entry {kind}/{key} in {store.root}",
-            allowed=f"keys of targets whose views are there too; of {kind} there are: {known or 'none'}",
-            run="python -m pipeline.run --stage targets, or another --home",
-        )
-    return there[key]
-
-
-def measure_sizes(weighed: Weighed) -> Part:
-    """Bytes a person, view and teacher."""
-    targets, views = _bytes_a_person(weighed.targets), _bytes_a_person(weighed.views)
+def measure_sizes(entries: TargetEntries, *, asked: bool) -> Part:
+    """Bytes a person, view and teacher; with ``asked`` whether they are as few as they should be."""
+    targets, views = _bytes_a_person(entries.targets), _bytes_a_person(entries.views)
     ours = sum(targets.values())
-    said = read_said(weighed.views[0], weighed.targets[0], stop=_SAMPLED)
+    sample = read_view_targets(entries.views[0], entries.targets[0], stop=_SAMPLED)
+    records_N = as_records(sample)
     others = {
-        "records of one size, as TinyViT": record_type(said).itemsize,
-        "a pickle a person, as FKD": np.mean([len(pickled(said, row)) for row in range(len(said.bits_NP))]),
+        RECORDS: float(records_N.dtype.itemsize),
+        COMPRESSED: float(np.mean([len(record) for record in compressed(records_N)])),
+        PICKLES: float(np.mean([len(pickled(sample, row)) for row in range(len(records_N))])),
         # Two bytes where we have a bit.
-        "dense float16 heatmaps, computed": said.bits_NP.shape[1] * 8 * 2,
+        "dense float16 heatmaps, computed": sample.bits_NP.shape[1] * 8 * 2.0,
     }
     rows = [
-        Row("ours: bits and peaks, with manifest", ours, "bytes", None, _ASK_TARGETS),
+        Row("ours: bits and peaks, with manifest", ours, "bytes", None, _ASK_TARGETS if asked else None),
         *(Row(f"- {name}", targets[name], "bytes") for name in targets),
-        Row("ours: crop, flip and mask, with manifest", sum(views.values()), "bytes", None, _ASK_VIEW),
+        Row("ours: crop, flip and mask, with manifest", sum(views.values()), "bytes", None, _ASK_VIEW if asked else None),
         *(Row(f"- {name}", views[name], "bytes") for name in views),
-        *(Row(name, float(size), "bytes", Ratio(float(size) / ours)) for name, size in others.items()),
+        *(Row(name, size, "bytes", Ratio(size / ours)) for name, size in others.items()),
     ]
-    people = sum(_people(entry) for entry in weighed.targets)
+    people = sum(_people(entry) for entry in entries.targets)
     return Part(
         "sizes",
         "bytes on disk a person, view and teacher",
         "our bits and peaks",
         tuple(rows),
-        (f"{people:,} people of {weighed.source}", "a pickle is a file, and takes whole blocks of a disk (mostly 4,096 bytes)"),
+        (
+            f"{people:,} people of {entries.source}",
+            "ours: crop, flip and mask are stored once for all teachers of a view, and are not in our bits and peaks",
+            "a record holds bits, peaks and a seed of 4 bytes in place of crop and flip; a pickle bits, peaks, crop and flip; "
+            "dense heatmaps are they alone",
+            f"of the first {len(records_N)} people; a pickle is a file, and takes whole blocks of a disk (mostly 4,096 bytes)",
+            CAVEAT,
+        ),
     )
 
 

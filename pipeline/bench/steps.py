@@ -1,18 +1,19 @@
 """Part steps: a training step that reads the cache, and one that runs the teachers, each against one without teachers.
 
-The step is the training loop's own. Batches are cut beforehand: loading is the same for all, and goes on beside the steps.
+The step is the training loop's own. Its crops are cut beforehand: loading is the same for all, and goes on beside the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bench.entries import Cached, Data
+from pipeline.bench.entries import Data
 from pipeline.bench.place import Place
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
@@ -31,41 +32,38 @@ __all__ = ["measure_steps"]
 
 _ASK_CACHED = Ask("ratio", most=1.03)
 _ASK_SUM = Ask("ratio", least=0.95, most=1.05)
-_BATCHES = 4
 _NONE, _ONE, _BOTH = Weights(1.0), Weights(0.5, primary=0.5), Weights(0.5, primary=0.25, senior=0.25)
 _LABELS = Weights(0.5)
+
+Step = Callable[[], object]
 
 
 def measure_steps(data: Data, place: Place) -> list[Part]:
     """Milliseconds of each kind of step, and how many times one without teachers it takes."""
-    scale, taught = data.scale, data.taught
+    scale = data.scale
     torch.set_num_threads(place.threads)
-    learner = _learner(data, place)
-    # For masks that are withheld: here are none, so nothing is drawn.
-    drawn = np.random.default_rng(0)
-    batches = _batches(data, taught)
+    learner, batch = _learner(data, place), _batch(data)
     with ExitStack() as stack:
         teachers: dict[Role, MappedArray] = {
-            role: stack.enter_context(closing(MappedArray(entry.folder, "bits"))) for role, entry in taught.targets.items()
+            role: stack.enter_context(closing(MappedArray(entry.folder, "bits"))) for role, entry in data.cached.targets.items()
         }
-
-        def cached(weights: Weights) -> Subject:
-            return lambda turn: learner.step(batches[turn % _BATCHES], weights, teachers, drawn=drawn)
-
-        kinds = {"none": cached(_NONE), "one": cached(_ONE), "both": cached(_BOTH)}
-        from_cache = interleaved(kinds, rounds=scale.cached_rounds, title="steps from the cache", settle=place.settle)
-        kinds = {"none": cached(_NONE), **_online(learner, batches, drawn, place, scale)}
-        online = interleaved(kinds, rounds=scale.online_rounds, title="steps with teachers online", settle=place.settle)
+        kinds = _from_cache(learner, batch, teachers, scale.rows)
+        from_cache = _seconds(kinds, place, scale, rounds=scale.cached_rounds, title="steps from the cache")
+    kinds = _online(learner, batch, place, scale)
+    online = _seconds(kinds, place, scale, rounds=scale.online_rounds, title="steps with teachers online")
     width, height = scale.crop_wh
     title = f"a step of {scale.student} at {height}x{width}, batch of {scale.train_batch}"
-    ratio_to = "a step without teachers in the same round"
+    ratio_to, groups = "a step without teachers in the same round", f"rounds of {scale.group_steps} steps on end; {place}"
     return [
         Part(
             "steps",
             f"{title}, with teachers from the cache",
             ratio_to,
             _cached_rows(from_cache),
-            (f"{scale.cached_rounds} rounds; {place}",),
+            (
+                f"{scale.cached_rounds} {groups}",
+                f"each step reads the bits of other people, drawn out of {scale.rows:,}; its crops are always the same",
+            ),
             drawn="ratio",
         ),
         Part(
@@ -74,7 +72,7 @@ def measure_steps(data: Data, place: Place) -> list[Part]:
             ratio_to,
             _online_rows(online, scale),
             (
-                f"{scale.online_rounds} rounds; {place}",
+                f"{scale.online_rounds} {groups}",
                 "in a step: a teacher's forward without gradients, its float maps as they are (nothing is binarized)",
                 f"one a step, as in primary_then_senior: {' in half of the steps, then '.join(scale.teachers)}",
             ),
@@ -110,48 +108,76 @@ def _network(spec: NetworkSpec, scale: Scale, place: Place) -> nn.Module:
     return on_device(load_network(spec, size_wh=scale.crop_wh, generator=generator), torch.device(place.device))
 
 
-def _batches(data: Data, taught: Cached) -> list[Batch]:
-    """Random people's crops, whose rows in the table are those in the cache."""
-    scale, rng = data.scale, np.random.default_rng(0)
-    loader = CropLoader(taught.instances, data.people.images, size_wh=scale.crop_wh, threads=1)
-    num = len(taught.instances.id_N)
+def _batch(data: Data) -> Batch:
+    """Random people's crops."""
+    scale, cached = data.scale, data.cached
+    rows_B = np.random.default_rng(0).choice(scale.rows, scale.train_batch, replace=False)
+    loader = CropLoader(cached.instances, data.people.images, size_wh=scale.crop_wh, threads=1)
     try:
-        rows = [rng.choice(num, scale.train_batch, replace=False) for _ in range(_BATCHES)]
-        return [batch for (batch,) in loader.batches(rows, [taught.views])]
+        [[batch]] = loader.batches([rows_B], [cached.views])
     finally:
         loader.close()
+    return batch
 
 
-def _online(
-    learner: Learner, batches: Sequence[Batch], drawn: np.random.Generator, place: Place, scale: Scale
-) -> dict[str, Subject]:
-    """Steps with one teacher or both, and the teachers' forwards alone."""
-    teachers = [_network(NetworkSpec(network=name), scale, place) for name in scale.teachers]
-    # Normalised beforehand: the student's own image would serve them too.
-    images = [normalize(torch.from_numpy(batch.image_Bhw3).to(place.device).permute(0, 3, 1, 2)) for batch in batches]
+def _seconds(kinds: Mapping[str, Step], place: Place, scale: Scale, *, rounds: int, title: str) -> dict[str, F64]:
+    """Of one step of each kind, by round.
 
-    def source(network: nn.Module, turn: int, weight: float) -> Source:
-        heat_BKHW = place.forward(network, images[turn % _BATCHES])
-        return weight, _seen(heat_BKHW), heat_BKHW
+    Steps are timed in groups: as in a training, a GPU is given the next one while it is still at work on the last.
+    """
+    groups = {name: _group(step, scale.group_steps) for name, step in kinds.items()}
+    seconds = interleaved(groups, rounds=rounds, title=title, synchronize=place.synchronize)
+    return {name: found / scale.group_steps for name, found in seconds.items()}
 
-    def step(*networks: nn.Module) -> Subject:
-        def run(turn: int) -> None:
-            batch = batches[turn % _BATCHES]
-            said = [source(network, turn, 0.5 / len(networks)) for network in networks]
-            learner.learn(batch, [*learner.sources(batch, _LABELS, {}), *said], drawn=drawn)
+
+def _group(step: Step, steps: int) -> Subject:
+    def run(_: int) -> None:
+        for _ in range(steps):
+            step()
+
+    return run
+
+
+def _from_cache(learner: Learner, batch: Batch, teachers: Mapping[Role, MappedArray], num: int) -> dict[str, Step]:
+    """Steps without teachers, with one and with both; ``num`` people are in the cache."""
+    generator = np.random.default_rng(0)
+
+    def step(weights: Weights) -> Step:
+        def run() -> None:
+            # A batch that was read a moment ago would still lie in the processor's own caches.
+            rows_B = generator.integers(0, num, len(batch.rows_B))
+            learner.step(replace(batch, rows_B=rows_B), weights, teachers, generator=generator)
 
         return run
 
-    def alone(network: nn.Module) -> Subject:
-        return lambda turn: place.forward(network, images[turn % _BATCHES])
+    return {"none": step(_NONE), "one": step(_ONE), "both": step(_BOTH)}
 
-    first, second = teachers
+
+def _online(learner: Learner, batch: Batch, place: Place, scale: Scale) -> dict[str, Step]:
+    """Steps without teachers, with one of them or both, and the teachers' forwards alone."""
+    generator = np.random.default_rng(0)
+    first, second = (_network(NetworkSpec(network=name), scale, place) for name in scale.teachers)
+    # Normalised beforehand: the student's own image would serve them too.
+    image_B3hw = normalize(torch.from_numpy(batch.image_Bhw3).to(place.device).permute(0, 3, 1, 2))
+
+    def source(network: nn.Module, weight: float) -> Source:
+        heat_BKHW = place.forward(network, image_B3hw)
+        return weight, _seen(heat_BKHW), heat_BKHW
+
+    def step(*networks: nn.Module) -> Step:
+        def run() -> None:
+            teachers = [source(network, 0.5 / len(networks)) for network in networks]
+            learner.learn(batch, [*learner.sources(batch, _LABELS, {}), *teachers], generator=generator)
+
+        return run
+
     return {
+        "none": lambda: learner.step(batch, _NONE, {}, generator=generator),
         "first": step(first),
         "second": step(second),
         "both": step(first, second),
-        "first alone": alone(first),
-        "second alone": alone(second),
+        "first alone": lambda: place.forward(first, image_B3hw),
+        "second alone": lambda: place.forward(second, image_B3hw),
     }
 
 

@@ -1,67 +1,76 @@
-"""Part store: verifying a large entry, and listing many."""
+"""Part store: verifying a large entry, and listing many, by what ``pipeline.cache`` runs."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.bench.entries import Arrays, Cached, Data, write_entry
-from pipeline.bench.records import read_said
+from pipeline.bench.entries import Arrays, CachedView, Data, write_entry
+from pipeline.bench.records import read_view_targets
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.timing import interleaved, one_core
 from storage_schemas.atomic import write_atomic
 from storage_schemas.entry import Entry, Store
+from storage_schemas.inventory import take_inventory
 from storage_schemas.manifest import MANIFEST, Manifest, key_of
 from storage_schemas.targets import ArraySpec
+from storage_schemas.verification import verify
 
 __all__ = ["measure_store"]
 
 _ASK_VERIFY, _ASK_LIST = Ask("value", most=20), Ask("value", most=1)
+_ROUNDS = 5
 
 
 def measure_store(data: Data) -> Part:
     """Seconds of each."""
-    cached, folder, scale = data.many, data.folder, data.scale
-    large = _large_entry(Store(folder / "large"), cached, scale.verified_rows)
-    listed = Store(folder / "listed")
-    _many_manifests(listed, large.manifest, scale.listed)
+    cached, scale = data.cached, data.scale
+    large_store, home = Store(data.folder / "large"), data.folder / "listed"
+    large = _large_entry(large_store, cached, scale.verified_rows)
+    _many_manifests(Store(home / "store"), large.manifest, scale.listed)
     with one_core():
-        verified = interleaved({"verify": lambda _: _verify(large)}, rounds=scale.verify_rounds, title="verifying")["verify"]
-        found = interleaved({"list": lambda _: _list(listed, scale.listed)}, rounds=scale.list_rounds, title="listing")["list"]
+        verified = interleaved({"verify": lambda _: _verify(large_store)}, rounds=_ROUNDS, title="verifying")["verify"]
+        listed = interleaved({"list": lambda _: _list(home, scale.listed)}, rounds=_ROUNDS, title="listing")["list"]
     return Part(
         "store",
         "verifying and listing entries, on one core",
         "",
         (
             Row(f"verifying targets of {scale.verified_rows:,} people", float(np.median(verified)), "s", None, _ASK_VERIFY),
-            Row(f"listing {scale.listed:,} entries", float(np.median(found)), "s", None, _ASK_LIST),
+            Row(f"pipeline.cache ls of {scale.listed:,} entries", float(np.median(listed)), "s", None, _ASK_LIST),
         ),
         (
             f"the large entry has {len(large.manifest.files)} files, {large.manifest.size / 1e6:,.0f} MB, in the page cache; "
-            f"its people are {len(cached.instances.id_N):,}, repeated in random order",
-            "each of the listed entries is a manifest of as many files",
+            f"its people are {scale.rows:,}, repeated in random order",
+            "each of the listed entries is a manifest of as many files; the command is a process, Python's start included",
+            f"{_ROUNDS} rounds",
         ),
     )
 
 
-def _large_entry(store: Store, cached: Cached, num: int) -> Entry:
-    said, rng = read_said(cached.view, cached.targets["primary"]), np.random.default_rng(0)
+def _large_entry(store: Store, cached: CachedView, num: int) -> Entry:
+    targets, generator = read_view_targets(cached.view, cached.targets["primary"]), np.random.default_rng(0)
 
     def block_of(start: int, stop: int) -> Arrays:
-        rows = rng.integers(0, len(said.bits_NP), stop - start)
-        return {"bits": said.bits_NP[rows], "peak": said.peak_NK[rows]}
+        rows = generator.integers(0, len(targets.bits_NP), stop - start)
+        return {"bits": targets.bits_NP[rows], "peak": targets.peak_NK[rows]}
 
     specs = (
-        ArraySpec("bits", said.bits_NP.shape[1:], "uint8"),
-        ArraySpec("peak", said.peak_NK.shape[1:], "float16"),
+        ArraySpec("bits", targets.bits_NP.shape[1:], "uint8"),
+        ArraySpec("peak", targets.peak_NK.shape[1:], "float16"),
     )
     recipe = {**cached.targets["primary"].manifest.recipe, "people": num}
     return write_entry(store, "targets", recipe, specs=specs, num=num, block_of=block_of)
 
 
-def _verify(entry: Entry) -> None:
-    assert not entry.problems(), "what was just written is whole"
+def _verify(store: Store) -> None:
+    verdict = verify(store, take_inventory(store), advance=lambda: None)
+    assert verdict.entries, "there is something to verify"
+    assert not verdict.damaged, "what was just written is whole"
 
 
 def _many_manifests(store: Store, manifest: Manifest, num: int) -> None:
@@ -69,10 +78,12 @@ def _many_manifests(store: Store, manifest: Manifest, num: int) -> None:
     for number in range(num):
         recipe = {**manifest.recipe, "number": number}
         other = replace(manifest, key=key_of(manifest.kind, recipe), recipe=recipe)
-        home = store.root / other.kind / other.key
-        home.mkdir(parents=True)
-        write_atomic(home / MANIFEST, other.encode(), durable=False)
+        folder = store.root / other.kind / other.key
+        folder.mkdir(parents=True)
+        write_atomic(folder / MANIFEST, other.encode(), durable=False)
 
 
-def _list(store: Store, num: int) -> None:
-    assert sum(1 for _ in store.entries("targets")) == num, "each entry is listed"
+def _list(home: Path, num: int) -> None:
+    command = [sys.executable, "-m", "pipeline.cache", "ls", "--home", str(home)]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert sum(line.startswith("targets ") for line in listed.splitlines()) == num, "each entry is listed"

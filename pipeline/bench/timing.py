@@ -30,31 +30,31 @@ _PERCENTILES = (2.5, 97.5)
 
 
 def interleaved(
-    subjects: Mapping[str, Subject], *, rounds: int, title: str, settle: Callable[[], None] = lambda: None
+    subjects: Mapping[str, Subject], *, rounds: int, title: str, synchronize: Callable[[], None] = lambda: None
 ) -> dict[str, F64]:
     """The seconds [rounds] of each subject, by its name.
 
-    Each runs once in every round, in every other one in the opposite order: a machine that gets slower, and what one subject
-    leaves to the next in its caches, weigh on all alike. One round before the first is not counted. ``settle`` waits until
-    what was begun is done, as on a GPU.
+    Each runs once in every round, in an order that is drawn for that round: a machine that gets slower, and what one subject
+    leaves to the next in its caches, weigh on all alike. One round before the first is not counted. ``synchronize`` waits
+    until what was begun is done, as on a GPU.
     """
     seconds = {name: np.zeros(rounds) for name in subjects}
-    names = list(subjects)
+    names, generator = list(subjects), np.random.default_rng(0)
     with progress(f"bench: {title}", rounds, "rounds") as bar:
         for name in names:
-            _timed(subjects[name], 0, settle)
+            _timed(subjects[name], 0, synchronize)
         for turn in range(rounds):
-            for name in names if turn % 2 == 0 else names[::-1]:
-                seconds[name][turn] = _timed(subjects[name], turn, settle)
+            for name in generator.permutation(names).tolist():
+                seconds[name][turn] = _timed(subjects[name], turn, synchronize)
             bar.advance()
     return seconds
 
 
-def _timed(subject: Subject, turn: int, settle: Callable[[], None]) -> float:
-    settle()
+def _timed(subject: Subject, turn: int, synchronize: Callable[[], None]) -> float:
+    synchronize()
     start = time.perf_counter()
     subject(turn)
-    settle()
+    synchronize()
     return time.perf_counter() - start
 
 

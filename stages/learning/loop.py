@@ -119,7 +119,7 @@ class _Session:
     def run_epoch(self, epoch: int) -> None:
         plan, source = self.plan, self.plan.epochs[epoch]
         # Seeded by epoch, so that a resumed training draws what an unbroken one does; each worker draws its own.
-        drawn = np.random.Generator(np.random.Philox(key=[plan.seed, epoch * _MOST_WORKERS + self.worker.rank]))
+        generator = np.random.Generator(np.random.Philox(key=[plan.seed, epoch * _MOST_WORKERS + self.worker.rank]))
         order = epoch_order(
             len(self.rows_N),
             batch_size=plan.train.batch_size,
@@ -136,7 +136,7 @@ class _Session:
         for index, (batch,) in enumerate(loaded):
             step = epoch * len(order) + index
             set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
-            losses.append(self.learner.step(batch, source.weights, teachers, drawn=drawn))
+            losses.append(self.learner.step(batch, source.weights, teachers, generator=generator))
             if self.curve:
                 self.curve.step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
         loss = float(self.worker.mean(torch.stack(losses).mean()))

@@ -22,9 +22,10 @@ def unpack_bits(packed_BP: Tensor, *, num_joints: int, heatmap_wh: tuple[int, in
     """Packed uint8 bits to float maps [B, K, H, W], on the bits' device; the first pixel is the highest bit of its byte.
 
     Two bytes at a time are looked up in a table: on a CPU this is several times as fast as shifting and masking each pixel, and
-    writing the floats is what takes the time.
+    writing the floats is what takes the time. So a row must have an even number of bytes.
     """
     width, height = heatmap_wh
+    # Sides of a crop are multiples of 32 (CropSettings): a map has at least 8 x 8 pixels, which are four pairs.
     pairs = packed_BP.contiguous().view(torch.int16).flatten()
     heat = _pixels_of_pairs(packed_BP.device).index_select(0, pairs.int() - _FIRST_PAIR)
     return heat.view(len(packed_BP), num_joints, height, width)

@@ -41,16 +41,16 @@ class Learner:
     device: torch.device
 
     def step(
-        self, batch: Batch, weights: Weights, teachers: Mapping[Role, MappedArray], *, drawn: np.random.Generator
+        self, batch: Batch, weights: Weights, teachers: Mapping[Role, MappedArray], *, generator: np.random.Generator
     ) -> Tensor:
-        """Learn one batch from labels and from the teachers' bits; the loss. ``drawn`` says whose mask is withheld."""
-        return self.learn(batch, self.sources(batch, weights, teachers), drawn=drawn)
+        """Learn one batch from labels and from the teachers' bits; the loss. ``generator`` says whose mask is withheld."""
+        return self.learn(batch, self.sources(batch, weights, teachers), generator=generator)
 
-    def learn(self, batch: Batch, sources: Sequence[Source], *, drawn: np.random.Generator) -> Tensor:
+    def learn(self, batch: Batch, sources: Sequence[Source], *, generator: np.random.Generator) -> Tensor:
         """Update the network towards what the sources teach; the loss before that."""
         target_BKHW, weight_BK = blend_targets(sources)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            heat_BKHW = self.network(*self._inputs(batch, drawn))
+            heat_BKHW = self.network(*self._inputs(batch, generator))
         loss = heatmap_loss(heat_BKHW, target_BKHW, weight_BK)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -83,14 +83,14 @@ class Learner:
         seen_BK = heat_BKHW.amax(dim=(-2, -1))
         return weight, seen_BK, halve(heat_BKHW) if self.plan.size_divisor == 2 else heat_BKHW
 
-    def _inputs(self, batch: Batch, drawn: np.random.Generator) -> tuple[Tensor, ...]:
+    def _inputs(self, batch: Batch, generator: np.random.Generator) -> tuple[Tensor, ...]:
         # [B, h, w, 3] in memory is channels_last: the permuted view needs no copy.
         image_B3hw = normalize(self._to_device(batch.image_Bhw3).permute(0, 3, 1, 2))
         if not self.plan.feed_mask:
             return (image_B3hw,)
         keep_B = torch.from_numpy(batch.has_mask_B).float()
         if self.plan.mask_drop:
-            keep_B = keep_B * torch.from_numpy(drawn.random(len(keep_B)) >= self.plan.mask_drop)
+            keep_B = keep_B * torch.from_numpy(generator.random(len(keep_B)) >= self.plan.mask_drop)
         return image_B3hw, self._to_device(batch.mask_Bhw)[:, None].float(), keep_B.to(self.device)
 
     def _to_device(self, array: npt.NDArray[Any]) -> Tensor:

@@ -64,7 +64,7 @@ def test_a_stage_without_its_inputs_is_refused_and_leaves_no_trace(
 ) -> None:
     home = tmp_path / "new" / "home"
     assert main(["--stage", stage, "--home", str(home)]) == USER_MISTAKE
-    assert f"  Next:    python -m pipeline.run --home {home} --stage all\n" in capsys.readouterr().err
+    assert f"  Next:    python -m pipeline.run --home {home} --stage prepare   (then teachers, " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

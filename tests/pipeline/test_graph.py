@@ -128,11 +128,21 @@ def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypat
     ("stage_name", "prepared", "seen", "run"),
     [
         ("teachers", False, "prepare that are not there: train instances, val instances", "prepare   (or --stage all)"),
-        ("targets", False, "prepare and teachers that are not there: ", "all"),
+        ("targets", False, "prepare and teachers that are not there: ", "prepare   (then teachers, or --stage all)"),
         ("targets", True, "teachers that are not there: primary teacher, senior teacher", "teachers   (or --stage all)"),
-        ("distill", True, "teachers and targets that are not there: ", "all"),
-        ("evaluate", False, "prepare, teachers, targets and distill that are not there: ", "all"),
-        ("report", True, "teachers, targets, distill and evaluate that are not there: ", "all"),
+        ("distill", True, "teachers and targets that are not there: ", "teachers   (then targets, or --stage all)"),
+        (
+            "evaluate",
+            False,
+            "prepare, teachers, targets and distill that are not there: ",
+            "prepare   (then teachers, targets and distill, or --stage all)",
+        ),
+        (
+            "report",
+            True,
+            "teachers, targets, distill and evaluate that are not there: ",
+            "teachers   (then targets, distill and evaluate, or --stage all)",
+        ),
     ],
 )
 def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_that_does(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_without_a_terminal_there_is_a_line_every_five_seconds_and_one_at_the_en
             bar.advance(1000)
     assert stream.getvalue().splitlines() == [
         "targets: 2,000/8,000 people",
-        "targets: 4,000/8,000 people",
+        "targets: 4,000/8,000 people, 400/s, 10 s left",
         "targets: 6,000/8,000 people, 400/s, 5 s left",
         "targets: 8,000/8,000 people, 400/s",
         "targets: 8,000/8,000 people, 400/s, done in 20 s",
@@ -45,9 +46,11 @@ def test_the_time_left_does_not_rest_on_how_long_it_took_to_start() -> None:
     clock, stream = Clock(), io.StringIO()
     with progress("distill", 100, "steps", stream=stream, clock=clock) as bar:
         clock.now += 60
-        for _ in range(20):
-            bar.advance(5)
+        bar.started(5)
+        for _ in range(19):
             clock.now += 5
+            bar.advance(5)
+        clock.now += 5
     # 100 s of work after a minute of start-up: at every line 5 steps more, and 5 s less to go.
     lines = stream.getvalue().splitlines()
     assert lines[:4] == [
@@ -57,6 +60,17 @@ def test_the_time_left_does_not_rest_on_how_long_it_took_to_start() -> None:
         "distill: 20/100 steps, 1.0/s, 1 min 20 s left",
     ]
     assert lines[-1] == "distill: 100/100 steps, 0.62/s, done in 2 min 40 s"
+
+
+def test_tasks_that_end_in_waves_are_not_taken_for_faster_than_they_are() -> None:
+    """Eight at a time, ten minutes each: after the first wave, and some seconds, seven more waves are left."""
+    clock, stream = Clock(), io.StringIO()
+    with progress("targets", 64, "tasks", stream=stream, clock=clock) as bar:
+        clock.now += 600
+        for _ in range(8):
+            bar.advance()
+            clock.now += 2
+    assert "targets: 7/64 tasks, 0.01/s, 1 h 23 min left" in stream.getvalue()
 
 
 def test_work_that_takes_long_for_one_piece_is_told_every_thirty_seconds() -> None:
@@ -70,7 +84,7 @@ def test_work_that_takes_long_for_one_piece_is_told_every_thirty_seconds() -> No
         "targets: 0/5,000 people",
         "targets: 0/5,000 people",
         "targets: 0/5,000 people",
-        "targets: 5,000/5,000 people",
+        "targets: 5,000/5,000 people, 71/s",
         "targets: 5,000/5,000 people, 71/s, done in 1 min 10 s",
     ]
 
@@ -91,9 +105,8 @@ def test_what_an_earlier_run_left_counts_as_done_but_not_towards_the_rate() -> N
         bar.advance(50)
         clock.now += 10
         bar.advance(50)
-    # 50 in the ten seconds after the first, and 100 in all 14.
     assert stream.getvalue().splitlines() == [
-        "targets: 900/1,000 people, 5.0/s, 20 s left",
+        "targets: 900/1,000 people, 7.1/s, 14 s left",
         "targets: 900/1,000 people, 7.1/s, done in 14 s",
     ]
 
@@ -129,6 +142,21 @@ def test_a_terminal_gets_a_bar_with_the_same_figures(monkeypatch: pytest.MonkeyP
     shown = stream.getvalue()
     assert "500/500 people, 250/s, done in 2 s" in shown
     assert "\u2501" in shown, "a bar is drawn"
+
+
+def test_a_bar_is_drawn_by_the_work_alone_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    clock, stream = Clock(), Terminal()
+    before = threading.active_count()
+    with progress("targets", 500, "people", stream=stream, clock=clock) as bar:
+        assert threading.active_count() == before
+        for seconds in (0.05, 0.06, 0.05, 0.06):
+            clock.now += seconds
+            bar.advance(100)
+        bar.advance(100)
+    shown = stream.getvalue()
+    assert [f"{count}/500" in shown for count in (100, 200, 300, 400)] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(

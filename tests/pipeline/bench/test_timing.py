@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -41,24 +42,36 @@ def test_one_round_has_an_interval_of_no_width() -> None:
     assert (found.value, found.interval) == (1.5, (1.5, 1.5))
 
 
-def test_every_other_round_runs_backwards_after_one_that_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_round_has_an_order_of_its_own_after_one_that_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
     ran: list[tuple[str, int]] = []
 
     def subject(name: str) -> Callable[[int], None]:
         return lambda turn: ran.append((name, turn))
 
-    seconds = interleaved({name: subject(name) for name in "abc"}, rounds=3, title="letters")
-    assert "".join(name for name, _ in ran) == "abc" + "abc" + "cba" + "abc"
-    assert [turn for _, turn in ran] == [0] * 6 + [1] * 3 + [2] * 3
-    assert {name: found.shape for name, found in seconds.items()} == {"a": (3,), "b": (3,), "c": (3,)}
+    seconds = interleaved({name: subject(name) for name in "abc"}, rounds=60, title="letters")
+    assert [turn for _, turn in ran] == [0] * 3 + [turn for turn in range(60) for _ in "abc"]
+    orders = ["".join(name for name, _ in ran[start : start + 3]) for start in range(0, len(ran), 3)]
+    assert orders[0] == "abc"
+    # Of six orders each is expected ten times in 60; fewer than three times it comes with probability 0.002.
+    counts = Counter(orders[1:])
+    assert set(counts) == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert min(counts.values()) >= 3
+    assert {name: found.shape for name, found in seconds.items()} == {"a": (60,), "b": (60,), "c": (60,)}
     assert all((found > 0).all() for found in seconds.values())
-    assert "bench: letters: 3/3 rounds" in capsys.readouterr().out
+    assert "bench: letters: 60/60 rounds" in capsys.readouterr().out
+
+
+def test_the_orders_are_the_same_in_every_run() -> None:
+    ran: list[str] = []
+    for _ in range(2):
+        interleaved({"a": lambda _: ran.append("a"), "b": lambda _: ran.append("b")}, rounds=9, title="letters")
+    assert ran[:20] == ran[20:]
 
 
 def test_what_was_begun_is_waited_for_before_and_after() -> None:
     ran: list[str] = []
-    interleaved({"a": lambda _: ran.append("a")}, rounds=1, title="waits", settle=lambda: ran.append("settled"))
-    assert ran == ["settled", "a", "settled"] * 2
+    interleaved({"a": lambda _: ran.append("a")}, rounds=1, title="waits", synchronize=lambda: ran.append("waited"))
+    assert ran == ["waited", "a", "waited"] * 2
 
 
 def test_all_threads_stay_on_one_core_and_get_the_others_back() -> None:

@@ -24,7 +24,7 @@ from storage_schemas.targets import create_arrays, pack_bits, target_arrays, wri
 
 CROP_WH = (64, 64)
 HEATMAP_WH = (16, 16)
-DRAWN = np.random.default_rng(0)
+GENERATOR = np.random.default_rng(0)
 
 PLAN = TrainingPlan(
     title="test",
@@ -115,5 +115,5 @@ def test_steps_on_one_batch_lower_its_loss(teachers: dict[Role, MappedArray]) ->
     learner = make_learner()
     joints = np.array([[32, 32, 2]] * 17, dtype=np.float32)
     batch = make_batch([0, 2], joints)
-    losses = [float(learner.step(batch, Weights(0.5, primary=0.5), teachers, drawn=DRAWN)) for _ in range(8)]
+    losses = [float(learner.step(batch, Weights(0.5, primary=0.5), teachers, generator=GENERATOR)) for _ in range(8)]
     assert losses[-1] < 0.9 * losses[0]

@@ -58,7 +58,10 @@ def _sampled(options: argparse.Namespace) -> Answer:
     from pipeline.mending import sampled
 
     home, store = opened(options)
-    places = [find_place(store, key) for key in options.keys] or [entry.place for entry in store.entries("targets")]
+    # Where an entry is used, there are settings that say where its images are.
+    used = users_of(home)
+    places = [find_place(store, key) for key in options.keys]
+    places = places or [entry.place for entry in store.entries("targets") if entry.place in used]
     return sampled(home, places, rows=options.sample)
 
 

@@ -30,12 +30,13 @@ from storage_schemas.attempts import lease_of
 from storage_schemas.entry import Entry
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, StoreError, make_again
 from storage_schemas.instances import read_instances
-from storage_schemas.lease import Lease
+from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.targets import block_files, create_arrays, read_rows, rows_per_block, unpack_bits
 
 __all__ = ["Sample", "repair", "sample"]
 
 _NUM_JOINTS = 17
+_SCRATCH = "repair-"
 
 
 def repair(context: Context, step: Step) -> list[str]:
@@ -64,7 +65,7 @@ def repair(context: Context, step: Step) -> list[str]:
                 f"{step.kind}/{step.key}: computed again on {context.device}, {_named(lost)} not what was lost, "
                 f"which was made on {_place(entry)}",
                 allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
-                run=make_again(step.kind, context.command),
+                run=f"{make_again(step.kind, context.command)}   (which makes all of that stage again)",
             )
     return damaged
 
@@ -80,8 +81,13 @@ def _place(entry: Entry) -> str:
 
 @contextmanager
 def _scratch(entry: Entry) -> Iterator[Path]:
-    """A folder beside the entry's own, on the same file system, which nobody takes for that of a dead writer."""
-    folder = entry.folder.with_name(f"repair-{uuid.uuid4().hex[:8]}")
+    """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted."""
+    for other in entry.folder.glob(f"{_SCRATCH}*"):
+        # What a repair left that was killed; one that lives keeps its own.
+        if other.is_dir() and LeaseWatch(lease_of(other)).is_gone():
+            shutil.rmtree(other, ignore_errors=True)
+            lease_of(other).unlink(missing_ok=True)
+    folder = entry.folder / f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
     with Lease(lease_of(folder)):
         folder.mkdir()
         try:

@@ -141,6 +141,7 @@ def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
             if isinstance(draft, Draft):
                 create_arrays(draft.folder, array_specs(context, step), num)
                 drafts[step.key] = (step, draft)
+        _check_inputs(context, split, drafts)
         jobs = [job for job in _jobs(context, split, people, num, drafts) if job.views]
         sized = [(job, (job.stop - job.start) * len(job.views)) for job in jobs]
         options = task_options(context, network=True)
@@ -151,6 +152,17 @@ def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
         # Views first: the scores of targets are computed with the crops of a committed view.
         for step, draft in sorted(drafts.values(), key=lambda item: item[0].kind, reverse=True):
             _commit(context, step, draft, num)
+
+
+def _check_inputs(context: Context, split: Split, drafts: dict[str, tuple[Step, Draft]]) -> None:
+    """Hold every file that will be read against its manifest: a lost shard would be read as zeros, and taught for ever."""
+    needed = [instances_step(context, split)]
+    for step, _ in drafts.values():
+        if step.kind == "targets":
+            crops = view_step(context, split, step.about["view"])
+            needed += [teacher_step(context, step.about["role"]), *([] if crops.key in drafts else [crops])]
+    for step in {(step.kind, step.key): step for step in needed}.values():
+        context.need(step).check()
 
 
 def array_specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:

@@ -245,7 +245,9 @@ def _from_labels(context: Context, part: Part, source: TeacherSource, draft: Dra
 
 def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
     settings = context.settings.teachers.senior
-    base = network_spec(context.need(_base_step(context)))
+    under = context.need(_base_step(context))
+    under.check()
+    base = network_spec(under)
     spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
     # The control learns from the same people, so that all it lacks is the mask.
     plan = replace(_plan(context, draft, f"teachers: {_WHO[part]}", spec, settings.train), people="masked")

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from storage_schemas.atomic import sync_files, sync_folder
 from storage_schemas.entry import Entry
-from storage_schemas.errors import CorruptEntryError, StoreError, make_again
+from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.manifest import MANIFEST, FileFacts
 from storage_schemas.parts import difference
 
@@ -133,7 +133,7 @@ def _export(entry: Entry, add: _Add, advance: Callable[[], None]) -> None:
             raise CorruptEntryError(
                 f"Entry {entry.place}: {name} {problem}; nothing is exported",
                 allowed="the files as its manifest describes them",
-                run=make_again(entry.manifest.kind, "the command that made it, with"),
+                run=entry.mend(),
             )
         advance()
 

@@ -97,12 +97,14 @@ class Entry:
         found = self.problems()
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            kind, home = self.manifest.kind, self.folder.parents[3]
             raise CorruptEntryError(
-                f"Entry {self.place}: {found[0]}{more}",
-                allowed="the files as its manifest describes them",
-                run=repair_with(self.place, home) if kind in REPAIRABLE else make_again(kind),
+                f"Entry {self.place}: {found[0]}{more}", allowed="the files as its manifest describes them", run=self.mend()
             )
+
+    def mend(self) -> str:
+        """What to type next where files are damaged."""
+        kind, home = self.manifest.kind, self.folder.parents[3]
+        return repair_with(self.place, home) if kind in REPAIRABLE else make_again(kind)
 
 
 class Draft:

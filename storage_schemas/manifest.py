@@ -134,10 +134,11 @@ class Manifest:
             body = json.loads(data, parse_constant=_no_number)
             stated = body.pop("sha256")
             schema, payload = body.pop("schema"), body.pop("payload")
+            found = hashlib.sha256(canonical_json({"schema": schema, **body, "payload": payload})).hexdigest()
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
         # The hash first: a damaged schema version must not send the user to look for another release.
-        if hashlib.sha256(canonical_json({"schema": schema, **body, "payload": payload})).hexdigest() != stated:
+        if found != stated:
             raise CorruptEntryError(f"{where} does not match its own sha256: the entry counts as not there")
         if schema != SCHEMA_VERSION:
             raise StoreError(

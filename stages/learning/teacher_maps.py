@@ -64,7 +64,9 @@ class TeacherMaps:
             self._maps[folder].result()
 
     def _begin(self, folder: Path) -> None:
-        if folder not in self._maps:
+        known = self._maps.get(folder)
+        # One that failed is begun again: there may be room now that the epoch before has given its own back.
+        if known is None or (known.done() and known.exception() is not None):
             self._maps[folder] = self._pool.submit(MappedArray, folder, "bits")
 
     def _drop(self, *, keep: set[Path]) -> None:

@@ -160,6 +160,22 @@ def _replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
+def test_only_what_was_lost_is_put_back(store: Store, tmp_path: Path) -> None:
+    made = make_entry(store)
+    shard, other = made.path("bits/c/0"), tmp_path / "made again"
+    truth = shard.read_bytes()
+    shard.unlink()
+    for wrong in (truth[:-1], truth[:-1] + b"?", b""):
+        other.write_bytes(wrong)
+        assert not made.put_back("bits/c/0", other)
+        assert not shard.exists()
+    assert not made.put_back("bits/c/0", tmp_path / "not made")
+    other.write_bytes(truth)
+    assert made.put_back("bits/c/0", other)
+    assert made.problems() == []
+    assert not other.exists()
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -121,7 +121,19 @@ def test_any_changed_byte_of_a_manifest_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b"[" * 100_000, b'{"sha256": NaN}', MANIFEST.encode()[:-20]]
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"null",
+        b"[" * 100_000,
+        b'{"sha256": NaN}',
+        b'{"sha256": "", "schema": 1, "payload": "", "size": 1e999}',
+        MANIFEST.encode()[:-20],
+    ],
 )
 def test_what_is_not_a_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptEntryError, match="here is not a manifest"):

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from stages.data import mapped
+from stages.data.mapped import MappedArray
+from stages.learning import teacher_maps
 from stages.learning.plan import EpochPlan, Weights
 from stages.learning.teacher_maps import TeacherMaps
-from storage_schemas.errors import CorruptEntryError
+from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.targets import ArraySpec, create_arrays, write_block
 
 SPEC = ArraySpec("bits", (3,), "uint8")
@@ -98,6 +100,26 @@ def test_what_cannot_be_decoded_is_told_in_the_epoch_that_needs_it(tmp_path: Pat
     assert (maps.of_epoch(0)["primary"].rows == 1).all()
     with pytest.raises(CorruptEntryError, match="bad"):
         maps.of_epoch(1)
+    maps.close()
+
+
+def test_what_failed_ahead_is_tried_again_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be room for one epoch's maps and not for two."""
+    first, second = write_bits(tmp_path / "first", 1), write_bits(tmp_path / "second", 2)
+    tried: list[Path] = []
+    real = teacher_maps.MappedArray
+
+    def mapped_array(folder: Path, name: str) -> MappedArray:
+        tried.append(folder)
+        if tried == [first, second]:
+            raise StoreError("no room")
+        return real(folder, name)
+
+    monkeypatch.setattr(teacher_maps, "MappedArray", mapped_array)
+    maps = one_worker([taught_by(primary=first), taught_by(primary=second)])
+    maps.of_epoch(0)
+    assert (maps.of_epoch(1)["primary"].rows == 2).all()
+    assert tried == [first, second, second]
     maps.close()
 
 

@@ -107,7 +107,7 @@ def test_what_failed_ahead_is_tried_again_when_it_is_needed(tmp_path: Path, monk
     """There may be room for one epoch's maps and not for two."""
     first, second = write_bits(tmp_path / "first", 1), write_bits(tmp_path / "second", 2)
     tried: list[Path] = []
-    real = teacher_maps.MappedArray
+    real = MappedArray
 
     def mapped_array(folder: Path, name: str) -> MappedArray:
         tried.append(folder)

@@ -30,7 +30,7 @@ def home_of(option: str | None) -> Path:
         raise StoreError(f"The home '{text}': {error}", allowed="an absolute path") from error
     if not home.is_absolute():
         raise StoreError(
-            f"The home '{text}' is relative",
+            f"The home '{text}' is relative" + (" (ODKD_HOME)" if option is None else ""),
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
             run="repeat the command with --home /absolute/folder",
         )

@@ -48,7 +48,7 @@ def sampled(home: Path, places: Sequence[str], *, rows: int) -> Answer:
         )
         for place, found in samples.items()
     ]
-    head = ("entry", "people", "maps that differ", "bits that differ", "of as many as are set")
+    head = ("entry", "people", "maps that differ", "bits that differ", "for each that is set")
     return Answer({place: asdict(found) for place, found in samples.items()}, table(head, lines, right=head[1:]))
 
 

@@ -43,8 +43,8 @@ def key_of(kind: str, recipe: Recipe) -> str:
 def differing_fields(ours: Recipe, theirs: Recipe, prefix: str = "") -> list[tuple[str, object, object]]:
     """The leaves in which two recipes differ, as (dotted name, ours, theirs); a missing one is None.
 
-    A list of mappings, or of more values than a line holds, is one field: the first element that differs stands for all,
-    and its name says how many more there are.
+    In a list of mappings, or of more values than a line holds, the first element that differs in a field stands for all that
+    do, and its name says how many more there are.
     """
     found: list[tuple[str, object, object]] = []
     for name in sorted({*ours, *theirs}):
@@ -67,10 +67,15 @@ def _differing(name: str, mine: object, other: object) -> list[tuple[str, object
         return [(name, mine, other)]
     if len(mine) != len(other):
         return [(f"number of {name}", len(mine), len(other))]
-    at = [row for row, pair in enumerate(zip(mine, other, strict=True)) if canonical_json(pair[0]) != canonical_json(pair[1])]
-    more = f" and {len(at) - 1} more" if len(at) > 1 else ""
-    label = f"{name}[{at[0]}{more}]"
-    return differing_fields({label: mine[at[0]]}, {label: other[at[0]]})
+    # By field, since another element may differ in another.
+    found: dict[str, list[tuple[int, object, object]]] = {}
+    for row, (ours, theirs) in enumerate(zip(mine, other, strict=True)):
+        for field, here, there in differing_fields({"": ours}, {"": theirs}):
+            found.setdefault(field, []).append((row, here, there))
+    return [
+        (f"{name}[{rows[0][0]}{f' and {len(rows) - 1} more' if len(rows) > 1 else ''}]{field}", *rows[0][1:])
+        for field, rows in found.items()
+    ]
 
 
 def _is_short(values: Sequence[object]) -> bool:

@@ -68,7 +68,8 @@ def test_a_long_list_differs_in_its_first_element_that_does_and_says_how_many_mo
         ("epochs[1 and 2 more].weights.primary", 0.7, 0.5)
     ]
     assert differing_fields({"of": _epochs(0.5, 0.7)}, {"of": _epochs(0.5, 0.5, view=2)}) == [
-        ("of.epochs[0 and 1 more].view", 1, 2)
+        ("of.epochs[0 and 1 more].view", 1, 2),
+        ("of.epochs[1].weights.primary", 0.7, 0.5),
     ]
     assert differing_fields(_epochs(0.5), _epochs(0.6)) == [("epochs[0].weights.primary", 0.5, 0.6)]
     assert differing_fields({"made_from": list("abcdef")}, {"made_from": list("abXdef")}) == [("made_from[2]", "c", "X")]
@@ -188,3 +189,14 @@ def test_names_that_lead_out_of_the_entry_are_refused(name: str) -> None:
         Manifest.decode(replace(MANIFEST, folder=name).encode(), where="here")
     with pytest.raises(CorruptEntryError, match="outside its folder"):
         Manifest.decode(replace(MANIFEST, files={name: FileFacts(1, "aa")}).encode(), where="here")
+
+
+def test_elements_of_a_list_are_told_apart_by_the_fields_in_which_they_differ() -> None:
+    ours = {
+        "epochs": [{"primary": "p1", "weight": 1}, {"primary": "p2", "weight": 1}, {"senior": "s", "weight": 1}, {"weight": 1}]
+    }
+    theirs = {"epochs": [{"weight": 1}] * 4}
+    assert differing_fields(ours, theirs) == [
+        ("epochs[0 and 1 more].primary", "p1", None),
+        ("epochs[2].senior", "s", None),
+    ]

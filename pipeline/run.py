@@ -17,7 +17,7 @@ from pipeline.config import load_settings, preset_names, resolved_yaml
 from pipeline.exits import exit_status
 from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import HOME_HELP, home_of, make_home
-from stages.context import StageName
+from stages.context import Context, StageName
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ConfigError
 
@@ -70,8 +70,6 @@ def _run(options: argparse.Namespace) -> None:
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, dry_run, graph
     from stages import report
-    from stages.context import Context
-    from stages.summary import summary
 
     context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
@@ -110,12 +108,21 @@ def _run(options: argparse.Namespace) -> None:
     finally:
         cluster.disconnect()
     report.publish(context)
+    figures = _figures(context, resolved)
+    _leave(context.run_dir, resolved, figures)
+    _tell_result(context.run_dir, figures)
+
+
+def _figures(context: Context, resolved: str) -> dict[str, Any]:
+    """What ``metrics.json`` says: all that is known of the experiment, and what each stage took, in this run or before."""
+    from stages import report
+    from stages.summary import summary
+
     figures = summary(context)
     figures["entries"] |= {step.title: step.place for step in report.steps(context) if context.find(step) is not None}
     known = {**_earlier_seconds(context.run_dir, resolved), **figures["seconds"]}
-    figures["seconds"] = {stage: known[stage] for stage in graph.STAGES if stage in known}
-    _leave(context.run_dir, resolved, figures)
-    _tell_result(context.run_dir, figures)
+    figures["seconds"] = {stage: known[stage] for stage in get_args(StageName) if stage in known}
+    return figures
 
 
 def _earlier_seconds(run_dir: Path, resolved: str) -> dict[str, float]:

@@ -1,16 +1,24 @@
-"""Exports that were tampered with, and a tar file made member by member."""
+"""Exports, whole and tampered with, and their import; a tar file made member by member."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-__all__ = ["content_of", "signed", "write_tar"]
+from store_samples import RECIPE, make_entry
+
+from storage_schemas.archive import export_entries
+from storage_schemas.entry import Entry, Store
+from storage_schemas.intake import Outcome, import_entry, opened_archive
+
+__all__ = ["OTHER", "content_of", "exported", "imported", "is_untouched", "of_first", "signed", "two_entries", "write_tar"]
+
+OTHER = {**RECIPE, "threshold": 0.4}
 
 
 def content_of(export: Path) -> dict[str, bytes]:
@@ -35,3 +43,31 @@ def signed(manifest: bytes, **changes: Any) -> bytes:  # noqa: ANN401 (as the fi
     del body["sha256"]
     text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     return json.dumps({**body, "sha256": hashlib.sha256(text).hexdigest()}).encode()
+
+
+def two_entries(root: Path) -> list[Entry]:
+    """Two entries of a store at ``root``."""
+    store = Store(root)
+    return [make_entry(store, measured={"AP": 0.5}), make_entry(store, OTHER)]
+
+
+def imported(store: Store, source: Path, advance: Callable[[], None] = lambda: None) -> list[Outcome]:
+    """What became of every entry of an export."""
+    with opened_archive(source) as archive:
+        return [import_entry(store, archive, manifest, advance=advance, tell=lambda _: None) for manifest in archive.manifests]
+
+
+def exported(entries: list[Entry], target: Path) -> Path:
+    """An export of the entries, a folder or a tar file."""
+    export_entries(entries, target, advance=lambda: None)
+    return target
+
+
+def is_untouched(store: Store) -> bool:
+    """That not even an attempt is left."""
+    return [path for path in store.root.rglob("*") if not path.is_dir()] == []
+
+
+def of_first(entries: list[Entry], name: str) -> str:
+    """The name in an export of a file of the first entry."""
+    return f"{entries[0].place}/{entries[0].folder.name}/{name}"

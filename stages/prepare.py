@@ -32,7 +32,7 @@ __all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
 GROUND_TRUTH = "ground_truth.json"
-_RULES_VERSION = 2
+_RULES_VERSION = 3
 _TASK_IMAGES = 256
 _SHOWN = 5
 

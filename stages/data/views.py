@@ -17,7 +17,7 @@ from storage_schemas.instances import Instances
 
 __all__ = ["VIEWS_VERSION", "Views", "draw_views"]
 
-VIEWS_VERSION = 2
+VIEWS_VERSION = 3
 """Part of every key of a view: raised when a change here draws other views, or one in ``crops.py`` stores other masks."""
 
 _HALF_BODY_MIN_VISIBLE = 8

@@ -1,6 +1,8 @@
 """Boxes to crops and back: the similarity transform of HRNet, vectorised over leading dimensions.
 
-All geometry is numpy float64. Boxes are (x, y, w, h), sizes (w, h), in image pixels; an affine is a 2x3 matrix that
+All geometry is numpy float64; HRNet's is in part float32, so what it rounds is rounded here too, and comes out equal:
+centres and sizes of boxes, and the three points of a crop's matrix, which lie a tenth of a thousandth of a pixel off
+where they are not. Boxes are (x, y, w, h), sizes (w, h), in image pixels; an affine is a 2x3 matrix that
 takes image pixels to crop pixels, pixel centres at whole numbers, as cv2.warpAffine reads it.
 """
 
@@ -30,13 +32,15 @@ def trim_box(box_xywh_N4: npt.ArrayLike, *, image_size_wh: tuple[int, int]) -> F
 def box_to_center_size(box_N4: npt.ArrayLike, *, aspect_wh: float, padding: float = 1.25) -> tuple[F64, F64]:
     """Centre and padded size (both (..., 2), image pixels) of boxes whose short side is grown to the crop's aspect.
 
-    ``aspect_wh`` is width / height of the crop. HRNet's ``scale`` is this size / 200 (HRNet, lib/dataset/coco.py).
+    ``aspect_wh`` is width / height of the crop. HRNet's ``scale``, a float32, is this size / 200 (HRNet,
+    lib/dataset/coco.py).
     """
     box = np.asarray(box_N4, np.float64)
     x, y, w, h = np.moveaxis(box, -1, 0)
     center = np.stack([x + 0.5 * w, y + 0.5 * h], axis=-1)
     size = np.stack([np.maximum(w, h * aspect_wh), np.maximum(h, w / aspect_wh)], axis=-1)
-    return center, size * padding
+    scale = (size / 200.0).astype(np.float32) * np.float32(padding)
+    return _rounded(center), (scale * np.float32(200)).astype(np.float64)
 
 
 def crop_affine(
@@ -49,26 +53,40 @@ def crop_affine(
 ) -> F64:
     """Affine (..., 2, 3) from image pixels to the pixels of a crop of ``size_wh``.
 
-    HRNet's three-point rule (lib/utils/transforms.py) comes to ``u = s R (p - c) + d`` with s = w_in / size_w (the
-    height of ``size_2`` is not used), d = (w_in / 2, h_in / 2) and R = [[cos, sin], [-sin, cos]]: a positive rotation
-    turns the picture counter-clockwise on the screen.
+    HRNet's three-point rule (lib/utils/transforms.py): the centre, the middle of the box's turned upper edge (half a
+    width from it: the height of ``size_2`` is not used) and the point at a right angle to both, each kept as float32,
+    go to (w_in / 2, h_in / 2), (w_in / 2, h_in / 2 - w_in / 2) and the point at a right angle to those. But for the
+    rounding that is ``u = s R (p - c) + d`` with s = w_in / size_w, d = (w_in / 2, h_in / 2) and
+    R = [[cos, sin], [-sin, cos]]: a positive rotation turns the picture counter-clockwise on the screen.
 
     With ``flip``, HRNet first mirrors the image, F(x, y) = (W_img - 1 - x, y), takes F(c) as the centre, and warps
     with the same rotation: ``u = s R (F(p) - F(c)) + d``. W_img cancels: F(p) - F(c) = D (p - c), D = diag(-1, 1), so
-    ``u = s R D (p - c) + d``, exactly. As R(r) D = D R(-r), that is the crop of rotation -r mirrored by
-    x -> w_in - x: not w_in - 1 - x, since HRNet puts the centre at w_in / 2, which is half a pixel right of the middle
-    of the pixel grid. Reversing the pixels of a crop (w_in - 1 - x) therefore gives another picture, one pixel to the
+    ``u = s R D (p - c) + d``. As R(r) D = D R(-r), that is the crop of rotation -r mirrored by x -> w_in - x, and so
+    it is made here: not w_in - 1 - x, since HRNet puts the centre at w_in / 2, which is half a pixel right of the
+    middle of the pixel grid. Reversing the pixels of a crop (w_in - 1 - x) therefore gives another picture, one pixel to the
     left: this is the shift that the flip test has to make good (see ``flip.flip_merge``).
     """
-    center, size = np.asarray(center_2, np.float64), np.asarray(size_2, np.float64)
-    radians = np.deg2rad(np.asarray(rotation_deg, np.float64))
-    factor = size_wh[0] / size[..., 0]
     mirror = np.where(np.asarray(flip, bool), -1.0, 1.0)
-    cos, sin, mirror = np.broadcast_arrays(factor * np.cos(radians), factor * np.sin(radians), mirror)
-    linear = np.stack([np.stack([mirror * cos, sin], -1), np.stack([-mirror * sin, cos], -1)], -2)
+    radians = mirror * np.deg2rad(np.asarray(rotation_deg, np.float64))
+    up = np.stack([np.sin(radians), -np.cos(radians)], axis=-1) * np.asarray(size_2, np.float64)[..., :1] / 2.0
+    center = _rounded(center_2)
+    upper = _rounded(center + up)
+    down = _rounded(center - upper)
+    third = _rounded(upper + np.stack([-down[..., 1], down[..., 0]], axis=-1))
+    half = size_wh[0] / 2.0
+    # Columns: where the edges from the centre to the other two points go.
+    linear = np.array([[0.0, -half], [-half, -half]]) @ np.linalg.inv(np.stack([upper - center, third - center], axis=-1))
     middle = np.asarray(size_wh, np.float64) / 2.0
     offset = middle - (linear @ center[..., None])[..., 0]
-    return np.concatenate([linear, offset[..., None]], axis=-1)
+    affine = np.concatenate([linear, offset[..., None]], axis=-1)
+    affine[..., 0, :] *= mirror[..., None]
+    affine[..., 0, 2] += np.where(mirror < 0, size_wh[0], 0.0)
+    return affine
+
+
+def _rounded(points: npt.ArrayLike) -> F64:
+    """To float32 and back, as HRNet keeps its points."""
+    return np.asarray(points, np.float32).astype(np.float64)
 
 
 def apply_affine(affine: F64, points: npt.ArrayLike) -> F64:

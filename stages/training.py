@@ -203,8 +203,13 @@ def _raise_left(plan: TrainingPlan) -> None:
 
 
 def _as_ours(error: ray.train.TrainingFailedError, plan: TrainingPlan) -> Exception:
-    """Lost workers are something the user can mend; what else a worker raised is a fault of the program, told as it was."""
-    if isinstance(error, ray.train.ControllerError) or any(map(_is_loss, getattr(error, "worker_failures", {}).values())):
+    """Lost workers and full disks are something the user can mend; what else a worker raised is a fault of the program."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    # Ray Train wraps what a worker raised, too.
+    raised = [getattr(failure, "_base_exc", failure) for failure in failures]
+    if faults := [cause for cause in raised if isinstance(cause, OSError)]:
+        return faults[0]
+    if isinstance(error, ray.train.ControllerError) or any(map(_is_loss, failures)):
         return ClusterError(
             f"Training '{plan.title}' lost workers: {str(error).strip().splitlines()[-1]}",
             allowed="workers that live; cluster.max_failures says how many may be lost",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,26 @@ from typing import Any
 from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.parts import finish_part
 
-__all__ = ["CONTENT", "FILES", "RECIPE", "fill", "make_entry", "unfinished", "write_file"]
+__all__ = [
+    "CONTENT",
+    "FILES",
+    "RECIPE",
+    "WRITER",
+    "WRITER_ENVIRONMENT",
+    "fill",
+    "make_entry",
+    "unfinished",
+    "write_file",
+]
 
 RECIPE: dict[str, Any] = {"threshold": 0.5, "size_wh": (192, 256), "of": {"seed": 0}}
 CONTENT = {"bits/c/0": b"first shard", "bits/c/1": b"other shard", "zarr.json": b"{}"}
 FILES = list(CONTENT)
+
+WRITER = Path(__file__).resolve().with_name("store_writer.py")
+"""A writer in a process of its own."""
+# The code beside these tests, wherever another copy may be installed.
+WRITER_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(WRITER.parents[1])}
 
 
 def write_file(draft: Draft, name: str, data: bytes | None = None) -> None:

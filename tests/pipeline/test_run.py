@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_disk import remount, small_disk
 
 from storage_schemas.entry import Entry, Store
 from storage_schemas.parts import facts_of
@@ -194,6 +195,31 @@ def test_a_killed_distillation_repeats_at_most_one_epoch_and_ends_the_same(finis
         unbroken = next((finished / "store" / "students" / path.parent.parent.name).glob("*/metrics.jsonl"))
         expected = [json.loads(line) for line in unbroken.read_text().splitlines()]
         assert epochs == [(line["epoch"], pytest.approx(line["loss"], rel=1e-3)) for line in expected if "loss" in line]
+
+
+@pytest.mark.parametrize("stage", ["targets", "distill"])
+def test_a_disk_that_fills_up_loses_nothing_and_the_same_command_goes_on(finished: Path, tmp_path: Path, stage: str) -> None:
+    kinds = {"targets": ["targets", "views", "students"], "distill": ["students"]}[stage]
+    roomy = "size=2g"
+    with small_disk(tmp_path / "disk", roomy):
+        home = without(finished, tmp_path / "disk" / "home", *kinds, "evaluations", "reports")
+        made = sum(sum(entry.manifest.size for entry in Store(finished / "store").entries(kind)) for kind in kinds[:1])
+        there = {kind.name: payloads(home, kind.name) for kind in (home / "store").iterdir()}
+        remount(tmp_path / "disk", f"size={shutil.disk_usage(tmp_path / 'disk').used + made // 2}")
+        failed = run(home, stage)
+        assert failed.returncode == 2, failed.stdout + failed.stderr
+        assert "No space left on device" in failed.stderr
+        assert "the same command goes on" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        found = [entry for kind in there for entry in Store(home / "store").entries(kind)]
+        assert [problem for entry in found for problem in entry.problems()] == []
+        assert {place: payloads(home, place) for place in there} == there
+        remount(tmp_path / "disk", roomy)
+        done(home, stage)
+        assert payloads(home, kinds[0]).keys() == payloads(finished, kinds[0]).keys()
+        if stage == "targets":
+            assert payloads(home, "targets") == payloads(finished, "targets")
+            assert payloads(home, "views") == payloads(finished, "views")
 
 
 def cache(home: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,18 +13,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from store_samples import FILES, RECIPE, make_entry, write_file
+from store_samples import FILES, RECIPE, WRITER, WRITER_ENVIRONMENT, make_entry, write_file
 
 from storage_schemas.entry import Draft, Store
-
-WRITER = Path(__file__).resolve().parents[1] / "store_writer.py"
-# The code beside these tests, wherever another copy may be installed.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(WRITER.parents[1])}
 
 
 def _lines(mode: str, folder: Path) -> list[dict[str, Any]]:
     command = [sys.executable, str(WRITER), mode, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=WRITER_ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -33,7 +28,7 @@ def _lines(mode: str, folder: Path) -> list[dict[str, Any]]:
 @contextmanager
 def _writer(mode: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     command = [sys.executable, str(WRITER), mode, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=WRITER_ENVIRONMENT) as process:
         assert process.stdout is not None
         try:
             yield process, process.stdout

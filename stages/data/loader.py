@@ -25,7 +25,7 @@ from stages.pose.affine import scale_affine
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances
 
-__all__ = ["Batch", "CropLoader", "epoch_order", "load_image"]
+__all__ = ["Batch", "CropLoader", "Rows", "epoch_order", "load_image"]
 
 _AHEAD = 3
 """Batches in the making beside the one in use."""

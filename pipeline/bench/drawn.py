@@ -16,6 +16,7 @@ from stages.data.crops import crop_keypoints
 from stages.data.images import check_image
 from stages.data.synthetic import SyntheticSpec, draw_dataset
 from stages.data.views import Views
+from stages.data.windows import Pictures
 from stages.pose.heatmap import sigma_of
 from stages.progress import progress
 from stages.settings import Role
@@ -44,7 +45,7 @@ class People:
 
     instances: Instances
     table: Path
-    images: Path
+    pictures: Pictures
 
     def repeated(self, num: int) -> Instances:
         """``num`` people: these, as often as needed, each time under other ids and so in other crops."""
@@ -62,7 +63,7 @@ def draw_people(folder: Path, *, images: int, crop_wh: tuple[int, int]) -> Peopl
     records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
     pictures = folder / "people" / "images"
     facts = {item.image_id: check_image(pictures, item.file_name, (item.width, item.height)) for item in records}
-    people = People(Instances.from_records(records, facts), folder / "people.parquet", pictures)
+    people = People(Instances.from_records(records, facts), folder / "people.parquet", Pictures(pictures))
     write_instances(people.table, people.instances)
     return people
 

@@ -119,7 +119,7 @@ class _Session:
         self.begun = self._resume()
         self.saved_at = time.monotonic()
         self.learner = Learner(plan, worker.wrap(self.network), self.optimizer, self.device)
-        self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
+        self.loader = CropLoader(self.instances, plan.pictures, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
         self.maps = TeacherMaps(plan.epochs, decodes=worker.local_rank == 0, barrier=worker.barrier)
         self.curve: _Curve | None = None
         if worker.rank == 0:

@@ -13,7 +13,7 @@ from stages.data.images import DECODER_VERSION
 from stages.learning.loop import METRICS, WEIGHTS
 from stages.learning.plan import EpochPlan, TrainingPlan, Weights, epoch_weights, view_of_epoch
 from stages.networks.teacher import NetworkSpec
-from stages.prepare import INSTANCES, images_of, instances_step
+from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.settings import Role
 from stages.targets import target_step, view_step
 from stages.teachers import architecture, training_recipe
@@ -122,11 +122,13 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
 
 def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Path) -> TrainingPlan:
     settings = context.settings
+    people = context.need(instances_step(context, "train"))
+    people.check()
     return TrainingPlan(
         title=f"distill: {arm}",
         network=NetworkSpec(network=settings.distill.network),
-        instances=context.need(instances_step(context, "train")).path(INSTANCES),
-        images=images_of(context, "train"),
+        instances=people.path(INSTANCES),
+        pictures=pictures_of(context, "train"),
         folder=folder,
         crop_wh=settings.crop.size_wh,
         size_divisor=settings.distill.size_divisor,

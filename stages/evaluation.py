@@ -13,11 +13,13 @@ import numpy.typing as npt
 from stages.context import Context, Step
 from stages.data.detections import check_pictures, read_detections
 from stages.data.images import DECODER_VERSION
+from stages.data.windows import Pictures
 from stages.networks.teacher import NetworkSpec
 from stages.predict import DECODERS, predict
-from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step
+from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step, pictures_of
 from stages.progress import progress
 from stages.scoring import score_poses
+from stages.settings import Split
 from storage_schemas.atomic import sha256_known
 from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import DataError
@@ -135,7 +137,7 @@ def score_network(
             context,
             spec,
             draft.folder / INSTANCES,
-            images_of(context, "val" if subset == "val" else "train"),
+            _pictures(context, subset, boxes),
             divisor=divisor,
             flip=context.settings.evaluate.flip,
             withhold_mask=withhold_mask,
@@ -152,6 +154,12 @@ def _people(context: Context, subset: Subset, boxes: Path | None) -> tuple[Insta
     if subset == "holdout":
         table = table.select(table.holdout_N)
     return (table, np.ones(len(table.id_N))) if boxes is None else _detected(context, boxes, table)
+
+
+def _pictures(context: Context, subset: Subset, boxes: Path | None) -> Pictures:
+    split: Split = "val" if subset == "val" else "train"
+    # Crops are stored for those who are annotated: a detection may have the number of one of them, and be elsewhere.
+    return pictures_of(context, split) if boxes is None else Pictures(images_of(context, split))
 
 
 def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instances, npt.NDArray[np.float64]]:

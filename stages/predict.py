@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stages.context import Context, Device
 from stages.data.loader import Batch, CropLoader
 from stages.data.views import draw_views
+from stages.data.windows import Pictures
 from stages.networks.normalize import normalize
 from stages.networks.placement import on_device
 from stages.networks.teacher import NetworkSpec, load_network
@@ -82,7 +83,7 @@ class _Job:
     start: int
     stop: int
     people: Path
-    images: Path
+    pictures: Pictures
     spec: NetworkSpec
     size_wh: tuple[int, int]
     divisor: int
@@ -97,7 +98,7 @@ def predict(
     context: Context,
     spec: NetworkSpec,
     people: Path,
-    images: Path,
+    pictures: Pictures,
     *,
     divisor: int = 1,
     flip: bool,
@@ -116,7 +117,7 @@ def predict(
             start,
             min(start + _TASK_PEOPLE, num),
             people,
-            images,
+            pictures,
             spec,
             settings.crop.size_wh,
             divisor,
@@ -156,7 +157,7 @@ def _plain_batches(
     instances: Instances, job: _Job, size_wh: tuple[int, int], *, with_mask: bool
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float64]]]:
     views = draw_views(instances, 0, seed=0, augment=AugmentSettings(), size_wh=job.size_wh)
-    loader = CropLoader(instances, job.images, size_wh=size_wh, threads=worker_threads())
+    loader = CropLoader(instances, job.pictures, size_wh=size_wh, threads=worker_threads())
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:

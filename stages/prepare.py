@@ -16,8 +16,9 @@ import ray
 
 from stages.context import Context, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
-from stages.data.images import ImageError, ImageFacts, check_image
+from stages.data.images import ImageError, ImageFacts, read_image
 from stages.data.synthetic import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
+from stages.data.windows import CROPS_RECIPE, Pictures, WindowWriter
 from stages.progress import progress
 from stages.settings import Split
 from stages.tasks import run_tasks, task_options
@@ -26,8 +27,9 @@ from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances, write_instances
 from storage_schemas.manifest import canonical_json
+from storage_schemas.stored_crops import CROPS_INDEX, StoredCrop, write_index
 
-__all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "steps"]
+__all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "steps"]
 
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
@@ -46,14 +48,24 @@ def instances_step(context: Context, split: Split) -> Step:
     """The table of one split; it is known by the annotations' hash and the images' names and sizes."""
     settings = context.settings
     width, height = settings.crop.size_wh
-    recipe = {
+    recipe: dict[str, Any] = {
         "source": _source(context, split),
         "split": split,
         "aspect_wh": width / height,
         "holdout_fraction": settings.prepare.holdout_fraction if split == "train" else 0.0,
         "rules": _RULES_VERSION,
     }
+    if settings.prepare.crops:
+        recipe["crops"] = CROPS_RECIPE
     return Step("prepare", "instances", f"{split} instances", recipe, about={"split": split}, same=("split",))
+
+
+def pictures_of(context: Context, split: Split) -> Pictures:
+    """Where the pixels of a split come from; its table must be there if crops are stored beside it."""
+    root = images_of(context, split)
+    if not context.settings.prepare.crops:
+        return Pictures(root)
+    return Pictures(root, context.need(instances_step(context, split)).folder)
 
 
 def images_of(context: Context, split: Split) -> Path:
@@ -123,22 +135,38 @@ def _annotations_of(context: Context, split: Split) -> Path:
 
 @dataclass(frozen=True)
 class _Job:
-    """Some images to look at: (image id, file name, expected width and height)."""
+    """Some pictures to look at, each with the people in it; crops are stored below ``crops`` under names with ``number``."""
 
+    number: int
     root: Path
-    images: tuple[tuple[int, str, tuple[int, int]], ...]
+    pictures: tuple[tuple[Record, ...], ...]
+    crops: Path | None
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """For each image id its facts, or the reason why it cannot be used; and the crops that were stored."""
+
+    facts: dict[int, ImageFacts | str]
+    crops: list[StoredCrop]
 
 
 @ray.remote(max_calls=0)
-def _check_images(job: _Job) -> dict[int, ImageFacts | str]:
-    """For each image id its facts, or the reason why it cannot be used."""
+def _look(job: _Job) -> _Looked:
     found: dict[int, ImageFacts | str] = {}
-    for image_id, file_name, expect_wh in job.images:
+    writer = WindowWriter(job.crops, f"crops-{job.number:05d}") if job.crops else None
+    for people in job.pictures:
+        first = people[0]
         try:
-            found[image_id] = check_image(job.root, file_name, expect_wh)
+            found[first.image_id], image_hw3 = read_image(job.root, first.file_name, (first.width, first.height))
         except ImageError as error:
-            found[image_id] = str(error)
-    return found
+            found[first.image_id] = str(error)
+            continue
+        if writer:
+            writer.add(image_hw3, people)
+    if writer:
+        writer.flush()
+    return _Looked(found, writer.written if writer else [])
 
 
 def _make_split(context: Context, split: Split, draft: Draft) -> None:
@@ -146,7 +174,9 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     root = images_of(context, split)
     coco = read_coco(_annotations_of(context, split))
     sorted_out = sort_out(coco, aspect_wh=width / height, holdout_fraction=draft.recipe["holdout_fraction"])
-    facts = _look_at_images(context, split, root, sorted_out.records)
+    crops = draft.folder if context.settings.prepare.crops else None
+    looked = _look_at_images(context, split, root, sorted_out.records, crops)
+    facts = looked.facts
     bad_images = {image_id: reason for image_id, reason in facts.items() if isinstance(reason, str)}
     quarantine = [*sorted_out.quarantine, *_of_bad_images(sorted_out.records, bad_images)]
     good = [record for record in sorted_out.records if record.image_id not in bad_images]
@@ -158,8 +188,12 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     write_instances(draft.folder / INSTANCES, table)
     truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))
     (draft.folder / GROUND_TRUTH).write_bytes(canonical_json(truth))
-    measured = {
-        "content": _content(table, draft.folder / GROUND_TRUTH),
+    files = [INSTANCES, QUARANTINE, GROUND_TRUTH]
+    if crops:
+        write_index(crops, looked.crops)
+        files += [CROPS_INDEX, *dict.fromkeys(crop.shard for crop in looked.crops)]
+    measured: dict[str, Any] = {
+        "content": _content(table, draft.folder / GROUND_TRUTH, looked.crops if crops else None),
         "people": len(table.id_N),
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
@@ -167,25 +201,32 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "quarantined": dict(Counter(item.reason.split(":")[0] for item in quarantine)),
         "skipped": sorted_out.skipped,
     }
-    draft.commit([INSTANCES, QUARANTINE, GROUND_TRUTH], measured=measured, made={"device": "cpu"})
+    if crops:
+        measured["crops"] = len(looked.crops)
+    draft.commit(files, measured=measured, made={"device": "cpu"})
     context.tell(
         f"prepare: {split} set of {len(table.id_N)} people on {len(table.image_id_M)} images; "
         f"{len(quarantine)} quarantined, {sum(sorted_out.skipped.values())} skipped by rule"
     )
 
 
-def _look_at_images(context: Context, split: Split, root: Path, records: Sequence[Record]) -> dict[int, ImageFacts | str]:
-    wanted = {record.image_id: (record.image_id, record.file_name, (record.width, record.height)) for record in records}
-    images = list(wanted.values())
-    jobs = [
-        (_Job(root, tuple(images[start : start + _TASK_IMAGES])), len(images[start : start + _TASK_IMAGES]))
-        for start in range(0, len(images), _TASK_IMAGES)
-    ]
+def _look_at_images(context: Context, split: Split, root: Path, records: Sequence[Record], crops: Path | None) -> _Looked:
+    by_image: dict[int, list[Record]] = {}
+    for record in records:
+        by_image.setdefault(record.image_id, []).append(record)
+    pictures = [tuple(people) for people in by_image.values()]
+    jobs = []
+    for number, start in enumerate(range(0, len(pictures), _TASK_IMAGES)):
+        ours = tuple(pictures[start : start + _TASK_IMAGES])
+        jobs.append((_Job(number, root, ours, crops), len(ours)))
     options = task_options(context, network=False)
-    facts: dict[int, ImageFacts | str] = {}
-    for _, found in run_tasks(_check_images, jobs, options=options, title=f"prepare: {split} images", unit="images"):
-        facts.update(found)
-    return facts
+    looked = _Looked({}, [])
+    for _, found in run_tasks(_look, jobs, options=options, title=f"prepare: {split} images", unit="images"):
+        looked.facts.update(found.facts)
+        looked.crops.extend(found.crops)
+    # Tasks end in any order.
+    looked.crops.sort(key=lambda crop: (crop.shard, crop.offset))
+    return looked
 
 
 def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> list[Quarantined]:
@@ -216,8 +257,8 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
     )
 
 
-def _content(table: Instances, ground_truth: Path) -> str:
-    """A hash of what the table says, whatever library version wrote the file."""
+def _content(table: Instances, ground_truth: Path, crops: Sequence[StoredCrop] | None) -> str:
+    """A hash of what the table says, and of the stored crops, whatever library version wrote the files."""
     digest = hashlib.sha256(ground_truth.read_bytes())
     for array in (table.id_N, table.center_N2, table.size_N2, table.keypoints_NK3, table.holdout_N):
         digest.update(array.tobytes())
@@ -225,4 +266,6 @@ def _content(table: Instances, ground_truth: Path) -> str:
         digest.update(text.encode())
     for mask in table.mask_rle.to_pylist():
         digest.update(mask or b"-")
+    if crops is not None:
+        digest.update(canonical_json([[crop.id, crop.left, crop.top, crop.width, crop.height, crop.crc32] for crop in crops]))
     return digest.hexdigest()

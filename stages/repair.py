@@ -19,7 +19,7 @@ from stages.data.loader import CropLoader
 from stages.data.views import Views
 from stages.pose.binarize import binarize
 from stages.predict import runner
-from stages.prepare import INSTANCES, images_of, instances_step
+from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.progress import progress
 from stages.settings import Role, Split
 from stages.target_blocks import BlockTeacher, BlockView, run_block
@@ -187,7 +187,7 @@ def _bits_again(context: Context, step: Step, crops: Entry, chosen_B: npt.NDArra
     spec = _teacher(context, step, crops.folder).spec
     threads = torch.get_num_threads()
     ready = runner(spec, size_wh, device, resolve_precision(context.settings.targets.precision, context.device), threads)
-    loader = CropLoader(instances, images_of(context, split), size_wh=size_wh, threads=threads)
+    loader = CropLoader(instances, pictures_of(context, split), size_wh=size_wh, threads=threads)
     found = []
     try:
         batches = np.split(

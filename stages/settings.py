@@ -113,6 +113,9 @@ class PrepareSettings(Section):
     """More quarantined records than this share fail the stage."""
     holdout_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Share of training images that no network trains on; the decoder is chosen on them."""
+    crops: bool = False
+    """Also store a window of the picture around each person as JPEG, which is decoded in the picture's place: teachers and
+    students learn from these pixels, so their keys differ from those of whole pictures."""
 
 
 class AugmentSettings(Section):

@@ -23,7 +23,7 @@ from stages.evaluation import backend_of, read_ground_truth
 from stages.learning.plan import epoch_weights, view_of_epoch
 from stages.networks.teacher import NetworkSpec
 from stages.pose.decode import decode_bits, to_image
-from stages.prepare import INSTANCES, images_of, instances_step
+from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.scoring import score_poses
 from stages.settings import BinarizeSettings, EvaluateSettings, Role, Split
 from stages.target_blocks import FLOAT_DECODERS, BlockJob, BlockTeacher, BlockView, part_name, run_block
@@ -195,7 +195,7 @@ def block_job(
         start,
         min(start + rows_per_block(num), num),
         people,
-        images_of(context, split),
+        pictures_of(context, split),
         views,
         settings.crop.size_wh,
         settings.views.seed,

@@ -17,7 +17,7 @@ from stages.learning.loop import METRICS, WEIGHTS
 from stages.learning.plan import EpochPlan, TrainingPlan, Weights
 from stages.networks.hrnet import hrnet_config
 from stages.networks.teacher import NetworkSpec, load_network
-from stages.prepare import INSTANCES, images_of, instances_step
+from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.settings import Role, TeacherSource, TrainSettings
 from stages.training import run_trainings, side_by_side
 from storage_schemas.atomic import sha256_known
@@ -265,11 +265,13 @@ def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
 
 def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: TrainSettings) -> TrainingPlan:
     settings = context.settings
+    people = context.need(instances_step(context, "train"))
+    people.check()
     return TrainingPlan(
         title=title,
         network=spec,
-        instances=context.need(instances_step(context, "train")).path(INSTANCES),
-        images=images_of(context, "train"),
+        instances=people.path(INSTANCES),
+        pictures=pictures_of(context, "train"),
         folder=draft.folder,
         crop_wh=settings.crop.size_wh,
         size_divisor=1,

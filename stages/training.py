@@ -46,7 +46,7 @@ def side_by_side(context: Context, steps: Sequence[Step]) -> list[list[Step]]:
 def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> list[dict[str, Any]]:
     """Train all ``plans`` at the same time with Ray Train; afterwards the folder of each holds its weights and its curve.
 
-    A lost worker is replaced up to ``cluster.max_failures`` times, and the training goes on after the last finished epoch.
+    A lost worker is replaced up to ``cluster.max_failures`` times, and the training goes on from its last checkpoint.
 
     Returns:
         What is worth knowing about how each was done.
@@ -213,7 +213,7 @@ def _as_ours(error: ray.train.TrainingFailedError, plan: TrainingPlan) -> Except
         return ClusterError(
             f"Training '{plan.title}' lost workers: {str(error).strip().splitlines()[-1]}",
             allowed="workers that live; cluster.max_failures says how many may be lost",
-            run="the same command: it goes on after the last finished epoch",
+            run="the same command: it goes on from its last checkpoint",
         )
     return RuntimeError(f"Training '{plan.title}' failed: {error}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from people_samples import make_people, mask_rle, write_pictures
 
+from stages.data.windows import Pictures
 from stages.learning.loop import METRICS
 from stages.learning.plan import EpochPlan, TrainingPlan, Weights
 from stages.networks.teacher import NetworkSpec
@@ -30,7 +31,7 @@ def make_plan(folder: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int
         title="test",
         network=NetworkSpec(network="hrnet_w8_small"),
         instances=folder / "people.parquet",
-        images=pictures,
+        pictures=Pictures(pictures),
         folder=out,
         crop_wh=CROP_WH,
         size_divisor=1,

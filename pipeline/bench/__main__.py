@@ -33,6 +33,12 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument(
         "--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes, and judge (default: drawn)"
     )
+    cache.add_argument(
+        "--people",
+        nargs=2,
+        metavar=("JSON", "FOLDER"),
+        help="COCO annotations and their images, to read in part crops (default: drawn)",
+    )
     cache.add_argument("--home", help=f"the home of these entries: {HOME_HELP}")
     cache.add_argument(
         "--out", default="bench-cache", metavar="DIR", help="a folder for the figures of this run (default: %(default)s)"
@@ -43,17 +49,23 @@ def build_parser() -> argparse.ArgumentParser:
 def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     if options.entry and options.part not in (None, "sizes"):
         raise ConfigError(f"--entry says what to weigh, and part {options.part} weighs nothing", allowed="--part sizes, or all")
+    if options.people and options.part not in (None, "crops"):
+        raise ConfigError(
+            f"--people says whose crops to read, and part {options.part} reads none", allowed="--part crops, or all"
+        )
     if options.home is not None and not options.entry:
         raise ConfigError("--home says whose entries are weighed, and there is no --entry", allowed="--entry KEY beside it")
     out = Path(options.out)
     _make_folder(out)
     # Torch takes seconds to import: a mistyped option is told before that.
     from pipeline.bench.cache import run_cache_bench
+    from pipeline.bench.crops import find_photographs
     from pipeline.bench.sizes import find_entries
 
     entries = find_entries(home_of(options.home), options.entry) if options.entry else None
+    people = find_photographs(*map(Path, options.people)) if options.people else None
     parts = [options.part] if options.part else PARTS
-    run_cache_bench(parts, quick=options.quick, entries=entries, out=out, arguments=arguments)
+    run_cache_bench(parts, quick=options.quick, entries=entries, people=people, out=out, arguments=arguments)
 
 
 def _make_folder(out: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.bench.about import about_run
+from pipeline.bench.crops import Photographs, measure_crops
 from pipeline.bench.entries import Data
 from pipeline.bench.filling import measure_filling
 from pipeline.bench.output import FIGURES, save_figures, table
@@ -24,12 +25,18 @@ __all__ = ["run_cache_bench"]
 
 
 def run_cache_bench(
-    names: Sequence[PartName], *, quick: bool, entries: TargetEntries | None, out: Path, arguments: Sequence[str]
+    names: Sequence[PartName],
+    *,
+    quick: bool,
+    entries: TargetEntries | None,
+    people: Photographs | None,
+    out: Path,
+    arguments: Sequence[str],
 ) -> None:
     """Measure the parts, print their tables, and leave figures and a picture in ``out``.
 
-    Part sizes weighs ``entries``, or drawn ones where that is None. Everything else lies in a temporary folder. ``arguments``
-    are those of the command, which stand beside the figures.
+    Part sizes weighs ``entries`` and part crops reads ``people``, or drawn ones where these are None. Everything else lies in
+    a temporary folder. ``arguments`` are those of the command, which stand beside the figures.
     """
     scale = QUICK if quick else FULL_ON_GPU if this_device() == "cuda" else FULL
     place = this_place(threads=scale.threads)
@@ -45,6 +52,7 @@ def run_cache_bench(
             "reading": lambda: [measure_reading(data)],
             "steps": lambda: measure_steps(data, place),
             "filling": lambda: [measure_filling(data, place)],
+            "crops": lambda: [measure_crops(people or _drawn_people(data), scale, data.folder / "crops")],
             "store": lambda: [measure_store(data)],
         }
         for name in names:
@@ -54,6 +62,10 @@ def run_cache_bench(
             save_figures(out, found, about)
             save_picture(out / PICTURE, found, title=title)
     sys.stdout.write(f"{out / FIGURES}\n{out / PICTURE}\n")
+
+
+def _drawn_people(data: Data) -> Photographs:
+    return Photographs(data.people.records, data.people.pictures.root)
 
 
 def _drawn(data: Data) -> TargetEntries:

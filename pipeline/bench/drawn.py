@@ -5,6 +5,7 @@ Shape letters: N people, K joints, H W heatmap pixels, B rows of one block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from stages.data.crops import crop_keypoints
 from stages.data.images import check_image
 from stages.data.synthetic import SyntheticSpec, draw_dataset
 from stages.data.views import Views
+from stages.data.windows import Pictures
 from stages.pose.heatmap import sigma_of
 from stages.progress import progress
 from stages.settings import Role
-from storage_schemas.instances import Instances, write_instances
+from storage_schemas.instances import Instances, Record, write_instances
 
 __all__ = ["People", "draw_people", "heatmaps"]
 
@@ -40,11 +42,12 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class People:
-    """A drawn data set: the table and its file, and the folder of the pictures."""
+    """A drawn data set: everybody as a table and as records, the table's file, and the folder of the pictures."""
 
     instances: Instances
+    records: Sequence[Record]
     table: Path
-    images: Path
+    pictures: Pictures
 
     def repeated(self, num: int) -> Instances:
         """``num`` people: these, as often as needed, each time under other ids and so in other crops."""
@@ -62,7 +65,7 @@ def draw_people(folder: Path, *, images: int, crop_wh: tuple[int, int]) -> Peopl
     records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
     pictures = folder / "people" / "images"
     facts = {item.image_id: check_image(pictures, item.file_name, (item.width, item.height)) for item in records}
-    people = People(Instances.from_records(records, facts), folder / "people.parquet", pictures)
+    people = People(Instances.from_records(records, facts), records, folder / "people.parquet", Pictures(pictures))
     write_instances(people.table, people.instances)
     return people
 

@@ -9,7 +9,7 @@ from storage_schemas.targets import rows_per_block
 
 __all__ = ["FULL", "FULL_ON_GPU", "PARTS", "QUICK", "PartName", "Scale"]
 
-PartName = Literal["sizes", "reading", "steps", "filling", "store"]
+PartName = Literal["sizes", "reading", "steps", "filling", "crops", "store"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
@@ -39,6 +39,9 @@ class Scale:
     """People of the data set whose first block is filled: it says how large a block is."""
     fill_batch: int
     fill_rounds: int
+    cropped: int
+    """People whose crops one round reads, at most."""
+    crop_rounds: int
     verified_rows: int
     listed: int
 
@@ -65,6 +68,8 @@ FULL = Scale(
     filled_rows=16_384,
     fill_batch=32,
     fill_rounds=12,
+    cropped=512,
+    crop_rounds=15,
     verified_rows=1_000_000,
     listed=1_000,
 )
@@ -94,6 +99,8 @@ QUICK = Scale(
     filled_rows=8,
     fill_batch=4,
     fill_rounds=2,
+    cropped=8,
+    crop_rounds=2,
     verified_rows=2_000,
     listed=20,
 )

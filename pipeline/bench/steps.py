@@ -87,7 +87,7 @@ def _learner(data: Data, place: Place) -> Learner:
         title="bench",
         network=NetworkSpec(network=scale.student),
         instances=data.people.table,
-        images=data.people.images,
+        pictures=data.people.pictures,
         folder=data.folder,
         crop_wh=scale.crop_wh,
         size_divisor=1,
@@ -112,7 +112,7 @@ def _batch(data: Data) -> Batch:
     """Random people's crops."""
     scale, cached = data.scale, data.cached
     rows_B = np.random.default_rng(0).choice(scale.rows, scale.train_batch, replace=False)
-    loader = CropLoader(cached.instances, data.people.images, size_wh=scale.crop_wh, threads=1)
+    loader = CropLoader(cached.instances, data.people.pictures, size_wh=scale.crop_wh, threads=1)
     try:
         [[batch]] = loader.batches([rows_B], [cached.views])
     finally:

@@ -15,7 +15,7 @@ __all__ = ["crop_image", "crop_keypoints", "crop_mask", "heatmap_mask"]
 U8 = npt.NDArray[np.uint8]
 
 
-def crop_image(image_hw3: U8, affine_23: npt.NDArray[np.float32], *, size_wh: tuple[int, int]) -> U8:
+def crop_image(image_hw3: U8, affine_23: npt.NDArray[np.float32 | np.float64], *, size_wh: tuple[int, int]) -> U8:
     """The crop [h, w, 3] of ``size_wh``, linear interpolation, black outside the picture (HRNet, JointsDataset.py)."""
     return cv2.warpAffine(image_hw3, affine_23, size_wh, flags=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 

@@ -36,6 +36,7 @@ __all__ = [
     "decode_image",
     "file_name_fault",
     "probe_header",
+    "read_image",
     "read_image_file",
     "size_fault",
 ]
@@ -159,9 +160,14 @@ def check_image(root: Path, file_name: str, expect_wh: tuple[int, int]) -> Image
     Raises:
         ImageError: it cannot be used.
     """
+    return read_image(root, file_name, expect_wh)[0]
+
+
+def read_image(root: Path, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
+    """As ``check_image``, with the pixels [h, w, 3]."""
     data = read_image_file(root, file_name)
-    decode_image(data, expect_wh=expect_wh)
-    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data))
+    image_hw3 = decode_image(data, expect_wh=expect_wh)
+    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data)), image_hw3
 
 
 def _probe_jpeg(data: bytes) -> tuple[int, int, str]:

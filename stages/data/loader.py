@@ -21,11 +21,12 @@ import numpy.typing as npt
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
 from stages.data.images import ImageError, decode_image, read_image_file
 from stages.data.views import Views
-from stages.pose.affine import scale_affine
+from stages.data.windows import CropWindows, Pictures, served_by_windows
+from stages.pose.affine import moved_origin, scale_affine
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances
 
-__all__ = ["Batch", "CropLoader", "epoch_order", "load_image"]
+__all__ = ["Batch", "CropLoader", "Rows", "epoch_order", "load_image"]
 
 _AHEAD = 3
 """Batches in the making beside the one in use."""
@@ -81,10 +82,11 @@ def load_image(root: Path, instances: Instances, image: int) -> npt.NDArray[np.u
 
 
 class CropLoader:
-    """Cuts crops of ``size_wh`` out of the pictures below ``root``."""
+    """Cuts crops of ``size_wh`` out of ``pictures``, or out of the windows stored of them where these hold all of a crop."""
 
-    def __init__(self, instances: Instances, root: Path, *, size_wh: tuple[int, int], threads: int) -> None:
-        self._instances, self._root, self._size_wh = instances, root, size_wh
+    def __init__(self, instances: Instances, pictures: Pictures, *, size_wh: tuple[int, int], threads: int) -> None:
+        self._instances, self._root, self._size_wh = instances, pictures.root, size_wh
+        self._windows = CropWindows(pictures.crops, instances) if pictures.crops else None
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = _DECODED_KEPT * threads
@@ -95,6 +97,8 @@ class CropLoader:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
+        if self._windows:
+            self._windows.close()
 
     def batches(
         self, rows: Iterable[Rows], views: Sequence[Views], *, crop_divisor: int = 1, with_mask: bool = False
@@ -107,29 +111,49 @@ class CropLoader:
             Views(scale_affine(view.affine_N23.astype(np.float64), 1.0 / crop_divisor).astype(np.float32), view.flip_N)
             for view in views
         ]
+        # By the whole crop, not by the smaller one: a student reads what its teachers read.
+        served = [self._served(view, crop_divisor) for view in views]
         waiting: deque[tuple[Rows, list[Future[list[_Cut]]]]] = deque()
         for rows_B in rows:
-            waiting.append((rows_B, [self._pool.submit(self._cut, int(row), scaled, with_mask) for row in rows_B]))
+            waiting.append((rows_B, [self._pool.submit(self._cut, int(row), scaled, served, with_mask) for row in rows_B]))
             if len(waiting) > _AHEAD:
                 yield self._collect(*waiting.popleft(), scaled)
         while waiting:
             yield self._collect(*waiting.popleft(), scaled)
 
-    def _cut(self, row: int, views: Sequence[Views], with_mask: bool) -> list[_Cut]:
+    def _served(self, view: Views, crop_divisor: int) -> npt.NDArray[np.bool_]:
+        """Whose crop is taken out of the stored window."""
+        table = self._instances
+        if self._windows is None:
+            return np.zeros(len(table.id_N), np.bool_)
+        image_wh_N2 = np.stack([table.width_M, table.height_M], axis=-1)[table.image_N].astype(np.int64)
+        size_wh = (self._size_wh[0] * crop_divisor, self._size_wh[1] * crop_divisor)
+        return served_by_windows(self._windows.window_N4, view, image_wh_N2=image_wh_N2, size_wh=size_wh)
+
+    def _cut(self, row: int, views: Sequence[Views], served: Sequence[npt.NDArray[np.bool_]], with_mask: bool) -> list[_Cut]:
         table = self._instances
         image = int(table.image_N[row])
         image_wh = (int(table.width_M[image]), int(table.height_M[image]))
         rle = table.mask_rle[row].as_py() if with_mask else None
         width, height = self._size_wh
-        picture = self._image(image)
+        sources = {by_window: self._source(row, by_window) for by_window in {bool(served_N[row]) for served_N in served}}
         no_mask = np.zeros((height, width) if with_mask else (0, 0), dtype=np.uint8)
-        return [
-            (
-                crop_image(picture, view.affine_N23[row], size_wh=self._size_wh),
-                no_mask if rle is None else crop_mask(rle, view.affine_N23[row], image_wh=image_wh, size_wh=self._size_wh),
-            )
-            for view in views
-        ]
+        cuts: list[_Cut] = []
+        for view, served_N in zip(views, served, strict=True):
+            affine_23 = view.affine_N23[row]
+            pixels_hw3, corner_xy = sources[bool(served_N[row])]
+            crop = crop_image(pixels_hw3, moved_origin(affine_23, corner_xy), size_wh=self._size_wh)
+            mask = no_mask if rle is None else crop_mask(rle, affine_23, image_wh=image_wh, size_wh=self._size_wh)
+            cuts.append((crop, mask))
+        return cuts
+
+    def _source(self, row: int, by_window: bool) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+        """The pixels that a person is cut out of, and where their upper left corner lies in the picture."""
+        if by_window:
+            assert self._windows is not None
+            left, top = self._windows.window_N4[row, :2].tolist()
+            return self._windows.decode(row), (left, top)
+        return self._image(int(self._instances.image_N[row])), (0, 0)
 
     def _image(self, image: int) -> npt.NDArray[np.uint8]:
         with self._lock:

@@ -1,4 +1,4 @@
-"""The training loop of one worker: from a plan to weights, resumable after every epoch."""
+"""The training loop of one worker: from a plan to weights, resumable after every epoch, and within a long one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,10 @@ _KEPT_CHECKPOINTS = 2
 _MOST_WORKERS = 1 << 20
 """Keeps the random streams of (epoch, worker) apart."""
 _LINE_SECONDS = 2.0
+_CHECKPOINT_SECONDS = 600.0
+"""What a killed training loses at most, but for some steps: an epoch that takes longer is saved within."""
+_LOOK_STEPS = 32
+"""The workers agree on whether it is time to save only so often, since asking each other makes a GPU wait."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
     torch.set_num_threads(worker.threads)
     session = _Session(plan, worker)
     try:
-        for epoch in range(session.first_epoch, len(plan.epochs)):
+        for epoch in range(session.begun.epoch, len(plan.epochs)):
             session.run_epoch(epoch)
         if worker.rank == 0:
             description = {"network": plan.network.network or "program"}
@@ -83,6 +87,14 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
         worker.barrier()
     finally:
         session.close()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Where a training goes on: the epoch (from 0), and the losses of those of its steps that are done."""
+
+    epoch: int = 0
+    losses: tuple[float, ...] = ()
 
 
 class _Session:
@@ -104,11 +116,15 @@ class _Session:
         self.network = on_device(network, self.device)
         self.network.train()
         self.optimizer = make_optimizer(self.network, plan.train, adapter_lr=plan.adapter_lr)
-        self.first_epoch = self._resume()
+        self.begun = self._resume()
+        self.saved_at = time.monotonic()
         self.learner = Learner(plan, worker.wrap(self.network), self.optimizer, self.device)
-        self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
+        self.loader = CropLoader(self.instances, plan.pictures, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
         self.maps = TeacherMaps(plan.epochs, decodes=worker.local_rank == 0, barrier=worker.barrier)
-        self.curve = _Curve(plan, first_epoch=self.first_epoch) if worker.rank == 0 else None
+        self.curve: _Curve | None = None
+        if worker.rank == 0:
+            done = self.begun.epoch * len(self._order(0)) + len(self.begun.losses)
+            self.curve = _Curve(plan, first_epoch=self.begun.epoch, done_steps=done)
 
     def close(self) -> None:
         self.loader.close()
@@ -120,26 +136,24 @@ class _Session:
         plan, source = self.plan, self.plan.epochs[epoch]
         # Seeded by epoch, so that a resumed training draws what an unbroken one does; each worker draws its own.
         generator = np.random.Generator(np.random.Philox(key=[plan.seed, epoch * _MOST_WORKERS + self.worker.rank]))
-        order = epoch_order(
-            len(self.rows_N),
-            batch_size=plan.train.batch_size,
-            seed=plan.seed,
-            epoch=epoch,
-            rank=self.worker.rank,
-            world=self.worker.world,
-        )
-        batches = (self.rows_N[positions] for positions in order)
+        order = self._order(epoch)
+        losses = [torch.tensor(loss, device=self.device) for loss in self.begun.losses if epoch == self.begun.epoch]
+        done = len(losses)
+        self.learner.skip(order[:done], generator=generator)
+        batches = (self.rows_N[positions] for positions in order[done:])
         total_steps = len(order) * len(plan.epochs)
-        losses: list[Tensor] = []
         teachers = self.maps.of_epoch(epoch)
         loaded = self.loader.batches(batches, [self._views(source)], crop_divisor=plan.size_divisor, with_mask=plan.feed_mask)
-        for index, (batch,) in enumerate(loaded):
+        for index, (batch,) in enumerate(loaded, done):
             step = epoch * len(order) + index
             set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
             losses.append(self.learner.step(batch, source.weights, teachers, generator=generator))
             if self.curve:
                 self.curve.step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
-        loss = float(self.worker.mean(torch.stack(losses).mean()))
+            if index + 1 < len(order) and self._is_time_to_save(index + 1):
+                self._save_within(epoch, losses)
+        # Over the workers first: so a resumed epoch, which knows only their mean of earlier steps, has the same loss.
+        loss = float(self.worker.mean(torch.stack(losses)).mean())
         if not math.isfinite(loss):
             raise TrainingError(
                 f"The loss of '{plan.title}' is {loss} in epoch {epoch + 1}",
@@ -147,8 +161,35 @@ class _Session:
             )
         if self.curve:
             self.curve.end_epoch(epoch, loss, self.optimizer.param_groups[0]["lr"])
-            self._save_checkpoint(epoch)
+            self._save_checkpoint(f"epoch-{epoch:05d}", {"epoch": epoch})
+        self.saved_at = time.monotonic()
         self.worker.barrier()
+
+    def _order(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """This worker's part of each batch of an epoch, as positions among the rows that are trained on."""
+        plan, worker = self.plan, self.worker
+        return epoch_order(
+            len(self.rows_N),
+            batch_size=plan.train.batch_size,
+            seed=plan.seed,
+            epoch=epoch,
+            rank=worker.rank,
+            world=worker.world,
+        )
+
+    def _is_time_to_save(self, steps: int) -> bool:
+        """Whether the epoch is to be saved after ``steps`` of its steps: the first worker's clock says so, to all."""
+        if steps % _LOOK_STEPS:
+            return False
+        is_due = self.worker.rank == 0 and time.monotonic() - self.saved_at >= _CHECKPOINT_SECONDS
+        return bool(self.worker.mean(torch.tensor(float(is_due), device=self.device)) > 0)
+
+    def _save_within(self, epoch: int, losses: Sequence[Tensor]) -> None:
+        # The mean over the workers: whoever goes on, however many they are, has the same epoch's loss at its end.
+        told = self.worker.mean(torch.stack(list(losses))).tolist()
+        if self.worker.rank == 0:
+            self._save_checkpoint(f"epoch-{epoch:05d}-step-{len(told):08d}", {"epoch": epoch - 1, "losses": told})
+        self.saved_at = time.monotonic()
 
     def _views(self, source: EpochPlan) -> Views:
         if source.views is not None:
@@ -157,10 +198,10 @@ class _Session:
         plan = self.plan
         return draw_views(self.instances, source.view, seed=plan.views_seed, augment=plan.augment, size_wh=plan.crop_wh)
 
-    def _save_checkpoint(self, epoch: int) -> None:
-        name = f"epoch-{epoch:05d}"
+    def _save_checkpoint(self, name: str, place: dict[str, Any]) -> None:
+        """``place``: the last finished ``epoch``, and the ``losses`` of the steps after it."""
         path = self.plan.folder / f"{name}.pt"
-        torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch}, path)
+        torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), **place}, path)
         # The curve so far goes with it: whoever takes over the part goes on with the curve too.
         curve = path.with_suffix(".jsonl")
         shutil.copyfile(self.plan.folder / METRICS, curve)
@@ -169,7 +210,7 @@ class _Session:
             for suffix in (".part.json", ".jsonl", ".pt"):
                 old.with_suffix(suffix).unlink(missing_ok=True)
 
-    def _resume(self) -> int:
+    def _resume(self) -> _Begun:
         for path in reversed(_checkpoints(self.plan.folder)):
             # A checkpoint whose bytes are not those that were written says so in the log, and the one before it is used.
             if read_part(self.plan.folder, path.stem) is None:
@@ -179,12 +220,20 @@ class _Session:
                 shutil.copyfile(path.with_suffix(".jsonl"), self.plan.folder / METRICS)
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
-            log.info("%s: going on after epoch %d of %d", self.plan.title, state["epoch"] + 1, len(self.plan.epochs))
-            return cast(int, state["epoch"]) + 1
-        return 0
+            begun = _Begun(state["epoch"] + 1, tuple(state.get("losses", ())))
+            log.info(
+                "%s: going on after epoch %d of %d%s",
+                self.plan.title,
+                begun.epoch,
+                len(self.plan.epochs),
+                f" and {len(begun.losses)} steps" if begun.losses else "",
+            )
+            return begun
+        return _Begun()
 
 
 def _checkpoints(folder: Path) -> list[Path]:
+    """The finished ones, oldest first: within an epoch comes before its end, as "-step-" before ".pt" in a name."""
     return sorted(path for path in folder.glob("epoch-*.pt") if path.with_name(f"{path.stem}.part.json").exists())
 
 
@@ -195,11 +244,11 @@ def _loader_threads(plan: TrainingPlan, worker: Worker) -> int:
 class _Curve:
     """What a training tells while it runs: ``metrics.jsonl`` (a line every few seconds and one an epoch) and TensorBoard."""
 
-    def __init__(self, plan: TrainingPlan, *, first_epoch: int) -> None:
+    def __init__(self, plan: TrainingPlan, *, first_epoch: int, done_steps: int) -> None:
         self._path = plan.folder / METRICS
-        self._keep_until(first_epoch)
+        self._keep_until(done_steps)
         self._stream = self._path.open("a")
-        self._step = 0
+        self._step = done_steps
         self._people, self._since, self._started = 0, time.monotonic(), time.monotonic()
         self._events = None
         if plan.events is not None:
@@ -207,10 +256,10 @@ class _Curve:
 
             self._events = SummaryWriter(str(plan.events), purge_step=first_epoch)
 
-    def _keep_until(self, first_epoch: int) -> None:
-        """Drop the lines of epochs that are going to be run again, so that each epoch stands once."""
+    def _keep_until(self, done_steps: int) -> None:
+        """Drop the lines of steps that are going to be run again, so that each epoch stands once."""
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] < first_epoch]
+        kept = [line for line in lines if json.loads(line)["step"] <= done_steps]
         self._path.write_text("".join(f"{line}\n" for line in kept))
 
     def step(self, epoch: int, step: int, total_steps: int, people: int) -> None:

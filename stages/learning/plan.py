@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from stages.data.windows import Pictures
 from stages.networks.teacher import NetworkSpec
 from stages.settings import AugmentSettings, DistillSettings, Phase, TrainSettings
 
@@ -85,7 +86,7 @@ class TrainingPlan:
     title: str
     network: NetworkSpec
     instances: Path
-    images: Path
+    pictures: Pictures
     folder: Path
     """Where checkpoints, curves and the final weights go."""
     crop_wh: tuple[int, int]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stages.data.loader import Batch
+from stages.data.loader import Batch, Rows
 from stages.data.mapped import MappedArray
 from stages.learning.loss import blend_targets, halve, heatmap_loss, unpack_bits
 from stages.learning.plan import TrainingPlan, Weights
@@ -56,6 +56,12 @@ class Learner:
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def skip(self, batches: Sequence[Rows], *, generator: np.random.Generator) -> None:
+        """Draw what was drawn for ``batches`` when they were learned, so that the next one finds what it would have found."""
+        if self.plan.mask_drop:
+            for rows_B in batches:
+                generator.random(len(rows_B))
 
     def sources(self, batch: Batch, weights: Weights, teachers: Mapping[Role, MappedArray]) -> list[Source]:
         """Those who teach the batch: everybody whose weight is above zero."""

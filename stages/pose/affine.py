@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["apply_affine", "box_to_center_size", "crop_affine", "invert_affine", "scale_affine", "trim_box"]
+__all__ = ["apply_affine", "box_to_center_size", "crop_affine", "invert_affine", "moved_origin", "scale_affine", "trim_box"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -108,3 +108,10 @@ def scale_affine(affine: F64, factor: float) -> F64:
     matrix exactly; it has no half-pixel term.
     """
     return affine * factor
+
+
+def moved_origin(affine: npt.ArrayLike, corner_xy: tuple[int, int]) -> F64:
+    """The same map of a part of the picture whose upper left pixel is the picture's ``corner_xy``."""
+    moved = np.array(affine, np.float64)
+    moved[..., 2] += moved[..., :2] @ np.asarray(corner_xy, np.float64)
+    return moved

@@ -17,7 +17,7 @@ from stages.data.views import Views
 from stages.evaluation import PREDICTIONS
 from stages.pose.affine import apply_affine
 from stages.pose.skeleton import SIGMAS
-from stages.prepare import INSTANCES, images_of, instances_step
+from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.report.scores import SHORT_NAMES, Compared
 from stages.reporting.content import Person, Tile
 from stages.reporting.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height
@@ -127,7 +127,7 @@ class _Drawing:
     def crops(self, rows: I64) -> dict[int, Batch]:
         """The crop and the mask of each row, as a batch of one."""
         context, size_wh = self._context, self._context.settings.crop.size_wh
-        loader = CropLoader(self._people, images_of(context, "val"), size_wh=size_wh, threads=1)
+        loader = CropLoader(self._people, pictures_of(context, "val"), size_wh=size_wh, threads=1)
         try:
             views = [Views(self._affine_N23, self._flip_N)]
             batches = loader.batches((np.array([row]) for row in rows), views, with_mask=True)

@@ -222,6 +222,26 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_same_command_goes_on(finishe
             assert payloads(home, "views") == payloads(finished, "views")
 
 
+def test_stored_crops_serve_all_stages_and_a_damaged_one_is_found_before_the_first_step(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    small: dict[str, object] = {"prepare__crops": True, "data__embedded__train_images": 60}
+    done(home, "all", **small)
+    made = payloads(home, "students")
+    shards = list((home / "store" / "instances").glob("*/*/crops-*.jpegs"))
+    assert len(shards) == 2, "one for the training people and one for the validation set"
+    for shard in shards:
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    refused = run(home, "distill", "--force", **small)
+    assert refused.returncode == 2
+    assert "crops-00000-000.jpegs does not match its sha256" in refused.stderr
+    assert "--stage prepare --force" in refused.stderr
+    done(home, "prepare", "--force", **small)
+    done(home, "distill", **small)
+    assert payloads(home, "students").keys() == made.keys(), "the same crops again, so nothing that was learned is lost"
+
+
 def cache(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.cache", *words, "--home", str(home)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

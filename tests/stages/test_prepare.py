@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 import ray
 
+from stages import prepare
 from stages.context import Context
-from stages.prepare import INSTANCES, QUARANTINE, instances_step, make, steps
+from stages.data.loader import CropLoader
+from stages.data.views import draw_views
+from stages.data.windows import CropWindows, Pictures
+from stages.prepare import GROUND_TRUTH, INSTANCES, QUARANTINE, instances_step, make, pictures_of, steps
 from stages.settings import (
+    AugmentSettings,
     DataSettings,
     PrepareSettings,
     Settings,
@@ -23,8 +28,9 @@ from stages.settings import (
     TeachersSettings,
     TrainSettings,
 )
-from storage_schemas.errors import DataError
+from storage_schemas.errors import CorruptEntryError, DataError, MissingInputError
 from storage_schemas.instances import read_instances
+from storage_schemas.stored_crops import CROPS_INDEX
 
 pytestmark = pytest.mark.slow
 
@@ -76,12 +82,12 @@ def _folder(root: Path, people: list[dict[str, Any]], files: dict[int, bytes | N
     return SplitSource(annotations=root / "annotations.json", images=root / "images")
 
 
-def _context(tmp_path: Path, train: SplitSource, val: SplitSource, max_bad_fraction: float) -> Context:
+def _context(tmp_path: Path, train: SplitSource, val: SplitSource, max_bad_fraction: float, *, crops: bool = False) -> Context:
     primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
     settings = Settings(
         name="x",
         data=DataSettings(train=train, val=val),
-        prepare=PrepareSettings(max_bad_fraction=max_bad_fraction),
+        prepare=PrepareSettings(max_bad_fraction=max_bad_fraction, crops=crops),
         teachers=TeachersSettings(primary=primary),
     )
     return Context(settings, tmp_path / "home", "cpu")
@@ -134,3 +140,76 @@ def test_a_changed_picture_makes_the_table_anew_and_equal_content_keeps_what_fol
     assert again.find(after) is None
     make(again, [after])
     assert again.content(after) == context.content(before)
+
+
+# Stored crops
+
+
+def _small(number: int) -> dict[str, Any]:
+    return _person(number, bbox=[24.0, 24.0, 6.0, 8.0], area=40.0)
+
+
+def _small_people(tmp_path: Path) -> tuple[SplitSource, SplitSource]:
+    """Six people, the last in a picture that is cut off; the first two fill their pictures, and so have no window."""
+    train = [_person(1), _person(2), *(_small(number) for number in range(3, 7))]
+    return _folder(tmp_path / "train", train, {6: b"truncate"}), _folder(tmp_path / "val", [_small(9)], {})
+
+
+def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: Path) -> None:
+    sources = _small_people(tmp_path)
+    whole, cropped = _context(tmp_path, *sources, 0.7), _context(tmp_path, *sources, 0.7, crops=True)
+    for context in (whole, cropped):
+        make(context, steps(context))
+    step = instances_step(cropped, "train")
+    assert "crops" not in instances_step(whole, "train").recipe
+    assert step.recipe["crops"]["jpeg"] == [95, "444"]
+    entry = cropped.need(step)
+    assert set(entry.manifest.files) == {INSTANCES, QUARANTINE, GROUND_TRUTH, CROPS_INDEX, "crops-00000-000.jpegs"}
+    assert entry.measured["crops"] == 3
+    assert entry.content != whole.content(instances_step(whole, "train"))
+    people = read_instances(entry.path(INSTANCES))
+    assert people.id_N.tolist() == [1, 2, 3, 4, 5]
+    assert pictures_of(whole, "train") == Pictures(sources[0].images)
+    pictures = pictures_of(cropped, "train")
+    windows = CropWindows(entry.folder, people)
+    assert (windows.window_N4[:, 2] > 0).tolist() == [False, False, True, True, True]
+    # What a network is shown, with the pictures of those who have a window gone.
+    for number in (3, 4, 5):
+        (sources[0].images / f"{number}.jpg").unlink()
+    loader = CropLoader(people, pictures, size_wh=(48, 64), threads=1)
+    view = draw_views(people, 0, seed=0, augment=AugmentSettings(), size_wh=(48, 64))
+    ((batch,),) = loader.batches([np.array([0, 2, 4])], [view])
+    loader.close()
+    windows.close()
+    assert all(image.std() > 5 for image in batch.image_Bhw3)
+
+
+def test_made_again_crops_are_the_same_content_whatever_task_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = _small_people(tmp_path)
+    entries = []
+    for home, size in (("one", 256), ("two", 2)):
+        monkeypatch.setattr(prepare, "_TASK_IMAGES", size)
+        context = _context(tmp_path / home, *sources, 0.7, crops=True)
+        make(context, steps(context))
+        entries.append(context.need(instances_step(context, "train")))
+    assert [len(entry.manifest.files) for entry in entries] == [5, 6]
+    assert entries[0].content == entries[1].content
+
+
+@pytest.mark.parametrize("damage", ["bit", "gone"])
+def test_a_damaged_shard_of_crops_is_found_by_the_manifest(tmp_path: Path, damage: str) -> None:
+    context = _context(tmp_path, *_small_people(tmp_path), 0.7, crops=True)
+    make(context, steps(context))
+    entry = context.need(instances_step(context, "train"))
+    shard = entry.path("crops-00000-000.jpegs")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.unlink() if damage == "gone" else shard.write_bytes(data)
+    with pytest.raises(CorruptEntryError, match=r"crops-00000-000\.jpegs (is missing|does not match its sha256)") as caught:
+        entry.check()
+    assert "--stage prepare --force" in caught.value.run
+
+
+def test_crops_that_nobody_has_made_are_asked_of_prepare(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="train instances"):
+        pictures_of(_context(tmp_path, *_small_people(tmp_path), 0.7, crops=True), "train")

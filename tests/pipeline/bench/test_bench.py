@@ -19,6 +19,8 @@ from pipeline.bench.scale import PARTS
     ("options", "message"),
     [
         (["--part", "steps", "--entry", "beef"], "ConfigError: --entry says what to weigh"),
+        (["--part", "steps", "--people", "a.json", "b"], "ConfigError: --people says whose crops to read"),
+        (["--part", "crops", "--people", "/nowhere.json", "/nowhere"], "DataError: "),
         (["--home", "/nowhere"], "ConfigError: --home says whose entries"),
         (["--entry", "beef", "--home", "/nowhere"], "ConfigError: No entry in /nowhere/store has a key that begins with"),
         (["--out", "/proc/nowhere"], "StoreError: The folder /proc/nowhere cannot be written"),
@@ -59,12 +61,12 @@ def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_picture(tmp_pa
     assert found["odkd"]["version"] == metadata.version("odkd")
     assert found["scale"]["crop_wh"] == [64, 64]
     parts = {part["name"]: part for part in found["parts"]}
-    assert list(parts) == ["sizes", "reading", "steps", "steps online", "filling", "store"]
+    assert list(parts) == ["sizes", "reading", "steps", "steps online", "filling", "crops", "store"]
     assert set(PARTS) <= set(parts)
     rows = [row for part in found["parts"] for row in part["rows"]]
     assert all(row["value"] > 0 for row in rows)
-    timed = [row["ratio"] for name in ("reading", "steps", "steps online", "filling") for row in parts[name]["rows"]]
+    timed = [row["ratio"] for name in ("reading", "steps", "steps online", "filling", "crops") for row in parts[name]["rows"]]
     assert all(ratio is None or ratio["interval"][0] <= ratio["value"] <= ratio["interval"][1] for ratio in timed)
     # Whether a small run meets what is asked says nothing; of drawn entries nothing is asked.
     judged = {name: sum(row["met"] is not None for row in part["rows"]) for name, part in parts.items()}
-    assert judged == {"sizes": 0, "reading": 1, "steps": 2, "steps online": 2, "filling": 1, "store": 2}
+    assert judged == {"sizes": 0, "reading": 1, "steps": 2, "steps online": 2, "filling": 1, "crops": 0, "store": 2}

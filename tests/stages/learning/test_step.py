@@ -14,6 +14,7 @@ from torch import nn
 
 from stages.data.loader import Batch
 from stages.data.mapped import MappedArray
+from stages.data.windows import Pictures
 from stages.learning.loss import blend_targets
 from stages.learning.optimizer import make_optimizer
 from stages.learning.plan import TrainingPlan, Weights
@@ -30,7 +31,7 @@ PLAN = TrainingPlan(
     title="test",
     network=NetworkSpec(),
     instances=Path("not read"),
-    images=Path("not read"),
+    pictures=Pictures(Path("not read")),
     folder=Path("not written"),
     crop_wh=CROP_WH,
     size_divisor=1,

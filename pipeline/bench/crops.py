@@ -1,0 +1,129 @@
+"""Part crops: what a training reads, cut out of whole pictures, and out of the windows that ``prepare.crops`` stores."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bench.results import Part, Row
+from pipeline.bench.scale import FULL, Scale
+from pipeline.bench.timing import Subject, interleaved, one_core, ratio
+from stages.data.coco import read_coco, sort_out
+from stages.data.images import ImageError, read_image
+from stages.data.loader import CropLoader
+from stages.data.views import Views, draw_views
+from stages.data.windows import Pictures, WindowWriter
+from stages.progress import progress
+from stages.settings import AugmentSettings
+from storage_schemas.errors import DataError
+from storage_schemas.instances import ImageFacts, Instances, Record
+from storage_schemas.stored_crops import StoredCrop, write_index
+
+__all__ = ["Photographs", "find_photographs", "measure_crops"]
+
+_BATCH = 64
+_VIEW = 1
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A data set that crops are read from: its people, and the folder of the pictures."""
+
+    records: Sequence[Record]
+    root: Path
+
+
+def find_photographs(annotations: Path, root: Path) -> Photographs:
+    """The people of a COCO annotations file.
+
+    Raises:
+        DataError: it cannot be read, or nobody in it can be used.
+    """
+    width, height = FULL.crop_wh
+    records = sort_out(read_coco(annotations), aspect_wh=width / height, holdout_fraction=0.0).records
+    if not records:
+        raise DataError(f"{annotations} has nobody whose crop could be read", allowed="people with keypoints")
+    return Photographs(records, root)
+
+
+def measure_crops(people: Photographs, scale: Scale, folder: Path) -> Part:
+    """Crops a second and core by each way, of the same people in the same order.
+
+    Raises:
+        DataError: a picture cannot be used.
+    """
+    instances, written = _store(people, folder)
+    views = draw_views(instances, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
+    num = min(scale.cropped, len(instances.id_N))
+    generator = np.random.default_rng(0)
+    orders = [generator.choice(len(instances.id_N), num, replace=False) for _ in range(scale.crop_rounds)]
+    with ExitStack() as stack:
+        loaders = {
+            name: stack.enter_context(closing(CropLoader(instances, pictures, size_wh=scale.crop_wh, threads=1)))
+            for name, pictures in (("whole", Pictures(people.root)), ("stored", Pictures(people.root, folder)))
+        }
+        stack.enter_context(one_core())
+        subjects = {name: _epoch(loader, views, orders) for name, loader in loaders.items()}
+        seconds = interleaved(subjects, rounds=scale.crop_rounds, title="crops")
+    rates = {name: num / float(np.median(found)) for name, found in seconds.items()}
+    width, height = scale.crop_wh
+    return Part(
+        "crops",
+        f"crops of {height}x{width} for a training, on one core",
+        "out of whole pictures",
+        (
+            Row("out of whole pictures", rates["whole"], "crops/s"),
+            Row("with stored windows (prepare.crops)", rates["stored"], "crops/s", ratio(seconds["whole"], seconds["stored"])),
+        ),
+        (
+            f"{len(instances.id_N):,} people on {len(instances.image_id_M):,} pictures of "
+            f"{_mean_pixels(instances) / 1e6:.2f} megapixels and {instances.bytes_M.mean() / 1e3:.0f} KB on average",
+            f"{len(written) / len(instances.id_N):.0%} have a window, of {_mean_bytes(written) / 1e3:.0f} KB on average; "
+            "of the others, and of crops that leave their window, the picture is decoded",
+            f"{scale.crop_rounds} rounds of {num:,} people of one augmented view, in random order; files in the page cache",
+        ),
+    )
+
+
+def _store(people: Photographs, folder: Path) -> tuple[Instances, list[StoredCrop]]:
+    """The table of everybody, and their windows, which are stored as stage prepare does it."""
+    by_picture: dict[int, list[Record]] = defaultdict(list)
+    for record in people.records:
+        by_picture[record.image_id].append(record)
+    folder.mkdir()
+    writer, facts = WindowWriter(folder, "crops"), dict[int, ImageFacts]()
+    with progress("bench: storing crops", len(by_picture), "images") as bar:
+        for image_id, records in by_picture.items():
+            first = records[0]
+            try:
+                facts[image_id], image_hw3 = read_image(people.root, first.file_name, (first.width, first.height))
+            except ImageError as error:
+                raise DataError(f"The picture '{first.file_name}' below {people.root} cannot be used: {error}") from error
+            writer.add(image_hw3, records)
+            bar.advance()
+    writer.flush()
+    write_index(folder, writer.written)
+    return Instances.from_records(people.records, facts), writer.written
+
+
+def _epoch(loader: CropLoader, views: Views, orders: Sequence[npt.NDArray[np.int64]]) -> Subject:
+    def run(turn: int) -> None:
+        order = orders[turn]
+        for _ in loader.batches(np.split(order, range(_BATCH, len(order), _BATCH)), [views]):
+            pass
+
+    return run
+
+
+def _mean_pixels(instances: Instances) -> float:
+    return float((instances.width_M.astype(np.int64) * instances.height_M).mean())
+
+
+def _mean_bytes(written: Sequence[StoredCrop]) -> float:
+    return float(np.mean([crop.bytes for crop in written])) if written else 0.0

@@ -1,0 +1,85 @@
+"""Pixels travel to the device as bytes, in training as in prediction, and are normalised there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from plan_samples import make_plan, on_labels
+from torch import Tensor, nn
+
+from stages.data.loader import CropLoader
+from stages.data.views import draw_views
+from stages.learning.loop import Worker, train
+from stages.networks.hrnet import HRNet, hrnet_config
+from stages.predict import Runner
+from storage_schemas.instances import read_instances
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+    """The kind and shape of every array that becomes a tensor, which is what is sent to a device."""
+    made: list[tuple[np.dtype[Any], tuple[int, ...]]] = []
+    convert: Callable[[npt.NDArray[Any]], Tensor] = torch.from_numpy
+
+    def record(array: npt.NDArray[Any]) -> Tensor:
+        made.append((array.dtype, array.shape))
+        return convert(array)
+
+    monkeypatch.setattr(torch, "from_numpy", record)
+    return made
+
+
+def pixels(shipped: list[tuple[np.dtype[Any], tuple[int, ...]]], *, side: int) -> list[np.dtype[Any]]:
+    """Of those that are as large as crops: three colours, or masks."""
+    return [dtype for dtype, shape in shipped if shape.count(side) == 2]
+
+
+def test_a_training_ships_images_and_masks_as_bytes(
+    tmp_path: Path, shipped: list[tuple[np.dtype[Any], tuple[int, ...]]]
+) -> None:
+    plan = replace(make_plan(tmp_path, on_labels(1)), feed_mask=True)
+    train(replace(plan, network=replace(plan.network, senior=True)), Worker())
+    # Two steps of two people, each with images and masks.
+    assert pixels(shipped, side=64) == [np.dtype(np.uint8)] * 4
+
+
+class _Seen(nn.Module):
+    """What comes to the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = HRNet(hrnet_config("hrnet_w8_small"), generator=torch.Generator().manual_seed(0)).eval()
+        self.images: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.images.append(image)
+        heat: Tensor = self.network(image)
+        return heat
+
+
+def test_teachers_and_evaluated_networks_are_shipped_bytes_and_see_them_normalised(
+    tmp_path: Path, shipped: list[tuple[np.dtype[Any], tuple[int, ...]]]
+) -> None:
+    plan = make_plan(tmp_path, on_labels(1))
+    people = read_instances(plan.instances)
+    view = draw_views(people, 0, seed=0, augment=plan.augment, size_wh=plan.crop_wh)
+    loader = CropLoader(people, plan.pictures, size_wh=plan.crop_wh, threads=1)
+    ((batch,),) = loader.batches([np.arange(2)], [view])
+    loader.close()
+    assert batch.image_Bhw3.dtype == np.uint8
+    network = _Seen()
+    Runner(network, torch.device("cpu"), "float32", feed_mask=False).heatmaps(batch, flip=True)
+    assert pixels(shipped, side=64) == [np.dtype(np.uint8)]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = ((batch.image_Bhw3 / 255 - mean) / std).transpose(0, 3, 1, 2)
+    assert np.allclose(network.images[0].numpy(), expected, atol=1e-5)
+    assert np.allclose(network.images[1].numpy(), expected[..., ::-1], atol=1e-5)

@@ -69,9 +69,9 @@ def _awaited(steps: Sequence[Step]) -> list[Step]:
 
 
 def refer(context: Context, stages: Sequence[StageName]) -> None:
-    """Note in the experiment's folder which entries of ``stages`` it needs, so that nobody takes them for unused meanwhile."""
+    """Note in the experiment's folder which entries of ``stages`` this run needs, so that nobody takes them for unused."""
     known = [step.place for stage in stages for step in STAGES[stage].steps(context) if not step.waits_for]
-    experiments.refer(context.run_dir, known)
+    experiments.refer(context.run_dir, context.run, known)
 
 
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:

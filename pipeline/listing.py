@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.answers import Answer, opened, users_of
+from pipeline.answers import Answer, names_of, opened, users_of
 from pipeline.tables import age_text, plural, printable, size_text, table, tree
 from storage_schemas.entry import Entry
 from storage_schemas.errors import KINDS
@@ -46,7 +46,8 @@ def ls(options: argparse.Namespace) -> Answer:
     """List the entries, of a kind or all."""
     home, store = opened(options)
     inventory = take_inventory(store)
-    rows = _rows(inventory, users_of(home), options.kind)
+    users = {place: names_of(runs) for place, runs in users_of(home).items()}
+    rows = _rows(inventory, users, options.kind)
     unreadable = {
         place: error for place, error in inventory.unreadable.items() if options.kind in (None, place.partition("/")[0])
     }
@@ -63,7 +64,7 @@ def show(options: argparse.Namespace) -> Answer:
     """Show one entry."""
     home, store = opened(options)
     entry = find_entry(store, find_place(store, options.key))
-    known = _facts(entry, take_inventory(store), users_of(home).get(entry.place, ()))
+    known = _facts(entry, take_inventory(store), names_of(users_of(home).get(entry.place, ())))
     return Answer(known, _described(known))
 
 

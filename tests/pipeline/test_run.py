@@ -220,8 +220,10 @@ def test_damaged_shards_are_made_again_and_nothing_else(finished: Path, tmp_path
     refused = run(home, "targets", binarize__threshold=0.4)
     assert refused.returncode == 2
     assert f"Next:    python -m pipeline.cache repair {crops.place} --home {home}" in refused.stderr
+    before = payloads(home, "students")
     refused = run(home, "distill", "--force")
     assert refused.returncode == 2
+    assert payloads(home, "students") == before, "nothing is taken away that could not be made again"
     assert f"Next:    python -m pipeline.cache repair {crops.place} --home {home}" in refused.stderr
     refused = cache(home, "repair", targets.place)
     assert (refused.returncode, f"repair {crops.place}" in refused.stderr) == (2, True), refused.stderr

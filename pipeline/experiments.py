@@ -36,6 +36,8 @@ class Run:
     places: frozenset[str]
     notes: Path | None = None
     """The folder of its notes, as long as it has not ended well."""
+    decoder: str = ""
+    """The decoder by which its figures and its report lead, once one was chosen."""
 
     @property
     def holder(self) -> str:
@@ -133,8 +135,16 @@ def _read(run_dir: Path) -> Experiment:
     if not (finished or found) and (run_dir / RESOLVED).exists() and not (run_dir / METRICS).exists():
         problem = f"there are settings, and neither {METRICS} nor notes in {UNFINISHED}"
         return Experiment(run_dir.name, problem=problem, spoilt=run_dir)
-    left = [Run(run_dir.name, run_dir / RESOLVED, finished)] if finished else []
+    left = [Run(run_dir.name, run_dir / RESOLVED, finished, decoder=_decoder(run_dir / METRICS))] if finished else []
     return Experiment(run_dir.name, (*left, *found))
+
+
+def _decoder(metrics: Path) -> str:
+    try:
+        return str(json.loads(metrics.read_bytes())["evaluate"]["decoder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # No student was scored yet.
+        return ""
 
 
 def _places(path: Path) -> set[str]:

@@ -54,8 +54,8 @@ def repair(context: Context, step: Step, damaged: Sequence[str]) -> None:
             _compute(context, step, entry, damaged, folder)
             lost = [name for name in damaged if not entry.put_back(name, folder / name)]
     except Exception as error:
-        # Whatever then fails fails since the folder is gone, in whichever process.
-        if isinstance(error, OdkdError) or entry.folder.is_dir():
+        # Whatever then fails fails since the files are gone, in whichever process.
+        if isinstance(error, OdkdError) or entry.is_there():
             raise
         raise MissingInputError(
             f"The entry {step.place} was taken out of the store", run=make_again(step.kind, context.command, force=False)

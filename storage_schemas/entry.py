@@ -89,6 +89,13 @@ class Entry:
         for name, facts in self.manifest.files.items():
             yield file_problem(self.folder, name, facts)
 
+    def is_there(self) -> bool:
+        """Whether the manifest in the store is still that of these files; the folder says nothing, others may write into it."""
+        try:
+            return read_entry(self.folder.parent).folder == self.folder
+        except (FileNotFoundError, CorruptEntryError):
+            return False
+
     def put_back(self, name: str, made: Path) -> bool:
         """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
 
@@ -105,7 +112,7 @@ class Entry:
             _make_way(self.folder, name)
             made.replace(target)
         except FileNotFoundError as error:
-            if self.folder.is_dir():
+            if self.is_there():
                 return False
             raise MissingInputError(
                 f"The entry {self.place} was taken out of the store", run=make_again(self.manifest.kind, force=False)

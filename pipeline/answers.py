@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.experiments import RESOLVED, experiments
+from pipeline.experiments import Run, experiments
 from pipeline.home import home_of, make_home
 from storage_schemas.entry import Store
 from storage_schemas.errors import OdkdError
 
-__all__ = ["Answer", "command_of", "opened", "users_of"]
+__all__ = ["Answer", "command_of", "maker_of", "names_of", "opened", "users_of"]
 
 log = logging.getLogger("pipeline")
 
@@ -35,18 +36,28 @@ def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Path, St
     return home, Store(home / "store")
 
 
-def users_of(home: Path) -> dict[str, list[str]]:
-    """The names of the experiments that refer to each place; one of which that is not known is warned of."""
-    found: dict[str, list[str]] = {}
+def users_of(home: Path) -> dict[str, list[Run]]:
+    """The runs of experiments that refer to each place, those that ended well first; what is not known is warned of."""
+    found: dict[str, list[Run]] = {}
     for experiment in experiments(home):
         if experiment.problem:
             log.warning("What experiment '%s' uses is not known: %s", experiment.name, experiment.problem)
-        for place in experiment.places:
-            found.setdefault(place, []).append(experiment.name)
-    return found
+        for run in experiment.runs:
+            for place in run.places:
+                found.setdefault(place, []).append(run)
+    return {place: sorted(runs, key=lambda run: run.notes is not None) for place, runs in found.items()}
 
 
-def command_of(home: Path, experiment: str) -> str:
-    """What runs an experiment again with its settings, without the stage."""
-    config = home / "runs" / experiment / RESOLVED
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """The experiments that some runs belong to, each once."""
+    return sorted({run.experiment for run in runs})
+
+
+def maker_of(home: Path, runs: Sequence[Run]) -> str:
+    """What makes an entry that ``runs`` refer to, without the stage: the command, or in words what is known of it."""
+    return command_of(home, runs[0].config) if runs else "the command that made it (no experiment uses it), with"
+
+
+def command_of(home: Path, config: Path) -> str:
+    """What runs an experiment again with the settings of ``config``, without the stage."""
     return f"python -m pipeline.run --config {shlex.quote(str(config))} --home {shlex.quote(str(home))}"

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pipeline import listing, transfer, upkeep
+from pipeline import listing, removal, transfer, upkeep
 from pipeline.answers import Answer
 from pipeline.exits import exit_status
 from pipeline.home import HOME_HELP
@@ -58,6 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HOURS",
         help="leave what is younger (default: 24; of files, not of work)",
     )
+    drop = add("drop", "remove entries, so that they are made anew, and tell how, and what was made from them")
+    drop.add_argument("keys", nargs="+", metavar="KEY")
+    drop.add_argument("--used", action="store_true", help="although an experiment uses them, or a run is about to")
+    drop.add_argument("--dry-run", action="store_true", help="only print what would be removed")
     export = add("export", "copy entries, or all those of an experiment, to a folder or a tar file")
     export.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
     export.add_argument("target", metavar="DEST", help="a folder to be made, or a tar file if it ends in .tar")
@@ -96,6 +100,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "repair": _repair,
     "diff": listing.diff,
     "gc": upkeep.gc,
+    "drop": removal.drop,
     "export": transfer.export,
     "import": transfer.take_in,
 }

@@ -1,48 +1,105 @@
 """The folders of experiments, ``runs/<name>``: their files, and which entries of the store each experiment refers to.
 
-A run that has ended names its entries in ``metrics.json``. One in progress, and one that was interrupted, names those that it
-found and those that it was about to make in ``unfinished.json``. Nothing is worked out from the configuration: keys hold the
-device and the library versions of the machines that run, and whoever asks may sit at another one.
+A run that has ended names its entries in ``metrics.json``. Until then it names those that it found, and those that it is about
+to make, in a folder of its own, ``unfinished/<id>``, beside the settings that it was given: two runs of one name do not share
+a file, and a run that is interrupted leaves what whoever mends its entries has to know. Nothing is worked out from the
+configuration: keys hold the device and the library versions of the machines that run, and whoever asks may sit at another one.
+
+Notes go when their run ends well; or, when their run is gone, as soon as a later run of that name has noted all that they
+name. Others stay, and ``gc`` tells of them: nobody else knows whether that work is still wanted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage_schemas.atomic import write_atomic
+from storage_schemas.lease import Lease, LeaseWatch
 
-__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "end", "experiments", "refer"]
+__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "noting", "refer"]
 
-RESOLVED, METRICS, UNFINISHED = "config.resolved.yaml", "metrics.json", "unfinished.json"
+RESOLVED, METRICS, UNFINISHED = "config.resolved.yaml", "metrics.json", "unfinished"
+_ENTRIES, _LEASE = "entries.json", "lease"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of an experiment: its settings, and the places (``kind/key``) of the entries that it left or needs."""
+
+    experiment: str
+    config: Path
+    places: frozenset[str]
+    notes: Path | None = None
+    """The folder of its notes, as long as it has not ended well."""
+    decoder: str = ""
+    """The decoder by which its figures and its report lead, once one was chosen."""
+
+    @property
+    def holder(self) -> str:
+        """The process that may be at work, or nothing; one that was killed on another machine is never known to be gone."""
+        watch = None if self.notes is None else LeaseWatch(self.notes / _LEASE)
+        return "" if watch is None or watch.is_gone() else watch.holder()
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a folder says: the places (``kind/key``) of the entries, or a ``problem`` where it says nothing sure."""
+    """What a folder says: the run that left the figures, and those that are unfinished; or a ``problem`` where it is unsure."""
 
     name: str
-    places: frozenset[str]
+    runs: tuple[Run, ...] = ()
     problem: str = ""
+    spoilt: Path | None = None
+    """The folder that the problem is in."""
+
+    @property
+    def places(self) -> frozenset[str]:
+        """All entries that any of the runs refers to."""
+        return frozenset().union(*(run.places for run in self.runs))
 
 
-def refer(run_dir: Path, places: Iterable[str]) -> None:
-    """Note that a run in progress needs the entries of ``places``, there or not; what it noted before stays."""
-    try:
-        noted = _places(run_dir / UNFINISHED)
-    except ValueError:
-        noted = set()
+@contextmanager
+def noting(run_dir: Path, run: str, settings_yaml: str) -> Iterator[None]:
+    """Around a run that calls ``refer``: its notes go with its orderly end, when the figures name what it left."""
+    folder = run_dir / UNFINISHED / run
+    folder.mkdir(parents=True)
+    write_atomic(folder / RESOLVED, settings_yaml.encode())
+    with Lease(folder / _LEASE):
+        yield
+    _drop(folder)
+
+
+def refer(run_dir: Path, run: str, places: Iterable[str]) -> None:
+    """Note that the run ``run``, in progress, needs the entries of ``places``, there or not; what it noted before stays."""
+    path = run_dir / UNFINISHED / run / _ENTRIES
+    noted = _places(path)
     wanted = noted | set(places)
     if wanted != noted:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomic(run_dir / UNFINISHED, (json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
+    for other in _unfinished(run_dir):
+        # Only after our own are there: at no moment does nobody name what both need.
+        if other != path.parent and LeaseWatch(other / _LEASE).is_gone() and _is_covered(other, wanted):
+            _drop(other)
 
 
-def end(run_dir: Path) -> None:
-    """Note that nothing is unfinished: from here on, the figures name the entries."""
-    (run_dir / UNFINISHED).unlink(missing_ok=True)
+def _is_covered(notes: Path, places: set[str]) -> bool:
+    try:
+        return _places(notes / _ENTRIES) <= places
+    except ValueError:
+        return False
+
+
+def _drop(notes: Path) -> None:
+    # The entries first: whatever stays if this is interrupted says nothing, and goes with the next run.
+    (notes / _ENTRIES).unlink(missing_ok=True)
+    shutil.rmtree(notes, ignore_errors=True)
+    with suppress(OSError):
+        notes.parent.rmdir()
 
 
 def experiments(home: Path) -> list[Experiment]:
@@ -51,15 +108,43 @@ def experiments(home: Path) -> list[Experiment]:
     return [_read(path) for path in sorted(runs.iterdir()) if path.is_dir()] if runs.is_dir() else []
 
 
-def _read(run_dir: Path) -> Experiment:
+def _unfinished(run_dir: Path) -> list[Path]:
+    """The notes of runs that have not ended well, by their folders."""
     try:
-        # In this order: a run that ends meanwhile writes the figures first, and then takes the other file away.
-        places = _places(run_dir / UNFINISHED) | _places(run_dir / METRICS)
+        return sorted(path for path in (run_dir / UNFINISHED).iterdir() if path.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read(run_dir: Path) -> Experiment:
+    # In this order: a run that ends meanwhile writes the figures first, and then takes its notes away.
+    found: list[Run] = []
+    listed = None
+    # Notes that are gone now may have been taken over by a run that was not there yet: those are read too.
+    while (again := _unfinished(run_dir)) != listed:
+        listed, found = again, []
+        for notes in listed:
+            try:
+                found.append(Run(run_dir.name, notes / RESOLVED, frozenset(_places(notes / _ENTRIES)), notes))
+            except ValueError as error:
+                return Experiment(run_dir.name, problem=f"{UNFINISHED}/{notes.name}/{error}", spoilt=notes)
+    try:
+        finished = frozenset(_places(run_dir / METRICS))
     except ValueError as error:
-        return Experiment(run_dir.name, frozenset(), str(error))
-    if not places and (run_dir / RESOLVED).exists() and not (run_dir / METRICS).exists():
-        return Experiment(run_dir.name, frozenset(), f"there are settings and neither {METRICS} nor {UNFINISHED}")
-    return Experiment(run_dir.name, frozenset(places))
+        return Experiment(run_dir.name, problem=str(error), spoilt=run_dir)
+    if not (finished or found) and (run_dir / RESOLVED).exists() and not (run_dir / METRICS).exists():
+        problem = f"there are settings, and neither {METRICS} nor notes in {UNFINISHED}"
+        return Experiment(run_dir.name, problem=problem, spoilt=run_dir)
+    left = [Run(run_dir.name, run_dir / RESOLVED, finished, decoder=_decoder(run_dir / METRICS))] if finished else []
+    return Experiment(run_dir.name, (*left, *found))
+
+
+def _decoder(metrics: Path) -> str:
+    try:
+        return str(json.loads(metrics.read_bytes())["evaluate"]["decoder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # No student was scored yet.
+        return ""
 
 
 def _places(path: Path) -> set[str]:
@@ -70,7 +155,7 @@ def _places(path: Path) -> set[str]:
     """
     try:
         entries = json.loads(path.read_bytes())["entries"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error

@@ -11,6 +11,7 @@ from pipeline import experiments
 from stages import distill, evaluate, prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
 from storage_schemas.errors import MissingInputError
+from storage_schemas.inventory import Inventory
 
 __all__ = ["STAGES", "check", "make_stage", "named", "refer"]
 
@@ -69,9 +70,9 @@ def _awaited(steps: Sequence[Step]) -> list[Step]:
 
 
 def refer(context: Context, stages: Sequence[StageName]) -> None:
-    """Note in the experiment's folder which entries of ``stages`` it needs, so that nobody takes them for unused meanwhile."""
+    """Note in the experiment's folder which entries of ``stages`` this run needs, so that nobody takes them for unused."""
     known = [step.place for stage in stages for step in STAGES[stage].steps(context) if not step.waits_for]
-    experiments.refer(context.run_dir, known)
+    experiments.refer(context.run_dir, context.run, known)
 
 
 def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
@@ -80,13 +81,17 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
     What earlier stages make is there: ``check`` has seen it. ``connect`` is called before any work, and not at all without.
 
     With ``force`` what the stage left is taken out of the store first.
+
+    Raises:
+        CorruptEntryError: what is to be made again was made from entries that are damaged; it stays.
     """
     start = time.monotonic()
     module = STAGES[stage]
     if force:
         there = [step for step in module.steps(context) if context.find(step) is not None]
         if there:
-            # Before anything is taken away: without a cluster it could not be made again.
+            # Before anything is taken away: from damaged inputs, or without a cluster, it could not be made again.
+            _check_inputs(context, stage, there)
             connect()
         for step in there:
             context.forget(step)
@@ -105,6 +110,16 @@ def make_stage(context: Context, stage: StageName, *, force: bool, connect: Call
         assert not {step.key for step in ready} & {step.key for step in left}, f"{stage} did not make {ready}"
         missing = left
     return time.monotonic() - start
+
+
+def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> None:
+    """Hold the files of all that earlier stages left, and ``made`` was made from, against their manifests."""
+    order = list(STAGES)
+    earlier = [step for before in order[: order.index(stage)] for step in STAGES[before].steps(context)]
+    inputs = {entry.place: entry for step in earlier if (entry := context.find(step)) is not None}
+    inventory = Inventory(inputs, {})
+    for place in dict.fromkeys(place for step in made for place in inventory.made_from(context.need(step))):
+        inputs[place].check()
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.answers import Answer, opened, users_of
-from pipeline.tables import age_text, plural, printable, size_text, table, tree
+from pipeline.answers import Answer, names_of, opened, users_of
+from pipeline.experiments import Run
+from pipeline.tables import age_text, plural, printable, size_text, table, tree, values_text
 from storage_schemas.entry import Entry
 from storage_schemas.errors import KINDS
 from storage_schemas.inventory import Inventory, Unreadable, find_entry, find_place, take_inventory
@@ -38,6 +38,8 @@ class Row:
     view: str | None
     who: str | None
     ap: Mapping[str, float]
+    decoder: str | None
+    """By which the report of an experiment that uses the entry leads."""
     made_at: str | None
     experiments: Sequence[str]
 
@@ -73,7 +75,7 @@ def diff(options: argparse.Namespace) -> Answer:
     first, second = (find_entry(store, find_place(store, key)) for key in options.keys)
     alike = first.manifest.kind == second.manifest.kind
     fields = differing_fields(first.manifest.recipe, second.manifest.recipe) if alike else []
-    rows = [(name, *(json.dumps(value) for value in values)) for name, *values in fields]
+    rows = [(name, *values_text(*values)) for name, *values in fields]
     if first.place == second.place:
         text = f"{first.place} is one entry"
     elif not alike:
@@ -84,7 +86,7 @@ def diff(options: argparse.Namespace) -> Answer:
     return Answer(data, text)
 
 
-def _rows(inventory: Inventory, users: Mapping[str, Sequence[str]], kind: str | None = None) -> list[Row]:
+def _rows(inventory: Inventory, users: Mapping[str, Sequence[Run]], kind: str | None = None) -> list[Row]:
     """A row an entry: kinds in the order of the stages, and within a kind the newest last."""
     entries = [entry for entry in inventory.entries.values() if kind in (None, entry.manifest.kind)]
     rows = [_row(entry, inventory, users.get(entry.place, ())) for entry in entries]
@@ -95,7 +97,7 @@ def _rank(kind: str) -> int:
     return KINDS.index(kind) if kind in KINDS else len(KINDS)
 
 
-def _row(entry: Entry, inventory: Inventory, users: Sequence[str]) -> Row:
+def _row(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> Row:
     manifest = entry.manifest
     known = {name: _told(read, entry, inventory) for name, read in _FACTS.items()}
     return Row(
@@ -107,8 +109,9 @@ def _row(entry: Entry, inventory: Inventory, users: Sequence[str]) -> Row:
         view=known["view"],
         who=known["who"],
         ap=known["ap"] or {},
+        decoder=next((run.decoder for run in users if run.decoder), None),
         made_at=known["made_at"],
-        experiments=list(users),
+        experiments=names_of(users),
     )
 
 
@@ -189,12 +192,22 @@ def _listed(rows: Sequence[Row], unreadable: Mapping[str, Unreadable], *, now: d
 def _cells(row: Row, now: datetime) -> tuple[str, ...]:
     age = "" if row.made_at is None else age_text((now - datetime.fromisoformat(row.made_at)).total_seconds())
     people = "" if row.people is None else f"{row.people:,}"
-    return (row.kind, row.key, size_text(row.size), people, row.view or "", row.who or "", _ap_text(row.ap), age, _named(row))
+    return (
+        row.kind,
+        row.key,
+        size_text(row.size),
+        people,
+        row.view or "",
+        row.who or "",
+        _ap_text(row.ap, row.decoder),
+        age,
+        _named(row),
+    )
 
 
-def _ap_text(ap: Mapping[str, float]) -> str:
-    """One figure, with what it is by: HRNet's own decoder where there are several."""
-    name = next((name for name in ("quarter", "from_bits") if name in ap), None)
+def _ap_text(ap: Mapping[str, float], decoder: str | None) -> str:
+    """One figure, with what it is by: of several decoders the report's, and HRNet's own where there is no report."""
+    name = next((name for name in (decoder, "quarter", "from_bits") if name in ap), None)
     return "" if name is None else f"{ap[name]:.3f} {name.replace('_', ' ')}"
 
 
@@ -203,7 +216,7 @@ def _named(row: Row) -> str:
     return ", ".join(row.experiments[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _facts(entry: Entry, inventory: Inventory, users: Sequence[str]) -> dict[str, Any]:
+def _facts(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> dict[str, Any]:
     """All that is known of one entry, as JSON."""
     manifest = entry.manifest
     return {

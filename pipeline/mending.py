@@ -8,31 +8,45 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, opened, users_of
+from pipeline.answers import Answer, command_of, maker_of, names_of, opened, users_of
 from pipeline.config import load_settings
-from pipeline.experiments import RESOLVED
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
-from storage_schemas.errors import MissingInputError
+from storage_schemas.errors import REPAIRABLE, MissingInputError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.inventory import find_place
 
-__all__ = ["repair", "sampled"]
+__all__ = ["repair", "sampled", "step_of"]
 
 
 def repair(options: argparse.Namespace) -> Answer:
-    """Make the damaged files of an entry again."""
+    """Make the damaged files of an entry again.
+
+    Raises:
+        StoreError: entries of its kind are made as a whole.
+        OdkdError: as ``step_of`` and ``stages.repair.repair``.
+    """
     home, store = opened(options)
-    context, step = step_of(home, find_place(store, options.key))
-    cluster.connect()
-    try:
-        cluster.check_resources(context.settings.cluster, context.device)
-        cluster.check_home(home)
-        mended = mend.repair(context, step)
-    finally:
-        cluster.disconnect()
-    what = f"{plural(len(mended), 'file')} made again" if mended else "nothing was damaged"
-    return Answer({"entry": step.place, "mended": mended}, "\n".join([*mended, f"{step.place}: {what}"]))
+    place = find_place(store, options.key)
+    kind = place.partition("/")[0]
+    if kind not in REPAIRABLE:
+        raise StoreError(
+            f"{place} is made as a whole: it has no shards that could be computed one by one",
+            allowed=f"repair of {' and '.join(REPAIRABLE)}",
+            run=make_again(kind, maker_of(home, users_of(home).get(place, ()))),
+        )
+    context, step = step_of(home, place)
+    damaged = context.need(step).damaged()
+    if damaged:
+        cluster.connect()
+        try:
+            cluster.check_resources(context.settings.cluster, context.device)
+            cluster.check_home(home)
+            mend.repair(context, step, damaged)
+        finally:
+            cluster.disconnect()
+    what = f"{plural(len(damaged), 'file')} made again" if damaged else "nothing was damaged"
+    return Answer({"entry": step.place, "mended": damaged}, "\n".join([*damaged, f"{step.place}: {what}"]))
 
 
 def sampled(home: Path, places: Sequence[str], *, rows: int) -> Answer:
@@ -53,27 +67,38 @@ def sampled(home: Path, places: Sequence[str], *, rows: int) -> Answer:
 
 
 def step_of(home: Path, place: str) -> tuple[Context, Step]:
-    """The step that left the entry at a place, with the settings of an experiment that refers to it.
+    """The step that left the entry at a place, with the settings of a run that refers to it.
 
     Raises:
         MissingInputError: no experiment of this home does, or none whose settings lead to it on this machine.
     """
-    users = users_of(home).get(place, [])
-    for name in users:
-        settings = load_settings(str(home / "runs" / name / RESOLVED), [])
-        context = Context(settings, home, cluster.device(settings.cluster), command=command_of(home, name))
-        for module in graph.STAGES.values():
-            for step in module.steps(context):
-                if step.place == place:
-                    return context, step
-    if not users:
+    runs = users_of(home).get(place, [])
+    failed: list[str] = []
+    for run in runs:
+        try:
+            if found := _step_by(home, run.config, place):
+                return found
+        except OdkdError as error:
+            # Its settings are of another release, or its data is not here: those of another run may do.
+            failed.append(f"{run.config}: {error.seen}")
+    if not runs:
         raise MissingInputError(
             f"No experiment of {home} uses {place}, so it is not known where its images are",
             allowed="entries that 'python -m pipeline.cache ls' shows with an experiment",
-            run="python -m pipeline.cache gc --dry-run   (which lists what nobody uses)",
+            run=f"{cache_command('gc --dry-run', home)}   (which lists what nobody uses)",
         )
     raise MissingInputError(
-        f"The settings of {', '.join(users)} do not lead to {place} on this machine",
+        "\n".join([f"The settings of {', '.join(names_of(runs))} do not lead to {place} on this machine", *failed]),
         allowed="a machine with the same kind of device and the same versions of the libraries, and unchanged settings",
-        run=f"{command_of(home, users[0])} --stage targets --dry-run",
+        run=f"{command_of(home, runs[0].config)} --stage targets --dry-run",
     )
+
+
+def _step_by(home: Path, config: Path, place: str) -> tuple[Context, Step] | None:
+    settings = load_settings(str(config))
+    context = Context(settings, home, cluster.device(settings.cluster), command=command_of(home, config))
+    for module in graph.STAGES.values():
+        for step in module.steps(context):
+            if step.place == place:
+                return context, step
+    return None

@@ -7,7 +7,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -69,7 +69,6 @@ def _run(options: argparse.Namespace) -> None:
     home = home_of(options.home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, dry_run, graph
-    from stages import report
 
     context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
@@ -91,15 +90,27 @@ def _run(options: argparse.Namespace) -> None:
     # After all that can be refused without it: a refusal leaves nothing behind.
     make_home(home)
     context.run_dir.mkdir(parents=True, exist_ok=True)
+    resolved = resolved_yaml(settings)
+    with experiments.noting(context.run_dir, context.run, resolved):
+        _work(context, stages, resolved, force=options.force, connect=connect)
+
+
+def _work(context: Context, stages: Sequence[StageName], resolved: str, *, force: bool, connect: Callable[[], None]) -> None:
+    """Make what the stages lack, and leave the figures."""
+    from pipeline import cluster, graph
+    from stages import report
+
     # Of the stages before too, whose entries these stages read.
     graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
-    resolved = resolved_yaml(settings)
+    # Until it was noted that they are needed, gc could take entries which the first check has found.
+    context.look_again()
+    graph.check(context, stages)
     if not (context.run_dir / METRICS).exists():
         # Beside figures of an earlier run it would say that they are of these settings, and waits for the new ones.
         write_atomic(context.run_dir / RESOLVED, resolved.encode())
     try:
         for stage in stages:
-            seconds = graph.make_stage(context, stage, force=options.force, connect=connect)
+            seconds = graph.make_stage(context, stage, force=force, connect=connect)
             if seconds is None:
                 log.info("%s: all there", stage)
             else:
@@ -143,7 +154,6 @@ def _leave(run_dir: Path, resolved: str, figures: dict[str, Any]) -> None:
         (run_dir / METRICS).unlink(missing_ok=True)
         write_atomic(config, resolved.encode())
     write_atomic(run_dir / METRICS, (json.dumps(figures, indent=1) + "\n").encode())
-    experiments.end(run_dir)
 
 
 def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["age_text", "plural", "size_text", "table", "tree"]
+__all__ = ["age_text", "plural", "printable", "size_text", "table", "tree", "values_text"]
 
 _LINE = 100
 """A list of plain values that is no longer than this stands on one line."""
+_WHOLE = 1e6
+"""From here on six digits are less than a whole number has."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
@@ -44,8 +46,22 @@ def _lines(value: Mapping[str, object], indent: str) -> Iterator[str]:
 def _inline(value: object) -> str:
     if isinstance(value, str):
         return printable(value)
-    text = json.dumps(value)
+    (text,) = values_text(value)
     return text if len(text) <= _LINE else f"{text[:_LINE]}... ({len(text)} characters)"
+
+
+def values_text(*values: object) -> list[str]:
+    """JSON values with numbers in six digits, which is more than is looked at; in all of them where else two were one."""
+    texts = [json.dumps(_rounded(value)) for value in values]
+    return texts if len(set(texts)) == len(texts) else [json.dumps(value) for value in values]
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if abs(value) < _WHOLE else round(value)
+    if isinstance(value, Mapping):
+        return {name: _rounded(below) for name, below in value.items()}
+    return [_rounded(below) for below in value] if isinstance(value, list) else value
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.answers import Answer, command_of, opened
-from pipeline.experiments import experiments
+from pipeline.experiments import RESOLVED, experiments
 from pipeline.tables import plural, size_text, table
 from storage_schemas.archive import export_entries
 from storage_schemas.entry import Store
@@ -59,15 +59,18 @@ def _places(home: Path, store: Store, text: str) -> Collection[str]:
         except ConfigError as error:
             names = f"the name of an experiment: {', '.join(known) or 'there is none yet'}"
             raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", run=error.run) from error
-    missing = sorted(experiment.places - set(places(store)))
-    if experiment.problem or missing or not experiment.places:
-        lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}" if missing else "it has no entries"
+    # What its figures name. What a run beside that has not finished is not wanted elsewhere, and may not be there yet.
+    wanted = frozenset().union(*(run.places for run in experiment.runs if run.notes is None))
+    missing = sorted((wanted or experiment.places) - set(places(store)))
+    if experiment.problem or missing or not wanted:
+        config = experiment.runs[0].config if experiment.runs else home / "runs" / text / RESOLVED
+        lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}" if missing else "no run of it has ended"
         raise MissingInputError(
             f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
             allowed="an experiment that is finished, or the keys of entries",
-            run=f"{command_of(home, text)} --stage all",
+            run=f"{command_of(home, config)} --stage all",
         )
-    return experiment.places
+    return wanted
 
 
 def take_in(options: argparse.Namespace) -> Answer:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.answers import Answer, command_of, opened, users_of
-from pipeline.experiments import experiments
+from pipeline.answers import Answer, command_of, maker_of, opened, users_of
+from pipeline.experiments import RESOLVED, Run, experiments
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Store
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, make_again, repair_with
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.garbage import Garbage, find_garbage, remove
-from storage_schemas.inventory import find_place, take_inventory
+from storage_schemas.inventory import Unreadable, find_place, take_inventory
 from storage_schemas.verification import Verdict
 
 __all__ = ["gc", "verify"]
@@ -40,7 +41,7 @@ def verify(options: argparse.Namespace) -> Answer:
         verdict = verification.verify(store, inventory, advance=bar.advance)
     users = users_of(home)
     damaged = {
-        place: {"problems": problems, "next": _mend(home, place, users.get(place, []))}
+        place: {"problems": problems, "next": _mend(home, place, users.get(place, []), inventory.unreadable.get(place))}
         for place, problems in verdict.damaged.items()
     }
     data = {
@@ -65,12 +66,16 @@ def _sampled(options: argparse.Namespace) -> Answer:
     return sampled(home, places, rows=options.sample)
 
 
-def _mend(home: Path, place: str, users: Sequence[str]) -> str:
+def _mend(home: Path, place: str, users: Sequence[Run], unreadable: Unreadable | None) -> str:
     """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
+    if isinstance(unreadable, StoreError):
+        return unreadable.run
+    if unreadable:
+        # It counts as not there: nobody knows any more what its files should be, and none is put back.
+        return make_again(place.partition("/")[0], maker_of(home, users), force=False)
     if users and place.partition("/")[0] in REPAIRABLE:
-        return repair_with(place, home)
-    command = command_of(home, users[0]) if users else "the command that made it (no experiment uses it), with"
-    return make_again(place.partition("/")[0], command)
+        return cache_command(f"repair {place}", home)
+    return make_again(place.partition("/")[0], maker_of(home, users))
 
 
 def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:
@@ -102,17 +107,43 @@ def gc(options: argparse.Namespace) -> Answer:
         log.info("%s is left alone: %s", place, reason)
     gone, error = (garbage, None) if options.dry_run else _remove(home, store, garbage)
     size = sum(item.size for item in gone)
+    kept = _kept(home, store)
     names = ("place", "what", "size", "age_seconds")
     data = {
         "dry_run": options.dry_run,
         "removed": [{name: getattr(item, name) for name in names} for item in gone],
         "bytes": size,
         "left": left,
+        "unfinished": kept,
     }
     rows = [(item.place, item.what, size_text(item.size), age_text(item.age_seconds)) for item in gone]
     shown = [table(("place", "what", "size", "age"), rows, right=("size", "age")), ""] if rows else []
     total = f"{size_text(size)} {'to be freed' if options.dry_run else 'freed'} in {store.root}"
-    return Answer(data, "\n".join([*shown, total]), error)
+    return Answer(data, "\n".join([*shown, *map(_kept_told, kept), total]), error)
+
+
+def _kept(home: Path, store: Store) -> list[dict[str, Any]]:
+    """The runs that are not finished: who may be at each, and the places that nothing else needs and each alone keeps."""
+    runs = [run for experiment in experiments(home) for run in experiment.runs]
+    needed_by = Counter(place for run in runs for place in run.places)
+    return [
+        {
+            "experiment": run.experiment,
+            "notes": str(run.notes),
+            "process": run.holder,
+            "alone_keeps": sorted(place for place in run.places if needed_by[place] == 1 and (store.root / place).is_dir()),
+        }
+        for run in runs
+        if run.notes is not None
+    ]
+
+
+def _kept_told(kept: Mapping[str, Any]) -> str:
+    what = f"keeps {plural(len(kept['alone_keeps']), 'entry')} that nothing else needs"
+    drop = f"rm -r {shlex.quote(kept['notes'])}"
+    if kept["process"]:
+        return f"A run of '{kept['experiment']}' by {kept['process']} {what}; if that process is dead and not to go on: {drop}"
+    return f"A run of '{kept['experiment']}' that did not end {what}, until it is run again with its settings; or: {drop}"
 
 
 def _remove(home: Path, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
@@ -137,10 +168,15 @@ def _used(home: Path) -> frozenset[str]:
     found = experiments(home)
     for experiment in found:
         if experiment.problem:
-            folder = shlex.quote(str(home / "runs" / experiment.name))
+            folder = home / "runs" / experiment.name
+            drop = f"rm -r {shlex.quote(str(experiment.spoilt))}"
+            # Running it again writes the figures anew; notes that another run has left it does not touch.
+            is_notes = experiment.spoilt != folder
             raise StoreError(
                 f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
                 allowed="experiments of which it is known, since what they need is not removed",
-                run=f"{command_of(home, experiment.name)} --stage all   (or rm -r {folder}, if it is not wanted)",
+                run=f"{drop}   (if that run is not wanted)"
+                if is_notes
+                else f"{command_of(home, folder / RESOLVED)} --stage all   (or {drop}, if it is not wanted)",
             )
     return frozenset().union(*(experiment.places for experiment in found))

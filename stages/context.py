@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from stages.settings import Precision, Settings
 from storage_schemas.entry import Entry, Store
@@ -66,6 +67,8 @@ class Context:
     """What this run did, such as ``teacher_forwards.primary``."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage of this run took."""
+    run: str = field(default_factory=lambda: uuid4().hex[:8])
+    """Tells this run from others of the same experiment."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
     @property
@@ -101,6 +104,10 @@ class Context:
         if entry is not None:
             self.store.discard(entry)
             del self._found[step.kind, step.key]
+
+    def look_again(self) -> None:
+        """Forget what was found: it may have been taken out of the store since."""
+        self._found.clear()
 
     def need(self, step: Step) -> Entry:
         """The entry of a step.

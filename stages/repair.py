@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from stages.tasks import run_tasks, task_options
 from stages.teachers import network_spec, teacher_step
 from storage_schemas.attempts import lease_of
 from storage_schemas.entry import Entry
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, StoreError, make_again
+from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.instances import read_instances
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.targets import block_files, create_arrays, read_rows, rows_per_block, unpack_bits
@@ -39,35 +39,36 @@ _NUM_JOINTS = 17
 _SCRATCH = "repair-"
 
 
-def repair(context: Context, step: Step) -> list[str]:
-    """Compute the blocks again that hold damaged files of the entry of ``step``; the names of the files that were put back.
+def repair(context: Context, step: Step, damaged: Sequence[str]) -> None:
+    """Compute the blocks again that hold the ``damaged`` files of the entry of ``step``, views or targets, and put those back.
 
     A file is put back only if it is, byte for byte, what the manifest describes: an entry is never changed, only made whole.
 
     Raises:
-        CorruptEntryError: what was computed is something else, as on another kind of device.
-        StoreError: entries of this kind are made as a whole.
+        CorruptEntryError: what was computed is something else, as on another kind of device; or an input is damaged itself.
+        MissingInputError: the entry was taken out of the store meanwhile.
     """
     entry = context.need(step)
-    if step.kind not in REPAIRABLE:
-        raise StoreError(
-            f"{step.kind}/{step.key} is made as a whole: it has no shards that could be computed one by one",
-            allowed="repair of views and targets",
-            run=make_again(step.kind, context.command),
-        )
-    damaged = entry.damaged()
-    if damaged:
+    try:
         with _scratch(entry) as folder:
             _compute(context, step, entry, damaged, folder)
             lost = [name for name in damaged if not entry.put_back(name, folder / name)]
-        if lost:
-            raise CorruptEntryError(
-                f"{step.kind}/{step.key}: computed again on {context.device}, {_named(lost)} not what was lost, "
-                f"which was made on {_place(entry)}",
-                allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
-                run=f"{make_again(step.kind, context.command)}   (which makes all of that stage again)",
-            )
-    return damaged
+    except Exception as error:
+        # Whatever then fails fails since the files are gone, in whichever process.
+        if isinstance(error, OdkdError) or entry.is_there():
+            raise
+        raise MissingInputError(
+            f"The entry {step.place} was taken out of the store", run=make_again(step.kind, context.command, force=False)
+        ) from error
+    if lost:
+        rest = len(damaged) - len(lost)
+        raise CorruptEntryError(
+            f"{step.place}: computed again on {context.device}, {_named(lost)} not what was lost, "
+            f"which was made on {_place(entry)}"
+            + (f"; {rest} of {len(damaged)} damaged files were made again" if rest else ""),
+            allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
+            run=f"{cache_command(f'drop {step.place} --used', context.home)}   (it says how to make another in its place)",
+        )
 
 
 def _named(names: list[str]) -> str:
@@ -96,7 +97,7 @@ def _scratch(entry: Entry) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _compute(context: Context, step: Step, entry: Entry, damaged: list[str], folder: Path) -> None:
+def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str], folder: Path) -> None:
     """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
     split, num = cast(Split, step.about["split"]), int(entry.measured["rows"])
     people = context.need(instances_step(context, split))

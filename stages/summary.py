@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from statistics import mean
+from typing import Any, get_args
 
 from stages import distill, evaluate, prepare, targets, teachers
 from stages.context import Context, Step
 from stages.learning.loop import WEIGHTS
+from stages.settings import Role
 
 __all__ = ["entries_of", "summary"]
 
@@ -22,6 +25,7 @@ def summary(context: Context) -> dict[str, Any]:
         "name": context.settings.name,
         "device": context.device,
         "seconds": {stage: round(seconds, 2) for stage, seconds in context.seconds.items()},
+        "this_run": _this_run(context),
     }
     for name, part in (("data", _data), ("teachers", _teachers), ("targets", _targets), ("evaluate", _evaluate)):
         if values := part(context):
@@ -31,6 +35,15 @@ def summary(context: Context) -> dict[str, Any]:
     if student is not None:
         found["weights"] = str(student.path(WEIGHTS))
     return found
+
+
+def _this_run(context: Context) -> dict[str, Any]:
+    """What the run that writes these figures did itself: nothing, where all was there."""
+    roles = get_args(Role)
+    return {
+        "seconds": {stage: round(seconds, 2) for stage, seconds in context.seconds.items()},
+        "teacher_forwards": {role: context.counters[f"teacher_forwards.{role}"] for role in roles},
+    }
 
 
 def _entries(context: Context) -> dict[str, str]:
@@ -63,20 +76,22 @@ def _teachers(context: Context) -> dict[str, Any]:
 
 
 def _targets(context: Context) -> dict[str, Any]:
-    """Per teacher: AP from the validation set's bits, bytes a view (of the training set), and forwards of this run."""
-    found: dict[str, Any] = {}
+    """Per teacher: AP from the validation set's bits, bytes a view (of the training set), and the share of joints seen."""
+    found: dict[str, dict[str, Any]] = {}
+    seen: dict[str, list[float]] = defaultdict(list)
     for step in targets.steps(context):
         entry = context.find(step)
         if entry is None or step.kind != "targets" or step.about["rule"] != context.settings.binarize:
             continue
-        role = found.setdefault(step.about["role"], {"teacher_forwards": 0})
-        role["teacher_forwards"] = context.counters[f"teacher_forwards.{step.about['role']}"]
+        role = found.setdefault(step.about["role"], {})
         if step.about["split"] == "val":
-            role |= {name: entry.measured[name] for name in ("AP_from_bits", "AP_float_quarter", "AP_float_dark", "seen")}
+            role |= {name: entry.measured[name] for name in ("AP_from_bits", "AP_float_quarter", "AP_float_dark")}
+            role["joints_seen_val"] = entry.measured["seen"]
         else:
             role["bytes_per_view"] = entry.manifest.size
             role["bytes_per_person_and_view"] = entry.measured["bytes_per_person"]
-        found[step.about["role"]] = role
+            seen[step.about["role"]].append(entry.measured["seen"])
+            role["joints_seen_train"] = round(mean(seen[step.about["role"]]), 4)
     return found
 
 

@@ -68,7 +68,7 @@ def teacher_step(context: Context, role: Role) -> Step:
 def network_spec(entry: Entry) -> NetworkSpec:
     """How to load the network that an entry holds."""
     measured = entry.measured
-    files = {name: entry.path(measured[name]) for name in ("weights", "checkpoint") if measured.get(name)}
+    files = {name: entry.path(str(measured[name])) for name in ("weights", "checkpoint") if measured.get(name)}
     return NetworkSpec(network=measured["network"], senior=measured["senior"], **files)
 
 

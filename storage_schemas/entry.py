@@ -23,7 +23,7 @@ from typing import Any
 
 from storage_schemas.atomic import sync_files, sync_folder, write_atomic
 from storage_schemas.attempts import Attempts, lease_of
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, StoreError, make_again, repair_with
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, StoreError, cache_command, make_again
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
 from storage_schemas.parts import MARKER, Part, facts_of, file_problem, read_marked, read_marker
@@ -62,7 +62,18 @@ class Entry:
         return str(self.measured.get("content", self.manifest.payload))
 
     def path(self, name: str) -> Path:
-        """The absolute path of one of the entry's files or arrays."""
+        """The absolute path of one of the entry's files, or of an array, which is a folder of files.
+
+        Raises:
+            CorruptEntryError: the manifest names no such file: an entry may come from elsewhere, and what it measured too.
+        """
+        files = self.manifest.files
+        if name not in files and not any(file.startswith(f"{name}/") for file in files):
+            raise CorruptEntryError(
+                f"Entry {self.place} has no file {name!r}",
+                allowed=f"the files that its manifest names, such as {next(iter(files), 'none')}",
+                run=make_again(self.manifest.kind),
+            )
         return self.folder / name
 
     def problems(self) -> list[str]:
@@ -78,17 +89,34 @@ class Entry:
         for name, facts in self.manifest.files.items():
             yield file_problem(self.folder, name, facts)
 
+    def is_there(self) -> bool:
+        """Whether the manifest in the store is still that of these files; the folder says nothing, others may write into it."""
+        try:
+            return read_entry(self.folder.parent).folder == self.folder
+        except (FileNotFoundError, CorruptEntryError):
+            return False
+
     def put_back(self, name: str, made: Path) -> bool:
         """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
 
         True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
         nothing wrong can come of it. Otherwise nothing is done.
+
+        Raises:
+            MissingInputError: the entry was taken out of the store meanwhile.
         """
-        if not made.is_file() or facts_of(made) != self.manifest.files[name]:
-            return False
         target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made.replace(target)
+        try:
+            if facts_of(made) != self.manifest.files[name]:
+                return False
+            _make_way(self.folder, name)
+            made.replace(target)
+        except FileNotFoundError as error:
+            if self.is_there():
+                return False
+            raise MissingInputError(
+                f"The entry {self.place} was taken out of the store", run=make_again(self.manifest.kind, force=False)
+            ) from error
         sync_files(self.folder, [name])
         return True
 
@@ -104,7 +132,18 @@ class Entry:
     def mend(self) -> str:
         """What to type next where files are damaged."""
         kind, home = self.manifest.kind, self.folder.parents[3]
-        return repair_with(self.place, home) if kind in REPAIRABLE else make_again(kind)
+        return cache_command(f"repair {self.place}", home) if kind in REPAIRABLE else make_again(kind)
+
+
+def _make_way(folder: Path, name: str) -> None:
+    """Take away what a user or a failing disk has left where the file ``name`` belongs: a folder, or a file above it."""
+    above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
+    for path in above:
+        if path.is_file():
+            path.unlink()
+        path.mkdir(exist_ok=True)
+    if (folder / name).is_dir():
+        shutil.rmtree(folder / name)
 
 
 class Draft:

@@ -17,8 +17,8 @@ __all__ = [
     "StoreError",
     "TrainingError",
     "WeightsError",
+    "cache_command",
     "make_again",
-    "repair_with",
 ]
 
 _MADE_BY = {
@@ -96,15 +96,19 @@ class TrainingError(OdkdError):
     """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
 
 
-def repair_with(place: str, home: Path) -> str:
-    """What to type next where files of an entry (at ``place``, ``kind/key``) are damaged, and it can be made whole in part."""
-    return f"python -m pipeline.cache repair {place} --home {shlex.quote(str(home))}"
+def cache_command(words: str, home: Path) -> str:
+    """What to type to do something to entries of ``home``: ``words`` are a command of ``pipeline.cache`` with its arguments."""
+    return f"python -m pipeline.cache {words} --home {shlex.quote(str(home))}"
 
 
-def make_again(kind: str, command: str = "the same command with") -> str:
-    """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``."""
+def make_again(kind: str, command: str = "the same command with", *, force: bool = True) -> str:
+    """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``.
+
+    Without ``force``, where it counts as not there, or will be: only what is missing is made then.
+    """
+    options = " --force" if force else ""
     if kind not in _MADE_BY:
-        return f"{command} --force and the stage that makes '{kind}'"
-    again = f"{command} --stage {_MADE_BY[kind]} --force"
+        return f"{command}{options} and the stage that makes '{kind}'"
+    again = f"{command} --stage {_MADE_BY[kind]}{options}"
     # Teachers are scored in their own stage, and nothing in an entry of scores says whose they are.
     return f"{again} (with --stage teachers, where it is a teacher's)" if kind == "evaluations" else again

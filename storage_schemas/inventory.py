@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from storage_schemas.entry import Entry, Store, read_entry
-from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, StoreError, make_again
+from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, StoreError, cache_command, make_again
 from storage_schemas.manifest import MANIFEST
 
 __all__ = ["Inventory", "find_entry", "find_place", "places", "take_inventory"]
@@ -106,11 +106,14 @@ def find_entry(store: Store, place: str) -> Entry:
         StoreError: it is of another schema version.
     """
     home = store.root / place
-    again = make_again(home.parent.name, "the command that made it, with")
+    # It counts as not there, so that the stage makes it without being forced to make all of its entries.
+    again = make_again(home.parent.name, "the command that made it, with", force=False)
     try:
         return read_entry(home)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingInputError(f"There is no entry {place} in {store.root}", run="python -m pipeline.cache ls") from error
+        raise MissingInputError(
+            f"There is no entry {place} in {store.root}", run=cache_command("ls", store.root.parent)
+        ) from error
     except CorruptEntryError as error:
         raise CorruptEntryError(error.seen, run=again) from error
     except OSError as error:
@@ -130,7 +133,7 @@ def find_place(store: Store, text: str) -> str:
         raise ConfigError(
             f"No entry in {store.root} has a key that begins with '{text}'",
             allowed="a key, or its beginning, alone or as kind/key",
-            run="python -m pipeline.cache ls",
+            run=cache_command("ls", store.root.parent),
         )
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise ConfigError(

@@ -19,7 +19,7 @@ from storage_schemas.entry import Draft
 __all__ = ["REPORT", "make", "publish", "steps"]
 
 REPORT = "report.html"
-_VERSION = 2
+_VERSION = 3
 
 
 def steps(context: Context) -> list[Step]:

@@ -236,12 +236,13 @@ def _joints(page: Page) -> str:
 
 def _cache(page: Page) -> str:
     head = ["", "views", "bytes", "a view", "a person and view", "as dense float16", "times smaller"]
-    head += ["joints seen", "passes held", "passes in this run"]
+    head += ["joints seen (training views)", "passes held", "passes in this run"]
     told = paragraph(
         "Each crop took one forward pass of its teacher, once; a later experiment on the same people with the same teachers "
         "reads the bits instead. Passes held are all of those, of the validation set too; passes in this run are those of the "
-        "run that wrote this page, none where all was there. Joints seen are those whose "
-        f"peak is high enough to teach. The crops and masks that both teachers share take {bytes_text(page.views_bytes)} more. "
+        "run that wrote this page, none where all was there. Joints seen are those of the "
+        "training views whose peak is high enough to teach. The crops and masks that both teachers share take "
+        f"{bytes_text(page.views_bytes)} more. "
         "Dense float16 heatmaps are computed, not measured.",
         quiet=True,
     )

@@ -7,6 +7,7 @@ from stages.reporting.content import Difference
 
 __all__ = ["ap_text", "bytes_text", "count_text", "difference_sentence", "is_significant", "seconds_text", "signed_text"]
 
+_IN_MINUTES = 7199.5
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -39,8 +40,10 @@ def seconds_text(seconds: float) -> str:
     """A duration in the unit that a person would say it in."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
+    if seconds < _IN_MINUTES:
+        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def is_significant(bootstrap: PairedBootstrap) -> bool:

@@ -195,7 +195,9 @@ def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: Path,
     assert run("all", KeyboardInterrupt(), *smaller) == FAILED
     assert _referred(tmp_path) == instances() | instances(prepare__holdout_fraction="0.1")
     assert run("prepare", 3.0) == DONE
-    assert not (tmp_path / "runs" / "demo" / "unfinished.json").exists()
+    assert _referred(tmp_path) == instances(prepare__holdout_fraction="0.1"), "those of other settings may be wanted yet"
+    assert run("prepare", 3.0, *smaller) == DONE
+    assert not (tmp_path / "runs" / "demo" / "unfinished").exists()
     assert _referred(tmp_path) == set(), "nothing was made"
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from pipeline.experiments import Experiment, end, experiments, refer
+from pipeline import experiments as module
+from pipeline.experiments import Experiment, Run, experiments, noting, refer
 
 
-def _run(home: Path, name: str, **files: object) -> Path:
+def _left(home: Path, name: str, **files: object) -> Path:
     """The folder of an experiment with these files: text, or what is written as JSON; the name's last _ is a dot."""
     folder = home / "runs" / name
     folder.mkdir(parents=True)
@@ -20,69 +26,167 @@ def _run(home: Path, name: str, **files: object) -> Path:
     return folder
 
 
+def _interrupted(folder: Path, run: str, *places: str, settings: str = "name: a\n") -> None:
+    """A run that noted ``places`` and then failed."""
+    with suppress(KeyboardInterrupt), noting(folder, run, settings):
+        refer(folder, run, places)
+        raise KeyboardInterrupt
+
+
+def _places(home: Path) -> set[str]:
+    (found,) = experiments(home)
+    assert found.problem == ""
+    return set(found.places)
+
+
+def _notes(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "unfinished").glob("*")}
+
+
 def test_a_finished_experiment_refers_to_the_entries_of_its_figures(tmp_path: Path) -> None:
-    _run(tmp_path, "b", metrics_json={"entries": {"student": "students/1", "view": "views/2"}, "seconds": {}})
-    _run(tmp_path, "a", metrics_json={"entries": {}})
-    assert experiments(tmp_path) == [Experiment("a", frozenset()), Experiment("b", frozenset({"students/1", "views/2"}))]
+    folder = _left(tmp_path, "b", metrics_json={"entries": {"student": "students/1", "view": "views/2"}, "seconds": {}})
+    _left(tmp_path, "a", metrics_json={"entries": {}})
+    run = Run("b", folder / "config.resolved.yaml", frozenset({"students/1", "views/2"}))
+    assert experiments(tmp_path) == [Experiment("a"), Experiment("b", (run,))]
+    assert experiments(tmp_path)[1].places == {"students/1", "views/2"}
 
 
 def test_without_experiments_there_are_none(tmp_path: Path) -> None:
     assert experiments(tmp_path) == []
-    _run(tmp_path, "only_events")
+    _left(tmp_path, "only_events")
     (tmp_path / "runs" / "a file").write_text("")
-    assert experiments(tmp_path) == [Experiment("only_events", frozenset())]
+    assert experiments(tmp_path) == [Experiment("only_events")]
 
 
 def test_a_run_in_progress_refers_to_what_it_noted_beside_what_the_last_one_left(tmp_path: Path) -> None:
-    folder = _run(tmp_path, "a", metrics_json={"entries": {"student": "students/1"}})
-    refer(folder, ["views/2", "targets/3"])
-    refer(folder, ["targets/3", "targets/4"])
-    (found,) = experiments(tmp_path)
-    assert found.places == {"students/1", "views/2", "targets/3", "targets/4"}
-    end(folder)
-    (found,) = experiments(tmp_path)
-    assert found.places == {"students/1"}
-    end(folder)
+    folder = _left(tmp_path, "a", metrics_json={"entries": {"student": "students/1"}})
+    with noting(folder, "now", "name: a\n"):
+        refer(folder, "now", ["views/2", "targets/3"])
+        refer(folder, "now", ["targets/3", "targets/4"])
+        assert _places(tmp_path) == {"students/1", "views/2", "targets/3", "targets/4"}
+        assert experiments(tmp_path)[0].runs[1].holder == f"process {os.getpid()} on {os.uname().nodename}"
+    assert _places(tmp_path) == {"students/1"}
+    assert {path.name for path in folder.iterdir()} == {"metrics.json"}, "its end leaves nothing"
 
 
-def test_the_first_run_of_a_name_makes_its_folder(tmp_path: Path) -> None:
-    refer(tmp_path / "runs" / "new", ["views/2"])
-    assert experiments(tmp_path) == [Experiment("new", frozenset({"views/2"}))]
+def test_a_run_notes_its_own_settings_whatever_the_figures_are_of(tmp_path: Path) -> None:
+    folder = _left(tmp_path, "a", metrics_json={"entries": ["students/1"]})
+    (folder / "config.resolved.yaml").write_text("of: the figures\n")
+    _interrupted(folder, "now", "views/2", settings="of: this run\n")
+    settings = {run.config.read_text(): run.places for run in experiments(tmp_path)[0].runs}
+    assert settings == {"of: the figures\n": {"students/1"}, "of: this run\n": {"views/2"}}
+
+
+def test_two_runs_of_one_name_do_not_touch_each_others_notes(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    with noting(folder, "one", "name: a\n"):
+        refer(folder, "one", ["views/1"])
+        with noting(folder, "two", "name: a\n"):
+            refer(folder, "two", ["views/1", "views/2"])
+            assert _places(tmp_path) == {"views/1", "views/2"}
+        assert _places(tmp_path) == {"views/1"}, "what the one in progress needs stays, although the other had all of it"
+
+
+def test_what_an_interrupted_run_needs_stays_when_another_stage_of_that_name_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    _interrupted(folder, "distill", "instances/1", "targets/2", "students/3")
+    with noting(folder, "prepare", "name: a\n"):
+        refer(folder, "prepare", ["instances/1"])
+    assert _places(tmp_path) == {"instances/1", "targets/2", "students/3"}
+    with noting(folder, "other", "lr: 2\n"):
+        refer(folder, "other", ["instances/1", "targets/2", "students/4"])
+    assert _places(tmp_path) == {"instances/1", "targets/2", "students/3"}
+
+
+def test_notes_of_a_run_that_is_gone_go_when_a_later_one_has_noted_all_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    _interrupted(folder, "first", "instances/1", "students/3")
+    with ExitStack() as later:
+        later.enter_context(noting(folder, "again", "name: a\n"))
+        refer(folder, "again", ["instances/1"])
+        assert _notes(folder) == {"first", "again"}
+        refer(folder, "again", ["students/3", "evaluations/4"])
+        assert _notes(folder) == {"again"}
+        assert _places(tmp_path) == {"instances/1", "students/3", "evaluations/4"}
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_run_that_is_killed_is_gone_and_one_that_lives_is_not(tmp_path: Path, killed: bool) -> None:
+    folder = tmp_path / "runs" / "a"
+    code = (
+        "import sys; from pathlib import Path; from pipeline.experiments import noting, refer\n"
+        "with noting(Path(sys.argv[1]), 'theirs', 'name: a'):\n"
+        "    refer(Path(sys.argv[1]), 'theirs', ['views/1'])\n"
+        "    print('noted', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "noted\n"
+        if killed:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        refer(folder, "ours", ["views/1", "views/2"])
+        assert _notes(folder) == ({"ours"} if killed else {"ours", "theirs"})
+        if not killed:
+            process.communicate("")
+
+
+def test_notes_that_are_taken_over_while_they_are_read_are_read_where_they_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "a"
+    _interrupted(folder, "first", "views/1")
+    real = module._places
+
+    def places(path: Path) -> set[str]:
+        if path.parent.name == "first" and not (folder / "unfinished" / "later").exists():
+            # Between the list of the folder and the reading of the file.
+            monkeypatch.setattr(module, "_places", real)
+            refer(folder, "later", ["views/1", "views/2"])
+            monkeypatch.setattr(module, "_places", places)
+        return real(path)
+
+    monkeypatch.setattr(module, "_places", places)
+    assert _places(tmp_path) == {"views/1", "views/2"}
+    assert _notes(folder) == {"later"}
 
 
 def test_nothing_is_written_where_nothing_is_new(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
-    refer(folder, ["views/2"])
-    before = (folder / "unfinished.json").stat().st_ino
-    refer(folder, ["views/2"])
-    assert (folder / "unfinished.json").stat().st_ino == before
+    refer(folder, "now", ["views/2"])
+    (notes,) = (folder / "unfinished").glob("*/entries.json")
+    before = notes.stat().st_ino
+    refer(folder, "now", ["views/2"])
+    assert notes.stat().st_ino == before
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"seconds": {}}', '{"entries": 3}', '{"entries": [3]}', "[" * 100_000]
 )
 def test_a_file_that_names_no_entries_is_a_problem_and_not_an_empty_list(tmp_path: Path, text: str) -> None:
-    for name, file in (("a", "metrics_json"), ("b", "unfinished_json")):
-        _run(tmp_path, name, **{file: text})
-    found = experiments(tmp_path)
-    assert [experiment.places for experiment in found] == [frozenset()] * 2
-    assert "metrics.json names no entries" in found[0].problem
-    assert "unfinished.json names no entries" in found[1].problem
+    figures = _left(tmp_path, "a", metrics_json=text)
+    notes = _left(tmp_path, "b") / "unfinished" / "x"
+    notes.mkdir(parents=True)
+    (notes / "entries.json").write_text(text)
+    first, second = experiments(tmp_path)
+    assert first.places == second.places == frozenset()
+    assert "metrics.json names no entries" in first.problem
+    assert "unfinished/x/entries.json names no entries" in second.problem
+    assert (first.spoilt, second.spoilt) == (figures, notes)
+    refer(notes.parents[1], "later", ["views/1"])
+    assert experiments(tmp_path)[1].problem == second.problem, "what it needed is not known, and nobody takes it over"
 
 
 def test_what_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
-    (_run(tmp_path, "a") / "metrics.json").mkdir()
+    (_left(tmp_path, "a") / "metrics.json").mkdir()
     assert "metrics.json cannot be read (Is a directory)" in experiments(tmp_path)[0].problem
 
 
 def test_settings_alone_say_nothing_sure(tmp_path: Path) -> None:
-    folder = _run(tmp_path, "a", config_resolved_yaml="name: a")
-    assert "neither metrics.json nor unfinished.json" in experiments(tmp_path)[0].problem
-    refer(folder, ["views/2"])
-    assert experiments(tmp_path) == [Experiment("a", frozenset({"views/2"}))]
-
-
-def test_notes_that_cannot_be_read_are_written_anew(tmp_path: Path) -> None:
-    folder = _run(tmp_path, "a", unfinished_json="{")
-    refer(folder, ["views/2"])
-    assert experiments(tmp_path) == [Experiment("a", frozenset({"views/2"}))]
+    folder = _left(tmp_path, "a")
+    (folder / "config.resolved.yaml").write_text("name: a")
+    assert "neither metrics.json nor notes in unfinished" in experiments(tmp_path)[0].problem
+    refer(folder, "now", ["views/2"])
+    assert _places(tmp_path) == {"views/2"}

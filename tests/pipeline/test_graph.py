@@ -9,13 +9,13 @@ from types import ModuleType
 from typing import cast
 
 import pytest
-from step_samples import leave_entry, make_context, with_people
+from step_samples import leave_entry, make_context, with_all, with_people
 
 from pipeline import graph
 from pipeline.experiments import experiments
-from stages import distill
+from stages import distill, targets
 from stages.context import Context, StageName, Step
-from storage_schemas.errors import ClusterError, MissingInputError
+from storage_schemas.errors import ClusterError, CorruptEntryError, MissingInputError
 
 
 @dataclass
@@ -78,6 +78,21 @@ def test_force_takes_nothing_away_when_the_cluster_cannot_be_reached(tmp_path: P
     assert all(make_context(tmp_path).find(step) for step in stage.steps(context))
     graph.make_stage(make_context(tmp_path), "distill", force=True, connect=lambda: None)
     assert stage.made == ["one", "two"] * 2
+
+
+def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp_path: Path) -> None:
+    """The student's crops are damaged; those of the validation set, which no student reads, do not matter."""
+    context = with_all(make_context(tmp_path))
+    crops = {"train": targets.view_step(context, "train", 1), "val": targets.view_step(context, "val", 0)}
+    for entry in map(context.need, crops.values()):
+        (entry.folder / "file").write_bytes(b"damaged")
+    with pytest.raises(CorruptEntryError, match=crops["train"].place) as caught:
+        graph.make_stage(context, "distill", force=True, connect=_no_cluster)
+    assert f"repair {crops['train'].place}" in caught.value.run
+    assert all(make_context(tmp_path).find(step) for step in distill.steps(context))
+    (context.need(crops["train"]).folder / "file").write_bytes(b"")
+    with pytest.raises(ClusterError):
+        graph.make_stage(context, "distill", force=True, connect=_no_cluster)
 
 
 def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -37,6 +38,15 @@ def test_ls_lists_every_entry_with_what_its_kind_has(cache: Cache, made: dict[st
     assert cache.err == ""
 
 
+def test_ls_shows_the_figure_that_the_report_leads_with(cache: Cache, made: dict[str, Entry]) -> None:
+    path = cache.home / "runs" / "demo" / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "evaluate": {"decoder": "dark"}}))
+    lines = {cells[1]: cells for cells in cache.lines("ls") if len(cells) > 2}
+    assert "0.670 dark" in lines[made["senior"].key]
+    assert "0.620 dark" in lines[made["scores of student"].key]
+    assert "0.691 from bits" in lines[made["val bits"].key], "of targets it is what the bits alone give"
+
+
 def test_ls_of_a_kind_lists_that_kind_and_its_total(cache: Cache, made: dict[str, Entry]) -> None:
     lines = cache.lines("ls", "targets")
     assert {cells[1] for cells in lines[1:-2]} == {made[name].key for name in ("val bits", "train bits", "unused")}
@@ -62,6 +72,7 @@ def test_ls_as_json_has_every_figure(cache: Cache, made: dict[str, Entry]) -> No
         "view": "val 0",
         "who": "senior",
         "ap": {"from_bits": 0.691, "float_dark": 0.715},
+        "decoder": None,
         "experiments": ["demo"],
     }
 
@@ -162,10 +173,25 @@ def test_show_of_a_damaged_manifest_says_so(cache: Cache, made: dict[str, Entry]
     (made["val bits"].folder.parent / "manifest.json").write_bytes(b"{")
     assert cache("show", made["val bits"].key) == USER_MISTAKE
     assert cache.err.startswith("CorruptEntryError: ")
-    assert "--stage targets --force" in cache.err
+    assert cache.err.endswith("with --stage targets\n"), "repair cannot, and nothing need be forced"
+
+
+def test_numbers_are_shown_in_six_digits_and_given_to_programs_in_all(cache: Cache) -> None:
+    measured = {"AP": 0.6699999999999999, "curve": [0.12345678, 1e-5], "bytes": 1234567.5, "people": 12345678}
+    entry = put(store_of(cache.home), "evaluations", {"of": 1}, measured)
+    assert cache("show", entry.key) == DONE
+    for line in ("  AP: 0.67", "  curve: [0.123457, 1e-05]", "  bytes: 1234568", "  people: 12345678"):
+        assert line in cache.out.splitlines()
+    assert cache.json("show", entry.key)["measured"] == measured
 
 
 # diff
+
+
+def test_diff_rounds_no_difference_away(cache: Cache) -> None:
+    first, second, third = (put(store_of(cache.home), "views", {"x": x}) for x in (0.1 + 0.2, 0.3, 0.7 - 0.1))
+    assert cache.lines("diff", first.key, second.key)[1] == ["x", "0.30000000000000004", "0.3"]
+    assert cache.lines("diff", first.key, third.key)[1] == ["x", "0.3", "0.6"]
 
 
 def test_diff_shows_the_fields_that_differ_as_pairs(cache: Cache, made: dict[str, Entry]) -> None:

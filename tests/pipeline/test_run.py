@@ -110,7 +110,7 @@ def test_all_stages_leave_what_the_documents_promise(finished: Path) -> None:
         # Two views: the first epoch reads the primary's of view 1, the second the senior's of view 2; and both see the
         # validation set. Nothing else is run.
         people = found["data"]["train"]["people"] + found["data"]["val"]["people"]
-        assert found["targets"][role]["teacher_forwards"] == people
+        assert found["this_run"]["teacher_forwards"][role] == people
     assert {"student", "baseline", "protocol"} <= set(found["evaluate"])
     assert set(found["seconds"]) == {"prepare", "teachers", "targets", "distill", "evaluate", "report"}
 
@@ -137,7 +137,8 @@ def test_a_second_run_finds_every_entry_and_runs_no_teacher(finished: Path) -> N
     before = {kind.name: payloads(finished, kind.name) for kind in (finished / "store").iterdir()}
     output = done(finished, "all")
     assert STARTED not in output, "nothing to do needs no cluster"
-    assert [metrics(finished)["targets"][role]["teacher_forwards"] for role in ("primary", "senior")] == [0, 0]
+    assert metrics(finished)["this_run"] == {"seconds": {}, "teacher_forwards": {"primary": 0, "senior": 0}}
+    assert len(metrics(finished)["seconds"]) == 6, "what each stage took when it ran stays"
     assert {kind.name: payloads(finished, kind.name) for kind in (finished / "store").iterdir()} == before
 
 
@@ -266,8 +267,10 @@ def test_damaged_shards_are_made_again_and_nothing_else(finished: Path, tmp_path
     refused = run(home, "targets", binarize__threshold=0.4)
     assert refused.returncode == 2
     assert f"Next:    python -m pipeline.cache repair {crops.place} --home {home}" in refused.stderr
+    before = payloads(home, "students")
     refused = run(home, "distill", "--force")
     assert refused.returncode == 2
+    assert payloads(home, "students") == before, "nothing is taken away that could not be made again"
     assert f"Next:    python -m pipeline.cache repair {crops.place} --home {home}" in refused.stderr
     refused = cache(home, "repair", targets.place)
     assert (refused.returncode, f"repair {crops.place}" in refused.stderr) == (2, True), refused.stderr

@@ -96,14 +96,10 @@ def test_what_names_neither_is_refused_with_the_experiments_that_there_are(
     ("spoil", "said"),
     [
         (lambda cache, made: store_of(cache.home).discard(made["val"]), "of its entries 1 are not there, such as instances/"),
-        (
-            lambda cache, made: refer(cache.home / "runs" / "demo", ["views/0"]),
-            "of its entries 1 are not there, such as views/0",
-        ),
         (lambda cache, made: (cache.home / "runs" / "demo" / "metrics.json").write_text("{"), "metrics.json names no entries"),
         (
             lambda cache, made: (cache.home / "runs" / "demo" / "metrics.json").write_text('{"entries": {}}'),
-            "it has no entries",
+            "no run of it has ended",
         ),
     ],
 )
@@ -116,6 +112,21 @@ def test_an_experiment_that_is_not_whole_is_refused(
     assert said in cache.err
     assert f"runs/demo/config.resolved.yaml --home {cache.home} --stage all" in cache.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_that_is_run_again_is_exported_as_its_figures_have_it(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry]
+) -> None:
+    refer(cache.home / "runs" / "demo", "now", ["views/0"])
+    assert cache("export", "demo", str(tmp_path / "out")) == DONE
+    assert cache.out.startswith("16 entries, ")
+
+
+def test_an_experiment_that_has_never_ended_is_refused_with_its_own_settings(tmp_path: Path, cache: Cache) -> None:
+    refer(cache.home / "runs" / "new", "now", ["views/0"])
+    assert cache("export", "new", str(tmp_path / "out")) == USER_MISTAKE
+    assert "of its entries 1 are not there, such as views/0" in cache.err
+    assert f"--config {cache.home}/runs/new/unfinished/now/config.resolved.yaml --home {cache.home} --stage all" in cache.err
 
 
 @pytest.mark.parametrize("where", ["", "targets/new", "out.tar"])

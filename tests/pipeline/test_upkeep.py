@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from cache_samples import Cache, grow_old, put
 from pipeline import cluster, graph, upkeep
 from pipeline.config import load_settings
 from pipeline.exits import DONE, FAILED, USER_MISTAKE
-from pipeline.experiments import refer
+from pipeline.experiments import noting, refer
+from pipeline.home import make_home
 from pipeline.run import main as run
 from stages import prepare
 from stages.context import Context
@@ -76,6 +79,10 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
         (made[name].folder.parent / "manifest.json").write_bytes(b"")
     assert cache("verify") == USER_MISTAKE
     assert cache.out.splitlines()[-1] == "15 entries, 16 files, 2.1 kB: 2 damaged files in 2 entries"
+    # Nothing tells any more what its files should be, so that repair could not mend it; and it counts as not there.
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage targets"
+    assert cache.json("verify")["damaged"][made["val bits"].place]["next"] == command
     assert cache("verify", made["val"].key) == USER_MISTAKE
 
 
@@ -110,7 +117,7 @@ def test_gc_removes_what_no_experiment_refers_to_and_says_what_it_frees(cache: C
     assert _there(cache) == {entry.place for name, entry in old.items() if name != "unused"}
     assert lines[1][2] == (f"{freed} B" if freed < 1000 else f"{freed / 1000:.1f} kB")
     assert cache("verify") == DONE
-    assert cache.json("gc") == {"dry_run": False, "removed": [], "bytes": 0, "left": {}}
+    assert cache.json("gc") == {"dry_run": False, "removed": [], "bytes": 0, "left": {}, "unfinished": []}
 
 
 def test_a_dry_run_says_the_same_and_removes_nothing(cache: Cache, old: dict[str, Entry]) -> None:
@@ -149,7 +156,7 @@ def test_without_experiments_nothing_is_used(cache: Cache, old: dict[str, Entry]
 
 def test_what_a_run_in_progress_needs_stays(cache: Cache, old: dict[str, Entry]) -> None:
     """Its figures, which name the entries, are written at its end."""
-    refer(cache.home / "runs" / "new", [old["unused"].place, "targets/0123456789abcdef"])
+    refer(cache.home / "runs" / "new", "now", [old["unused"].place, "targets/0123456789abcdef"])
     assert cache.json("gc")["removed"] == []
     assert _there(cache) == {entry.place for entry in old.values()}
 
@@ -174,15 +181,32 @@ def test_what_the_pipeline_is_making_stays_while_it_does_and_when_it_is_interrup
     assert _there(cache) == {train.place, val.place}
 
 
+def test_what_gc_takes_before_a_run_has_noted_it_is_missed_and_not_read(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = Context(load_settings(None), cache.home, "cpu")
+    for step in prepare.steps(context):
+        put(context.store, step.kind, step.recipe, {"held_out": 1})
+    grow_old(cache.home / "store", 25)
+    real = make_home
+
+    def collected(home: Path) -> None:
+        assert len(cache.json("gc")["removed"]) == 2
+        real(home)
+
+    monkeypatch.setattr("pipeline.run.make_home", collected)
+    assert run(["--stage", "teachers", "--home", str(cache.home)]) == USER_MISTAKE
+    assert "Stage 'teachers' needs results of prepare that are not there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda run: (run / "metrics.json").write_text("{"),
         lambda run: (run / "metrics.json").write_text('{"name": "of an older release"}'),
         lambda run: (run / "metrics.json").unlink(),
-        lambda run: (run / "unfinished.json").write_text(""),
     ],
-    ids=["damaged figures", "figures without entries", "settings alone", "damaged notes"],
+    ids=["damaged figures", "figures without entries", "settings alone"],
 )
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
 def test_an_experiment_of_which_it_is_not_known_what_it_needs_stops_everything(
@@ -198,6 +222,48 @@ def test_an_experiment_of_which_it_is_not_known_what_it_needs_stops_everything(
     assert _there(cache) == {entry.place for entry in old.values()}
     shutil.rmtree(run_dir)
     assert cache("gc") == DONE
+
+
+def test_notes_that_cannot_be_read_stop_everything_until_they_are_removed(cache: Cache, old: dict[str, Entry]) -> None:
+    refer(cache.home / "runs" / "demo", "lost", [old["unused"].place])
+    notes = cache.home / "runs" / "demo" / "unfinished" / "lost"
+    (notes / "entries.json").write_text("{")
+    assert cache("gc") == USER_MISTAKE
+    assert "What experiment 'demo' needs is not known: unfinished/lost/entries.json names no entries" in cache.err
+    assert f"  Next:    rm -r {notes}   (if that run is not wanted)" in cache.err
+    shutil.rmtree(notes)
+    assert cache("gc") == DONE
+
+
+def test_gc_tells_of_runs_that_are_not_finished_what_they_keep_and_how_to_give_them_up(
+    cache: Cache, old: dict[str, Entry]
+) -> None:
+    folder = cache.home / "runs" / "demo"
+    with noting(folder, "living", "name: demo\n"):
+        refer(folder, "living", [old["train"].place])
+        with suppress(KeyboardInterrupt), noting(folder, "stopped", "name: demo\n"):
+            refer(folder, "stopped", [old["train"].place, old["unused"].place, "targets/0123456789abcdef"])
+            raise KeyboardInterrupt
+        known = cache.json("gc")
+        process = f"process {os.getpid()} on {os.uname().nodename}"
+        assert known["removed"] == []
+        assert known["unfinished"] == [
+            {"experiment": "demo", "notes": str(folder / "unfinished" / "living"), "process": process, "alone_keeps": []},
+            {
+                "experiment": "demo",
+                "notes": str(folder / "unfinished" / "stopped"),
+                "process": "",
+                "alone_keeps": [old["unused"].place],
+            },
+        ]
+        cache("gc", "--dry-run")
+        living, stopped, total = cache.out.splitlines()
+    assert living.startswith(f"A run of 'demo' by {process} keeps 0 entries that nothing else needs; ")
+    assert stopped.startswith("A run of 'demo' that did not end keeps 1 entry that nothing else needs, ")
+    assert stopped.endswith(f"; or: rm -r {folder / 'unfinished' / 'stopped'}")
+    assert total.startswith("0 B to be freed in ")
+    shutil.rmtree(folder / "unfinished" / "stopped")
+    assert [item["place"] for item in cache.json("gc")["removed"]] == [old["unused"].place]
 
 
 def test_a_data_set_and_settings_that_are_gone_do_not_matter(cache: Cache, old: dict[str, Entry]) -> None:
@@ -256,7 +322,7 @@ def test_a_run_that_begins_during_gc_keeps_what_it_finds(
 
     def begins(store: Store, item: garbage.Garbage, used: frozenset[str]) -> bool:
         if item.place == places[0]:
-            refer(cache.home / "runs" / "new", places[2:])
+            refer(cache.home / "runs" / "new", "now", places[2:])
         return real(store, item, used)
 
     monkeypatch.setattr(upkeep, "remove", begins)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-import ray
 import torch
 from plan_samples import losses, make_plan, on_labels
 from torch import nn
 
+from pipeline import cluster
 from stages.context import Context
 from stages.learning.loop import WEIGHTS
-from stages.learning.plan import TrainingPlan
+from stages.learning.plan import EpochPlan, TrainingPlan, Weights
 from stages.networks.teacher import NetworkSpec
-from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
+from stages.settings import (
+    ClusterSettings,
+    DataSettings,
+    EmbeddedData,
+    Settings,
+    TeacherSource,
+    TeachersSettings,
+    TrainSettings,
+)
 from stages.training import cpus_of_process, run_trainings
 from storage_schemas.checkpoints import load_weights
+from storage_schemas.errors import CorruptEntryError
+from storage_schemas.targets import create_arrays, target_arrays, write_block
 
 
 @pytest.mark.parametrize(
@@ -66,19 +80,58 @@ def _plan(folder: Path, program: Path, *, workers: int) -> TrainingPlan:
     return replace(plan, network=NetworkSpec(weights=program), train=train)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
-def test_two_workers_learn_what_one_learns(tmp_path: Path) -> None:
-    """Each step is one of the mean gradient over the whole batch, however it is shared out; so is the loss that is told."""
-    program = _exported(tmp_path / "program.pt2")
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[Context]:
+    """A run on a cluster of its own, as ``pipeline.cluster`` starts it."""
     primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
     settings = Settings(name="x", data=DataSettings(embedded=EmbeddedData()), teachers=TeachersSettings(primary=primary))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        cluster.connect()
+        try:
+            yield Context(settings, tmp_path, "cpu")
+        finally:
+            cluster.disconnect()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("max_failures", [0, 3])
+def test_what_one_worker_cannot_read_ends_the_others_soon_and_is_what_the_user_is_told(
+    tmp_path: Path, context: Context, max_failures: int
+) -> None:
+    """The first worker opens the bits, and the other waits for it at a barrier that would hold for half an hour."""
+    bits = tmp_path / "bits-of-view-1"
+    bits.mkdir()
+    create_arrays(bits, target_arrays((16, 16), 17), 8)
+    write_block(bits, 0, {"bits": np.zeros((8, 17 * 16 * 16 // 8), np.uint8), "peak": np.zeros((8, 17), np.float16)})
+    [shard] = [path for path in (bits / "bits" / "c").rglob("*") if path.is_file()]
+    shard.write_bytes(shard.read_bytes()[:-9])
+    plan = _plan(tmp_path / "training", _exported(tmp_path / "program.pt2"), workers=2)
+    plan = replace(plan, epochs=[EpochPlan(1, Weights(1.0, primary=1.0), primary=bits)])
+    settings = context.settings.model_copy(update={"cluster": ClusterSettings(max_failures=max_failures)})
+    failed_at: list[float] = []
+
+    def watch() -> None:
+        # Starting workers takes long on a busy machine: the clock runs from the failure.
+        while not (plan.folder / "error.json").exists():
+            time.sleep(0.05)
+        failed_at.append(time.monotonic())
+
+    threading.Thread(target=watch, daemon=True).start()
+    with pytest.raises(CorruptEntryError, match=r"Array 'bits' in .*bits-of-view-1 cannot be read"):
+        run_trainings(replace(context, settings=settings), [plan])
+    # Without retries it was half a second, on a machine with four times as much to do as processors; a retry starts workers.
+    assert time.monotonic() - failed_at[0] < 120
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+def test_two_workers_learn_what_one_learns(tmp_path: Path, context: Context) -> None:
+    """Each step is one of the mean gradient over the whole batch, however it is shared out; so is the loss that is told."""
+    program = _exported(tmp_path / "program.pt2")
     plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20)
-    try:
-        facts = [run_trainings(Context(settings, tmp_path, "cpu"), [plan])[0] for plan in plans]
-    finally:
-        ray.shutdown()
+    facts = [run_trainings(context, [plan])[0] for plan in plans]
     assert [fact["workers"] for fact in facts] == [1, 2]
     alone, shared = (load_weights(plan.folder / WEIGHTS).state for plan in plans)
     assert losses(plans[1].folder) == pytest.approx(losses(plans[0].folder), rel=1e-4)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
+from store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished, write_file
 
 from storage_schemas import entry as entry_module
 from storage_schemas import parts
 from storage_schemas.entry import Draft, Entry, Store
-from storage_schemas.errors import CorruptEntryError
+from storage_schemas.errors import CorruptEntryError, MissingInputError
 from storage_schemas.manifest import FileFacts, Manifest, key_of
 from storage_schemas.parts import finish_part
 
@@ -174,6 +174,44 @@ def test_only_what_was_lost_is_put_back(store: Store, tmp_path: Path) -> None:
     assert made.put_back("bits/c/0", other)
     assert made.problems() == []
     assert not other.exists()
+
+
+@pytest.mark.parametrize("where", ["bits/c/0", "bits/c", "bits"])
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_lies_in_the_way_of_a_lost_file_goes(store: Store, tmp_path: Path, where: str, what: str) -> None:
+    made, other = make_entry(store), tmp_path / "made again"
+    for name in ("bits/c/0", "bits/c/1"):
+        made.path(name).unlink()
+    path = made.path("bits/c/0").parents[2] / where
+    if path.is_dir():
+        shutil.rmtree(path)
+    if what == "file":
+        path.write_text("in the way")
+    else:
+        path.mkdir()
+        (path / "something").write_text("in the way")
+    for name in ("bits/c/0", "bits/c/1"):
+        other.write_bytes(CONTENT[name])
+        assert made.put_back(name, other)
+    assert made.problems() == []
+
+
+def test_nothing_is_put_back_into_an_entry_that_was_discarded(store: Store, tmp_path: Path) -> None:
+    made, other = make_entry(store), tmp_path / "made again"
+    other.write_bytes(CONTENT["bits/c/0"])
+    store.discard(made)
+    with pytest.raises(MissingInputError, match=f"{made.place} was taken out of the store"):
+        made.put_back("bits/c/0", other)
+    assert not made.folder.exists()
+
+
+@pytest.mark.parametrize("name", ["../manifest.json", "/etc/passwd", "", ".", "bits/c/2", "bit", "bits/", "zarr.json/"])
+def test_a_name_that_the_manifest_does_not_cover_leads_nowhere(store: Store, name: str) -> None:
+    made = make_entry(store)
+    with pytest.raises(CorruptEntryError, match="has no file"):
+        made.path(name)
+    assert made.path("bits") == made.folder / "bits"
+    assert made.path("bits/c/1").read_bytes() == CONTENT["bits/c/1"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from stages.data import mapped
@@ -18,7 +19,7 @@ from stages.learning import teacher_maps
 from stages.learning.plan import EpochPlan, Weights
 from stages.learning.teacher_maps import TeacherMaps
 from storage_schemas.errors import CorruptEntryError, StoreError
-from storage_schemas.targets import ArraySpec, create_arrays, write_block
+from storage_schemas.targets import ArraySpec, create_arrays, read_rows, write_block
 
 SPEC = ArraySpec("bits", (3,), "uint8")
 
@@ -123,11 +124,20 @@ def test_what_failed_ahead_is_tried_again_when_it_is_needed(tmp_path: Path, monk
     maps.close()
 
 
-def test_workers_of_a_node_share_what_the_first_decodes(tmp_path: Path, shared: Path) -> None:
-    """Two workers over two epochs, as threads with a real barrier: each sees the right rows, and nothing is left."""
+def test_workers_of_a_node_share_what_the_first_decodes(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers over two epochs, as threads with a real barrier: each sees the right rows, each entry is read once."""
     epochs = [taught_by(primary=write_bits(tmp_path / str(number), number)) for number in (5, 6)]
     barrier = threading.Barrier(2, timeout=20)
     seen: dict[bool, list[int]] = {True: [], False: []}
+    reads: list[str] = []
+
+    def slow_read(folder: Path, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
+        reads.append(folder.name)
+        # Longer than a worker that did not wait would take to begin for itself.
+        time.sleep(0.2)
+        return read_rows(folder, name, start, stop)
+
+    monkeypatch.setattr(mapped, "read_rows", slow_read)
 
     def wait() -> None:
         barrier.wait()
@@ -145,4 +155,6 @@ def test_workers_of_a_node_share_what_the_first_decodes(tmp_path: Path, shared: 
     for thread in threads:
         thread.join(30)
     assert seen == {True: [5, 6], False: [5, 6]}
+    # Ten rows are one block, which is one read.
+    assert reads == ["5", "6"]
     assert files(shared) == set()

@@ -43,7 +43,16 @@ def test_sizes_have_three_digits_that_count(size: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (61.5, "61.5 s"), (99.96, "2 min"), (7140, "119 min"), (7200, "2 h 00 min"), (9000, "2 h 30 min")],
+    [
+        (0.04, "0.0 s"),
+        (61.5, "61.5 s"),
+        (99.96, "1 min 40 s"),
+        (439, "7 min 19 s"),
+        (7199, "119 min 59 s"),
+        (7199.5, "2 h 00 min"),
+        (7200, "2 h 00 min"),
+        (9000, "2 h 30 min"),
+    ],
 )
 def test_durations_are_told_in_a_fitting_unit(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text

@@ -1,0 +1,127 @@
+"""``repair``: which settings it takes, and what it does without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cache_samples import Cache, leave_run
+from step_samples import make_context, with_people
+
+from pipeline import cluster
+from pipeline.config import resolved_yaml
+from pipeline.exits import DONE, USER_MISTAKE
+from pipeline.experiments import noting, refer
+from pipeline.mending import step_of
+from stages import prepare, targets
+from stages.context import Context
+from storage_schemas.entry import Entry
+from storage_schemas.errors import MissingInputError
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> None:
+        raise AssertionError("nothing here needs a cluster")
+
+    monkeypatch.setattr(cluster, "connect", connect)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("student", "distill"), ("primary", "teachers"), ("train", "prepare")])
+def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_makes_it(
+    cache: Cache, made: dict[str, Entry], name: str, stage: str
+) -> None:
+    place = made[name].place
+    assert cache("repair", place) == USER_MISTAKE
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    assert cache.err.splitlines() == [
+        f"StoreError: {place} is made as a whole: it has no shards that could be computed one by one",
+        "  Allowed: repair of views and targets",
+        f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage {stage} --force",
+    ]
+
+
+def _crops(home: Path, *overrides: str) -> tuple[Context, str]:
+    """A run that has people, and the place of its crops of the training set."""
+    context = with_people(make_context(home, *overrides))
+    return context, targets.view_step(context, "train", 1).place
+
+
+def _leave(context: Context, name: str, place: str, settings: str | None = None) -> None:
+    """A finished experiment that refers to a place."""
+    folder = leave_run(context.home, name, [])
+    (folder / "metrics.json").write_text(f'{{"entries": ["{place}"]}}')
+    (folder / "config.resolved.yaml").write_text(resolved_yaml(context.settings) if settings is None else settings)
+
+
+def test_an_entry_that_is_whole_needs_no_cluster(cache: Cache) -> None:
+    context, _ = _crops(cache.home)
+    step = targets.view_step(context, "train", 1)
+    with context.store.draft(step.kind, step.recipe) as draft:
+        assert not isinstance(draft, Entry)
+        draft.commit([], measured={})
+    _leave(context, "demo", step.place)
+    assert cache("repair", step.key) == DONE
+    assert cache.out == f"{step.place}: nothing was damaged\n"
+
+
+def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_repaired(cache: Cache) -> None:
+    context, _ = _crops(cache.home)
+    step = targets.view_step(context, "train", 1)
+    with context.store.draft(step.kind, step.recipe) as draft:
+        assert not isinstance(draft, Entry)
+        entry = draft.commit([], measured={})
+    (entry.folder.parent / "manifest.json").write_bytes(b"{")
+    _leave(context, "demo", step.place)
+    assert cache("repair", step.key) == USER_MISTAKE
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    assert f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage targets   (" in cache.err
+
+
+def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_used(tmp_path: Path) -> None:
+    context, place = _crops(tmp_path)
+    gone = resolved_yaml(context.settings).replace("embedded:", "embeded:")
+    _leave(context, "a", place, settings=gone)
+    _leave(context, "b", place, settings="data: [")
+    _leave(context, "c", place)
+    found, step = step_of(tmp_path, place)
+    assert (step.kind, step.place) == ("views", place)
+    assert f"{tmp_path}/runs/c/config.resolved.yaml" in found.command
+
+
+def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: Path) -> None:
+    context, place = _crops(tmp_path)
+    _leave(context, "a", place, settings="data: [")
+    _leave(make_context(tmp_path, "views.seed=9"), "b", place)
+    with pytest.raises(MissingInputError) as caught:
+        step_of(tmp_path, place)
+    first, *others = caught.value.seen.splitlines()
+    assert first == f"The settings of a, b do not lead to {place} on this machine"
+    assert others
+    assert others[0].startswith(f"{tmp_path}/runs/a/config.resolved.yaml: ")
+
+
+def test_what_an_unfinished_run_of_other_settings_needs_is_mended_with_those(tmp_path: Path) -> None:
+    """The figures and the settings beside them are of an earlier run of the same name."""
+    earlier, other = _crops(tmp_path, "views.seed=9")
+    context, place = _crops(tmp_path)
+    assert other != place
+    _leave(earlier, "demo", other)
+    with pytest.raises(KeyboardInterrupt), noting(context.run_dir, "now", resolved_yaml(context.settings)):
+        _stop(context, [place, *(step.place for step in prepare.steps(context))])
+    found, step = step_of(tmp_path, place)
+    assert step.place == place
+    assert found.settings.views.seed == context.settings.views.seed != 9
+    assert "/runs/demo/unfinished/now/config.resolved.yaml" in found.command
+    assert step_of(tmp_path, other)[0].settings.views.seed == 9
+
+
+def _stop(context: Context, places: list[str]) -> None:
+    refer(context.run_dir, "now", places)
+    raise KeyboardInterrupt
+
+
+def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made: dict[str, Entry]) -> None:
+    assert cache("repair", made["unused"].key) == USER_MISTAKE
+    assert f"No experiment of {cache.home} uses {made['unused'].place}" in cache.err
+    assert f"  Next:    python -m pipeline.cache gc --dry-run --home {cache.home}   (" in cache.err

@@ -1,0 +1,105 @@
+"""``drop``: what goes, what is refused, and what is said of what stays."""
+
+from __future__ import annotations
+
+import pytest
+from cache_samples import Cache, put, store_of
+
+from pipeline.exits import DONE, USER_MISTAKE
+from pipeline.experiments import refer
+from storage_schemas.entry import Entry
+
+
+def _places(cache: Cache) -> set[str]:
+    return {f"{row['kind']}/{row['key']}" for row in cache.json("ls")["entries"]}
+
+
+def test_an_entry_that_no_experiment_uses_goes_however_young_it_is(cache: Cache, made: dict[str, Entry]) -> None:
+    entry = made["unused"]
+    assert cache("drop", entry.key[:9]) == DONE
+    assert cache.out.splitlines() == [
+        f"{entry.place}: 7 B",
+        "  Made again by: the command that made it (no experiment uses it), with --stage targets",
+        "1 entry, 7 B dropped",
+    ]
+    assert _places(cache) == {other.place for name, other in made.items() if name != "unused"}
+    assert not entry.folder.exists()
+
+
+def test_an_entry_that_an_experiment_uses_is_refused_and_those_named_beside_it_stay(
+    cache: Cache, made: dict[str, Entry]
+) -> None:
+    before = _places(cache)
+    assert cache("drop", made["unused"].key, made["train bits"].key) == USER_MISTAKE
+    place = made["train bits"].place
+    assert cache.err.startswith(f"StoreError: {place} is used by demo\n")
+    assert f"  Next:    python -m pipeline.cache drop {place} --used --dry-run --home {cache.home}" in cache.err
+    assert _places(cache) == before
+
+
+def test_an_entry_that_a_run_in_progress_needs_is_used(cache: Cache, made: dict[str, Entry]) -> None:
+    refer(cache.home / "runs" / "new", "now", [made["unused"].place])
+    assert cache("drop", made["unused"].key) == USER_MISTAKE
+    assert "is used by new" in cache.err
+
+
+def test_with_used_it_goes_and_the_command_that_makes_it_and_what_was_made_from_it_are_told(
+    cache: Cache, made: dict[str, Entry]
+) -> None:
+    bits, student = made["train bits"], made["student"]
+    assert cache("drop", "--used", bits.key) == DONE
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    again = f"python -m pipeline.cache drop {student.place} --used --home {cache.home}"
+    assert cache.out.splitlines() == [
+        f"{bits.place}: 7 B, used by demo",
+        f"  Made again by: python -m pipeline.run --config {config} --home {cache.home} --stage targets",
+        "  Made from it, and found by its key as before, although what is made in its place may have other bits:",
+        f"    {student.place}   (to make it again too: {again})",
+        "1 entry, 7 B dropped",
+    ]
+    assert bits.place not in _places(cache)
+
+
+def test_what_was_made_from_crops_is_the_bits_and_all_students(cache: Cache, made: dict[str, Entry]) -> None:
+    """By hand: the bits and both students name the crops, and of the other bits (``unused``) no experiment knows."""
+    (dropped,) = cache.json("drop", "--used", "--dry-run", made["train view"].key)["dropped"]
+    expected = {made[name].place for name in ("train bits", "unused", "student", "baseline")}
+    assert set(dropped["made_from_it"]) == expected
+    assert "--used" not in dropped["made_from_it"][made["unused"].place]
+
+
+@pytest.mark.parametrize("name", ["train", "primary", "student", "report"])
+def test_what_is_known_by_its_content_is_another_input_when_it_is_made_again(
+    cache: Cache, made: dict[str, Entry], name: str
+) -> None:
+    """With other content it gives what is made from it another key, so nothing of the old is found by mistake."""
+    (dropped,) = cache.json("drop", "--used", "--dry-run", made[name].key)["dropped"]
+    assert dropped["made_from_it"] == {}
+
+
+def test_what_is_dropped_together_is_not_told_to_be_left(cache: Cache, made: dict[str, Entry]) -> None:
+    known = cache.json("drop", "--used", made["train bits"].key, made["student"].key)
+    assert [item["made_from_it"] for item in known["dropped"]] == [{}, {}]
+    assert known["bytes"] == 14
+    assert {made["train bits"].place, made["student"].place} & _places(cache) == set()
+
+
+def test_a_dry_run_says_the_same_and_removes_nothing(cache: Cache, made: dict[str, Entry]) -> None:
+    before = _places(cache)
+    known = cache.json("drop", "--used", "--dry-run", made["train bits"].key)
+    assert cache("drop", "--used", "--dry-run", made["train bits"].key) == DONE
+    assert cache.out.endswith("1 entry, 7 B to be dropped\n")
+    assert _places(cache) == before
+    assert cache.json("drop", "--used", made["train bits"].key) == {**known, "dry_run": False}
+
+
+def test_a_key_that_is_given_twice_is_one_entry(cache: Cache) -> None:
+    entry = put(store_of(cache.home), "views", {"view": 1})
+    assert [item["place"] for item in cache.json("drop", entry.key, entry.place)["dropped"]] == [entry.place]
+
+
+def test_an_entry_whose_manifest_cannot_be_read_counts_as_not_there(cache: Cache, made: dict[str, Entry]) -> None:
+    (made["unused"].folder.parent / "manifest.json").write_bytes(b"{")
+    assert cache("drop", made["unused"].key) == USER_MISTAKE
+    assert "the entry counts as not there" in cache.err
+    assert cache.err.endswith("the command that made it, with --stage targets\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 __all__ = [
     "KINDS",
@@ -96,7 +95,7 @@ class TrainingError(OdkdError):
     """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
 
 
-def repair_with(place: str, home: Path) -> str:
+def repair_with(place: str, home: object) -> str:
     """What to type next where files of an entry (at ``place``, ``kind/key``) are damaged, and it can be made whole in part."""
     return f"python -m pipeline.cache repair {place} --home {shlex.quote(str(home))}"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.parts import finish_part
+from storage_schemas.places import Place
 
 __all__ = ["CONTENT", "FILES", "RECIPE", "fill", "make_entry", "unfinished", "write_file"]
 
@@ -18,7 +18,7 @@ FILES = list(CONTENT)
 
 def write_file(draft: Draft, name: str, data: bytes | None = None) -> None:
     """One of the files, with its content or ``data``."""
-    path = draft.folder / name
+    path = draft.work / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(CONTENT[name] if data is None else data)
 
@@ -39,7 +39,7 @@ def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mappi
         return draft.commit(FILES, measured=measured or {})
 
 
-def unfinished(store: Store, blocks: tuple[int, ...]) -> Path:
+def unfinished(store: Store, blocks: tuple[int, ...]) -> Place:
     """The folder of an attempt that ended with some of its parts finished."""
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)

@@ -6,12 +6,12 @@ import argparse
 import logging
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.experiments import RESOLVED, experiments
 from pipeline.home import home_of, make_home
 from storage_schemas.entry import Store
 from storage_schemas.errors import OdkdError
+from storage_schemas.places import Place
 
 __all__ = ["Answer", "command_of", "opened", "users_of"]
 
@@ -27,7 +27,7 @@ class Answer:
     error: OdkdError | None = None
 
 
-def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Path, Store]:
+def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Place, Store]:
     """The home and its store."""
     home = home_of(options.home)
     if make:
@@ -35,7 +35,7 @@ def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Path, St
     return home, Store(home / "store")
 
 
-def users_of(home: Path) -> dict[str, list[str]]:
+def users_of(home: Place) -> dict[str, list[str]]:
     """The names of the experiments that refer to each place; one of which that is not known is warned of."""
     found: dict[str, list[str]] = {}
     for experiment in experiments(home):
@@ -46,7 +46,7 @@ def users_of(home: Path) -> dict[str, list[str]]:
     return found
 
 
-def command_of(home: Path, experiment: str) -> str:
+def command_of(home: Place, experiment: str) -> str:
     """What runs an experiment again with its settings, without the stage."""
     config = home / "runs" / experiment / RESOLVED
     return f"python -m pipeline.run --config {shlex.quote(str(config))} --home {shlex.quote(str(home))}"

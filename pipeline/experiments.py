@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from storage_schemas.atomic import write_atomic
+from storage_schemas.places import Place, children
 
 __all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "end", "experiments", "refer"]
 
@@ -28,7 +28,7 @@ class Experiment:
     problem: str = ""
 
 
-def refer(run_dir: Path, places: Iterable[str]) -> None:
+def refer(run_dir: Place, places: Iterable[str]) -> None:
     """Note that a run in progress needs the entries of ``places``, there or not; what it noted before stays."""
     try:
         noted = _places(run_dir / UNFINISHED)
@@ -40,18 +40,17 @@ def refer(run_dir: Path, places: Iterable[str]) -> None:
         write_atomic(run_dir / UNFINISHED, (json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
 
 
-def end(run_dir: Path) -> None:
+def end(run_dir: Place) -> None:
     """Note that nothing is unfinished: from here on, the figures name the entries."""
     (run_dir / UNFINISHED).unlink(missing_ok=True)
 
 
-def experiments(home: Path) -> list[Experiment]:
+def experiments(home: Place) -> list[Experiment]:
     """Every experiment of a home, by name."""
-    runs = home / "runs"
-    return [_read(path) for path in sorted(runs.iterdir()) if path.is_dir()] if runs.is_dir() else []
+    return [_read(path) for path in children(home / "runs")[0]]
 
 
-def _read(run_dir: Path) -> Experiment:
+def _read(run_dir: Place) -> Experiment:
     try:
         # In this order: a run that ends meanwhile writes the figures first, and then takes the other file away.
         places = _places(run_dir / UNFINISHED) | _places(run_dir / METRICS)
@@ -62,7 +61,7 @@ def _read(run_dir: Path) -> Experiment:
     return Experiment(run_dir.name, frozenset(places))
 
 
-def _places(path: Path) -> set[str]:
+def _places(path: Place) -> set[str]:
     """What a file of the experiment names under ``entries``: places, or places by title; nothing if there is no such file.
 
     Raises:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from pipeline import cluster, graph
 from pipeline.answers import Answer, command_of, opened, users_of
 from pipeline.config import load_settings
 from pipeline.experiments import RESOLVED
+from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
 from storage_schemas.errors import MissingInputError
 from storage_schemas.inventory import find_place
+from storage_schemas.places import Place
 
 __all__ = ["repair", "sampled"]
 
@@ -35,7 +36,7 @@ def repair(options: argparse.Namespace) -> Answer:
     return Answer({"entry": step.place, "mended": mended}, "\n".join([*mended, f"{step.place}: {what}"]))
 
 
-def sampled(home: Path, places: Sequence[str], *, rows: int) -> Answer:
+def sampled(home: Place, places: Sequence[str], *, rows: int) -> Answer:
     """Ask the teachers of targets anew about some rows; ``places`` are of the kind 'targets'."""
     samples = {place: mend.sample(*step_of(home, place), rows=rows) for place in places}
     lines = [
@@ -52,7 +53,7 @@ def sampled(home: Path, places: Sequence[str], *, rows: int) -> Answer:
     return Answer({place: asdict(found) for place, found in samples.items()}, table(head, lines, right=head[1:]))
 
 
-def step_of(home: Path, place: str) -> tuple[Context, Step]:
+def step_of(home: Place, place: str) -> tuple[Context, Step]:
     """The step that left the entry at a place, with the settings of an experiment that refers to it.
 
     Raises:
@@ -61,7 +62,8 @@ def step_of(home: Path, place: str) -> tuple[Context, Step]:
     users = users_of(home).get(place, [])
     for name in users:
         settings = load_settings(str(home / "runs" / name / RESOLVED), [])
-        context = Context(settings, home, cluster.device(settings.cluster), command=command_of(home, name))
+        device = cluster.device(settings.cluster)
+        context = Context(settings, home, device, command=command_of(home, name), beneath=beneath_of(None))
         for module in graph.STAGES.values():
             for step in module.steps(context):
                 if step.place == place:

@@ -6,7 +6,6 @@ import argparse
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.answers import Answer, command_of, opened, users_of
@@ -16,6 +15,7 @@ from storage_schemas.entry import Store
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, make_again, repair_with
 from storage_schemas.garbage import Garbage, find_garbage, remove
 from storage_schemas.inventory import find_place, take_inventory
+from storage_schemas.places import Place
 from storage_schemas.verification import Verdict
 
 __all__ = ["gc", "verify"]
@@ -65,7 +65,7 @@ def _sampled(options: argparse.Namespace) -> Answer:
     return sampled(home, places, rows=options.sample)
 
 
-def _mend(home: Path, place: str, users: Sequence[str]) -> str:
+def _mend(home: Place, place: str, users: Sequence[str]) -> str:
     """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
     if users and place.partition("/")[0] in REPAIRABLE:
         return repair_with(place, home)
@@ -115,7 +115,7 @@ def gc(options: argparse.Namespace) -> Answer:
     return Answer(data, "\n".join([*shown, total]), error)
 
 
-def _remove(home: Path, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
+def _remove(home: Place, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
     """What was removed, and the error that ended it, if one did."""
     gone: list[Garbage] = []
     for item in garbage:
@@ -128,7 +128,7 @@ def _remove(home: Path, store: Store, garbage: Sequence[Garbage]) -> tuple[list[
     return gone, None
 
 
-def _used(home: Path) -> frozenset[str]:
+def _used(home: Place) -> frozenset[str]:
     """The places that experiments refer to.
 
     Raises:

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from stages.settings import Precision, Settings
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import MissingInputError
 from storage_schemas.manifest import Recipe, key_of
+from storage_schemas.places import Place
 
 __all__ = ["Context", "Device", "StageName", "Step", "resolve_precision"]
 
@@ -58,7 +58,7 @@ class Context:
     """One run of the pipeline."""
 
     settings: Settings
-    home: Path
+    home: Place
     device: Device
     command: str = "python -m pipeline.run"
     """How this run was started, without ``--stage``: the command that an error proposes begins with it."""
@@ -66,15 +66,18 @@ class Context:
     """What this run did, such as ``teacher_forwards.primary``."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage of this run took."""
+    beneath: Place | None = None
+    """The home of a team, whose store is looked in after the own one, and only read."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store of this home."""
-        return Store(self.home / "store")
+        beneath = None if self.beneath is None else Store(self.beneath / "store")
+        return Store(self.home / "store", beneath=beneath)
 
     @property
-    def run_dir(self) -> Path:
+    def run_dir(self) -> Place:
         """Where this experiment keeps its configuration, metrics and report."""
         return self.home / "runs" / self.settings.name
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -25,6 +24,8 @@ from stages.pose.flip import flip_merge
 from stages.settings import AugmentSettings, DecoderName
 from stages.tasks import run_tasks, task_options, worker_threads
 from storage_schemas.instances import Instances, read_instances
+from storage_schemas.near import File, here
+from storage_schemas.places import Place
 
 __all__ = ["DECODERS", "Runner", "predict", "runner"]
 
@@ -81,8 +82,8 @@ class _Job:
 
     start: int
     stop: int
-    people: Path
-    images: Path
+    people: File
+    images: Place
     spec: NetworkSpec
     size_wh: tuple[int, int]
     divisor: int
@@ -96,8 +97,8 @@ class _Job:
 def predict(
     context: Context,
     spec: NetworkSpec,
-    people: Path,
-    images: Path,
+    people: File,
+    images: Place,
     *,
     divisor: int = 1,
     flip: bool,
@@ -110,7 +111,7 @@ def predict(
     ``divisor`` is how much smaller the network's input is than the crop; ``withhold_mask`` gives a senior no masks.
     """
     settings = context.settings
-    num = len(read_instances(people).id_N)
+    num = len(read_instances(here(people)).id_N)
     jobs = [
         _Job(
             start,
@@ -138,7 +139,7 @@ def predict(
 
 @ray.remote(max_calls=0)
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
-    instances = read_instances(job.people).select(np.arange(job.start, job.stop))
+    instances = read_instances(here(job.people)).select(np.arange(job.start, job.stop))
     size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)
     ready = runner(job.spec, size_wh, job.device, job.precision, worker_threads())
     found: dict[DecoderName, list[F32]] = {decoder: [] for decoder in DECODERS}

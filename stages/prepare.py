@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import ray
@@ -21,11 +22,14 @@ from stages.data.synthetic import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
 from stages.progress import progress
 from stages.settings import Split
 from stages.tasks import run_tasks, task_options
-from storage_schemas.atomic import sha256_known
+from storage_schemas.atomic import sha256_known, write_atomic
 from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances, write_instances
 from storage_schemas.manifest import canonical_json
+from storage_schemas.near import fetched
+from storage_schemas.parts import MARKER, copy_part, read_marker
+from storage_schemas.places import Place, mirror
 
 __all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "steps"]
 
@@ -34,6 +38,8 @@ QUARANTINE = "quarantine.jsonl"
 GROUND_TRUTH = "ground_truth.json"
 _RULES_VERSION = 3
 _TASK_IMAGES = 256
+_DRAWN = f"drawn{MARKER}"
+"""Beside the embedded data set in a bucket, and written after it."""
 _SHOWN = 5
 
 
@@ -56,7 +62,7 @@ def instances_step(context: Context, split: Split) -> Step:
     return Step("prepare", "instances", f"{split} instances", recipe, about={"split": split}, same=("split",))
 
 
-def images_of(context: Context, split: Split) -> Path:
+def images_of(context: Context, split: Split) -> Place:
     """The folder below which the file names of a split lie; the embedded data set is drawn if it is not there."""
     if context.settings.data.embedded is not None:
         return _embedded(context) / "images"
@@ -99,23 +105,33 @@ def _listing_once(root: Path, changed_ns: int) -> str:
     return hashlib.sha256(canonical_json(listing)).hexdigest()
 
 
-def _embedded(context: Context) -> Path:
+def _embedded(context: Context) -> Place:
     """The folder of the embedded data set, drawn on first use."""
     settings = context.settings.data.embedded
     assert settings is not None
     spec = SyntheticSpec(train_images=settings.train_images, val_images=settings.val_images, seed=settings.seed)
     name = hashlib.sha256(canonical_json([settings.model_dump(), SYNTHETIC_VERSION])).hexdigest()[:12]
     folder = context.home / "datasets" / f"embedded-{name}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with progress("prepare: drawing the embedded data set", spec.train_images + spec.val_images, "images") as bar:
-            draw_dataset(folder, spec, progress=lambda done, _: bar.advance(done - bar.done))
+    if isinstance(folder, Path):
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _draw(folder, spec)
+    elif read_marker(folder / _DRAWN) is None:
+        mirror(folder).parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=mirror(folder).parent) as scratch:
+            _draw(Path(scratch) / name, spec)
+            copy_part(Path(scratch) / name, folder, _DRAWN.removesuffix(MARKER))
     return folder
+
+
+def _draw(folder: Path, spec: SyntheticSpec) -> None:
+    with progress("prepare: drawing the embedded data set", spec.train_images + spec.val_images, "images") as bar:
+        draw_dataset(folder, spec, progress=lambda done, _: bar.advance(done - bar.done))
 
 
 def _annotations_of(context: Context, split: Split) -> Path:
     if context.settings.data.embedded is not None:
-        return _embedded(context) / "annotations" / f"{split}.json"
+        return fetched(_embedded(context) / "annotations" / f"{split}.json")
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
     return source.annotations
@@ -125,7 +141,7 @@ def _annotations_of(context: Context, split: Split) -> Path:
 class _Job:
     """Some images to look at: (image id, file name, expected width and height)."""
 
-    root: Path
+    root: Place
     images: tuple[tuple[int, str, tuple[int, int]], ...]
 
 
@@ -150,16 +166,16 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     bad_images = {image_id: reason for image_id, reason in facts.items() if isinstance(reason, str)}
     quarantine = [*sorted_out.quarantine, *_of_bad_images(sorted_out.records, bad_images)]
     good = [record for record in sorted_out.records if record.image_id not in bad_images]
-    _write_quarantine(draft.folder / QUARANTINE, quarantine)
+    _write_quarantine(draft.work / QUARANTINE, quarantine)
     _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
     if not good:
         raise DataError(f"The {split} set has no usable person", allowed="at least one person with labelled keypoints")
     table = Instances.from_records(good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)})
-    write_instances(draft.folder / INSTANCES, table)
+    write_instances(draft.work / INSTANCES, table)
     truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))
-    (draft.folder / GROUND_TRUTH).write_bytes(canonical_json(truth))
+    (draft.work / GROUND_TRUTH).write_bytes(canonical_json(truth))
     measured = {
-        "content": _content(table, draft.folder / GROUND_TRUTH),
+        "content": _content(table, draft.work / GROUND_TRUTH),
         "people": len(table.id_N),
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
@@ -174,7 +190,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     )
 
 
-def _look_at_images(context: Context, split: Split, root: Path, records: Sequence[Record]) -> dict[int, ImageFacts | str]:
+def _look_at_images(context: Context, split: Split, root: Place, records: Sequence[Record]) -> dict[int, ImageFacts | str]:
     wanted = {record.image_id: (record.image_id, record.file_name, (record.width, record.height)) for record in records}
     images = list(wanted.values())
     jobs = [
@@ -196,8 +212,8 @@ def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> 
     ]
 
 
-def _write_quarantine(path: Path, quarantine: Sequence[Quarantined]) -> None:
-    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in quarantine))
+def _write_quarantine(path: Place, quarantine: Sequence[Quarantined]) -> None:
+    write_atomic(path, "".join(json.dumps(asdict(item)) + "\n" for item in quarantine).encode())
 
 
 def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quarantined], *, num_records: int) -> None:

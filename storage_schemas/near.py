@@ -14,9 +14,9 @@ from storage_schemas.atomic import sha256_file
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.manifest import FileFacts, difference
 from storage_schemas.objects import ObjectPath
-from storage_schemas.places import in_threads, mirror
+from storage_schemas.places import Place, in_threads, mirror
 
-__all__ = ["File", "Folder", "RemoteFile", "RemoteFolder", "here"]
+__all__ = ["File", "Folder", "RemoteFile", "RemoteFolder", "fetched", "here"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,26 @@ def here(what: File | Folder) -> Path:
     missing = [file for file in files if not _is_whole(file)]
     list(in_threads(_fetched, missing))
     return mirror(what.place)
+
+
+def fetched(place: Place) -> Path:
+    """The path on this node of a file that never changes, and whose content the caller looks at; fetched if it is not there.
+
+    Raises:
+        OSError: there is no such object, or it cannot be read.
+    """
+    if isinstance(place, Path):
+        return place
+    path = mirror(place)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            _download(place, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
 
 
 def _fetched(file: RemoteFile) -> Path:

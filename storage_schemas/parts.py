@@ -19,6 +19,7 @@ from storage_schemas.places import Place, children, files_below, in_threads, mir
 __all__ = [
     "MARKER",
     "Part",
+    "copy_part",
     "facts_of",
     "file_problem",
     "finish_part",
@@ -91,6 +92,16 @@ def finish_part(folder: Place, name: str, files: Sequence[str], *, notes: Mappin
     upload(folder, files)
     write_atomic(folder / f"{name}{MARKER}", json.dumps(asdict(part), allow_nan=False).encode())
     return part
+
+
+def copy_part(source: Path, folder: Place, name: str) -> Part:
+    """Bring all that lies below ``source``, a folder of this node, below ``folder`` as a finished part."""
+    files = sorted(files_below(source))
+    for file in files:
+        target = mirror(folder) / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (source / file).replace(target)
+    return finish_part(folder, name, files)
 
 
 def read_marker(marker: Place) -> Part | None:

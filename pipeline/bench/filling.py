@@ -128,6 +128,7 @@ def _job(data: Data, place: Place, spec: NetworkSpec) -> BlockJob:
         block=0,
         start=0,
         stop=scale.fill_people,
+        num=scale.filled_rows,
         people=data.folder / _TABLE,
         images=data.people.images,
         views=(BlockView(_VIEW, None, view, (teacher,)),),

@@ -45,7 +45,7 @@ def measure_steps(data: Data, place: Place) -> list[Part]:
     learner, batch = _learner(data, place), _batch(data)
     with ExitStack() as stack:
         teachers: dict[Role, MappedArray] = {
-            role: stack.enter_context(closing(MappedArray(entry.folder, "bits"))) for role, entry in data.cached.targets.items()
+            role: stack.enter_context(closing(MappedArray(entry.near(), "bits"))) for role, entry in data.cached.targets.items()
         }
         kinds = _from_cache(learner, batch, teachers, scale.rows)
         from_cache = _seconds(kinds, place, scale, rounds=scale.cached_rounds, title="steps from the cache")

@@ -12,7 +12,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,6 +23,7 @@ from stages.data.views import Views
 from stages.pose.affine import scale_affine
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances
+from storage_schemas.places import Place
 
 __all__ = ["Batch", "CropLoader", "epoch_order", "load_image"]
 
@@ -61,7 +61,7 @@ def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, 
     return [order[start : start + size][rank::world] for start in range(0, num - size + 1, size)]
 
 
-def load_image(root: Path, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
+def load_image(root: Place, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
     """The picture of index ``image`` as RGB [h, w, 3].
 
     Raises:
@@ -83,7 +83,7 @@ def load_image(root: Path, instances: Instances, image: int) -> npt.NDArray[np.u
 class CropLoader:
     """Cuts crops of ``size_wh`` out of the pictures below ``root``."""
 
-    def __init__(self, instances: Instances, root: Path, *, size_wh: tuple[int, int], threads: int) -> None:
+    def __init__(self, instances: Instances, root: Place, *, size_wh: tuple[int, int], threads: int) -> None:
         self._instances, self._root, self._size_wh = instances, root, size_wh
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()

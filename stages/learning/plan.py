@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from stages.networks.teacher import NetworkSpec
 from stages.settings import AugmentSettings, DistillSettings, Phase, TrainSettings
+from storage_schemas.near import File, Folder
+from storage_schemas.places import Place
 
 __all__ = ["EpochPlan", "TrainingPlan", "Weights", "epoch_weights", "view_of_epoch"]
 
@@ -73,9 +74,9 @@ class EpochPlan:
 
     view: int
     weights: Weights
-    views: Path | None = None
-    primary: Path | None = None
-    senior: Path | None = None
+    views: Folder | None = None
+    primary: Folder | None = None
+    senior: Folder | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ class TrainingPlan:
 
     title: str
     network: NetworkSpec
-    instances: Path
-    images: Path
-    folder: Path
+    instances: File
+    images: Place
+    folder: Place
     """Where checkpoints, curves and the final weights go."""
     crop_wh: tuple[int, int]
     size_divisor: int
@@ -103,7 +104,7 @@ class TrainingPlan:
     mask_drop: float = 0.0
     adapter_lr: float | None = None
     """The rate of parameters named ``adapter.*``, where it is not ``train.lr``."""
-    events: Path | None = None
+    events: Place | None = None
     """Where TensorBoard events go."""
 
     @property

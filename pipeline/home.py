@@ -11,7 +11,7 @@ from storage_schemas.places import Place, place_of
 
 __all__ = ["BENEATH_HELP", "HOME_HELP", "beneath_of", "home_of", "make_home"]
 
-_ALLOWED = "an absolute path on storage that every node sees, or s3://BUCKET/PREFIX"
+_ALLOWED = " or ".join(["an absolute path on storage that every node sees", *(f"{each}://BUCKET/PREFIX" for each in SCHEMES)])
 HOME_HELP = "an absolute path that every node sees, or s3://BUCKET/PREFIX (default: $ODKD_HOME, else ~/.odkd)"
 BENEATH_HELP = (
     "another home, such as a team's: what is found there is not made, and nothing is written (default: $ODKD_BENEATH)"
@@ -73,10 +73,7 @@ def _place(what: str, text: str) -> Place:
             raise StoreError(f"The {what} '{text}' names no place in a bucket", allowed="s3://BUCKET/PREFIX")
         return place
     if "://" in text:
-        kinds = " or ".join(f"{scheme}://BUCKET/PREFIX" for scheme in SCHEMES)
-        raise StoreError(
-            f"The {what} '{text}' is a URI", allowed=f"an absolute path on storage that every node sees, or {kinds}"
-        )
+        raise StoreError(f"The {what} '{text}' is a URI", allowed=_ALLOWED)
     try:
         return place.expanduser()
     except RuntimeError as error:

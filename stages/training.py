@@ -19,6 +19,7 @@ from stages.context import Context, Step
 from stages.learning.loop import METRICS, Worker, train, training_rows
 from stages.learning.plan import TrainingPlan
 from stages.progress import progress
+from stages.ray_storage import ray_storage
 from stages.settings import TrainSettings
 from stages.tasks import worker_threads
 from storage_schemas import errors
@@ -27,7 +28,7 @@ from storage_schemas.errors import ClusterError, OdkdError
 from storage_schemas.instances import read_instances
 from storage_schemas.near import here
 from storage_schemas.objects import ObjectPath
-from storage_schemas.places import Place, file_system
+from storage_schemas.places import Place
 
 __all__ = ["cpus_of_process", "read_curve", "run_trainings", "side_by_side"]
 
@@ -119,17 +120,10 @@ def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> To
         run_config=RunConfig(
             # A name that was used before would silently resume that run; checkpoints are the plan's own.
             name=f"{plan.folder.parent.name}-{uuid.uuid4().hex[:8]}",
-            **_ray_storage(plan.folder / "ray"),
+            **ray_storage(plan.folder / "ray"),
             failure_config=FailureConfig(max_failures=context.settings.cluster.max_failures),
         ),
     )
-
-
-def _ray_storage(place: Place) -> dict[str, Any]:
-    """Where Ray Train keeps its own notes, which nothing here rests on; it wants a place that all nodes see."""
-    if isinstance(place, ObjectPath):
-        return {"storage_path": f"{place.bucket.partition('://')[2]}/{place.key}", "storage_filesystem": file_system(place)}
-    return {"storage_path": str(place)}
 
 
 def _num_workers(settings: TrainSettings, most: int) -> int:

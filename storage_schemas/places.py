@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from storage_schemas.objects import SCHEMES, ObjectFacts, ObjectPath
 
 __all__ = [
     "Place",
     "children",
-    "file_system",
     "files_below",
     "in_threads",
     "make_folder",
@@ -55,18 +54,6 @@ def mirror(place: Place) -> Path:
         return place
     root = Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
     return root / place.bucket.replace("://", "/") / place.key
-
-
-def file_system(place: ObjectPath) -> Any:  # noqa: ANN401 (pyarrow has no types)
-    """The bucket as pyarrow's file systems see it, for libraries that take those; it cannot create exclusively."""
-    from pyarrow import fs
-
-    address = os.environ.get("AWS_ENDPOINT_URL", "")
-    if place.bucket.startswith("s3://") and address:
-        scheme, _, host = address.partition("://")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return fs.S3FileSystem(endpoint_override=host.rstrip("/"), scheme=scheme, region=region)
-    return fs.FileSystem.from_uri(str(place))[0]
 
 
 def make_folder(place: Place) -> None:

@@ -7,12 +7,12 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.experiments import Run, experiments
 from pipeline.home import home_of, make_home
 from storage_schemas.entry import Store
 from storage_schemas.errors import OdkdError
+from storage_schemas.places import Place
 
 __all__ = ["Answer", "command_of", "maker_of", "names_of", "opened", "users_of"]
 
@@ -28,7 +28,7 @@ class Answer:
     error: OdkdError | None = None
 
 
-def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Path, Store]:
+def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Place, Store]:
     """The home and its store."""
     home = home_of(options.home)
     if make:
@@ -36,7 +36,7 @@ def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Path, St
     return home, Store(home / "store")
 
 
-def users_of(home: Path) -> dict[str, list[Run]]:
+def users_of(home: Place) -> dict[str, list[Run]]:
     """The runs of experiments that refer to each place, those that ended well first; what is not known is warned of."""
     found: dict[str, list[Run]] = {}
     for experiment in experiments(home):
@@ -53,11 +53,11 @@ def names_of(runs: Sequence[Run]) -> list[str]:
     return sorted({run.experiment for run in runs})
 
 
-def maker_of(home: Path, runs: Sequence[Run]) -> str:
+def maker_of(home: Place, runs: Sequence[Run]) -> str:
     """What makes an entry that ``runs`` refer to, without the stage: the command, or in words what is known of it."""
     return command_of(home, runs[0].config) if runs else "the command that made it (no experiment uses it), with"
 
 
-def command_of(home: Path, config: Path) -> str:
+def command_of(home: Place, config: Place) -> str:
     """What runs an experiment again with the settings of ``config``, without the stage."""
     return f"python -m pipeline.run --config {shlex.quote(str(config))} --home {shlex.quote(str(home))}"

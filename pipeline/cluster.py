@@ -14,7 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stages.context import Device
 from stages.settings import ClusterSettings
-from storage_schemas.errors import ClusterError, StoreError
+from storage_schemas.atomic import write_atomic
+from storage_schemas.errors import ClusterError, OdkdError, StoreError
+from storage_schemas.places import Place, children, remove_tree
 
 __all__ = ["check_home", "check_resources", "connect", "device", "disconnect"]
 
@@ -140,8 +142,8 @@ def _in_words(resources: Resources) -> str:
     return f"CPU {cpus}" + (f", GPU {gpus}" if gpus else "")
 
 
-def check_home(home: Path) -> None:
-    """Make sure that every node can write the home and sees what the driver wrote there.
+def check_home(home: Place) -> None:
+    """Make sure that every node can write the home, sees what the driver wrote there, and creates a file only once.
 
     Raises:
         StoreError: a node cannot; the message names it.
@@ -149,21 +151,22 @@ def check_home(home: Path) -> None:
     probe = home / f".probe-{uuid.uuid4().hex[:8]}"
     probe.mkdir(parents=True)
     try:
+        write_atomic(probe / _FIRST, b"")
         nodes = [node for node in ray.nodes() if node["Alive"]]
         tasks = [
             _probe_home.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), num_cpus=0
-            ).remote(str(probe), node["NodeID"])
+            ).remote(probe, node["NodeID"])
             for node in nodes
         ]
         for node, trouble in zip(nodes, ray.get(tasks), strict=True):
             if trouble:
                 raise StoreError(
                     f"Node {node['NodeManagerAddress']} cannot use the home {home}: {trouble}",
-                    allowed="a folder that every node of the cluster can write, such as one on NFS",
+                    allowed=_SHARED if isinstance(home, Path) else _OBJECTS,
                     run="repeat the command with --home /shared/folder",
                 )
-        seen = {path.name for path in probe.iterdir()}
+        seen = {path.name for path in children(probe)[1]}
         lost = [node for node in nodes if node["NodeID"] not in seen]
         if lost:
             raise StoreError(
@@ -172,18 +175,27 @@ def check_home(home: Path) -> None:
                 run="repeat the command with --home /shared/folder",
             )
     finally:
-        for path in probe.iterdir():
-            path.unlink()
-        probe.rmdir()
+        remove_tree(probe)
+
+
+_FIRST = "first"
+_SHARED = "a folder that every node of the cluster can write, such as one on NFS"
+_OBJECTS = (
+    "object storage that every node reaches, with the AWS_* variables or the role that lead to it, odkd[s3] on every node, "
+    "and a server that heeds If-None-Match"
+)
 
 
 @ray.remote
-def _probe_home(folder: str, name: str) -> str:
-    """Write a file into ``folder`` from this node; why it failed, or ''."""
-    if not Path(folder).is_dir():
-        return "the folder is not there"
+def _probe_home(folder: Place, name: str) -> str:
+    """Write a file into ``folder`` from this node, and again; why that went wrong, or ''."""
     try:
-        (Path(folder) / name).write_bytes(b"")
-    except OSError as error:
+        if not (folder / _FIRST).exists():
+            return "what was written there is not seen"
+        write_atomic(folder / name, b"1", exclusive=True)
+        write_atomic(folder / name, b"2", exclusive=True)
+    except FileExistsError:
+        return ""
+    except (OSError, OdkdError) as error:
         return str(error)
-    return ""
+    return "it lets a file be created twice, so that of two writers both would win"

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from pipeline.strict_yaml import dump, load, problem, shown
 from stages.settings import Settings
 from storage_schemas.errors import ConfigError
+from storage_schemas.places import place_of
 
 __all__ = ["load_settings", "main", "preset_names", "resolved_yaml"]
 
@@ -84,8 +85,9 @@ def _read(config: str) -> Tree:
     names = preset_names()
     if config in names:
         return _parse_preset(config)
+    path = place_of(config)
     try:
-        path = Path(config).expanduser()
+        path = path.expanduser() if isinstance(path, Path) else path
     except RuntimeError as error:
         raise ConfigError(f"--config '{config}': {error}", allowed="a path to a YAML file") from error
     if not config or not path.is_file():
@@ -95,7 +97,7 @@ def _read(config: str) -> Tree:
             allowed=f"a preset ({', '.join(names)}) or a path to a YAML file",
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{config}' cannot be read: {error}", allowed="a YAML file in UTF-8") from error
     tree = _parse(text, config)
@@ -105,7 +107,7 @@ def _read(config: str) -> Tree:
     if base not in names:
         raise ConfigError(f"preset: {base!r} in '{config}' does not exist", allowed=f"one of {', '.join(names)}")
     # Its own name, so that an experiment that starts from a preset does not write over the preset's.
-    return _merged(_parse_preset(base), {"name": path.stem, **tree})
+    return _merged(_parse_preset(base), {"name": path.name.rpartition(".")[0] or path.name, **tree})
 
 
 def _parse_preset(name: str) -> Tree:

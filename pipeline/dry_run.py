@@ -60,8 +60,11 @@ def plan(context: Context, stages: Sequence[StageName], *, force: bool = False) 
 
 
 def _planned(context: Context, step: Step, *, force: bool) -> Planned:
-    if context.find(step) is not None:
-        return Planned(step, "stale", "made again, by --force") if force else Planned(step, "hit")
+    entry = context.find(step)
+    if entry is not None:
+        if force:
+            return Planned(step, "stale", "made again, by --force")
+        return Planned(step, "hit", f"in {context.beneath}" if entry.is_borrowed else "")
     nearest = context.store.nearest(step.kind, step.recipe, same=step.same)
     fields = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
     changed = [field for field in fields if not _FOLLOWS.match(field[0])] or fields

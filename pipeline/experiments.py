@@ -12,7 +12,6 @@ name. Others stay, and ``gc`` tells of them: nobody else knows whether that work
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from storage_schemas.atomic import write_atomic
 from storage_schemas.lease import Lease, LeaseWatch
+from storage_schemas.places import Place, children, remove_tree
 
 __all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "noting", "refer"]
 
@@ -32,9 +32,9 @@ class Run:
     """A run of an experiment: its settings, and the places (``kind/key``) of the entries that it left or needs."""
 
     experiment: str
-    config: Path
+    config: Place
     places: frozenset[str]
-    notes: Path | None = None
+    notes: Place | None = None
     """The folder of its notes, as long as it has not ended well."""
     decoder: str = ""
     """The decoder by which its figures and its report lead, once one was chosen."""
@@ -53,7 +53,7 @@ class Experiment:
     name: str
     runs: tuple[Run, ...] = ()
     problem: str = ""
-    spoilt: Path | None = None
+    spoilt: Place | None = None
     """The folder that the problem is in."""
 
     @property
@@ -63,7 +63,7 @@ class Experiment:
 
 
 @contextmanager
-def noting(run_dir: Path, run: str, settings_yaml: str) -> Iterator[None]:
+def noting(run_dir: Place, run: str, settings_yaml: str) -> Iterator[None]:
     """Around a run that calls ``refer``: its notes go with its orderly end, when the figures name what it left."""
     folder = run_dir / UNFINISHED / run
     folder.mkdir(parents=True)
@@ -73,7 +73,7 @@ def noting(run_dir: Path, run: str, settings_yaml: str) -> Iterator[None]:
     _drop(folder)
 
 
-def refer(run_dir: Path, run: str, places: Iterable[str]) -> None:
+def refer(run_dir: Place, run: str, places: Iterable[str]) -> None:
     """Note that the run ``run``, in progress, needs the entries of ``places``, there or not; what it noted before stays."""
     path = run_dir / UNFINISHED / run / _ENTRIES
     noted = _places(path)
@@ -87,36 +87,36 @@ def refer(run_dir: Path, run: str, places: Iterable[str]) -> None:
             _drop(other)
 
 
-def _is_covered(notes: Path, places: set[str]) -> bool:
+def _is_covered(notes: Place, places: set[str]) -> bool:
     try:
         return _places(notes / _ENTRIES) <= places
     except ValueError:
         return False
 
 
-def _drop(notes: Path) -> None:
+def _drop(notes: Place) -> None:
     # The entries first: whatever stays if this is interrupted says nothing, and goes with the next run.
     (notes / _ENTRIES).unlink(missing_ok=True)
-    shutil.rmtree(notes, ignore_errors=True)
-    with suppress(OSError):
-        notes.parent.rmdir()
+    remove_tree(notes)
+    if isinstance(notes, Path):
+        with suppress(OSError):
+            notes.parent.rmdir()
 
 
-def experiments(home: Path) -> list[Experiment]:
+def experiments(home: Place) -> list[Experiment]:
     """Every experiment of a home, by name."""
-    runs = home / "runs"
-    return [_read(path) for path in sorted(runs.iterdir()) if path.is_dir()] if runs.is_dir() else []
+    return [_read(path) for path in children(home / "runs")[0]]
 
 
-def _unfinished(run_dir: Path) -> list[Path]:
+def _unfinished(run_dir: Place) -> list[Place]:
     """The notes of runs that have not ended well, by their folders."""
     try:
-        return sorted(path for path in (run_dir / UNFINISHED).iterdir() if path.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
+        return children(run_dir / UNFINISHED)[0]
+    except NotADirectoryError:
         return []
 
 
-def _read(run_dir: Path) -> Experiment:
+def _read(run_dir: Place) -> Experiment:
     # In this order: a run that ends meanwhile writes the figures first, and then takes its notes away.
     found: list[Run] = []
     listed = None
@@ -139,7 +139,7 @@ def _read(run_dir: Path) -> Experiment:
     return Experiment(run_dir.name, (*left, *found))
 
 
-def _decoder(metrics: Path) -> str:
+def _decoder(metrics: Place) -> str:
     try:
         return str(json.loads(metrics.read_bytes())["evaluate"]["decoder"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -147,7 +147,7 @@ def _decoder(metrics: Path) -> str:
         return ""
 
 
-def _places(path: Path) -> set[str]:
+def _places(path: Place) -> set[str]:
     """What a file of the experiment names under ``entries``: places, or places by title; nothing if there is no such file.
 
     Raises:

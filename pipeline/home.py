@@ -1,4 +1,4 @@
-"""The home that a command works in: ``--home``, else the environment's, else ``~/.odkd``."""
+"""The home that a command works in: ``--home``, else the environment's, else ``~/.odkd``; and a team's beneath it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ import os
 from pathlib import Path
 
 from storage_schemas.errors import StoreError
+from storage_schemas.objects import SCHEMES, ObjectPath
+from storage_schemas.places import Place, place_of
 
-__all__ = ["HOME_HELP", "home_of", "make_home"]
+__all__ = ["BENEATH_HELP", "HOME_HELP", "beneath_of", "home_of", "make_home"]
 
-HOME_HELP = "an absolute path that every node sees (default: $ODKD_HOME, else ~/.odkd)"
+_ALLOWED = " or ".join(["an absolute path on storage that every node sees", *(f"{each}://BUCKET/PREFIX" for each in SCHEMES)])
+HOME_HELP = "an absolute path that every node sees, or s3://BUCKET/PREFIX (default: $ODKD_HOME, else ~/.odkd)"
+BENEATH_HELP = (
+    "another home, such as a team's: what is found there is not made, and nothing is written (default: $ODKD_BENEATH)"
+)
 
 
-def home_of(option: str | None) -> Path:
+def home_of(option: str | None) -> Place:
     """The home that ``--home`` or the environment names; it is not made, only seen to be possible.
 
     Raises:
-        StoreError: it is relative, a URI, empty or not a folder.
+        StoreError: it is relative, a URI of another kind, empty or not a folder.
     """
     text = os.environ.get("ODKD_HOME", "~/.odkd") if option is None else option
     if not text:
         source = "ODKD_HOME" if option is None else "--home"
-        raise StoreError(f"{source} is empty", allowed="an absolute path on storage that every node sees, or to leave it out")
-    if "://" in text:
-        raise StoreError(f"The home '{text}' is a URI", allowed="an absolute path on storage that every node sees")
-    try:
-        home = Path(text).expanduser()
-    except RuntimeError as error:
-        raise StoreError(f"The home '{text}': {error}", allowed="an absolute path") from error
+        raise StoreError(f"{source} is empty", allowed=f"{_ALLOWED}, or to leave it out")
+    home = _place("home", text)
+    if not isinstance(home, Path):
+        return home
     if not home.is_absolute():
         raise StoreError(
             f"The home '{text}' is relative" + (" (ODKD_HOME)" if option is None else ""),
@@ -39,12 +42,59 @@ def home_of(option: str | None) -> Path:
     return home
 
 
-def make_home(home: Path) -> None:
-    """Make the folder, unless it is there.
+def beneath_of(option: str | None) -> Place | None:
+    """The home that ``--beneath`` or the environment names, to be read beneath one's own; None if there is none.
+
+    Raises:
+        StoreError: it is not a home: it holds no store.
+    """
+    text = os.environ.get("ODKD_BENEATH", "") if option is None else option
+    if not text:
+        return None
+    home = _place("home beneath", text)
+    try:
+        if (home / "store").is_dir():
+            return home
+        problem = "there is no store in it"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    raise StoreError(
+        f"The home beneath '{text}' cannot be read: {problem}",
+        allowed="an existing home, which is only read: an absolute path, or s3://BUCKET/PREFIX",
+        run="the same command without --beneath (and without ODKD_BENEATH)",
+    )
+
+
+def _place(what: str, text: str) -> Place:
+    place = place_of(text)
+    if isinstance(place, ObjectPath):
+        # One that is all of a bucket would share it with whatever else is there.
+        if place.bucket.endswith("://") or not place.key:
+            raise StoreError(f"The {what} '{text}' names no place in a bucket", allowed="s3://BUCKET/PREFIX")
+        return place
+    if "://" in text:
+        raise StoreError(f"The {what} '{text}' is a URI", allowed=_ALLOWED)
+    try:
+        return place.expanduser()
+    except RuntimeError as error:
+        raise StoreError(f"The {what} '{text}': {error}", allowed="an absolute path") from error
+
+
+def make_home(home: Place) -> None:
+    """Make the folder, unless it is there; of a bucket see that it is there.
 
     Raises:
         StoreError: this user may not make it, or not write into it.
     """
+    if isinstance(home, ObjectPath):
+        try:
+            home.is_dir()
+        except OSError as error:
+            raise StoreError(
+                f"The home {home} cannot be used: {error.strerror}",
+                allowed="a bucket that is there, with the AWS_* variables (endpoint, region, credentials) that lead to it",
+            ) from error
+        return
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:

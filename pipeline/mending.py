@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from pipeline import cluster, graph
 from pipeline.answers import Answer, command_of, maker_of, names_of, opened, users_of
 from pipeline.config import load_settings
+from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
 from storage_schemas.errors import REPAIRABLE, MissingInputError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.inventory import find_place
+from storage_schemas.places import Place
 
 __all__ = ["repair", "sampled", "step_of"]
 
@@ -49,7 +50,7 @@ def repair(options: argparse.Namespace) -> Answer:
     return Answer({"entry": step.place, "mended": damaged}, "\n".join([*damaged, f"{step.place}: {what}"]))
 
 
-def sampled(home: Path, places: Sequence[str], *, rows: int) -> Answer:
+def sampled(home: Place, places: Sequence[str], *, rows: int) -> Answer:
     """Ask the teachers of targets anew about some rows; ``places`` are of the kind 'targets'."""
     samples = {place: mend.sample(*step_of(home, place), rows=rows) for place in places}
     lines = [
@@ -66,7 +67,7 @@ def sampled(home: Path, places: Sequence[str], *, rows: int) -> Answer:
     return Answer({place: asdict(found) for place, found in samples.items()}, table(head, lines, right=head[1:]))
 
 
-def step_of(home: Path, place: str) -> tuple[Context, Step]:
+def step_of(home: Place, place: str) -> tuple[Context, Step]:
     """The step that left the entry at a place, with the settings of a run that refers to it.
 
     Raises:
@@ -94,9 +95,10 @@ def step_of(home: Path, place: str) -> tuple[Context, Step]:
     )
 
 
-def _step_by(home: Path, config: Path, place: str) -> tuple[Context, Step] | None:
+def _step_by(home: Place, config: Place, place: str) -> tuple[Context, Step] | None:
     settings = load_settings(str(config))
-    context = Context(settings, home, cluster.device(settings.cluster), command=command_of(home, config))
+    device = cluster.device(settings.cluster)
+    context = Context(settings, home, device, command=command_of(home, config), beneath=beneath_of(None))
     for module in graph.STAGES.values():
         for step in module.steps(context):
             if step.place == place:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.answers import Answer, maker_of, names_of, opened, users_of
@@ -13,6 +12,7 @@ from pipeline.tables import plural, size_text
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import StoreError, cache_command, make_again
 from storage_schemas.inventory import Inventory, find_entry, find_place, take_inventory
+from storage_schemas.places import Place
 
 __all__ = ["drop"]
 
@@ -42,7 +42,7 @@ def drop(options: argparse.Namespace) -> Answer:
     return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]))
 
 
-def _refuse_if_used(home: Path, entry: Entry, runs: Sequence[Run], *, allowed: bool) -> None:
+def _refuse_if_used(home: Place, entry: Entry, runs: Sequence[Run], *, allowed: bool) -> None:
     if runs and not allowed:
         raise StoreError(
             f"{entry.place} is used by {', '.join(names_of(runs))}",
@@ -57,7 +57,7 @@ def _see_that_it_is_gone(store: Store, entry: Entry) -> None:
 
 
 def _facts(
-    home: Path, inventory: Inventory, entry: Entry, users: Mapping[str, Sequence[Run]], *, dropped: Sequence[Entry]
+    home: Place, inventory: Inventory, entry: Entry, users: Mapping[str, Sequence[Run]], *, dropped: Sequence[Entry]
 ) -> dict[str, Any]:
     """What goes, how it is made again, and what stays although it was made from it, with how that is made again.
 

@@ -9,17 +9,17 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, cast, get_args
 
 from pipeline import experiments
 from pipeline.config import load_settings, preset_names, resolved_yaml
 from pipeline.exits import exit_status
 from pipeline.experiments import METRICS, RESOLVED
-from pipeline.home import HOME_HELP, home_of, make_home
+from pipeline.home import BENEATH_HELP, HOME_HELP, beneath_of, home_of, make_home
 from stages.context import Context, StageName
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ConfigError
+from storage_schemas.places import Place
 
 __all__ = ["build_parser", "main"]
 
@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="the experiment's name: results go to HOME/runs/NAME (default: the configuration's)")
     parser.add_argument("--home", help=HOME_HELP)
+    parser.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
     parser.add_argument("--force", action="store_true", help="make the stage's entries again although they are there")
     parser.add_argument("--dry-run", action="store_true", help="print what would be made and why, and stop")
     return parser
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _repeatable(options: argparse.Namespace) -> str:
     """The command that was typed, without the stage: errors propose to go on with it."""
     parts = ["python -m pipeline.run"]
-    given = {name: getattr(options, name) for name in ("config", "name", "home")}
+    given = {name: getattr(options, name) for name in ("config", "name", "home", "beneath")}
     parts += [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
     parts += [f"--set {shlex.quote(item)}" for item in options.set]
     return " ".join(parts)
@@ -66,11 +67,12 @@ def _run(options: argparse.Namespace) -> None:
             allowed="--force with one stage; to make everything again, another --home",
             run=f"{_repeatable(options)} --stage distill --force   (or another stage)",
         )
-    home = home_of(options.home)
+    home, beneath = home_of(options.home), beneath_of(options.beneath)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, dry_run, graph
 
-    context = Context(settings, home, cluster.device(settings.cluster), command=_repeatable(options))
+    device = cluster.device(settings.cluster)
+    context = Context(settings, home, device, command=_repeatable(options), beneath=beneath)
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
         planned = dry_run.plan(context, stages, force=options.force)
@@ -136,7 +138,7 @@ def _figures(context: Context, resolved: str) -> dict[str, Any]:
     return figures
 
 
-def _earlier_seconds(run_dir: Path, resolved: str) -> dict[str, float]:
+def _earlier_seconds(run_dir: Place, resolved: str) -> dict[str, float]:
     """What each stage took in earlier runs of the same settings; nothing where the last run had others, or left no figures."""
     try:
         if (run_dir / RESOLVED).read_bytes() != resolved.encode():
@@ -147,7 +149,7 @@ def _earlier_seconds(run_dir: Path, resolved: str) -> dict[str, float]:
     return seconds if isinstance(seconds, dict) else {}
 
 
-def _leave(run_dir: Path, resolved: str, figures: dict[str, Any]) -> None:
+def _leave(run_dir: Place, resolved: str, figures: dict[str, Any]) -> None:
     """Write settings and figures, so that at no moment there are figures beside settings that they are not of."""
     config = run_dir / RESOLVED
     if not config.exists() or config.read_bytes() != resolved.encode():
@@ -156,7 +158,7 @@ def _leave(run_dir: Path, resolved: str, figures: dict[str, Any]) -> None:
     write_atomic(run_dir / METRICS, (json.dumps(figures, indent=1) + "\n").encode())
 
 
-def _tell_result(run_dir: Path, figures: dict[str, Any]) -> None:
+def _tell_result(run_dir: Place, figures: dict[str, Any]) -> None:
     """The line that the user has been waiting for."""
     if "evaluate" in figures:
         scores = figures["evaluate"]

@@ -17,6 +17,7 @@ from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, St
 from storage_schemas.intake import Outcome, import_entry, opened_archive
 from storage_schemas.inventory import find_entry, find_place, places
 from storage_schemas.manifest import Manifest
+from storage_schemas.places import Place
 
 __all__ = ["export", "take_in"]
 
@@ -32,7 +33,7 @@ def export(options: argparse.Namespace) -> Answer:
 
     home, store = opened(options)
     target = Path(options.target).absolute()
-    if target.resolve().is_relative_to(store.root.resolve()):
+    if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
     wanted = {place for text in options.wanted for place in _places(home, store, text)}
     entries = [find_entry(store, place) for place in sorted(wanted)]
@@ -45,7 +46,7 @@ def export(options: argparse.Namespace) -> Answer:
     return Answer(data, f"{told} exported to {target}")
 
 
-def _places(home: Path, store: Store, text: str) -> Collection[str]:
+def _places(home: Place, store: Store, text: str) -> Collection[str]:
     """What ``text`` names: all entries of the experiment of that name, or else the one entry whose key begins so.
 
     Raises:

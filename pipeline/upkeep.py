@@ -7,7 +7,6 @@ import logging
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.answers import Answer, command_of, maker_of, opened, users_of
@@ -17,6 +16,7 @@ from storage_schemas.entry import Store
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.garbage import Garbage, find_garbage, remove
 from storage_schemas.inventory import Unreadable, find_place, take_inventory
+from storage_schemas.places import Place
 from storage_schemas.verification import Verdict
 
 __all__ = ["gc", "verify"]
@@ -66,7 +66,7 @@ def _sampled(options: argparse.Namespace) -> Answer:
     return sampled(home, places, rows=options.sample)
 
 
-def _mend(home: Path, place: str, users: Sequence[Run], unreadable: Unreadable | None) -> str:
+def _mend(home: Place, place: str, users: Sequence[Run], unreadable: Unreadable | None) -> str:
     """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
     if isinstance(unreadable, StoreError):
         return unreadable.run
@@ -122,7 +122,7 @@ def gc(options: argparse.Namespace) -> Answer:
     return Answer(data, "\n".join([*shown, *map(_kept_told, kept), total]), error)
 
 
-def _kept(home: Path, store: Store) -> list[dict[str, Any]]:
+def _kept(home: Place, store: Store) -> list[dict[str, Any]]:
     """The runs that are not finished: who may be at each, and the places that nothing else needs and each alone keeps."""
     runs = [run for experiment in experiments(home) for run in experiment.runs]
     needed_by = Counter(place for run in runs for place in run.places)
@@ -146,7 +146,7 @@ def _kept_told(kept: Mapping[str, Any]) -> str:
     return f"A run of '{kept['experiment']}' that did not end {what}, until it is run again with its settings; or: {drop}"
 
 
-def _remove(home: Path, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
+def _remove(home: Place, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
     """What was removed, and the error that ended it, if one did."""
     gone: list[Garbage] = []
     for item in garbage:
@@ -159,7 +159,7 @@ def _remove(home: Path, store: Store, garbage: Sequence[Garbage]) -> tuple[list[
     return gone, None
 
 
-def _used(home: Path) -> frozenset[str]:
+def _used(home: Place) -> frozenset[str]:
     """The places that experiments refer to.
 
     Raises:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -20,6 +19,7 @@ from stages.settings import Precision, Settings
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import MissingInputError
 from storage_schemas.manifest import Recipe, key_of
+from storage_schemas.places import Place
 
 __all__ = ["Context", "Device", "StageName", "Step", "resolve_precision"]
 
@@ -59,7 +59,7 @@ class Context:
     """One run of the pipeline."""
 
     settings: Settings
-    home: Path
+    home: Place
     device: Device
     command: str = "python -m pipeline.run"
     """How this run was started, without ``--stage``: the command that an error proposes begins with it."""
@@ -69,15 +69,18 @@ class Context:
     """How long each stage of this run took."""
     run: str = field(default_factory=lambda: uuid4().hex[:8])
     """Tells this run from others of the same experiment."""
+    beneath: Place | None = None
+    """The home of a team, whose store is looked in after the own one, and only read."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store of this home."""
-        return Store(self.home / "store")
+        beneath = None if self.beneath is None else Store(self.beneath / "store")
+        return Store(self.home / "store", beneath=beneath)
 
     @property
-    def run_dir(self) -> Path:
+    def run_dir(self) -> Place:
         """Where this experiment keeps its configuration, metrics and report."""
         return self.home / "runs" / self.settings.name
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Literal, cast
 
 from stages.context import Context, Step, resolve_precision
@@ -19,6 +18,8 @@ from stages.targets import target_step, view_step
 from stages.teachers import architecture, training_recipe
 from stages.training import run_trainings, side_by_side
 from storage_schemas.entry import Draft
+from storage_schemas.near import Folder
+from storage_schemas.places import Place
 
 __all__ = ["Arm", "arms", "make", "steps", "student_step"]
 
@@ -96,13 +97,13 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 
 
 def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
-    checked: dict[str, Path] = {}
+    checked: dict[str, Folder] = {}
 
-    def folder(step: Step) -> Path:
+    def folder(step: Step) -> Folder:
         if step.key not in checked:
             entry = context.need(step)
             entry.check()
-            checked[step.key] = entry.folder
+            checked[step.key] = entry.whole()
         return checked[step.key]
 
     return [
@@ -120,14 +121,14 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
     ]
 
 
-def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Path) -> TrainingPlan:
+def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Place) -> TrainingPlan:
     settings = context.settings
     people = context.need(instances_step(context, "train"))
     people.check()
     return TrainingPlan(
         title=f"distill: {arm}",
         network=NetworkSpec(network=settings.distill.network),
-        instances=people.path(INSTANCES),
+        instances=people.file(INSTANCES),
         pictures=pictures_of(context, "train"),
         folder=folder,
         crop_wh=settings.crop.size_wh,

@@ -48,7 +48,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 def student_spec(context: Context, arm: Arm) -> NetworkSpec:
     """The trained student or baseline."""
     entry = context.need(student_step(context, arm))
-    return NetworkSpec(network=entry.measured["network"], checkpoint=entry.path(WEIGHTS))
+    return NetworkSpec(network=entry.measured["network"], checkpoint=entry.file(WEIGHTS))
 
 
 def _score_step(context: Context, arm: Arm, subset: Subset) -> Step:

@@ -132,11 +132,11 @@ def score_network(
         if isinstance(draft, Entry):
             return draft
         people, box_score_N = _people(context, subset, boxes)
-        write_instances(draft.folder / INSTANCES, people)
+        write_instances(draft.work / INSTANCES, people)
         predicted = predict(
             context,
             spec,
-            draft.folder / INSTANCES,
+            draft.file(INSTANCES),
             _pictures(context, subset, boxes),
             divisor=divisor,
             flip=context.settings.evaluate.flip,
@@ -205,7 +205,7 @@ def _commit(
         )
         measured[decoder] = scores
         results = coco_results(image_id_N[kept_N], score_N[kept_N], keypoints[kept_N])
-        write_results(draft.folder / f"results-{decoder}.json", results)
+        write_results(draft.work / f"results-{decoder}.json", results)
         columns["instance_id"] += people.id_N.tolist()
         columns["image_id"] += image_id_N.tolist()
         columns["decoder"] += [decoder] * len(score_N)
@@ -213,6 +213,6 @@ def _commit(
         columns["kept"] += kept_N.tolist()
     measured["images"] = measured["quarter"]["num_images"]
     stacked = np.concatenate([predicted[decoder] for decoder in DECODERS])
-    write_predictions(draft.folder / PREDICTIONS, columns, stacked)
+    write_predictions(draft.work / PREDICTIONS, columns, stacked)
     files: Sequence[str] = [PREDICTIONS, *(f"results-{decoder}.json" for decoder in DECODERS)]
     return draft.commit(files, measured=measured, made={"device": context.device})

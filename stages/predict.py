@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -26,6 +25,7 @@ from stages.pose.flip import flip_merge
 from stages.settings import AugmentSettings, DecoderName
 from stages.tasks import run_tasks, task_options, worker_threads
 from storage_schemas.instances import Instances, read_instances
+from storage_schemas.near import File, here
 
 __all__ = ["DECODERS", "Runner", "predict", "runner"]
 
@@ -82,7 +82,7 @@ class _Job:
 
     start: int
     stop: int
-    people: Path
+    people: File
     pictures: Pictures
     spec: NetworkSpec
     size_wh: tuple[int, int]
@@ -97,7 +97,7 @@ class _Job:
 def predict(
     context: Context,
     spec: NetworkSpec,
-    people: Path,
+    people: File,
     pictures: Pictures,
     *,
     divisor: int = 1,
@@ -111,7 +111,7 @@ def predict(
     ``divisor`` is how much smaller the network's input is than the crop; ``withhold_mask`` gives a senior no masks.
     """
     settings = context.settings
-    num = len(read_instances(people).id_N)
+    num = len(read_instances(here(people)).id_N)
     jobs = [
         _Job(
             start,
@@ -139,7 +139,7 @@ def predict(
 
 @ray.remote(max_calls=0)
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
-    instances = read_instances(job.people).select(np.arange(job.start, job.stop))
+    instances = read_instances(here(job.people)).select(np.arange(job.start, job.stop))
     size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)
     ready = runner(job.spec, size_wh, job.device, job.precision, worker_threads())
     found: dict[DecoderName, list[F32]] = {decoder: [] for decoder in DECODERS}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import ray
@@ -22,11 +23,14 @@ from stages.data.windows import CROPS_RECIPE, Pictures, WindowWriter
 from stages.progress import progress
 from stages.settings import Split
 from stages.tasks import run_tasks, task_options
-from storage_schemas.atomic import sha256_known
+from storage_schemas.atomic import sha256_known, write_atomic
 from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances, write_instances
 from storage_schemas.manifest import canonical_json
+from storage_schemas.near import fetched
+from storage_schemas.parts import MARKER, copy_part, finish_part, read_marker
+from storage_schemas.places import Place, mirror
 from storage_schemas.stored_crops import CROPS_INDEX, StoredCrop, write_index
 
 __all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "steps"]
@@ -36,6 +40,8 @@ QUARANTINE = "quarantine.jsonl"
 GROUND_TRUTH = "ground_truth.json"
 _RULES_VERSION = 3
 _TASK_IMAGES = 256
+_DRAWN = f"drawn{MARKER}"
+"""Beside the embedded data set in a bucket, and written after it."""
 _SHOWN = 5
 
 
@@ -65,10 +71,10 @@ def pictures_of(context: Context, split: Split) -> Pictures:
     root = images_of(context, split)
     if not context.settings.prepare.crops:
         return Pictures(root)
-    return Pictures(root, context.need(instances_step(context, split)).folder)
+    return Pictures(root, context.need(instances_step(context, split)).whole())
 
 
-def images_of(context: Context, split: Split) -> Path:
+def images_of(context: Context, split: Split) -> Place:
     """The folder below which the file names of a split lie; the embedded data set is drawn if it is not there."""
     if context.settings.data.embedded is not None:
         return _embedded(context) / "images"
@@ -111,23 +117,33 @@ def _listing_once(root: Path, changed_ns: int) -> str:
     return hashlib.sha256(canonical_json(listing)).hexdigest()
 
 
-def _embedded(context: Context) -> Path:
+def _embedded(context: Context) -> Place:
     """The folder of the embedded data set, drawn on first use."""
     settings = context.settings.data.embedded
     assert settings is not None
     spec = SyntheticSpec(train_images=settings.train_images, val_images=settings.val_images, seed=settings.seed)
     name = hashlib.sha256(canonical_json([settings.model_dump(), SYNTHETIC_VERSION])).hexdigest()[:12]
     folder = context.home / "datasets" / f"embedded-{name}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with progress("prepare: drawing the embedded data set", spec.train_images + spec.val_images, "images") as bar:
-            draw_dataset(folder, spec, progress=lambda done, _: bar.advance(done - bar.done))
+    if isinstance(folder, Path):
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _draw(folder, spec)
+    elif read_marker(folder / _DRAWN) is None:
+        mirror(folder).parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=mirror(folder).parent) as scratch:
+            _draw(Path(scratch) / name, spec)
+            copy_part(Path(scratch) / name, folder, _DRAWN.removesuffix(MARKER))
     return folder
+
+
+def _draw(folder: Path, spec: SyntheticSpec) -> None:
+    with progress("prepare: drawing the embedded data set", spec.train_images + spec.val_images, "images") as bar:
+        draw_dataset(folder, spec, progress=lambda done, _: bar.advance(done - bar.done))
 
 
 def _annotations_of(context: Context, split: Split) -> Path:
     if context.settings.data.embedded is not None:
-        return _embedded(context) / "annotations" / f"{split}.json"
+        return fetched(_embedded(context) / "annotations" / f"{split}.json")
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
     return source.annotations
@@ -138,9 +154,9 @@ class _Job:
     """Some pictures to look at, each with the people in it; crops are stored below ``crops`` under names with ``number``."""
 
     number: int
-    root: Path
+    root: Place
     pictures: tuple[tuple[Record, ...], ...]
-    crops: Path | None
+    crops: Place | None
 
 
 @dataclass(frozen=True)
@@ -154,7 +170,8 @@ class _Looked:
 @ray.remote(max_calls=0)
 def _look(job: _Job) -> _Looked:
     found: dict[int, ImageFacts | str] = {}
-    writer = WindowWriter(job.crops, f"crops-{job.number:05d}") if job.crops else None
+    part = f"crops-{job.number:05d}"
+    writer = WindowWriter(mirror(job.crops), part) if job.crops else None
     for people in job.pictures:
         first = people[0]
         try:
@@ -164,9 +181,11 @@ def _look(job: _Job) -> _Looked:
             continue
         if writer:
             writer.add(image_hw3, people)
-    if writer:
-        writer.flush()
-    return _Looked(found, writer.written if writer else [])
+    if writer is None or job.crops is None:
+        return _Looked(found, [])
+    writer.flush()
+    finish_part(job.crops, part, sorted({crop.shard for crop in writer.written}))
+    return _Looked(found, writer.written)
 
 
 def _make_split(context: Context, split: Split, draft: Draft) -> None:
@@ -180,20 +199,20 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     bad_images = {image_id: reason for image_id, reason in facts.items() if isinstance(reason, str)}
     quarantine = [*sorted_out.quarantine, *_of_bad_images(sorted_out.records, bad_images)]
     good = [record for record in sorted_out.records if record.image_id not in bad_images]
-    _write_quarantine(draft.folder / QUARANTINE, quarantine)
+    _write_quarantine(draft.work / QUARANTINE, quarantine)
     _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
     if not good:
         raise DataError(f"The {split} set has no usable person", allowed="at least one person with labelled keypoints")
     table = Instances.from_records(good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)})
-    write_instances(draft.folder / INSTANCES, table)
+    write_instances(draft.work / INSTANCES, table)
     truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))
-    (draft.folder / GROUND_TRUTH).write_bytes(canonical_json(truth))
+    (draft.work / GROUND_TRUTH).write_bytes(canonical_json(truth))
     files = [INSTANCES, QUARANTINE, GROUND_TRUTH]
     if crops:
-        write_index(crops, looked.crops)
+        write_index(draft.work, looked.crops)
         files += [CROPS_INDEX, *dict.fromkeys(crop.shard for crop in looked.crops)]
     measured: dict[str, Any] = {
-        "content": _content(table, draft.folder / GROUND_TRUTH, looked.crops if crops else None),
+        "content": _content(table, draft.work / GROUND_TRUTH, looked.crops if crops else None),
         "people": len(table.id_N),
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
@@ -210,7 +229,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     )
 
 
-def _look_at_images(context: Context, split: Split, root: Path, records: Sequence[Record], crops: Path | None) -> _Looked:
+def _look_at_images(context: Context, split: Split, root: Place, records: Sequence[Record], crops: Place | None) -> _Looked:
     by_image: dict[int, list[Record]] = {}
     for record in records:
         by_image.setdefault(record.image_id, []).append(record)
@@ -237,8 +256,8 @@ def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> 
     ]
 
 
-def _write_quarantine(path: Path, quarantine: Sequence[Quarantined]) -> None:
-    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in quarantine))
+def _write_quarantine(path: Place, quarantine: Sequence[Quarantined]) -> None:
+    write_atomic(path, "".join(json.dumps(asdict(item)) + "\n" for item in quarantine).encode())
 
 
 def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quarantined], *, num_records: int) -> None:

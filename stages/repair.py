@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -31,7 +29,8 @@ from storage_schemas.entry import Entry
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.instances import read_instances
 from storage_schemas.lease import Lease, LeaseWatch
-from storage_schemas.targets import block_files, create_arrays, read_rows, rows_per_block, unpack_bits
+from storage_schemas.places import Place, children, make_folder, mirror, remove_tree, upload
+from storage_schemas.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
 
 __all__ = ["Sample", "repair", "sample"]
 
@@ -81,34 +80,35 @@ def _place(entry: Entry) -> str:
 
 
 @contextmanager
-def _scratch(entry: Entry) -> Iterator[Path]:
+def _scratch(entry: Entry) -> Iterator[Place]:
     """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted."""
-    for other in entry.folder.glob(f"{_SCRATCH}*"):
+    for other in children(entry.folder)[0]:
         # What a repair left that was killed; one that lives keeps its own.
-        if other.is_dir() and LeaseWatch(lease_of(other)).is_gone():
-            shutil.rmtree(other, ignore_errors=True)
+        if other.name.startswith(_SCRATCH) and LeaseWatch(lease_of(other)).is_gone():
+            remove_tree(other)
             lease_of(other).unlink(missing_ok=True)
     folder = entry.folder / f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
     with Lease(lease_of(folder)):
-        folder.mkdir()
+        make_folder(folder)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
 
 
-def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str], folder: Path) -> None:
+def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str], folder: Place) -> None:
     """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
     split, num = cast(Split, step.about["split"]), int(entry.measured["rows"])
     people = context.need(instances_step(context, split))
     people.check()
     specs = array_specs(context, step)
-    create_arrays(folder, specs, num)
+    create_arrays(mirror(folder), specs, num)
+    upload(folder, metadata_files(specs))
     blocks = [
         block for block in range(-(-num // rows_per_block(num))) if not set(block_files(specs, block)).isdisjoint(damaged)
     ]
     view = _block_view(context, step, folder)
-    jobs = [block_job(context, split, people.path(INSTANCES), num, block, (view,), score=False) for block in blocks]
+    jobs = [block_job(context, split, people.file(INSTANCES), num, block, (view,), score=False) for block in blocks]
     if step.kind == "targets":
         # Not in the key, and yet a bit near the threshold may depend on it.
         jobs = [replace(job, batch_size=_batch_size(context, step)) for job in jobs]
@@ -118,16 +118,16 @@ def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str],
         pass
 
 
-def _block_view(context: Context, step: Step, folder: Path) -> BlockView:
+def _block_view(context: Context, step: Step, folder: Place) -> BlockView:
     number = step.about["view"]
     if step.kind == "views":
         return BlockView(number, None, folder, ())
     crops = context.need(view_step(context, step.about["split"], number))
     crops.check()
-    return BlockView(number, crops.folder, None, (_teacher(context, step, folder),))
+    return BlockView(number, crops.whole(), None, (_teacher(context, step, folder),))
 
 
-def _teacher(context: Context, step: Step, folder: Path) -> BlockTeacher:
+def _teacher(context: Context, step: Step, folder: Place) -> BlockTeacher:
     role = cast(Role, step.about["role"])
     teacher = context.need(teacher_step(context, role))
     teacher.check()
@@ -213,4 +213,4 @@ def _batch_size(context: Context, step: Step) -> int:
 
 def _rows(entry: Entry, name: str, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
     """Some rows of an array, one by one: there may be millions, and few are wanted."""
-    return np.concatenate([read_rows(entry.folder, name, row, row + 1) for row in chosen_B.tolist()])
+    return np.concatenate([read_rows(entry.near(), name, row, row + 1) for row in chosen_B.tolist()])

@@ -33,7 +33,7 @@ def summary(context: Context) -> dict[str, Any]:
     found["entries"] = _entries(context)
     student = context.find(distill.student_step(context, "student"))
     if student is not None:
-        found["weights"] = str(student.path(WEIGHTS))
+        found["weights"] = str(student.folder / WEIGHTS)
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +27,10 @@ from stages.predict import runner
 from stages.settings import AugmentSettings, BinarizeSettings, Role
 from stages.tasks import worker_threads
 from storage_schemas.instances import Instances, read_instances
+from storage_schemas.near import File, Folder, here
 from storage_schemas.parts import finish_part
-from storage_schemas.targets import ArraySpec, block_files, pack_bits, read_rows, write_block
+from storage_schemas.places import Place, mirror
+from storage_schemas.targets import ArraySpec, block_files, create_arrays, pack_bits, read_rows, view_arrays, write_block
 
 __all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
 
@@ -42,7 +43,7 @@ class BlockTeacher:
 
     role: Role
     spec: NetworkSpec
-    outputs: tuple[tuple[BinarizeSettings, Path], ...]
+    outputs: tuple[tuple[BinarizeSettings, Place], ...]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class BlockView:
     """A view in a task: where it is stored or goes, and which teachers look at it."""
 
     view: int
-    stored: Path | None
-    draft: Path | None
+    stored: Folder | None
+    draft: Place | None
     teachers: tuple[BlockTeacher, ...]
 
 
@@ -62,7 +63,9 @@ class BlockJob:
     block: int
     start: int
     stop: int
-    people: Path
+    num: int
+    """People of the whole table."""
+    people: File
     pictures: Pictures
     views: tuple[BlockView, ...]
     size_wh: tuple[int, int]
@@ -87,7 +90,7 @@ def run_block(job: BlockJob) -> dict[str, int]:
 
 def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
     """Write the job's block of every array; how many crops each teacher saw."""
-    instances = read_instances(job.people).select(np.arange(job.start, job.stop))
+    instances = read_instances(here(job.people)).select(np.arange(job.start, job.stop))
     crops = [_crops(job, view, instances) for view in job.views]
     collected = _Collected(job, crops, threads)
     # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
@@ -108,8 +111,11 @@ def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
 def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
     if view.stored is None:
         return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
-    affine = read_rows(view.stored, "affine", job.start, job.stop).astype(np.float32)
-    return Views(affine, read_rows(view.stored, "flip", job.start, job.stop).astype(np.bool_))
+    folder = here(view.stored)
+    # Of a part that was fetched to this node only the rows are there yet.
+    create_arrays(folder, view_arrays((job.size_wh[0] // 4, job.size_wh[1] // 4)), job.num)
+    affine = read_rows(folder, "affine", job.start, job.stop).astype(np.float32)
+    return Views(affine, read_rows(folder, "flip", job.start, job.stop).astype(np.bool_))
 
 
 class _Collected:
@@ -117,9 +123,9 @@ class _Collected:
 
     def __init__(self, job: BlockJob, crops: Sequence[Views], threads: int) -> None:
         self._job, self._crops, self._threads = job, crops, threads
-        self._rows: dict[Path, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
+        self._rows: dict[Place, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
         self.forwards: dict[str, int] = defaultdict(int)
-        self._bad: dict[Path, int] = defaultdict(int)
+        self._bad: dict[Place, int] = defaultdict(int)
 
     def add(self, index: int, batch: Batch) -> None:
         """Take a batch of one view: the mask at heatmap size, and what each teacher says about it."""
@@ -138,12 +144,12 @@ class _Collected:
                 if job.score:
                     self._score(heat_BKHW, folder, self._crops[index].affine_N23[batch.rows_B])
 
-    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: Path) -> None:
+    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: Place) -> None:
         bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
         self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
         self._bad[folder] += int(bad.sum())
 
-    def _score(self, heat_BKHW: Tensor, folder: Path, affine_B23: npt.NDArray[np.float32]) -> None:
+    def _score(self, heat_BKHW: Tensor, folder: Place, affine_B23: npt.NDArray[np.float32]) -> None:
         """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
         kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
         for decoder in FLOAT_DECODERS:
@@ -151,7 +157,7 @@ class _Collected:
             keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
             self._keep(folder, **{decoder: keypoints.astype(np.float32)})
 
-    def _keep(self, folder: Path, **arrays: npt.NDArray[Any]) -> None:
+    def _keep(self, folder: Place, **arrays: npt.NDArray[Any]) -> None:
         for name, rows in arrays.items():
             self._rows[folder][name].append(rows)
 
@@ -162,12 +168,14 @@ class _Collected:
             whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
             scores = {name: whole.pop(name) for name in FLOAT_DECODERS if name in whole}
             specs = tuple(ArraySpec(name, rows.shape[1:], rows.dtype.name) for name, rows in whole.items())
-            write_block(folder, block, whole)
+            work = mirror(folder)
+            create_arrays(work, specs, self._job.num)
+            write_block(work, block, whole)
             for name, rows in whole.items():
-                stored = read_rows(folder, name, self._job.start, self._job.stop)
+                stored = read_rows(work, name, self._job.start, self._job.stop)
                 assert np.array_equal(stored, rows, equal_nan=rows.dtype.kind == "f"), f"{name} did not come back as written"
             files = block_files(specs, block)
             if scores:
                 files.append(f"{part_name(block)}.npz")
-                np.savez(folder / files[-1], quarter=scores["quarter"], dark=scores["dark"])
+                np.savez(work / files[-1], quarter=scores["quarter"], dark=scores["dark"])
             finish_part(folder, part_name(block), files, notes={"bad": self._bad[folder]})

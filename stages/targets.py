@@ -32,6 +32,7 @@ from stages.teachers import network_spec, teacher_step
 from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import TrainingError
 from storage_schemas.instances import read_instances
+from storage_schemas.near import File, here
 from storage_schemas.targets import (
     ArraySpec,
     block_files,
@@ -131,15 +132,15 @@ def _groups(missing: Sequence[Step]) -> Iterator[list[Step]]:
 
 
 def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
-    people = context.need(instances_step(context, split)).path(INSTANCES)
-    num = len(read_instances(people).id_N)
+    people = context.need(instances_step(context, split)).file(INSTANCES)
+    num = len(read_instances(here(people)).id_N)
     with ExitStack() as stack:
         drafts: dict[str, tuple[Step, Draft]] = {}
         # In one order for all runs: two that need the same entries must not wait for each other.
         for step in sorted(group, key=lambda item: (item.kind, item.key)):
             draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
             if isinstance(draft, Draft):
-                create_arrays(draft.folder, array_specs(context, step), num)
+                create_arrays(draft.work, array_specs(context, step), num)
                 drafts[step.key] = (step, draft)
         _check_inputs(context, split, drafts)
         jobs = [job for job in _jobs(context, split, people, num, drafts) if job.views]
@@ -172,12 +173,12 @@ def array_specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:
     return target_arrays(context.heatmap_wh, _NUM_JOINTS)
 
 
-def _jobs(context: Context, split: Split, people: Path, num: int, drafts: dict[str, tuple[Step, Draft]]) -> Iterator[BlockJob]:
+def _jobs(context: Context, split: Split, people: File, num: int, drafts: dict[str, tuple[Step, Draft]]) -> Iterator[BlockJob]:
     finished = {key: set(draft.parts()) for key, (_, draft) in drafts.items()}
     specs = {role: network_spec(context.need(teacher_step(context, role))) for role in _ROLES}
     for block in range(-(-num // rows_per_block(num))):
         todo = [(step, draft) for key, (step, draft) in drafts.items() if part_name(block) not in finished[key]]
-        views = tuple(_views_of(context, split, todo, drafts, specs))
+        views = tuple(_views_of(context, split, block, todo, drafts, specs))
         # On a GPU decoding is what takes the time, and is done once for all views. On a CPU it is the teachers, and a task of
         # one view is soon done: little is lost with it.
         for together in [views] if context.device == "cuda" else [(view,) for view in views]:
@@ -185,7 +186,7 @@ def _jobs(context: Context, split: Split, people: Path, num: int, drafts: dict[s
 
 
 def block_job(
-    context: Context, split: Split, people: Path, num: int, block: int, views: tuple[BlockView, ...], *, score: bool
+    context: Context, split: Split, people: File, num: int, block: int, views: tuple[BlockView, ...], *, score: bool
 ) -> BlockJob:
     """The task that fills ``block`` of each of ``views``, for a table of ``num`` people."""
     settings = context.settings
@@ -194,6 +195,7 @@ def block_job(
         block,
         start,
         min(start + rows_per_block(num), num),
+        num,
         people,
         pictures_of(context, split),
         views,
@@ -210,6 +212,7 @@ def block_job(
 def _views_of(
     context: Context,
     split: Split,
+    block: int,
     todo: Sequence[tuple[Step, Draft]],
     drafts: dict[str, tuple[Step, Draft]],
     specs: dict[Role, NetworkSpec],
@@ -219,11 +222,11 @@ def _views_of(
         ours = [(step, draft) for step, draft in todo if step.about["view"] == view]
         crops = view_step(context, split, view)
         entry = context.find(crops)
-        stored = entry.folder if entry else None
+        stored = entry.whole() if entry else None
         own = [draft.folder for step, draft in ours if step.kind == "views"]
         if not own and stored is None:
             # This block of the view is finished in our own draft: read it from there.
-            stored = drafts[crops.key][1].folder
+            stored = drafts[crops.key][1].part_folder(part_name(block))
         teachers = []
         for role in _ROLES:
             outputs = tuple((step.about["rule"], draft.folder) for step, draft in ours if step.about.get("role") == role)
@@ -236,13 +239,13 @@ def _commit(context: Context, step: Step, draft: Draft, num: int) -> Entry:
     specs = array_specs(context, step)
     blocks = range(-(-num // rows_per_block(num)))
     files = [*metadata_files(specs), *(name for block in blocks for name in block_files(specs, block))]
-    size = sum((draft.folder / name).stat().st_size for name in files)
-    measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num), "bytes_per_person": round(size / num, 2)}
+    per_person = round(draft.size(files) / num, 2)
+    measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num), "bytes_per_person": per_person}
     made: dict[str, Any] = {"device": context.device}
     if step.kind == "targets":
         bad = sum(part.notes["bad"] for part in draft.parts().values())
         _refuse_if_too_bad(context, step, bad, num)
-        measured |= {"bad_maps": bad, "seen": _seen_share(draft.folder, step.about["rule"])}
+        measured |= {"bad_maps": bad, "seen": _seen_share(draft.near("peak/"), step.about["rule"])}
         made |= {"batch_size": context.settings.targets.batch_size}
         if step.about["split"] == "val":
             measured |= _scores(context, step, draft)
@@ -273,12 +276,13 @@ def _scores(context: Context, step: Step, draft: Draft) -> dict[str, Any]:
     entry = context.need(instances_step(context, "val"))
     people = read_instances(entry.path(INSTANCES))
     crops = context.need(view_step(context, "val", step.about["view"]))
-    affine = read_rows(crops.folder, "affine").astype(np.float64)
+    affine = read_rows(crops.near(), "affine").astype(np.float64)
     width, height = context.heatmap_wh
-    bits = unpack_bits(cast(Any, read_rows(draft.folder, "bits")), (_NUM_JOINTS, height, width))
-    xy, score = decode_bits(torch.from_numpy(bits), torch.from_numpy(read_rows(draft.folder, "peak").astype(np.float32)))
+    folder = draft.near("bits/", "peak/", "block-")
+    bits = unpack_bits(cast(Any, read_rows(folder, "bits")), (_NUM_JOINTS, height, width))
+    xy, score = decode_bits(torch.from_numpy(bits), torch.from_numpy(read_rows(folder, "peak").astype(np.float32)))
     found = {"AP_from_bits": np.concatenate([to_image(xy, affine), score.numpy()[..., None]], -1).astype(np.float32)}
-    parts = [np.load(draft.folder / f"{name}.npz") for name in sorted(draft.parts())]
+    parts = [np.load(folder / f"{name}.npz") for name in sorted(draft.parts())]
     for decoder in FLOAT_DECODERS:
         found[f"AP_float_{decoder}"] = np.concatenate([part[decoder] for part in parts])
     ones = np.ones(len(people.id_N))

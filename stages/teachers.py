@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from stages.context import Context, Step, resolve_precision
@@ -23,6 +22,7 @@ from stages.training import run_trainings, side_by_side
 from storage_schemas.atomic import sha256_known
 from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import WeightsError
+from storage_schemas.near import here
 
 __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "training_recipe"]
 
@@ -68,7 +68,7 @@ def teacher_step(context: Context, role: Role) -> Step:
 def network_spec(entry: Entry) -> NetworkSpec:
     """How to load the network that an entry holds."""
     measured = entry.measured
-    files = {name: entry.path(str(measured[name])) for name in ("weights", "checkpoint") if measured.get(name)}
+    files = {name: entry.file(str(measured[name])) for name in ("weights", "checkpoint") if measured.get(name)}
     return NetworkSpec(network=measured["network"], senior=measured["senior"], **files)
 
 
@@ -198,7 +198,7 @@ def _finish(context: Context, teacher: _Begun, *, made: dict[str, Any]) -> None:
     # The curve holds times: the same weights, trained again, are the same content.
     content = draft.payload([name for name in teacher.files if name != METRICS])
     measured: dict[str, Any] = {**teacher.described, "content": content}
-    spec = _spec_of(teacher.described, draft.folder)
+    spec = _spec_of(teacher.described, draft)
     scores = {"AP": _score(context, spec, measured["content"], _WHO[part])}
     if part == "senior":
         scores["AP_without_mask"] = _score(context, spec, measured["content"], _WHO[part], withhold_mask=True)
@@ -221,8 +221,8 @@ def _score(context: Context, spec: NetworkSpec, content: str, who: str, *, withh
     return scores
 
 
-def _spec_of(described: dict[str, Any], folder: Path) -> NetworkSpec:
-    files = {name: folder / described[name] for name in ("weights", "checkpoint") if described.get(name)}
+def _spec_of(described: dict[str, Any], draft: Draft) -> NetworkSpec:
+    files = {name: draft.file(described[name]) for name in ("weights", "checkpoint") if described.get(name)}
     return NetworkSpec(network=described["network"], senior=described["senior"], **files)
 
 
@@ -230,9 +230,9 @@ def _given(context: Context, part: Part, source: TeacherSource, draft: Draft) ->
     """Copy given weights into the entry, after they have been seen to load and to give heatmaps of the right size."""
     assert source.weights is not None
     name = f"weights{source.weights.suffix}"
-    shutil.copyfile(source.weights, draft.folder / name)
+    shutil.copyfile(source.weights, draft.work / name)
     described = {"network": source.network, "weights": name, "senior": False}
-    load_network(_spec_of(described, draft.folder), size_wh=context.settings.crop.size_wh)
+    load_network(_spec_of(described, draft), size_wh=context.settings.crop.size_wh)
     return _Begun(part, draft, None, [name], described)
 
 
@@ -257,7 +257,7 @@ def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
     files = [WEIGHTS, METRICS]
     if base.weights is not None and base.weights.suffix == ".pt2":
         program = f"program{base.weights.suffix}"
-        shutil.copyfile(base.weights, draft.folder / program)
+        shutil.copyfile(here(base.weights), draft.work / program)
         described = {**described, "network": None, "weights": program}
         files = [program, *files]
     return _Begun(part, draft, plan, files, described)
@@ -270,7 +270,7 @@ def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: 
     return TrainingPlan(
         title=title,
         network=spec,
-        instances=people.path(INSTANCES),
+        instances=people.file(INSTANCES),
         pictures=pictures_of(context, "train"),
         folder=draft.folder,
         crop_wh=settings.crop.size_wh,

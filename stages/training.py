@@ -7,7 +7,6 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,16 +19,22 @@ from stages.context import Context, Step
 from stages.learning.loop import METRICS, Worker, train, training_rows
 from stages.learning.plan import TrainingPlan
 from stages.progress import progress
+from stages.ray_storage import ray_storage
 from stages.settings import TrainSettings
 from stages.tasks import worker_threads
 from storage_schemas import errors
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ClusterError, OdkdError
 from storage_schemas.instances import read_instances
+from storage_schemas.near import here
+from storage_schemas.objects import ObjectPath
+from storage_schemas.places import Place
 
 __all__ = ["cpus_of_process", "read_curve", "run_trainings", "side_by_side"]
 
 _ERROR = "error.json"
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_REQUESTS = 5.0
 
 
 def side_by_side(context: Context, steps: Sequence[Step]) -> list[list[Step]]:
@@ -115,7 +120,7 @@ def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> To
         run_config=RunConfig(
             # A name that was used before would silently resume that run; checkpoints are the plan's own.
             name=f"{plan.folder.parent.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(plan.folder / "ray"),
+            **ray_storage(plan.folder / "ray"),
             failure_config=FailureConfig(max_failures=context.settings.cluster.max_failures),
         ),
     )
@@ -197,7 +202,7 @@ def _mean(value: torch.Tensor) -> torch.Tensor:
 def _raise_left(plan: TrainingPlan) -> None:
     path = plan.folder / _ERROR
     if path.exists():
-        name, seen, allowed, run = json.loads(path.read_text())
+        name, seen, allowed, run = json.loads(path.read_bytes())
         path.unlink()
         raise getattr(errors, name)(seen, allowed=allowed, run=run)
 
@@ -228,6 +233,7 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
     """Show the progress that the first worker of each training writes to its curve."""
     title = " and ".join([plans[0].title, *(plan.title.partition(": ")[2] for plan in plans[1:])])
     stop = threading.Event()
+    seconds = _SECONDS_BETWEEN_REQUESTS if isinstance(plans[0].folder, ObjectPath) else _SECONDS_BETWEEN_LOOKS
     with progress(title, total=sum(map(_steps_of, plans)), unit="steps") as bar:
 
         def done() -> int:
@@ -236,7 +242,7 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
         def follow() -> None:
             # With 0 it only moves the beginning on.
             note = bar.started
-            while not stop.wait(0.5):
+            while not stop.wait(seconds):
                 more = max(0, done() - bar.done)
                 note(more)
                 note = bar.advance if more else note
@@ -255,27 +261,29 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
 
 
 def _steps_of(plan: TrainingPlan) -> int:
-    people = len(training_rows(read_instances(plan.instances), plan))
+    people = len(training_rows(read_instances(here(plan.instances)), plan))
     return len(plan.epochs) * max(1, people // plan.train.batch_size)
 
 
-def _last_step(folder: Path) -> int:
+def _last_step(folder: Place) -> int:
     lines = _lines(folder)
     return int(lines[-1]["step"]) if lines else 0
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
+def _lines(folder: Place) -> list[dict[str, Any]]:
     path = folder / METRICS
-    if not path.exists():
+    try:
+        whole = path.read_bytes().decode()
+    except FileNotFoundError:
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for text in whole.splitlines():
         # The worker may be writing the last line just now.
         with contextlib.suppress(ValueError):
             lines.append(json.loads(text))
     return lines
 
 
-def read_curve(folder: Path) -> list[dict[str, Any]]:
+def read_curve(folder: Place) -> list[dict[str, Any]]:
     """The finished epochs of a curve: epoch, step, loss, lr, seconds."""
     return [line for line in _lines(folder) if "loss" in line]

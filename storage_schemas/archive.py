@@ -20,8 +20,7 @@ from typing import Protocol
 from storage_schemas.atomic import sync_files, sync_folder
 from storage_schemas.entry import Entry
 from storage_schemas.errors import CorruptEntryError, StoreError
-from storage_schemas.manifest import MANIFEST, FileFacts
-from storage_schemas.parts import difference
+from storage_schemas.manifest import MANIFEST, FileFacts, difference
 
 __all__ = ["INDEX", "SCHEMA_VERSION", "Hashed", "Readable", "copy", "export_entries"]
 

@@ -9,17 +9,24 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from storage_schemas.objects import ObjectPath
+from storage_schemas.places import Place
+
 __all__ = ["sha256_file", "sha256_known", "sync_files", "sync_folder", "write_atomic"]
 
 _READ_BYTES = 1 << 20
 
 
-def write_atomic(path: Path, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
+def write_atomic(path: Place, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
     """Write ``data`` under ``path`` so that a reader sees all of it or none.
 
     With ``exclusive`` the file must not exist yet (a hard link is created atomically on local disks and on NFS), so that of
     two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file.
+    An object of a bucket is so by itself.
     """
+    if isinstance(path, ObjectPath):
+        path.put(data, exclusive=exclusive)
+        return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with partial.open("xb") as stream:
@@ -37,8 +44,10 @@ def write_atomic(path: Path, data: bytes, *, exclusive: bool = False, durable: b
         sync_folder(path.parent)
 
 
-def sync_files(folder: Path, names: Iterable[str]) -> None:
-    """Make files (``names`` below ``folder``) durable, and every folder on the way to them."""
+def sync_files(folder: Place, names: Iterable[str]) -> None:
+    """Make files (``names`` below ``folder``) durable, and every folder on the way to them; objects are."""
+    if isinstance(folder, ObjectPath):
+        return
     folders = {folder}
     for name in names:
         with (folder / name).open("rb") as stream:
@@ -48,8 +57,10 @@ def sync_files(folder: Path, names: Iterable[str]) -> None:
         sync_folder(each)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Place) -> None:
     """Make the names in ``folder`` durable: without it a rename may be lost with the power."""
+    if isinstance(folder, ObjectPath):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,8 +68,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Place) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
+    if isinstance(path, ObjectPath):
+        return path.sha256()
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_READ_BYTES):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from storage_schemas.lease import LeaseWatch
 from storage_schemas.manifest import MANIFEST
+from storage_schemas.places import Place, children
 
 __all__ = ["Attempts", "lease_of"]
 
@@ -16,7 +16,7 @@ _LEASE = ".lease"
 _POLL_SECONDS = 0.5
 
 
-def lease_of(folder: Path) -> Path:
+def lease_of(folder: Place) -> Place:
     """The lease of the writer of an attempt folder."""
     return folder.with_name(f"{folder.name}{_LEASE}")
 
@@ -24,20 +24,23 @@ def lease_of(folder: Path) -> Path:
 class Attempts:
     """The attempts at one entry by other writers, and which of them are dead."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Place) -> None:
         self._home = home
-        self._watches: dict[Path, LeaseWatch] = {}
+        self._watches: dict[Place, LeaseWatch] = {}
 
-    def living(self) -> dict[Path, LeaseWatch]:
+    def living(self) -> dict[Place, LeaseWatch]:
         """Those whose writers live, by folder; a folder may not be there yet."""
-        folders = {path for path in self._home.iterdir() if path.is_dir()}
-        folders |= {path.with_suffix("") for path in self._home.glob(f"*{_LEASE}")}
-        self._watches = {path: self._watches.get(path) or LeaseWatch(lease_of(path)) for path in sorted(folders)}
+        folders, files = children(self._home)
+        names = {path.name for path in folders} | {
+            path.name.removesuffix(_LEASE) for path in files if path.name.endswith(_LEASE)
+        }
+        paths = [self._home / name for name in sorted(names)]
+        self._watches = {path: self._watches.get(path) or LeaseWatch(lease_of(path)) for path in paths}
         return {path: watch for path, watch in self._watches.items() if not watch.is_dead()}
 
-    def dead(self) -> list[Path]:
+    def dead(self) -> list[Place]:
         """Those that ``living`` has found dead, the newest, which has adopted the most, first."""
-        return [path for path, watch in sorted(self._watches.items(), reverse=True) if watch.is_dead()]
+        return [path for path, watch in reversed(self._watches.items()) if watch.is_dead()]
 
     def wait(self, what: str, tell: Callable[[str], None]) -> None:
         """Wait until the entry is there or none of the writers lives.

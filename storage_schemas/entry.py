@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,22 @@ from storage_schemas.atomic import sync_files, sync_folder, write_atomic
 from storage_schemas.attempts import Attempts, lease_of
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, StoreError, cache_command, make_again
 from storage_schemas.lease import Lease, LeaseWatch
+from storage_schemas.listings import Listings
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
-from storage_schemas.parts import MARKER, Part, facts_of, file_problem, read_marked, read_marker
+from storage_schemas.near import File, Folder, RemoteFile, RemoteFolder, here
+from storage_schemas.objects import ObjectPath
+from storage_schemas.parts import (
+    MARKER,
+    Part,
+    facts_of,
+    file_problem,
+    finished_parts,
+    markers_of,
+    part_folder,
+    read_marker,
+    size_problem,
+)
+from storage_schemas.places import Place, children, files_below, make_folder, mirror, remove_tree, upload
 from storage_schemas.provenance import provenance
 
 __all__ = ["Draft", "Entry", "Store", "read_entry"]
@@ -39,7 +53,9 @@ class Entry:
     """A committed entry: the manifest, and the folder that holds its files."""
 
     manifest: Manifest
-    folder: Path
+    folder: Place
+    is_borrowed: bool = False
+    """Whether it lies in a store that is only read, beneath the own one."""
 
     @property
     def key(self) -> str:
@@ -62,19 +78,38 @@ class Entry:
         return str(self.measured.get("content", self.manifest.payload))
 
     def path(self, name: str) -> Path:
-        """The absolute path of one of the entry's files, or of an array, which is a folder of files.
+        """The absolute path of one of the entry's files on this node; out of a bucket it is fetched.
+
+        Raises:
+            CorruptEntryError: as ``file``; or the object is missing, or is not what the manifest describes.
+        """
+        return here(self.file(name))
+
+    def file(self, name: str) -> File:
+        """One of the entry's files, to be handed to another process.
 
         Raises:
             CorruptEntryError: the manifest names no such file: an entry may come from elsewhere, and what it measured too.
         """
-        files = self.manifest.files
-        if name not in files and not any(file.startswith(f"{name}/") for file in files):
+        if name not in self.manifest.files:
             raise CorruptEntryError(
                 f"Entry {self.place} has no file {name!r}",
-                allowed=f"the files that its manifest names, such as {next(iter(files), 'none')}",
+                allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
                 run=make_again(self.manifest.kind),
             )
-        return self.folder / name
+        if isinstance(self.folder, Path):
+            return self.folder / name
+        return RemoteFile(self.folder / name, self.manifest.files[name], self.mend())
+
+    def whole(self) -> Folder:
+        """The folder with all of the entry's files, to be handed to another process."""
+        if isinstance(self.folder, Path):
+            return self.folder
+        return RemoteFolder(self.folder, tuple(self.manifest.files.items()), self.mend())
+
+    def near(self) -> Path:
+        """The folder with all of the entry's files on this node; out of a bucket they are fetched, as by ``path``."""
+        return here(self.whole())
 
     def problems(self) -> list[str]:
         """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
@@ -96,7 +131,7 @@ class Entry:
         except (FileNotFoundError, CorruptEntryError):
             return False
 
-    def put_back(self, name: str, made: Path) -> bool:
+    def put_back(self, name: str, made: Place) -> bool:
         """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
 
         True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
@@ -110,7 +145,7 @@ class Entry:
             if facts_of(made) != self.manifest.files[name]:
                 return False
             _make_way(self.folder, name)
-            made.replace(target)
+            _move(made, target)
         except FileNotFoundError as error:
             if self.is_there():
                 return False
@@ -121,8 +156,15 @@ class Entry:
         return True
 
     def check(self) -> None:
-        """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again."""
-        found = self.problems()
+        """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again.
+
+        In a bucket sizes are looked at: whoever reads an object looks at its sha256, and nobody reads it otherwise.
+        """
+        if isinstance(self.folder, ObjectPath):
+            sizes = files_below(self.folder)
+            found = [problem for name, facts in self.manifest.files.items() if (problem := size_problem(name, facts, sizes))]
+        else:
+            found = self.problems()
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise CorruptEntryError(
@@ -132,11 +174,15 @@ class Entry:
     def mend(self) -> str:
         """What to type next where files are damaged."""
         kind, home = self.manifest.kind, self.folder.parents[3]
+        if self.is_borrowed:
+            return f"{make_again(kind)}   (which makes one in your own home)"
         return cache_command(f"repair {self.place}", home) if kind in REPAIRABLE else make_again(kind)
 
 
-def _make_way(folder: Path, name: str) -> None:
+def _make_way(folder: Place, name: str) -> None:
     """Take away what a user or a failing disk has left where the file ``name`` belongs: a folder, or a file above it."""
+    if isinstance(folder, ObjectPath):
+        return
     above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
     for path in above:
         if path.is_file():
@@ -146,16 +192,33 @@ def _make_way(folder: Path, name: str) -> None:
         shutil.rmtree(folder / name)
 
 
-class Draft:
-    """An entry in the making: a folder of its own, under a lease."""
+def _move(made: Place, target: Place) -> None:
+    if isinstance(made, ObjectPath) and isinstance(target, ObjectPath):
+        made.replace(target)
+    else:
+        assert isinstance(made, Path), "a scratch folder lies in the store"
+        assert isinstance(target, Path), "a scratch folder lies in the store"
+        made.replace(target)
 
-    def __init__(self, home: Path, kind: str, recipe: Recipe) -> None:
+
+class Draft:
+    """An entry in the making: a folder of its own, under a lease.
+
+    Files are written below ``work``, which is the folder itself, or where that lies in a bucket, its mirror on this node.
+    """
+
+    def __init__(self, home: Place, kind: str, recipe: Recipe) -> None:
         self.kind, self.recipe, self.key = kind, _plain(recipe), key_of(kind, recipe)
         self._home = home
         self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
         self._started = time.monotonic()
-        self._superseded: list[Path] = []
+        self._superseded: list[Place] = []
         self._ended = False
+
+    @property
+    def work(self) -> Path:
+        """Where this process writes and reads the files."""
+        return mirror(self.folder)
 
     @property
     def was_taken_over(self) -> bool:
@@ -164,30 +227,51 @@ class Draft:
 
     def parts(self) -> dict[str, Part]:
         """The finished parts, by name: those adopted from a writer that died and those made since."""
-        found = (read_marked(marker) for marker in sorted(self.folder.glob(f"*{MARKER}")))
-        return {part.name: part for part in found if part}
+        return {part.name: part for part in finished_parts(self.folder)}
 
-    def adopt(self, other: Path) -> int:
+    def near(self, *beginnings: str) -> Path:
+        """The folder on this node with those files of finished parts whose names begin so, to be read."""
+        if isinstance(self.folder, ObjectPath):
+            facts = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
+            here(RemoteFolder(self.folder, tuple(item for item in facts.items() if item[0].startswith(beginnings))))
+        return self.work
+
+    def part_folder(self, name: str) -> Folder:
+        """The folder with the files of the finished part ``name``, to be handed to another process."""
+        part = read_marker(self.folder / f"{name}{MARKER}")
+        assert part is not None, f"{name} is not finished"
+        return part_folder(self.folder, part)
+
+    def file(self, name: str) -> File:
+        """A file that a finished part holds or that this process wrote, to be handed to another process."""
+        if isinstance(self.folder, Path):
+            return self.folder / name
+        known = {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
+        if name not in known:
+            upload(self.folder, [name])
+        return RemoteFile(self.folder / name, known.get(name) or facts_of(self.work / name))
+
+    def adopt(self, other: Place) -> int:
         """Take over the finished parts of the attempt folder ``other`` that this one lacks; how many there were.
 
-        They are hard links, and ``other`` is removed only after the commit and if its writer is surely gone.
+        They are hard links (in a bucket copies), and ``other`` is removed only after the commit and if its writer is surely
+        gone.
         """
         self._superseded.append(other)
         taken = 0
-        for marker in sorted(other.glob(f"*{MARKER}")):
-            if (self.folder / marker.name).exists():
-                continue
-            part = read_marked(marker)
-            taken += part is not None and self._link(other, (*part.files, marker.name))
+        have = {path.name for path in children(self.folder)[1]}
+        for part in finished_parts(other):
+            marker = f"{part.name}{MARKER}"
+            taken += marker not in have and self._link(other, (*part.files, marker))
         return taken
 
-    def _link(self, other: Path, names: Sequence[str]) -> bool:
+    def _link(self, other: Place, names: Sequence[str]) -> bool:
         """Link the files of a part, its marker last; all or none."""
         try:
             for name in names:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.hardlink_to(other / name)
+                _link(other / name, target)
         except FileNotFoundError:
             # Another writer has committed and removed it. A half linked part shares its files with that entry.
             for name in names:
@@ -199,10 +283,18 @@ class Draft:
         """The hash that the entry's payload will have if ``files`` (names below the folder) are committed as they are."""
         return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
 
+    def size(self, files: Sequence[str]) -> int:
+        """Bytes of ``files`` together, those of finished parts as they say."""
+        known = {name: facts.size for part in markers_of(self.folder) for name, facts in part.files.items()}
+        return sum(known[name] if name in known else (self.work / name).stat().st_size for name in files)
+
     def _facts(self, files: Sequence[str], expected: Mapping[str, FileFacts] | None = None) -> dict[str, FileFacts]:
-        markers = (read_marker(marker) for marker in sorted(self.folder.glob(f"*{MARKER}")))
-        known = {name: facts for part in markers if part for name, facts in part.files.items()} | dict(expected or {})
-        found = {name: facts_of(self.folder / name) for name in sorted(files)}
+        marked = {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
+        known = marked | dict(expected or {})
+        if isinstance(self.folder, ObjectPath):
+            found = self._remote_facts(files, marked)
+        else:
+            found = {name: facts_of(self.folder / name) for name in sorted(files)}
         for name, facts in found.items():
             if known.get(name, facts) != facts:
                 raise CorruptEntryError(
@@ -211,6 +303,20 @@ class Draft:
                     run="the same command again, which makes this part anew",
                 )
         return found
+
+    def _remote_facts(self, files: Sequence[str], marked: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
+        """As markers say, and of this node's own files as they are; an object of another size is not what was finished.
+
+        Raises:
+            FileNotFoundError: a file is neither in a part nor here.
+        """
+        sizes = files_below(self.folder)
+        if lost := next((name for name in files if name in marked and name not in sizes), None):
+            raise FileNotFoundError(f"{self.folder / lost} is missing")
+        return {
+            name: FileFacts(sizes[name].size, marked[name].sha256) if name in marked else facts_of(self.work / name)
+            for name in sorted(files)
+        }
 
     def commit(
         self,
@@ -231,6 +337,7 @@ class Draft:
         try:
             facts = self._facts(files, expected)
             sync_files(self.folder, facts)
+            upload(self.folder, set(facts) - {name for part in markers_of(self.folder) for name in part.files})
         except FileNotFoundError as error:
             if not self.was_taken_over:
                 raise
@@ -250,7 +357,7 @@ class Draft:
     def abandon(self) -> None:
         """Give up, and take away what was written: for work that nobody could go on from."""
         self._ended = True
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
     def taken_over(self) -> StoreError:
         """What to say where ``was_taken_over``."""
@@ -263,21 +370,30 @@ class Draft:
     def _give_way(self) -> Entry:
         entry = read_entry(self._home)
         self._ended = True
-        # It is our own where NFS has lost the answer to the first request and says "exists" to the second.
+        # It is our own where NFS, or a bucket, has lost the answer to the first request and says "exists" to the second.
         if entry.folder != self.folder:
             log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder)
         return entry
 
     def _clean(self, keep: set[str]) -> None:
-        for path in self.folder.rglob("*"):
-            if path.is_file() and path.relative_to(self.folder).as_posix() not in keep:
-                path.unlink(missing_ok=True)
+        for folder in {self.folder, self.work}:
+            for name in files_below(folder).keys() - keep:
+                (folder / name).unlink(missing_ok=True)
         for other in self._superseded:
             # A writer elsewhere that was held for dead may live: its folder stays, and goes when it gives way itself.
             if LeaseWatch(lease_of(other)).is_gone():
-                shutil.rmtree(other, ignore_errors=True)
+                remove_tree(other)
                 lease_of(other).unlink(missing_ok=True)
+
+
+def _link(source: Place, target: Place) -> None:
+    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
+        source.copy_to(target)
+    else:
+        assert isinstance(source, Path), "attempts at one entry lie in one store"
+        assert isinstance(target, Path), "attempts at one entry lie in one store"
+        target.hardlink_to(source)
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +402,7 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def read_entry(home: Path) -> Entry:
+def read_entry(home: Place) -> Entry:
     """The entry of the folder ``<store>/<kind>/<key>``.
 
     Raises:
@@ -313,15 +429,34 @@ def _told_if_taken_over(draft: Draft) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Store:
-    """All entries of one home, below ``root``."""
+    """All entries of one home, below ``root``; and those of a store ``beneath``, which is only read."""
 
-    root: Path
+    root: Place
+    beneath: Store | None = None
+    forced: set[str] = field(default_factory=set, compare=False)
+    """Places (``kind/key``) that are not looked for beneath, since they are to be made here."""
+    _listings: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def find(self, kind: str, recipe: Recipe) -> Entry | None:
-        """The committed entry of this recipe, or None; one whose manifest is damaged counts as not there, and is logged."""
-        home = self._home(kind, recipe)
+        """The committed entry of this recipe, or None; one whose manifest is damaged counts as not there, and is logged.
+
+        It is looked for here and then beneath. Of a bucket the answer may be that of some seconds ago: work may be begun
+        that another has just finished, which ``draft`` finds out.
+        """
+        key = key_of(kind, recipe)
+        found = self._find(kind, key) if self._listings.may_hold(self.root / kind, key) else None
+        return found or self._find_beneath(kind, key, recipe)
+
+    def _find_beneath(self, kind: str, key: str, recipe: Recipe) -> Entry | None:
+        if self.beneath is None or f"{kind}/{key}" in self.forced:
+            return None
+        entry = self.beneath.find(kind, recipe)
+        return entry and replace(entry, is_borrowed=True)
+
+    def _find(self, kind: str, key: str) -> Entry | None:
+        """Here, and at this moment."""
         try:
-            return read_entry(home)
+            return read_entry(self.root / kind / key)
         except FileNotFoundError:
             return None
         except CorruptEntryError as error:
@@ -329,12 +464,12 @@ class Store:
             return None
 
     def entries(self, kind: str) -> Iterator[Entry]:
-        """Every committed entry of a kind."""
-        for manifest in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
+        """Every committed entry of a kind, of this store alone."""
+        for home in children(self.root / kind)[0]:
             try:
-                yield read_entry(manifest.parent)
+                yield read_entry(home)
             except FileNotFoundError:
-                # Taken out of the store since it was listed.
+                # Not finished, or taken out of the store since it was listed.
                 continue
             except (CorruptEntryError, StoreError) as error:
                 log.warning("%s", error)
@@ -368,48 +503,55 @@ class Store:
             RuntimeError: this process has begun the same entry and not ended it.
             StoreError: another run took the work over meanwhile.
         """
-        home = self._home(kind, recipe)
+        key = key_of(kind, recipe)
+        home = self.root / kind / key
         home.mkdir(parents=True, exist_ok=True)
         attempts = Attempts(home)
         while True:
-            attempts.wait(f"{kind}/{key_of(kind, recipe)}", tell)
-            found = self.find(kind, recipe)
+            attempts.wait(f"{kind}/{key}", tell)
+            found = self._find(kind, key) or self._find_beneath(kind, key, recipe)
             if found:
                 yield found
                 return
             draft = Draft(home, kind, recipe)
             with Lease(lease_of(draft.folder)):
                 # Of two that begin at the same time the older one goes on, unless the other has begun already.
-                if any(other < draft.folder or (other != draft.folder and other.is_dir()) for other in attempts.living()):
+                if any(
+                    other.name < draft.folder.name or (other != draft.folder and other.is_dir()) for other in attempts.living()
+                ):
                     continue
                 # A writer that has ended since may have committed: only without its manifest is its folder free.
                 dead = attempts.dead()
-                if self.find(kind, recipe) is None:
+                if self._find(kind, key) is None:
                     self._begin(draft, dead if adopt else [], tell)
+                    self._listings.forget(self.root / kind)
                     with _told_if_taken_over(draft):
                         yield draft
                     return
 
     @staticmethod
-    def _begin(draft: Draft, dead: Sequence[Path], tell: Callable[[str], None]) -> None:
+    def _begin(draft: Draft, dead: Sequence[Place], tell: Callable[[str], None]) -> None:
         manifest = draft.folder.with_name(MANIFEST)
         if manifest.exists():
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
-            manifest.replace(manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
-        draft.folder.mkdir()
+            _move(manifest, manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
+        make_folder(draft.folder)
         adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:
             tell(f"{draft.kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
 
     def discard(self, entry: Entry) -> None:
         """Take an entry out of the store: the manifest first, so that nothing half removed is ever found."""
-        home = self.root / entry.manifest.kind / entry.key
-        current = self.find(entry.manifest.kind, entry.manifest.recipe)
+        if entry.is_borrowed:
+            # It stays for all others, and another is made here.
+            self.forced.add(entry.place)
+            return
+        home = self.root / entry.place
+        current = self._find(entry.manifest.kind, entry.key)
         # Another run may have discarded it before us, and made it again: that one stays.
         if current is not None and current.folder == entry.folder:
             (home / MANIFEST).unlink(missing_ok=True)
             sync_folder(home)
-        shutil.rmtree(entry.folder, ignore_errors=True)
-
-    def _home(self, kind: str, recipe: Recipe) -> Path:
-        return self.root / kind / key_of(kind, recipe)
+        # One beneath would be found in its place, and not made again.
+        self.forced.add(entry.place)
+        remove_tree(entry.folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 __all__ = [
     "KINDS",
@@ -96,7 +95,7 @@ class TrainingError(OdkdError):
     """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
 
 
-def cache_command(words: str, home: Path) -> str:
+def cache_command(words: str, home: object) -> str:
     """What to type to do something to entries of ``home``: ``words`` are a command of ``pipeline.cache`` with its arguments."""
     return f"python -m pipeline.cache {words} --home {shlex.quote(str(home))}"
 

@@ -8,7 +8,6 @@ is judged as the store judges it, by whether its lease changes, which takes a mi
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +21,8 @@ from storage_schemas.entry import Entry, Store, read_entry
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.lease import EXPIRE_SECONDS
 from storage_schemas.manifest import MANIFEST
+from storage_schemas.objects import ObjectPath
+from storage_schemas.places import Place, children, remove_tree
 
 __all__ = ["Garbage", "find_garbage", "remove"]
 
@@ -36,7 +37,7 @@ class Garbage:
 
     place: str
     what: What
-    paths: tuple[Path, ...]
+    paths: tuple[Place, ...]
     """In the order in which they are removed."""
     size: int
     age_seconds: float
@@ -54,7 +55,7 @@ def find_garbage(
     ``used`` are the places that experiments refer to.
     """
     now = time.time()
-    homes = {path: Attempts(path) for path in sorted(store.root.glob("*/*")) if path.is_dir()}
+    homes = {home: Attempts(home) for kind in children(store.root)[0] for home in children(kind)[0]}
     # A lease that has changed within the time in which one expires is that of a living writer, and needs no watching.
     busy = _busy(homes, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
     garbage: list[Garbage] = []
@@ -72,7 +73,7 @@ def find_garbage(
     return garbage, left
 
 
-def _busy(homes: Mapping[Path, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[Path, str]:
+def _busy(homes: Mapping[Place, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[Place, str]:
     """Where writers live, and who they are.
 
     One that has not been heard of for so long that its work may go is watched until it is known to be dead.
@@ -91,7 +92,7 @@ def _busy(homes: Mapping[Path, Attempts], changed_before: float, tell: Callable[
     return {home: f"{next(iter(found.values())).holder()} is making it" for home, found in living.items()}
 
 
-def _entry_of(home: Path, *, is_used: bool) -> tuple[Entry | None, str]:
+def _entry_of(home: Place, *, is_used: bool) -> tuple[Entry | None, str]:
     """The entry, if there is one; and why the place is not to be touched, if it is not."""
     try:
         return read_entry(home), ""
@@ -104,11 +105,11 @@ def _entry_of(home: Path, *, is_used: bool) -> tuple[Entry | None, str]:
         return None, error.seen if isinstance(error, StoreError) else str(error)
 
 
-def _garbage_of(home: Path, attempts: Attempts, entry: Entry | None, *, now: float, is_used: bool) -> Iterator[Garbage]:
+def _garbage_of(home: Place, attempts: Attempts, entry: Entry | None, *, now: float, is_used: bool) -> Iterator[Garbage]:
     """All that may go at a place where nobody is at work, whatever its age."""
 
-    def item(what: What, *paths: Path, if_unused: bool = False) -> Garbage:
-        there = tuple(path for path in paths if path.exists())
+    def item(what: What, *paths: Place, if_unused: bool = False) -> Garbage:
+        there = tuple(path for path in paths if path.exists() or path.is_dir())
         # An entry is as old as its manifest, which was written last.
         age = now - max(map(_changed, there[:1] if what == "entry" else there), default=now)
         return Garbage(f"{home.parent.name}/{home.name}", what, there, sum(map(_bytes, there)), age, if_unused, attempts)
@@ -126,10 +127,10 @@ def _garbage_of(home: Path, attempts: Attempts, entry: Entry | None, *, now: flo
                 yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
         elif lease_of(folder).exists():
             yield item("lease", lease_of(folder))
-    for path in sorted(home.glob(f"{MANIFEST}.damaged-*")):
-        yield item("damaged manifest", path)
-    for path in sorted(home.glob(".*.partial")):
-        yield item("partial file", path)
+    left: dict[What, tuple[str, str]] = {"damaged manifest": (f"{MANIFEST}.damaged-", ""), "partial file": (".", ".partial")}
+    files = children(home)[1]
+    for what, (beginning, end) in left.items():
+        yield from (item(what, path) for path in files if path.name.startswith(beginning) and path.name.endswith(end))
 
 
 def _stats(path: Path) -> list[os.stat_result]:
@@ -142,13 +143,19 @@ def _stats(path: Path) -> list[os.stat_result]:
     return found
 
 
-def _changed(path: Path) -> float:
+def _changed(path: Place) -> float:
     """When anything of ``path`` was changed last."""
+    if isinstance(path, ObjectPath):
+        own = path.facts()
+        return max((facts.changed for facts in ([own] if own else path.below().values())), default=0.0)
     return max((fact.st_mtime for fact in _stats(path)), default=0.0)
 
 
-def _bytes(path: Path) -> int:
+def _bytes(path: Place) -> int:
     """What removing ``path`` frees: the parts of a dead writer that an entry has adopted are files of that entry too."""
+    if isinstance(path, ObjectPath):
+        own = path.facts()
+        return sum(facts.size for facts in ([own] if own else path.below().values()))
     return sum(fact.st_size for fact in _stats(path) if fact.st_nlink == 1 and not stat.S_ISDIR(fact.st_mode))
 
 
@@ -175,14 +182,14 @@ def remove(store: Store, item: Garbage, used: Collection[str]) -> bool:
             return False
         for path in item.paths:
             _remove(path)
-    stays = [path for path in item.paths if path.exists()]
+    stays = [path for path in item.paths if path.exists() or path.is_dir()]
     if stays:
         raise StoreError(f"{stays[0]} cannot be removed", allowed="a store that this user may write")
     return True
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Place) -> None:
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
     else:
         path.unlink(missing_ok=True)

@@ -19,8 +19,7 @@ from typing import IO, Literal
 from storage_schemas.archive import INDEX, SCHEMA_VERSION, Hashed, copy
 from storage_schemas.entry import Draft, Store
 from storage_schemas.errors import KINDS, CorruptEntryError, StoreError
-from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, is_plain_name
-from storage_schemas.parts import difference
+from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, difference, is_plain_name
 
 __all__ = ["Archive", "Outcome", "import_entry", "opened_archive"]
 
@@ -172,7 +171,7 @@ def _fill(draft: Draft, source: _Source, manifest: Manifest, advance: Callable[[
         for name, facts in manifest.files.items():
             with source.open(f"{manifest.place}/{manifest.folder}/{name}") as stream:
                 hashed = Hashed(stream)
-                copy(hashed, draft.folder / name)
+                copy(hashed, draft.work / name)
             if problem := difference(hashed.facts(), facts):
                 raise _bad(source.where, f"is damaged: {manifest.place}, {name} {problem}")
             advance()

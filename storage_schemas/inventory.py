@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from storage_schemas.entry import Entry, Store, read_entry
 from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, StoreError, cache_command, make_again
 from storage_schemas.manifest import MANIFEST
+from storage_schemas.objects import ObjectPath
+from storage_schemas.places import children, in_threads
 
 __all__ = ["Inventory", "find_entry", "find_place", "places", "take_inventory"]
 
@@ -18,6 +21,8 @@ _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
 _SHOWN = 5
 
 Unreadable = CorruptEntryError | StoreError
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -79,22 +84,36 @@ def _texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
 
 def places(store: Store) -> list[str]:
     """Where there is a manifest, readable or not; nothing is opened."""
-    return sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in store.root.glob(f"*/*/{MANIFEST}"))
+    homes = [home for kind in children(store.root)[0] for home in children(kind)[0]]
+    there = _looked_at(store, lambda home: (home / MANIFEST).exists(), homes)
+    return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
 
 
 def take_inventory(store: Store) -> Inventory:
     """Read every manifest; no other file is looked at."""
     entries: dict[str, Entry] = {}
     unreadable: dict[str, Unreadable] = {}
-    for place in places(store):
-        try:
-            entries[place] = find_entry(store, place)
-        except MissingInputError:
-            # Taken out of the store since it was listed.
-            continue
-        except (CorruptEntryError, StoreError) as error:
-            unreadable[place] = error
+    there = places(store)
+    for place, found in zip(there, _looked_at(store, lambda place: _found(store, place), there), strict=True):
+        if isinstance(found, Entry):
+            entries[place] = found
+        elif found is not None:
+            unreadable[place] = found
     return Inventory(entries, unreadable)
+
+
+def _found(store: Store, place: str) -> Entry | Unreadable | None:
+    try:
+        return find_entry(store, place)
+    except MissingInputError:
+        # Taken out of the store since it was listed.
+        return None
+    except (CorruptEntryError, StoreError) as error:
+        return error
+
+
+def _looked_at(store: Store, look: Callable[[T], R], where: Sequence[T]) -> Iterator[R]:
+    return in_threads(look, where) if isinstance(store.root, ObjectPath) else map(look, where)
 
 
 def find_entry(store: Store, place: str) -> Entry:

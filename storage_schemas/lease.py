@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from storage_schemas.atomic import write_atomic
+from storage_schemas.places import Place
 
 __all__ = ["BEAT_SECONDS", "EXPIRE_SECONDS", "Lease", "LeaseWatch"]
 
@@ -25,7 +26,7 @@ EXPIRE_SECONDS = 60.0
 class Lease:
     """A file that its holder rewrites every ``BEAT_SECONDS``; used as a context manager around the work."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self._facts = {"owner": uuid.uuid4().hex, **_this_process()}
         self._beats = 0
@@ -103,7 +104,7 @@ _HEART = _Heart()
 class LeaseWatch:
     """Judges from outside whether a lease's holder lives: by changing content, never by comparing clocks."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self._seen = b""
         self._facts: dict[str, object] | None = None

@@ -17,6 +17,7 @@ __all__ = [
     "Manifest",
     "Recipe",
     "canonical_json",
+    "difference",
     "differing_fields",
     "is_plain_name",
     "key_of",
@@ -88,6 +89,13 @@ class FileFacts:
 
     size: int
     sha256: str
+
+
+def difference(found: FileFacts, wanted: FileFacts) -> str:
+    """In which way a file that is ``found`` is not the one that is ``wanted``, or an empty text."""
+    if found.size != wanted.size:
+        return f"has {found.size} bytes where the manifest says {wanted.size}"
+    return "" if found.sha256 == wanted.sha256 else "does not match its sha256"
 
 
 @dataclass(frozen=True)

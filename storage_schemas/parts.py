@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from storage_schemas.atomic import sha256_file, sync_files, write_atomic
-from storage_schemas.manifest import FileFacts
+from storage_schemas.errors import CorruptEntryError
+from storage_schemas.manifest import FileFacts, difference
+from storage_schemas.near import Folder, RemoteFolder, here
+from storage_schemas.objects import ObjectFacts, ObjectPath
+from storage_schemas.places import Place, children, files_below, in_threads, mirror, upload
 
-__all__ = ["MARKER", "Part", "difference", "facts_of", "file_problem", "finish_part", "read_marked", "read_marker", "read_part"]
+__all__ = [
+    "MARKER",
+    "Part",
+    "copy_part",
+    "facts_of",
+    "file_problem",
+    "finish_part",
+    "finished_parts",
+    "markers_of",
+    "part_folder",
+    "read_marker",
+    "read_part",
+    "size_problem",
+]
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +46,13 @@ class Part:
     notes: dict[str, Any]
 
 
-def file_problem(folder: Path, name: str, facts: FileFacts) -> str:
+def file_problem(folder: Place, name: str, facts: FileFacts) -> str:
     """What is wrong with the file ``name`` below ``folder``, or an empty text if it has the size and sha256 of ``facts``."""
     path = folder / name
     try:
-        if not path.is_file():
+        size = _size(path)
+        if size is None:
             return f"{name} is missing"
-        size = path.stat().st_size
         # A file of another size is not read.
         found = difference(FileFacts(size, sha256_file(path) if size == facts.size else ""), facts)
         return f"{name} {found}" if found else ""
@@ -43,27 +60,51 @@ def file_problem(folder: Path, name: str, facts: FileFacts) -> str:
         return f"{name} cannot be read ({error.strerror})"
 
 
-def difference(found: FileFacts, wanted: FileFacts) -> str:
-    """In which way a file that is ``found`` is not the one that is ``wanted``, or an empty text."""
-    if found.size != wanted.size:
-        return f"has {found.size} bytes where the manifest says {wanted.size}"
-    return "" if found.sha256 == wanted.sha256 else "does not match its sha256"
+def size_problem(name: str, facts: FileFacts, sizes: Mapping[str, ObjectFacts]) -> str:
+    """What is wrong with a file as far as a listing tells, by name what is there: nothing is read."""
+    if name not in sizes:
+        return f"{name} is missing"
+    found = difference(FileFacts(sizes[name].size, facts.sha256), facts)
+    return f"{name} {found}" if found else ""
 
 
-def facts_of(path: Path) -> FileFacts:
+def _size(path: Place) -> int | None:
+    """In bytes; None where there is no such file."""
+    if isinstance(path, ObjectPath):
+        found = path.facts()
+        return found.size if found else None
+    return path.stat().st_size if path.is_file() else None
+
+
+def facts_of(path: Place) -> FileFacts:
     """Size and sha256 of a file as it is."""
-    return FileFacts(path.stat().st_size, sha256_file(path))
+    size = _size(path) if isinstance(path, ObjectPath) else path.stat().st_size
+    return FileFacts(size or 0, sha256_file(path))
 
 
-def finish_part(folder: Path, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
-    """Sync and hash the ``files`` (names below ``folder``) of a part, then write its marker: the worker's last act."""
+def finish_part(folder: Place, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
+    """Sync and hash the ``files`` of a part, then write its marker: the worker's last act.
+
+    They are names below ``folder``, or where that lies in a bucket, below its mirror on this node.
+    """
     sync_files(folder, files)
-    part = Part(name, {file: facts_of(folder / file) for file in files}, dict(notes or {}))
+    part = Part(name, {file: facts_of(mirror(folder) / file) for file in files}, dict(notes or {}))
+    upload(folder, files)
     write_atomic(folder / f"{name}{MARKER}", json.dumps(asdict(part), allow_nan=False).encode())
     return part
 
 
-def read_marker(marker: Path) -> Part | None:
+def copy_part(source: Path, folder: Place, name: str) -> Part:
+    """Bring all that lies below ``source``, a folder of this node, below ``folder`` as a finished part."""
+    files = sorted(files_below(source))
+    for file in files:
+        target = mirror(folder) / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (source / file).replace(target)
+    return finish_part(folder, name, files)
+
+
+def read_marker(marker: Place) -> Part | None:
     """What a marker says, or None if it cannot be read; its files are not looked at."""
     try:
         raw = json.loads(marker.read_bytes())
@@ -72,18 +113,54 @@ def read_marker(marker: Path) -> Part | None:
         return None
 
 
-def read_part(folder: Path, name: str) -> Part | None:
-    """The finished part ``name`` of ``folder``, or None if it is not there or any of its files is not as it was (logged)."""
-    return read_marked(folder / f"{name}{MARKER}")
+def markers_of(folder: Place) -> list[Part]:
+    """What all markers of a folder say, by name; files are not looked at."""
+    markers = [path for path in children(folder)[1] if path.name.endswith(MARKER)]
+    read = in_threads(read_marker, markers) if isinstance(folder, ObjectPath) else map(read_marker, markers)
+    return [part for part in read if part]
 
 
-def read_marked(marker: Path) -> Part | None:
-    """The part behind a marker, or None if any of its files is not as the marker says."""
-    part = read_marker(marker)
+def finished_parts(folder: Place) -> Iterator[Part]:
+    """The parts of a folder whose files are as they were; others are logged.
+
+    In a bucket sizes tell that, and whoever reads an object looks at its sha256.
+    """
+    sizes = files_below(folder) if isinstance(folder, ObjectPath) else None
+    for part in markers_of(folder):
+        problems = (
+            file_problem(folder, name, facts) if sizes is None else size_problem(name, facts, sizes)
+            for name, facts in part.files.items()
+        )
+        bad = next(filter(None, problems), None)
+        if bad is None:
+            yield part
+        else:
+            _warn(folder, bad)
+
+
+def read_part(folder: Place, name: str) -> Part | None:
+    """The finished part ``name``, its files on this node; None if it is not there or one is not as it was (logged)."""
+    part = read_marker(folder / f"{name}{MARKER}")
     if part is None:
         return None
-    bad = [problem for name, facts in part.files.items() if (problem := file_problem(marker.parent, name, facts))]
+    if isinstance(folder, ObjectPath):
+        try:
+            here(part_folder(folder, part))
+        except (CorruptEntryError, OSError) as error:
+            _warn(folder, str(error))
+            return None
+        return part
+    bad = [problem for file, facts in part.files.items() if (problem := file_problem(folder, file, facts))]
     if bad:
-        log.warning("Unfinished work in %s is not used: %s", marker.parent, bad[0])
+        _warn(folder, bad[0])
         return None
     return part
+
+
+def part_folder(folder: Place, part: Part) -> Folder:
+    """The folder with the files of a part, to be handed to another process."""
+    return folder if isinstance(folder, Path) else RemoteFolder(folder, tuple(part.files.items()))
+
+
+def _warn(folder: Place, problem: str) -> None:
+    log.warning("Unfinished work in %s is not used: %s", folder, problem)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -98,20 +99,27 @@ def target_arrays(heatmap_wh: tuple[int, int], num_joints: int) -> tuple[ArraySp
 
 def create_arrays(folder: Path, specs: tuple[ArraySpec, ...], num_rows: int) -> None:
     """Write the arrays' metadata below ``folder``, without data; doing it twice changes nothing."""
+    missing = [name for name in metadata_files(specs) if not (folder / name).exists()]
+    if not missing:
+        return
     block = rows_per_block(num_rows)
-    for spec in specs:
-        if (folder / spec.name / "zarr.json").exists():
-            continue
-        zarr.create_array(
-            LocalStore(folder),
-            name=spec.name,
-            shape=(num_rows, *spec.row),
-            dtype=spec.dtype,
-            chunks=(_CHUNK_ROWS, *spec.row),
-            shards=(block, *spec.row),
-            filters=None,
-            compressors=(ZstdCodec(level=1), Crc32cCodec()),
-        )
+    folder.mkdir(parents=True, exist_ok=True)
+    # Several processes of a node may do so at the same time, and Zarr would refuse to do it twice.
+    with TemporaryDirectory(dir=folder) as scratch:
+        for spec in specs:
+            zarr.create_array(
+                LocalStore(scratch),
+                name=spec.name,
+                shape=(num_rows, *spec.row),
+                dtype=spec.dtype,
+                chunks=(_CHUNK_ROWS, *spec.row),
+                shards=(block, *spec.row),
+                filters=None,
+                compressors=(ZstdCodec(level=1), Crc32cCodec()),
+            )
+        for name in missing:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (Path(scratch) / name).replace(folder / name)
 
 
 def metadata_files(specs: tuple[ArraySpec, ...]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import CorruptEntryError, MissingInputError, StoreError
 from storage_schemas.inventory import Inventory, find_entry
+from storage_schemas.places import files_below
 
 __all__ = ["Verdict", "unnamed_files", "verify"]
 
@@ -63,5 +64,4 @@ def _is_still_there(store: Store, entry: Entry) -> bool:
 
 def unnamed_files(entry: Entry) -> list[str]:
     """Files in the entry's folder that its manifest does not name: what a writer that was killed left, or a user."""
-    found = {path.relative_to(entry.folder).as_posix() for path in entry.folder.rglob("*") if not path.is_dir()}
-    return sorted(found - set(entry.manifest.files))
+    return sorted(files_below(entry.folder).keys() - set(entry.manifest.files))

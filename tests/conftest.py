@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import shutil
+import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+from buckets import Server, served
 from cache_samples import Cache, a_home
 
 from storage_schemas.entry import Entry
+from storage_schemas.objects import ObjectPath
 
 # The machine that runs the tests may have two cores: workers of several processes must not starve each other.
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[Server]:
+    with served() as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of the S3 protocol that this process and those that it starts use; what it keeps on this node is the test's."""
+    for name, value in _server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "node"))
+    yield _server
+    _server.fail_every(0)
+
+
+@pytest.fixture
+def bucket(server: Server) -> ObjectPath:
+    """An empty bucket."""
+    name = f"odkd-{uuid.uuid4().hex[:8]}"
+    server.make_bucket(name)
+    return ObjectPath(f"s3://{name}", "")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.parts import finish_part
+from storage_schemas.places import Place
 
 __all__ = [
     "CONTENT",
@@ -34,7 +35,7 @@ WRITER_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(WRITER.parents[1])}
 
 def write_file(draft: Draft, name: str, data: bytes | None = None) -> None:
     """One of the files, with its content or ``data``."""
-    path = draft.folder / name
+    path = draft.work / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(CONTENT[name] if data is None else data)
 
@@ -55,7 +56,7 @@ def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mappi
         return draft.commit(FILES, measured=measured or {})
 
 
-def unfinished(store: Store, blocks: tuple[int, ...]) -> Path:
+def unfinished(store: Store, blocks: tuple[int, ...]) -> Place:
     """The folder of an attempt that ended with some of its parts finished."""
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)

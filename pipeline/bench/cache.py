@@ -65,7 +65,7 @@ def run_cache_bench(
 
 
 def _drawn_people(data: Data) -> Photographs:
-    return Photographs(data.people.records, data.people.pictures.root)
+    return Photographs(data.people.records, data.people.root)
 
 
 def _drawn(data: Data) -> TargetEntries:

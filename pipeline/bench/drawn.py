@@ -17,7 +17,6 @@ from stages.data.crops import crop_keypoints
 from stages.data.images import check_image
 from stages.data.synthetic import SyntheticSpec, draw_dataset
 from stages.data.views import Views
-from stages.data.windows import Pictures
 from stages.pose.heatmap import sigma_of
 from stages.progress import progress
 from stages.settings import Role
@@ -47,7 +46,7 @@ class People:
     instances: Instances
     records: Sequence[Record]
     table: Path
-    pictures: Pictures
+    root: Path
 
     def repeated(self, num: int) -> Instances:
         """``num`` people: these, as often as needed, each time under other ids and so in other crops."""
@@ -63,9 +62,9 @@ def draw_people(folder: Path, *, images: int, crop_wh: tuple[int, int]) -> Peopl
         draw_dataset(folder / "people", spec, progress=lambda done, _: bar.advance(done - bar.done))
     coco = read_coco(folder / "people" / "annotations" / "val.json")
     records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
-    pictures = folder / "people" / "images"
-    facts = {item.image_id: check_image(pictures, item.file_name, (item.width, item.height)) for item in records}
-    people = People(Instances.from_records(records, facts), records, folder / "people.parquet", Pictures(pictures))
+    root = folder / "people" / "images"
+    facts = {item.image_id: check_image(root, item.file_name, (item.width, item.height)) for item in records}
+    people = People(Instances.from_records(records, facts), records, folder / "people.parquet", root)
     write_instances(people.table, people.instances)
     return people
 

@@ -90,11 +90,11 @@ def write_entry(
     size = rows_per_block(num)
     with store.draft(kind, recipe) as draft, progress(f"bench: drawing {kind}", num, "people") as bar:
         assert isinstance(draft, Draft), "a benchmark's store is new"
-        create_arrays(draft.folder, specs, num)
+        create_arrays(draft.work, specs, num)
         files = metadata_files(specs)
         for block, start in enumerate(range(0, num, size)):
             stop = min(start + size, num)
-            write_block(draft.folder, block, block_of(start, stop))
+            write_block(draft.work, block, block_of(start, stop))
             names = block_files(specs, block)
             finish_part(draft.folder, part_name(block), names, notes={"bad": 0})
             files += names

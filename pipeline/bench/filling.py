@@ -16,6 +16,7 @@ from pipeline.bench.scale import Scale
 from pipeline.bench.timing import interleaved, ratio
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
+from stages.data.windows import Pictures
 from stages.networks.hrnet import HRNet, hrnet_config
 from stages.networks.normalize import normalize
 from stages.networks.teacher import NetworkSpec
@@ -80,14 +81,14 @@ def measure_filling(data: Data, place: Place) -> Part:
 
 def _picture_bytes(data: Data) -> float:
     people = data.people
-    return float(np.mean([(people.pictures.root / name).stat().st_size for name in people.instances.file_name_M]))
+    return float(np.mean([(people.root / name).stat().st_size for name in people.instances.file_name_M]))
 
 
 def _ready_images(people: Instances, data: Data, place: Place) -> list[Tensor]:
     """The block's crops, normalised, in batches on the device."""
     scale = data.scale
     views = draw_views(people, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
-    loader = CropLoader(people, data.people.pictures, size_wh=scale.crop_wh, threads=place.threads)
+    loader = CropLoader(people, Pictures(data.people.root), size_wh=scale.crop_wh, threads=place.threads)
     rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
     try:
         batches = [batch.image_Bhw3 for (batch,) in loader.batches(rows, [views])]
@@ -128,8 +129,9 @@ def _job(data: Data, place: Place, spec: NetworkSpec) -> BlockJob:
         block=0,
         start=0,
         stop=scale.fill_people,
+        num=scale.filled_rows,
         people=data.folder / _TABLE,
-        pictures=data.people.pictures,
+        pictures=Pictures(data.people.root),
         views=(BlockView(_VIEW, None, view, (teacher,)),),
         size_wh=scale.crop_wh,
         seed=0,

@@ -95,7 +95,7 @@ def measure_reading(data: Data) -> Part:
 
 
 def _folder(cached: CachedView) -> Path:
-    return cached.targets["primary"].folder
+    return cached.targets["primary"].near()
 
 
 def _batches(num: int, rounds: int) -> list[list[Rows]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from pipeline.bench.results import Ask, Part, Ratio, Row
 from storage_schemas.entry import Entry, Store
 from storage_schemas.inventory import find_entry, find_place
 from storage_schemas.manifest import MANIFEST
+from storage_schemas.places import Place
 from storage_schemas.targets import array_facts
 
 __all__ = ["TargetEntries", "find_entries", "measure_sizes"]
@@ -33,7 +33,7 @@ class TargetEntries:
     source: str
 
 
-def find_entries(home: Path, keys: Sequence[str]) -> TargetEntries:
+def find_entries(home: Place, keys: Sequence[str]) -> TargetEntries:
     """The targets of some keys, or their beginnings, in the store of ``home``, and the views that their recipes name.
 
     Raises:
@@ -91,10 +91,10 @@ def _bytes_a_person(entries: Sequence[Entry]) -> dict[str, float]:
         for name, facts in entry.manifest.files.items():
             array = name.partition("/")[0]
             total[array if array in (*_TARGETS, *_VIEWS) else "manifest"] += facts.size
-        total["manifest"] += (entry.folder.parent / MANIFEST).stat().st_size
+        total["manifest"] += len((entry.folder.parent / MANIFEST).read_bytes())
     people = sum(_people(entry) for entry in entries)
     return {name: total[name] / people for name in (*_TARGETS, *_VIEWS, "manifest") if name in total}
 
 
 def _people(entry: Entry) -> int:
-    return array_facts(entry.folder, "bits" if entry.manifest.kind == "targets" else "affine")[0][0]
+    return array_facts(entry.near(), "bits" if entry.manifest.kind == "targets" else "affine")[0][0]

@@ -20,6 +20,7 @@ from pipeline.bench.scale import Scale
 from pipeline.bench.timing import F64, Subject, interleaved, ratio
 from stages.data.loader import Batch, CropLoader
 from stages.data.mapped import MappedArray
+from stages.data.windows import Pictures
 from stages.learning.optimizer import make_optimizer
 from stages.learning.plan import TrainingPlan, Weights
 from stages.learning.step import Learner, Source
@@ -45,7 +46,7 @@ def measure_steps(data: Data, place: Place) -> list[Part]:
     learner, batch = _learner(data, place), _batch(data)
     with ExitStack() as stack:
         teachers: dict[Role, MappedArray] = {
-            role: stack.enter_context(closing(MappedArray(entry.folder, "bits"))) for role, entry in data.cached.targets.items()
+            role: stack.enter_context(closing(MappedArray(entry.near(), "bits"))) for role, entry in data.cached.targets.items()
         }
         kinds = _from_cache(learner, batch, teachers, scale.rows)
         from_cache = _seconds(kinds, place, scale, rounds=scale.cached_rounds, title="steps from the cache")
@@ -87,7 +88,7 @@ def _learner(data: Data, place: Place) -> Learner:
         title="bench",
         network=NetworkSpec(network=scale.student),
         instances=data.people.table,
-        pictures=data.people.pictures,
+        pictures=Pictures(data.people.root),
         folder=data.folder,
         crop_wh=scale.crop_wh,
         size_divisor=1,
@@ -112,7 +113,7 @@ def _batch(data: Data) -> Batch:
     """Random people's crops."""
     scale, cached = data.scale, data.cached
     rows_B = np.random.default_rng(0).choice(scale.rows, scale.train_batch, replace=False)
-    loader = CropLoader(cached.instances, data.people.pictures, size_wh=scale.crop_wh, threads=1)
+    loader = CropLoader(cached.instances, Pictures(data.people.root), size_wh=scale.crop_wh, threads=1)
     try:
         [[batch]] = loader.batches([rows_B], [cached.views])
     finally:

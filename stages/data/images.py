@@ -25,6 +25,8 @@ import numpy.typing as npt
 import simplejpeg
 
 from storage_schemas.instances import ImageFacts
+from storage_schemas.near import fetched
+from storage_schemas.places import Place, mirror
 
 __all__ = [
     "DECODER_VERSION",
@@ -98,7 +100,7 @@ def size_fault(width: object, height: object) -> str | None:
     return None
 
 
-def read_image_file(root: Path, file_name: str) -> bytes:
+def read_image_file(root: Place, file_name: str) -> bytes:
     """The bytes of the picture ``file_name`` below ``root``.
 
     Raises:
@@ -107,7 +109,8 @@ def read_image_file(root: Path, file_name: str) -> bytes:
     if fault := file_name_fault(file_name):
         raise ImageError(f"file_name: {fault}")
     try:
-        folder, path = os.path.realpath(root), os.path.realpath(root / file_name)
+        fetched(root / file_name)
+        folder, path = os.path.realpath(mirror(root)), os.path.realpath(mirror(root) / file_name)
         if os.path.commonpath([folder, path]) != folder:
             raise ImageError("file: a symbolic link leads out of the image folder")
         facts = Path(path).stat()
@@ -154,7 +157,7 @@ def decode_image(data: bytes, *, expect_wh: tuple[int, int]) -> U8:
     return image_hw3
 
 
-def check_image(root: Path, file_name: str, expect_wh: tuple[int, int]) -> ImageFacts:
+def check_image(root: Place, file_name: str, expect_wh: tuple[int, int]) -> ImageFacts:
     """Read and decode the picture whole, and say what its file is.
 
     Raises:
@@ -163,7 +166,7 @@ def check_image(root: Path, file_name: str, expect_wh: tuple[int, int]) -> Image
     return read_image(root, file_name, expect_wh)[0]
 
 
-def read_image(root: Path, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
+def read_image(root: Place, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
     """As ``check_image``, with the pixels [h, w, 3]."""
     data = read_image_file(root, file_name)
     image_hw3 = decode_image(data, expect_wh=expect_wh)

@@ -12,7 +12,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,6 +24,8 @@ from stages.data.windows import CropWindows, Pictures, served_by_windows
 from stages.pose.affine import moved_origin, scale_affine
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances
+from storage_schemas.near import here
+from storage_schemas.places import Place
 
 __all__ = ["Batch", "CropLoader", "Rows", "epoch_order", "load_image"]
 
@@ -62,7 +63,7 @@ def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, 
     return [order[start : start + size][rank::world] for start in range(0, num - size + 1, size)]
 
 
-def load_image(root: Path, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
+def load_image(root: Place, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
     """The picture of index ``image`` as RGB [h, w, 3].
 
     Raises:
@@ -86,7 +87,7 @@ class CropLoader:
 
     def __init__(self, instances: Instances, pictures: Pictures, *, size_wh: tuple[int, int], threads: int) -> None:
         self._instances, self._root, self._size_wh = instances, pictures.root, size_wh
-        self._windows = CropWindows(pictures.crops, instances) if pictures.crops else None
+        self._windows = CropWindows(here(pictures.crops), instances) if pictures.crops else None
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = _DECODED_KEPT * threads

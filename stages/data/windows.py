@@ -21,6 +21,8 @@ from stages.data.views import Views
 from stages.pose.affine import apply_affine, invert_affine
 from storage_schemas.errors import CorruptEntryError, make_again
 from storage_schemas.instances import Instances, Record
+from storage_schemas.near import Folder
+from storage_schemas.places import Place
 from storage_schemas.stored_crops import CropShards, StoredCrop, write_shard
 
 __all__ = ["CROPS_RECIPE", "CropWindows", "Pictures", "WindowWriter", "served_by_windows", "window_of"]
@@ -53,8 +55,8 @@ F64 = npt.NDArray[np.float64]
 class Pictures:
     """Where pixels come from: the folder of the pictures, and that of the stored crops where there are any."""
 
-    root: Path
-    crops: Path | None = None
+    root: Place
+    crops: Folder | None = None
 
 
 def window_of(record: Record) -> tuple[int, int, int, int] | None:
@@ -74,6 +76,7 @@ class WindowWriter:
     """Collects windows and writes them as shards into ``folder``, under names that begin with ``prefix``."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._prefix = folder, prefix
         self._waiting: list[tuple[Record, tuple[int, int, int, int], bytes]] = []
         self._size, self._shards = 0, 0

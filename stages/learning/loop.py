@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,9 @@ from stages.networks.teacher import load_network
 from storage_schemas.checkpoints import save_weights
 from storage_schemas.errors import TrainingError
 from storage_schemas.instances import Instances, read_instances
-from storage_schemas.parts import finish_part, read_part
+from storage_schemas.near import here
+from storage_schemas.parts import MARKER, finish_part, read_part
+from storage_schemas.places import Place, children, files_below, mirror, upload
 from storage_schemas.targets import read_rows
 
 __all__ = ["METRICS", "WEIGHTS", "Worker", "train", "training_rows"]
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 WEIGHTS = "weights.safetensors"
+_TRAINED = "trained"
 _KEPT_CHECKPOINTS = 2
 _MOST_WORKERS = 1 << 20
 """Keeps the random streams of (epoch, worker) apart."""
@@ -83,7 +85,8 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
             session.run_epoch(epoch)
         if worker.rank == 0:
             description = {"network": plan.network.network or "program"}
-            save_weights(plan.folder / WEIGHTS, session.network, description)
+            save_weights(mirror(plan.folder) / WEIGHTS, session.network, description)
+            finish_part(plan.folder, _TRAINED, [WEIGHTS, METRICS])
         worker.barrier()
     finally:
         session.close()
@@ -103,7 +106,8 @@ class _Session:
     def __init__(self, plan: TrainingPlan, worker: Worker) -> None:
         self.plan, self.worker = plan, worker
         self.device = torch.device(f"cuda:{worker.local_rank}" if plan.device == "cuda" else "cpu")
-        self.instances = read_instances(plan.instances)
+        self.work = mirror(plan.folder)
+        self.instances = read_instances(here(plan.instances))
         self.rows_N = training_rows(self.instances, plan)
         if len(self.rows_N) < worker.world:
             raise TrainingError(
@@ -193,31 +197,39 @@ class _Session:
 
     def _views(self, source: EpochPlan) -> Views:
         if source.views is not None:
-            affine_N23 = read_rows(source.views, "affine").astype(np.float32)
-            return Views(affine_N23, read_rows(source.views, "flip").astype(np.bool_))
+            folder = here(source.views)
+            affine_N23 = read_rows(folder, "affine").astype(np.float32)
+            return Views(affine_N23, read_rows(folder, "flip").astype(np.bool_))
         plan = self.plan
         return draw_views(self.instances, source.view, seed=plan.views_seed, augment=plan.augment, size_wh=plan.crop_wh)
 
     def _save_checkpoint(self, name: str, place: dict[str, Any]) -> None:
         """``place``: the last finished ``epoch``, and the ``losses`` of the steps after it."""
-        path = self.plan.folder / f"{name}.pt"
+        path = self.work / f"{name}.pt"
         torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), **place}, path)
         # The curve so far goes with it: whoever takes over the part goes on with the curve too.
         curve = path.with_suffix(".jsonl")
-        shutil.copyfile(self.plan.folder / METRICS, curve)
+        shutil.copyfile(self.work / METRICS, curve)
+        # Where the driver sees how far it is.
+        upload(self.plan.folder, [METRICS])
         finish_part(self.plan.folder, name, [path.name, curve.name])
         for old in _checkpoints(self.plan.folder)[:-_KEPT_CHECKPOINTS]:
-            for suffix in (".part.json", ".jsonl", ".pt"):
-                old.with_suffix(suffix).unlink(missing_ok=True)
+            for suffix in (MARKER, ".jsonl", ".pt"):
+                (self.plan.folder / f"{old}{suffix}").unlink(missing_ok=True)
+                (self.work / f"{old}{suffix}").unlink(missing_ok=True)
 
     def _resume(self) -> _Begun:
-        for path in reversed(_checkpoints(self.plan.folder)):
+        if self.worker.rank == 0:
+            # As a file of its own: that of a writer that was taken over is that one's too.
+            self.work.mkdir(parents=True, exist_ok=True)
+            (self.work / METRICS).unlink(missing_ok=True)
+        for name in reversed(_checkpoints(self.plan.folder)):
             # A checkpoint whose bytes are not those that were written says so in the log, and the one before it is used.
-            if read_part(self.plan.folder, path.stem) is None:
+            if read_part(self.plan.folder, name) is None:
                 continue
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(self.work / f"{name}.pt", map_location=self.device, weights_only=True)
             if self.worker.rank == 0:
-                shutil.copyfile(path.with_suffix(".jsonl"), self.plan.folder / METRICS)
+                shutil.copyfile(self.work / f"{name}.jsonl", self.work / METRICS)
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             begun = _Begun(state["epoch"] + 1, tuple(state.get("losses", ())))
@@ -232,9 +244,11 @@ class _Session:
         return _Begun()
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """The finished ones, oldest first: within an epoch comes before its end, as "-step-" before ".pt" in a name."""
-    return sorted(path for path in folder.glob("epoch-*.pt") if path.with_name(f"{path.stem}.part.json").exists())
+def _checkpoints(folder: Place) -> list[str]:
+    """The names of those that are finished, oldest first."""
+    # By the markers' names: within an epoch comes before its end, as "-step-" comes before ".part.json".
+    names = sorted(path.name for path in children(folder)[1])
+    return [name.removesuffix(MARKER) for name in names if name.startswith("epoch-") and name.endswith(MARKER)]
 
 
 def _loader_threads(plan: TrainingPlan, worker: Worker) -> int:
@@ -245,16 +259,17 @@ class _Curve:
     """What a training tells while it runs: ``metrics.jsonl`` (a line every few seconds and one an epoch) and TensorBoard."""
 
     def __init__(self, plan: TrainingPlan, *, first_epoch: int, done_steps: int) -> None:
-        self._path = plan.folder / METRICS
+        self._path = mirror(plan.folder) / METRICS
         self._keep_until(done_steps)
         self._stream = self._path.open("a")
         self._step = done_steps
         self._people, self._since, self._started = 0, time.monotonic(), time.monotonic()
         self._events = None
+        self._place = plan.events
         if plan.events is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(plan.events), purge_step=first_epoch)
+            self._events = SummaryWriter(str(mirror(plan.events)), purge_step=first_epoch)
 
     def _keep_until(self, done_steps: int) -> None:
         """Drop the lines of steps that are going to be run again, so that each epoch stands once."""
@@ -279,6 +294,8 @@ class _Curve:
             self._events.add_scalar("loss", loss, epoch)
             self._events.add_scalar("lr", lr, epoch)
             self._events.flush()
+            assert self._place is not None
+            upload(self._place, files_below(mirror(self._place)))
 
     def _write(self, line: dict[str, object]) -> None:
         self._stream.write(json.dumps(line) + "\n")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from stages.data.windows import Pictures
 from stages.networks.teacher import NetworkSpec
 from stages.settings import AugmentSettings, DistillSettings, Phase, TrainSettings
+from storage_schemas.near import File, Folder
+from storage_schemas.places import Place
 
 __all__ = ["EpochPlan", "TrainingPlan", "Weights", "epoch_weights", "view_of_epoch"]
 
@@ -74,9 +75,9 @@ class EpochPlan:
 
     view: int
     weights: Weights
-    views: Path | None = None
-    primary: Path | None = None
-    senior: Path | None = None
+    views: Folder | None = None
+    primary: Folder | None = None
+    senior: Folder | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class TrainingPlan:
 
     title: str
     network: NetworkSpec
-    instances: Path
+    instances: File
     pictures: Pictures
-    folder: Path
+    folder: Place
     """Where checkpoints, curves and the final weights go."""
     crop_wh: tuple[int, int]
     size_divisor: int
@@ -104,7 +105,7 @@ class TrainingPlan:
     mask_drop: float = 0.0
     adapter_lr: float | None = None
     """The rate of parameters named ``adapter.*``, where it is not ``train.lr``."""
-    events: Path | None = None
+    events: Place | None = None
     """Where TensorBoard events go."""
 
     @property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 from stages.data.mapped import MappedArray
 from stages.learning.plan import EpochPlan
 from stages.settings import Role
+from storage_schemas.near import Folder, here
 
 __all__ = ["TeacherMaps"]
 
@@ -18,7 +18,7 @@ class TeacherMaps:
 
     def __init__(self, epochs: Sequence[EpochPlan], *, decodes: bool, barrier: Callable[[], None]) -> None:
         self._epochs, self._decodes, self._barrier = epochs, decodes, barrier
-        self._maps: dict[Path, Future[MappedArray]] = {}
+        self._maps: dict[Folder, Future[MappedArray]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="odkd-maps")
 
     def of_epoch(self, epoch: int) -> Mapping[Role, MappedArray]:
@@ -49,29 +49,33 @@ class TeacherMaps:
         self._drop(keep=set())
         self._pool.shutdown()
 
-    def _folders(self, epoch: int) -> dict[Role, Path]:
+    def _folders(self, epoch: int) -> dict[Role, Folder]:
         plan = self._epochs[epoch]
-        sources: tuple[tuple[Role, Path | None, float], ...] = (
+        sources: tuple[tuple[Role, Folder | None, float], ...] = (
             ("primary", plan.primary, plan.weights.primary),
             ("senior", plan.senior, plan.weights.senior),
         )
         return {role: folder for role, folder, weight in sources if weight and folder}
 
-    def _open(self, wanted: Mapping[Role, Path]) -> None:
+    def _open(self, wanted: Mapping[Role, Folder]) -> None:
         for folder in wanted.values():
             self._begin(folder)
         for folder in wanted.values():
             self._maps[folder].result()
 
-    def _begin(self, folder: Path) -> None:
+    def _begin(self, folder: Folder) -> None:
         known = self._maps.get(folder)
         # One that failed is begun again: there may be room now that the epoch before has given its own back.
         if known is None or (known.done() and known.exception() is not None):
-            self._maps[folder] = self._pool.submit(MappedArray, folder, "bits")
+            self._maps[folder] = self._pool.submit(_opened, folder)
 
-    def _drop(self, *, keep: set[Path]) -> None:
+    def _drop(self, *, keep: set[Folder]) -> None:
         for folder in [folder for folder in self._maps if folder not in keep]:
             future = self._maps.pop(folder)
             # One that has failed has nothing to give back; who needs it is told when it is asked for.
             if future.exception() is None:
                 future.result().close()
+
+
+def _opened(folder: Folder) -> MappedArray:
+    return MappedArray(here(folder), "bits")

@@ -16,6 +16,7 @@ from stages.networks.onnx_network import OnnxNetwork
 from stages.networks.weights import fit_weights, load_state_dict_file
 from storage_schemas.checkpoints import load_weights
 from storage_schemas.errors import WeightsError
+from storage_schemas.near import File, here
 
 __all__ = ["NetworkSpec", "check_network", "is_trainable", "load_network"]
 
@@ -32,11 +33,11 @@ class NetworkSpec:
 
     network: str | None = None
     """``hrnet_w32`` and the like; None where ``weights`` is a whole program."""
-    weights: Path | None = None
+    weights: File | None = None
     """Published weights of that network, or a whole network as .pt2 or .onnx; None for first weights."""
     senior: bool = False
     """With a mask adapter in front."""
-    checkpoint: Path | None = None
+    checkpoint: File | None = None
     """What ``save_weights`` kept of this network after training; it goes on top of everything else."""
 
 
@@ -55,11 +56,12 @@ def load_network(
     draws first weights. Raises ``WeightsError`` for weights that do not fit,
     are not safe to open, or give another output.
     """
-    if spec.weights is not None and spec.weights.suffix in (".pt2", ".onnx"):
-        network = _whole(spec.weights, onnx_threads=onnx_threads, device=device)
+    weights, checkpoint = (None if file is None else here(file) for file in (spec.weights, spec.checkpoint))
+    if weights is not None and weights.suffix in (".pt2", ".onnx"):
+        network = _whole(weights, onnx_threads=onnx_threads, device=device)
     else:
-        network = _named(spec, num_joints=num_joints, generator=generator)
-    source = str(spec.weights or spec.network)
+        network = _named(spec.network, weights, num_joints=num_joints, generator=generator)
+    source = str(weights or spec.network)
     check_network(network, size_wh=size_wh, num_joints=num_joints, source=source)
     if spec.senior:
         if not is_trainable(network):
@@ -67,8 +69,8 @@ def load_network(
                 f"'{source}' cannot be trained, so no senior can be made of it", allowed="the network as .pt2 or .pth"
             )
         network = SeniorNetwork(network, MaskAdapter(generator=generator))
-    if spec.checkpoint is not None:
-        fit_weights(network, load_weights(spec.checkpoint).state, source=str(spec.checkpoint))
+    if checkpoint is not None:
+        fit_weights(network, load_weights(checkpoint).state, source=str(checkpoint))
     return network.eval()
 
 
@@ -122,12 +124,12 @@ def _whole(path: Path, *, onnx_threads: int, device: Literal["cpu", "cuda"]) -> 
     return load_exported(path) if path.suffix == ".pt2" else OnnxNetwork(path, threads=onnx_threads, device=device)
 
 
-def _named(spec: NetworkSpec, *, num_joints: int, generator: torch.Generator | None) -> nn.Module:
+def _named(name: str | None, weights: Path | None, *, num_joints: int, generator: torch.Generator | None) -> nn.Module:
     """A network by name, with published weights where there are any."""
-    if spec.network is None:
-        raise WeightsError(f"'{spec.weights}' is not a whole network, so it needs one", allowed="teachers...network: hrnet_w32")
-    config = replace(hrnet_config(spec.network), num_joints=num_joints)
+    if name is None:
+        raise WeightsError(f"'{weights}' is not a whole network, so it needs one", allowed="teachers...network: hrnet_w32")
+    config = replace(hrnet_config(name), num_joints=num_joints)
     network = HRNet(config, generator=generator)
-    if spec.weights is not None:
-        fit_weights(network, load_state_dict_file(spec.weights), source=str(spec.weights))
+    if weights is not None:
+        fit_weights(network, load_state_dict_file(weights), source=str(weights))
     return network

@@ -38,7 +38,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     for step in missing:
         with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
             if isinstance(draft, Draft):
-                (draft.folder / REPORT).write_text(render(_page(context)), encoding="utf-8")
+                (draft.work / REPORT).write_text(render(_page(context)), encoding="utf-8")
                 draft.commit([REPORT], measured={})
 
 

@@ -63,7 +63,7 @@ def teacher_curves(context: Context) -> list[Curve]:
 
 
 def _curve(entry: Entry, name: str, who: Who) -> Curve:
-    lines = read_curve(entry.folder)
+    lines = read_curve(entry.path(METRICS).parent)
     return Curve(who, name, [line["epoch"] + 1 for line in lines], [line["loss"] for line in lines])
 
 

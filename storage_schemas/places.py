@@ -1,0 +1,111 @@
+"""Where things lie: on a file system that all nodes see, or in a bucket; and what both can do.
+
+What lies in a bucket is written and read through a mirror, a folder of the node itself. Zarr, Parquet and libraries that load
+weights see plain files; and nothing is read from a mirror before its size and sha256 were seen to be right.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from storage_schemas.objects import SCHEMES, ObjectFacts, ObjectPath
+
+__all__ = [
+    "Place",
+    "children",
+    "files_below",
+    "in_threads",
+    "make_folder",
+    "mirror",
+    "place_of",
+    "remove_tree",
+    "upload",
+]
+
+Place = Path | ObjectPath
+
+_BEGUN = ".begun"
+_THREADS = 16
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def place_of(text: str) -> Place:
+    """The place that a text names: ``s3://bucket/beginning`` and the like, or else a path."""
+    scheme, is_url, rest = text.partition("://")
+    if not is_url or scheme not in SCHEMES:
+        return Path(text)
+    bucket, _, key = rest.partition("/")
+    return ObjectPath(f"{scheme}://{bucket}", "/".join(part for part in key.split("/") if part))
+
+
+def mirror(place: Place) -> Path:
+    """Where on this node a place is written and read: itself on a file system, else below ``$ODKD_CACHE``.
+
+    The environment is asked here and nowhere else, since nodes may have their fast disks in different places.
+    """
+    if isinstance(place, Path):
+        return place
+    root = Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
+    return root / place.bucket.replace("://", "/") / place.key
+
+
+def make_folder(place: Place) -> None:
+    """Make a folder that is seen although it is empty."""
+    mirror(place).mkdir(parents=isinstance(place, ObjectPath), exist_ok=isinstance(place, ObjectPath))
+    if isinstance(place, ObjectPath):
+        (place / _BEGUN).put(b"")
+
+
+def children(place: Place) -> tuple[list[Place], list[Place]]:
+    """The folders and the files right below a place; none where it is not there."""
+    if isinstance(place, ObjectPath):
+        folders, files = place.children()
+        return [*folders], [*files]
+    with suppress(FileNotFoundError):
+        paths = sorted(place.iterdir())
+        return [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
+    return [], []
+
+
+def files_below(place: Place) -> dict[str, ObjectFacts]:
+    """Everything below a place that is no folder, by its name from there on; what vanishes meanwhile is left out."""
+    if isinstance(place, ObjectPath):
+        return place.below()
+    found = {}
+    for folder, folders, files in os.walk(place):
+        # A link to a folder is no folder to go into, and no file that a manifest names either.
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in (*files, *links):
+            path = Path(folder) / name
+            with suppress(FileNotFoundError):
+                facts = path.lstat()
+                found[path.relative_to(place).as_posix()] = ObjectFacts(facts.st_size, facts.st_mtime)
+    return found
+
+
+def remove_tree(place: Place) -> None:
+    """Remove a folder as far as that goes, and this node's mirror of it."""
+    if isinstance(place, ObjectPath):
+        with suppress(OSError):
+            # One by one: a request to remove many at once is not repeated when it fails.
+            list(in_threads(lambda name: (place / name).unlink(), place.below()))
+    shutil.rmtree(mirror(place), ignore_errors=True)
+
+
+def upload(place: Place, names: Iterable[str]) -> None:
+    """Bring files that this node has written (``names`` below the mirror of ``place``) to where all nodes see them."""
+    if isinstance(place, ObjectPath):
+        list(in_threads(lambda name: (place / name).put(mirror(place) / name), names))
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """As ``map``, with several at the same time: what takes long in a bucket is the way there."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="odkd-objects") as pool:
+        yield from pool.map(function, items)

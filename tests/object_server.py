@@ -1,0 +1,65 @@
+"""A server of the S3 protocol in a process of its own: ``python object_server.py``; its first line of output is its port.
+
+``PUT /_faults/N`` makes every N-th request fail from then on (0: none): in turn it is refused with 503, or done and its answer
+lost with the connection. ``GET /_faults`` tells how many have failed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+
+class _Faulty:
+    """The application, of which every N-th request fails."""
+
+    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
+        self._application, self._every = application, 0
+        self._failed = itertools.count()
+        self._num_failed, self._asked = 0, 0
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path.startswith("/_faults"):
+            if environ["REQUEST_METHOD"] == "PUT":
+                self._every, self._num_failed = int(path.rpartition("/")[2]), 0
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(self._num_failed).encode()]
+        with self._lock:
+            self._asked += 1
+            fails = bool(self._every) and self._asked % self._every == 0
+            self._num_failed += fails
+            is_lost = fails and self._num_failed % 2 == 0
+        if fails and not is_lost:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("503 Slow Down", [("Content-Length", "0")])
+            return []
+        answer = self._application(environ, start_response)
+        if is_lost:
+            b"".join(answer)
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return answer
+
+
+def _serve() -> None:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    application = _Faulty(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    print(server.server_port, flush=True)  # noqa: T201
+    # Whoever started it has ended when its standard input is closed.
+    threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from buckets import local
 from store_samples import FILES, RECIPE, write_file
 
 from storage_schemas.entry import Draft, Entry, Store
@@ -94,7 +95,7 @@ def _forked(work: Callable[[], object]) -> Callable[[], bool]:
 def _report(root: Path, **facts: object) -> None:
     entry, wrote = _make(root)
     home = entry.folder.parent
-    files = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    files = {path.relative_to(local(home)).as_posix() for path in local(home).rglob("*") if path.is_file()}
     mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
     _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
 

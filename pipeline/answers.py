@@ -11,6 +11,7 @@ from pipeline.experiments import RESOLVED, experiments
 from pipeline.home import home_of, make_home
 from storage_schemas.entry import Store
 from storage_schemas.errors import OdkdError
+from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place
 
 __all__ = ["Answer", "command_of", "opened", "users_of"]
@@ -30,7 +31,8 @@ class Answer:
 def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Place, Store]:
     """The home and its store."""
     home = home_of(options.home)
-    if make:
+    # Whether there is such a bucket is told here, and not by whatever is first looked for in it.
+    if make or isinstance(home, ObjectPath):
         make_home(home)
     return home, Store(home / "store")
 

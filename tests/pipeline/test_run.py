@@ -255,7 +255,7 @@ def test_a_sample_tells_the_bits_that_a_teacher_does_not_give(finished: Path, tm
     assert (sample["rows"], sample["differing_maps"], sample["differing"]) == (10, 10, 10 * 16 * 16)
 
 
-@pytest.mark.parametrize("home", ["relative/home", "s3://bucket/home"])
+@pytest.mark.parametrize("home", ["relative/home", "ftp://server/home"])
 def test_a_home_that_later_jobs_cannot_find_is_refused(home: str) -> None:
     result = run(home, "prepare")
     assert result.returncode == 2

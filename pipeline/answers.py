@@ -12,6 +12,7 @@ from pipeline.experiments import Run, experiments
 from pipeline.home import home_of, make_home
 from storage_schemas.entry import Store
 from storage_schemas.errors import OdkdError
+from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place
 
 __all__ = ["Answer", "command_of", "maker_of", "names_of", "opened", "users_of"]
@@ -31,7 +32,8 @@ class Answer:
 def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Place, Store]:
     """The home and its store."""
     home = home_of(options.home)
-    if make:
+    # Whether there is such a bucket is told here, and not by whatever is first looked for in it.
+    if make or isinstance(home, ObjectPath):
         make_home(home)
     return home, Store(home / "store")
 

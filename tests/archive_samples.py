@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from buckets import local
 from store_samples import RECIPE, make_entry
 
 from storage_schemas.archive import export_entries
@@ -65,7 +66,7 @@ def exported(entries: list[Entry], target: Path) -> Path:
 
 def is_untouched(store: Store) -> bool:
     """That not even an attempt is left."""
-    return [path for path in store.root.rglob("*") if not path.is_dir()] == []
+    return [path for path in local(store.root).rglob("*") if not path.is_dir()] == []
 
 
 def of_first(entries: list[Entry], name: str) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Server", "served"]
+from storage_schemas.places import Place
+
+__all__ = ["Server", "local", "served"]
 
 
 class Server:
@@ -54,3 +56,9 @@ def served() -> Iterator[Server]:
             yield Server(int(process.stdout.readline()))
         finally:
             process.kill()
+
+
+def local(place: Place) -> Path:
+    """A place that is on a file system, as the path that it is."""
+    assert isinstance(place, Path)
+    return place

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import local
 
 from pipeline.cache import main
 from storage_schemas.entry import Draft, Entry, Store
@@ -29,7 +30,7 @@ def put(store: Store, kind: str, recipe: Mapping[str, Any], measured: Mapping[st
         for name, data in content.items():
             path = draft.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            local(path).write_bytes(data)
         return draft.commit(list(content), measured=measured or {})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from buckets import Server, served
+from buckets import Server, local, served
 from cache_samples import Cache, a_home
 
 from storage_schemas.entry import Entry
@@ -64,4 +64,4 @@ def made(tmp_path: Path, _made_once: tuple[Path, dict[str, Entry]]) -> dict[str,
     """The entries of that home, by a name."""
     home, entries = _made_once
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
-    return {name: replace(entry, folder=tmp_path / entry.folder.relative_to(home)) for name, entry in entries.items()}
+    return {name: replace(entry, folder=tmp_path / local(entry.folder).relative_to(home)) for name, entry in entries.items()}

@@ -6,7 +6,6 @@ lost with the connection. ``GET /_faults`` tells how many have failed.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import socket
@@ -15,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 
@@ -24,7 +23,6 @@ class _Faulty:
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application, self._every = application, 0
-        self._failed = itertools.count()
         self._num_failed, self._asked = 0, 0
         self._lock = threading.Lock()
 
@@ -57,8 +55,8 @@ def _serve() -> None:
     server = make_server("127.0.0.1", 0, application, threaded=True)
     print(server.server_port, flush=True)  # noqa: T201
     # Whoever started it has ended when its standard input is closed.
-    threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from buckets import local
+
 from pipeline import graph
 from pipeline.config import load_settings
 from stages import prepare
@@ -23,7 +25,7 @@ def leave_entry(context: Context, step: Step, **measured: Any) -> None:  # noqa:
     """An entry of the step, with a file that says nothing."""
     with context.store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
-        (draft.folder / "file").write_bytes(b"")
+        local(draft.folder / "file").write_bytes(b"")
         draft.commit(["file"], measured=measured)
 
 

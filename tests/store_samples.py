@@ -16,11 +16,11 @@ __all__ = [
     "FILES",
     "RECIPE",
     "WRITER",
-    "WRITER_ENVIRONMENT",
     "fill",
     "make_entry",
     "unfinished",
     "write_file",
+    "writer_environment",
 ]
 
 RECIPE: dict[str, Any] = {"threshold": 0.5, "size_wh": (192, 256), "of": {"seed": 0}}
@@ -29,8 +29,11 @@ FILES = list(CONTENT)
 
 WRITER = Path(__file__).resolve().with_name("store_writer.py")
 """A writer in a process of its own."""
-# The code beside these tests, wherever another copy may be installed.
-WRITER_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(WRITER.parents[1])}
+
+
+def writer_environment() -> dict[str, str]:
+    """Its environment: the code beside these tests, wherever another copy may be installed."""
+    return {**os.environ, "PYTHONPATH": str(WRITER.parents[1])}
 
 
 def write_file(draft: Draft, name: str, data: bytes | None = None) -> None:

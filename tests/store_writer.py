@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from store_samples import FILES, RECIPE, write_file
 
 from storage_schemas.entry import Draft, Entry, Store
+from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import finish_part
+from storage_schemas.places import Place, files_below, place_of
 
 _COUNTED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 _ROUNDS = 6
@@ -30,7 +31,7 @@ def _say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201
 
 
-def _make(root: Path, *, pause: float = 0.0) -> tuple[Entry, list[str]]:
+def _make(root: Place, *, pause: float = 0.0) -> tuple[Entry, list[str]]:
     """The entry, and the files that this process wrote."""
     wrote: list[str] = []
     with Store(root).draft("targets", RECIPE, tell=lambda message: _say(told=message)) as draft:
@@ -48,14 +49,20 @@ def _make(root: Path, *, pause: float = 0.0) -> tuple[Entry, list[str]]:
         return draft.commit(FILES, measured={}), wrote
 
 
-def _die_before(number: int, root: Path) -> None:
-    """Have this process killed before its ``number``-th operation on files below ``root``, or the sync of one."""
+def _die_before(number: int, root: Place) -> None:
+    """Have this process killed before its ``number``-th operation on files below ``root``, or the sync of one.
+
+    In a bucket, before its ``number``-th request that changes something.
+    """
     left = [number]
 
     def count() -> None:
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    for name in ("put", "copy_to", "unlink") if isinstance(root, ObjectPath) else ():
+        setattr(ObjectPath, name, _counted(getattr(ObjectPath, name), count))
 
     def audit(event: str, args: tuple[Any, ...]) -> None:
         # What shutil.rmtree removes is named relative to an open folder.
@@ -70,6 +77,14 @@ def _die_before(number: int, root: Path) -> None:
 
     os.fsync = counted_sync
     sys.addaudithook(audit)
+
+
+def _counted(method: Callable[..., None], count: Callable[[], None]) -> Callable[..., None]:
+    def counted(*args: Any, **more: Any) -> None:  # noqa: ANN401 (whatever the method takes)
+        count()
+        method(*args, **more)
+
+    return counted
 
 
 def _forked(work: Callable[[], object]) -> Callable[[], bool]:
@@ -91,40 +106,40 @@ def _forked(work: Callable[[], object]) -> Callable[[], bool]:
     return wait
 
 
-def _report(root: Path, **facts: object) -> None:
+def _report(root: Place, **facts: object) -> None:
     entry, wrote = _make(root)
-    home = entry.folder.parent
-    files = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
+    files = set(files_below(entry.folder.parent))
     mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
     _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
 
 
-def _kills(root: Path) -> None:
+def _kills(root: Place) -> None:
     killed, number = True, 0
     while killed:
         number += 1
         home = root / str(number)
 
-        def interrupted(number: int = number, home: Path = home) -> None:
+        def interrupted(number: int = number, home: Place = home) -> None:
             _die_before(number, home)
             _make(home)
 
         killed = _forked(interrupted)()
-        found = Store(home).find("targets", RECIPE)
-        before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}
 
-        def again(home: Path = home, killed: bool = killed, before: object = before) -> None:
+        # Each in a process of its own: a client of a bucket does not outlive a fork.
+        def again(home: Place = home, killed: bool = killed) -> None:
+            found = Store(home).find("targets", RECIPE)
+            before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}
             _report(home, killed=killed, before=before)
 
         _forked(again)()
 
 
-def _race(root: Path) -> None:
+def _race(root: Place) -> None:
     for number in range(_ROUNDS):
         home = root / str(number)
         start = time.monotonic() + 0.05
 
-        def run(delay: float, home: Path = home, start: float = start) -> None:
+        def run(delay: float, home: Place = home, start: float = start) -> None:
             time.sleep(max(0.0, start + delay - time.monotonic()))
             entry, wrote = _make(home, pause=0.01)
             _say(round=home.name, folder=entry.folder.name, problems=entry.problems(), wrote=wrote)
@@ -135,7 +150,7 @@ def _race(root: Path) -> None:
         _report(home, round=home.name)
 
 
-def _hang(root: Path) -> None:
+def _hang(root: Place) -> None:
     with Store(root).draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         for name in ("bits/c/0", "bits/c/1"):
@@ -146,4 +161,4 @@ def _hang(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"kills": _kills, "race": _race, "hang": _hang, "make": _report}[sys.argv[1]](Path(sys.argv[2]))
+    {"kills": _kills, "race": _race, "hang": _hang, "make": _report}[sys.argv[1]](place_of(sys.argv[2]))

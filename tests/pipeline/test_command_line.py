@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from buckets import local
 
 from pipeline import cluster, graph
 from pipeline.config import load_settings
@@ -217,7 +218,7 @@ def test_figures_name_the_report_too(tmp_path: Path, run: Callable[..., int], mo
     step = Step("report", "reports", "report", {"of": "everything"})
     with Context(load_settings(None), tmp_path, "cpu").store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
-        (draft.folder / "report.html").write_text("")
+        local(draft.folder / "report.html").write_text("")
         draft.commit(["report.html"], measured={})
     monkeypatch.setattr(report, "steps", lambda _: [step])
     assert run("report", None) == DONE

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from buckets import local
 
 from pipeline import experiments as module
 from pipeline.experiments import Experiment, Run, experiments, noting, refer
@@ -73,7 +74,7 @@ def test_a_run_notes_its_own_settings_whatever_the_figures_are_of(tmp_path: Path
     folder = _left(tmp_path, "a", metrics_json={"entries": ["students/1"]})
     (folder / "config.resolved.yaml").write_text("of: the figures\n")
     _interrupted(folder, "now", "views/2", settings="of: this run\n")
-    settings = {run.config.read_text(): run.places for run in experiments(tmp_path)[0].runs}
+    settings = {local(run.config).read_text(): run.places for run in experiments(tmp_path)[0].runs}
     assert settings == {"of: the figures\n": {"students/1"}, "of: this run\n": {"views/2"}}
 
 

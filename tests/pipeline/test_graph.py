@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import cast
 
 import pytest
+from buckets import local
 from step_samples import leave_entry, make_context, with_all, with_people
 
 from pipeline import graph
@@ -85,12 +86,12 @@ def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp
     context = with_all(make_context(tmp_path))
     crops = {"train": targets.view_step(context, "train", 1), "val": targets.view_step(context, "val", 0)}
     for entry in map(context.need, crops.values()):
-        (entry.folder / "file").write_bytes(b"damaged")
+        (local(entry.folder) / "file").write_bytes(b"damaged")
     with pytest.raises(CorruptEntryError, match=crops["train"].place) as caught:
         graph.make_stage(context, "distill", force=True, connect=_no_cluster)
     assert f"repair {crops['train'].place}" in caught.value.run
     assert all(make_context(tmp_path).find(step) for step in distill.steps(context))
-    (context.need(crops["train"]).folder / "file").write_bytes(b"")
+    (local(context.need(crops["train"]).folder) / "file").write_bytes(b"")
     with pytest.raises(ClusterError):
         graph.make_stage(context, "distill", force=True, connect=_no_cluster)
 

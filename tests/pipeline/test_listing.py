@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from buckets import local
 from cache_samples import Cache, leave_run, put, store_of
 
 from pipeline.exits import DONE, USER_MISTAKE
@@ -93,7 +94,7 @@ def test_an_empty_home_has_no_entries(cache: Cache) -> None:
 def test_a_manifest_that_cannot_be_read_is_a_row_and_a_warning(
     cache: Cache, made: dict[str, Entry], caplog: pytest.LogCaptureFixture
 ) -> None:
-    (made["val bits"].folder.parent / "manifest.json").write_bytes(b"{")
+    local(made["val bits"].folder.parent / "manifest.json").write_bytes(b"{")
     lines = cache.lines("ls", "targets")
     assert ["targets", made["val bits"].key, "cannot be read"] in lines
     assert lines[-1][0].startswith("2 entries")
@@ -170,7 +171,7 @@ def test_show_of_what_is_not_there_names_the_next_command(cache: Cache, made: di
 
 
 def test_show_of_a_damaged_manifest_says_so(cache: Cache, made: dict[str, Entry]) -> None:
-    (made["val bits"].folder.parent / "manifest.json").write_bytes(b"{")
+    local(made["val bits"].folder.parent / "manifest.json").write_bytes(b"{")
     assert cache("show", made["val bits"].key) == USER_MISTAKE
     assert cache.err.startswith("CorruptEntryError: ")
     assert cache.err.endswith("with --stage targets\n"), "repair cannot, and nothing need be forced"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from buckets import local
 from cache_samples import Cache, leave_run
 from step_samples import make_context, with_people
 
@@ -49,7 +50,7 @@ def _crops(home: Path, *overrides: str) -> tuple[Context, str]:
 
 def _leave(context: Context, name: str, place: str, settings: str | None = None) -> None:
     """A finished experiment that refers to a place."""
-    folder = leave_run(context.home, name, [])
+    folder = leave_run(local(context.home), name, [])
     (folder / "metrics.json").write_text(f'{{"entries": ["{place}"]}}')
     (folder / "config.resolved.yaml").write_text(resolved_yaml(context.settings) if settings is None else settings)
 
@@ -71,7 +72,7 @@ def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_rep
     with context.store.draft(step.kind, step.recipe) as draft:
         assert not isinstance(draft, Entry)
         entry = draft.commit([], measured={})
-    (entry.folder.parent / "manifest.json").write_bytes(b"{")
+    (local(entry.folder).parent / "manifest.json").write_bytes(b"{")
     _leave(context, "demo", step.place)
     assert cache("repair", step.key) == USER_MISTAKE
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from buckets import local
 from cache_samples import Cache, put, store_of
 
 from pipeline.exits import DONE, USER_MISTAKE
@@ -99,7 +100,7 @@ def test_a_key_that_is_given_twice_is_one_entry(cache: Cache) -> None:
 
 
 def test_an_entry_whose_manifest_cannot_be_read_counts_as_not_there(cache: Cache, made: dict[str, Entry]) -> None:
-    (made["unused"].folder.parent / "manifest.json").write_bytes(b"{")
+    (local(made["unused"].folder).parent / "manifest.json").write_bytes(b"{")
     assert cache("drop", made["unused"].key) == USER_MISTAKE
     assert "the entry counts as not there" in cache.err
     assert cache.err.endswith("the command that made it, with --stage targets\n")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from buckets import local
 from small_disk import remount, small_disk
 
 from storage_schemas.entry import Entry, Store
@@ -293,17 +294,17 @@ def test_a_sample_tells_the_bits_that_a_teacher_does_not_give(finished: Path, tm
     people = entry.measured["rows"]
     assert (truth["rows"], truth["maps"], truth["bits"]) == (people, people * 17, people * 17 * 16 * 16)
     assert truth["differing"] == truth["differing_maps"] == 0
-    bits = np.array(read_rows(entry.folder, "bits"), np.uint8)
+    bits = np.array(read_rows(local(entry.folder), "bits"), np.uint8)
     bits[:, : 16 * 16 // 8] ^= 255
-    write_block(entry.folder, 0, {"bits": bits})
+    write_block(local(entry.folder), 0, {"bits": bits})
     files = {name: facts_of(entry.path(name)) for name in entry.manifest.files}
-    (entry.folder.parent / "manifest.json").write_bytes(replace(entry.manifest, files=files).encode())
+    local(entry.folder.parent / "manifest.json").write_bytes(replace(entry.manifest, files=files).encode())
     assert cache(home, "verify", entry.place).returncode == 0
     sample = json.loads(cache(home, "verify", "--sample", "10", entry.place, "--json").stdout)[entry.place]
     assert (sample["rows"], sample["differing_maps"], sample["differing"]) == (10, 10, 10 * 16 * 16)
 
 
-@pytest.mark.parametrize("home", ["relative/home", "s3://bucket/home"])
+@pytest.mark.parametrize("home", ["relative/home", "ftp://server/home"])
 def test_a_home_that_later_jobs_cannot_find_is_refused(home: str) -> None:
     result = run(home, "prepare")
     assert result.returncode == 2

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from buckets import local
 from cache_samples import Cache, grow_old, put
 
 from pipeline import cluster, graph, upkeep
@@ -76,7 +77,7 @@ def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: di
 
 def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[str, Entry]) -> None:
     for name in ("val", "val bits"):
-        (made[name].folder.parent / "manifest.json").write_bytes(b"")
+        local(made[name].folder.parent / "manifest.json").write_bytes(b"")
     assert cache("verify") == USER_MISTAKE
     assert cache.out.splitlines()[-1] == "15 entries, 16 files, 2.1 kB: 2 damaged files in 2 entries"
     # Nothing tells any more what its files should be, so that repair could not mend it; and it counts as not there.
@@ -87,7 +88,7 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
 
 
 def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:
-    (made["train"].folder / "notes.txt").write_text("mine")
+    local(made["train"].folder / "notes.txt").write_text("mine")
     assert cache("verify") == DONE
     assert cache.out.startswith(f"{made['train'].place}: notes.txt is not named by the manifest, and not used\n")
     assert cache.json("verify")["unnamed"] == {made["train"].place: ["notes.txt"]}
@@ -109,7 +110,7 @@ def _there(cache: Cache) -> set[str]:
 
 def test_gc_removes_what_no_experiment_refers_to_and_says_what_it_frees(cache: Cache, old: dict[str, Entry]) -> None:
     manifest = old["unused"].folder.parent / "manifest.json"
-    freed = manifest.stat().st_size + 7
+    freed = local(manifest).stat().st_size + 7
     lines = cache.lines("gc")
     assert lines[:2] == [["place", "what", "size", "age"], [old["unused"].place, "entry", lines[1][2], "25 h"]]
     assert lines[-1] == [f"{lines[1][2]} freed in {cache.home / 'store'}"]
@@ -284,17 +285,17 @@ def test_nothing_goes_where_a_writer_lives(cache: Cache, old: dict[str, Entry], 
 def test_what_dead_writers_left_goes(cache: Cache, old: dict[str, Entry]) -> None:
     home = old["train"].folder.parent
     (home / "20200101T000000000000-00000000").mkdir()
-    (home / "20200101T000000000000-00000000" / "half").write_bytes(b"123")
-    (home / "20200101T000000000000-11111111.lease").write_text("{}")
-    (home / "manifest.json.damaged-12345678").write_text("{")
-    grow_old(home, 25)
+    local(home / "20200101T000000000000-00000000" / "half").write_bytes(b"123")
+    local(home / "20200101T000000000000-11111111.lease").write_text("{}")
+    local(home / "manifest.json.damaged-12345678").write_text("{")
+    grow_old(local(home), 25)
     known = cache.json("gc")
     assert sorted((item["what"], item["size"]) for item in known["removed"] if item["place"] == old["train"].place) == [
         ("damaged manifest", 1),
         ("lease", 2),
         ("unfinished work", 3),
     ]
-    assert {path.name for path in home.iterdir()} == {"manifest.json", old["train"].folder.name}
+    assert {path.name for path in local(home).iterdir()} == {"manifest.json", old["train"].folder.name}
 
 
 def test_what_was_removed_before_an_error_is_told(cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch) -> None:

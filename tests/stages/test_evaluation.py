@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from buckets import local
 from people_samples import PICTURE_PX, mask_rle, write_pictures
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -111,8 +112,8 @@ def prepared(tmp_path: Path, boxes: Path | None = None, *, pictures: Sequence[in
     step = instances_step(context, "val")
     with context.store.draft(step.kind, step.recipe) as draft:
         if isinstance(draft, Draft):
-            write_instances(draft.folder / INSTANCES, people)
-            (draft.folder / GROUND_TRUTH).write_text(json.dumps(ground_truth()))
+            write_instances(local(draft.folder / INSTANCES), people)
+            local(draft.folder / GROUND_TRUTH).write_text(json.dumps(ground_truth()))
             draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "people", "people": 2, "images": 2, "held_out": 0})
     return context
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import ray
+from buckets import local
 
 from stages import prepare
 from stages.context import Context
@@ -123,7 +124,7 @@ def test_too_many_broken_records_fail_the_stage_and_are_listed(tmp_path: Path) -
     assert "0.10%" in caught.value.allowed
     listed = context.run_dir / "quarantine.train.jsonl"
     assert str(listed) in caught.value.seen
-    assert len(listed.read_text().splitlines()) == 5
+    assert len(local(listed).read_text().splitlines()) == 5
     assert context.find(instances_step(context, "train")) is None, "nothing is committed"
 
 
@@ -171,7 +172,7 @@ def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: Path) 
     assert people.id_N.tolist() == [1, 2, 3, 4, 5]
     assert pictures_of(whole, "train") == Pictures(sources[0].images)
     pictures = pictures_of(cropped, "train")
-    windows = CropWindows(entry.folder, people)
+    windows = CropWindows(entry.near(), people)
     assert (windows.window_N4[:, 2] > 0).tolist() == [False, False, True, True, True]
     # What a network is shown, with the pictures of those who have a window gone.
     for number in (3, 4, 5):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from buckets import local
 from step_samples import make_context
 
 from pipeline import cluster, graph
@@ -73,7 +74,7 @@ def _leave_teacher(context: Context, role: Role, *, seed: int) -> None:
     network = load_network(spec, size_wh=(64, 64), generator=torch.Generator().manual_seed(seed))
     with context.store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
-        save_weights(draft.folder / WEIGHTS, network, {"network": "hrnet_w8_small"})
+        save_weights(draft.work / WEIGHTS, network, {"network": "hrnet_w8_small"})
         held = {"checkpoint" if is_senior else "weights": WEIGHTS}
         draft.commit([WEIGHTS], measured={"network": "hrnet_w8_small", "senior": is_senior, "content": role, **held})
 
@@ -103,7 +104,7 @@ def _damage(entry: Entry, *names: str) -> None:
 
 
 def _is_whole(entry: Entry) -> bool:
-    beside = [path.name for path in entry.folder.iterdir() if path.name.startswith("repair-")]
+    beside = [path.name for path in local(entry.folder).iterdir() if path.name.startswith("repair-")]
     return entry.problems() == [] and beside == []
 
 
@@ -114,11 +115,11 @@ def test_crops_and_bits_of_the_validation_set_are_made_again(home: Path) -> None
     bits = targets.target_step(context, "senior", "val", 0, context.settings.binarize)
     for step, shard in ((crops, "affine/c/0/0/0"), (bits, "bits/c/0/0")):
         entry = context.need(step)
-        before = (entry.folder.parent / "manifest.json").read_bytes()
+        before = (local(entry.folder).parent / "manifest.json").read_bytes()
         entry.path(shard).unlink()
         repair.repair(context, step, [shard])
         assert _is_whole(entry)
-        assert (entry.folder.parent / "manifest.json").read_bytes() == before
+        assert (local(entry.folder).parent / "manifest.json").read_bytes() == before
 
 
 def test_bits_are_not_made_from_damaged_crops(home: Path) -> None:
@@ -130,18 +131,18 @@ def test_bits_are_not_made_from_damaged_crops(home: Path) -> None:
     with pytest.raises(CorruptEntryError, match=crops.place):
         repair.repair(context, step, entry.damaged())
     assert entry.damaged() == ["bits/c/0/0"]
-    assert not list(entry.folder.glob("repair-*"))
+    assert not list(local(entry.folder).glob("repair-*"))
 
 
 def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) -> None:
     """The manifest is of other peaks than this machine computes, as if they had been made on another kind of device."""
     context = _context(home)
     step, entry = _bits(context)
-    peaks = np.array(read_rows(entry.folder, "peak")) + np.float16(0.25)
-    write_block(entry.folder, 0, {"peak": peaks.astype(np.float16)})
+    peaks = np.array(read_rows(entry.near(), "peak")) + np.float16(0.25)
+    write_block(local(entry.folder), 0, {"peak": peaks.astype(np.float16)})
     files = {name: facts_of(entry.path(name)) for name in entry.manifest.files}
     manifest = replace(entry.manifest, files=files, made={**entry.manifest.made, "device": "cuda", "host": "far"})
-    (entry.folder.parent / "manifest.json").write_bytes(manifest.encode())
+    (local(entry.folder).parent / "manifest.json").write_bytes(manifest.encode())
     step, entry = _bits(_context(home))
     assert _is_whole(entry)
     _damage(entry, "bits/c/0/0", "peak/c/0/0")
@@ -153,7 +154,7 @@ def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) ->
     )
     assert caught.value.run.startswith(f"python -m pipeline.cache drop {entry.place} --used --home {home}   (")
     assert entry.damaged() == ["peak/c/0/0"], "what is not as it was is not put there"
-    assert not list(entry.folder.glob("repair-*"))
+    assert not list(local(entry.folder).glob("repair-*"))
 
 
 def _spied(monkeypatch: pytest.MonkeyPatch, before: Any) -> None:  # noqa: ANN401 (whatever takes the jobs)
@@ -185,7 +186,7 @@ def test_an_entry_that_is_dropped_meanwhile_is_said_to_be_gone(home: Path, monke
         repair.repair(context, step, ["bits/c/0/0"])
     assert caught.value.run == "odkd --stage targets"
     assert context.store.find(step.kind, step.recipe) is None
-    assert not list(entry.folder.glob("repair-*"))
+    assert not list(local(entry.folder).glob("repair-*"))
 
 
 def test_two_repairs_at_once_both_end_well(home: Path) -> None:
@@ -218,18 +219,18 @@ def test_a_repair_that_is_killed_leaves_nothing_that_counts_and_the_next_one_end
     damaged = ["bits/c/0/0", "peak/c/0/0"]
     _damage(entry, *damaged)
     run_dir = context.run_dir
-    (run_dir / "config.resolved.yaml").write_text(resolved_yaml(context.settings))
-    (run_dir / "metrics.json").write_text(json.dumps({"entries": [entry.place]}))
+    (local(run_dir) / "config.resolved.yaml").write_text(resolved_yaml(context.settings))
+    (local(run_dir) / "metrics.json").write_text(json.dumps({"entries": [entry.place]}))
     command = [sys.executable, "-m", "pipeline.cache", "repair", entry.key, "--home", str(home)]
     # A session of its own: its Ray's processes belong to it, and those of this one do not.
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
-        while not list(entry.folder.glob("repair-*/peak/zarr.json")):
+        while not list(local(entry.folder).glob("repair-*/peak/zarr.json")):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline, "it never began"
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-    assert list(entry.folder.glob("repair-*")), "it had no time to clean up"
+    assert list(local(entry.folder).glob("repair-*")), "it had no time to clean up"
     assert entry.damaged() == damaged
     repair.repair(context, step, entry.damaged())
     assert _is_whole(entry)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from buckets import local
 
 from stages import distill, summary
 from stages.context import Context, Step
@@ -28,7 +29,7 @@ def context(home: Path) -> Context:
 def make(context: Context, step: Step) -> None:
     with context.store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
-        (draft.folder / "weights.safetensors").write_bytes(step.title.encode())
+        local(draft.folder / "weights.safetensors").write_bytes(step.title.encode())
         draft.commit(["weights.safetensors"], measured={})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from buckets import local
 from plan_samples import losses, make_plan, on_labels
 from torch import nn
 
@@ -133,9 +134,9 @@ def test_two_workers_learn_what_one_learns(tmp_path: Path, context: Context) -> 
     plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]
     facts = [run_trainings(context, [plan])[0] for plan in plans]
     assert [fact["workers"] for fact in facts] == [1, 2]
-    alone, shared = (load_weights(plan.folder / WEIGHTS).state for plan in plans)
-    assert losses(plans[1].folder) == pytest.approx(losses(plans[0].folder), rel=1e-4)
-    assert losses(plans[0].folder)[0] > losses(plans[0].folder)[-1]
+    alone, shared = (load_weights(local(plan.folder / WEIGHTS)).state for plan in plans)
+    assert losses(local(plans[1].folder)) == pytest.approx(losses(local(plans[0].folder)), rel=1e-4)
+    assert losses(local(plans[0].folder))[0] > losses(local(plans[0].folder))[-1]
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-6)
     assert alone.keys() == shared.keys()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from archive_samples import content_of
+from buckets import local
 from store_samples import CONTENT, RECIPE, make_entry
 
 from storage_schemas import archive
@@ -69,10 +70,10 @@ def test_an_exported_folder_is_a_store(tmp_path: Path, entries: list[Entry]) -> 
 
 def test_files_that_no_manifest_names_and_other_attempts_are_not_exported(tmp_path: Path, entries: list[Entry]) -> None:
     home = entries[0].folder.parent
-    (entries[0].folder / "notes.txt").write_text("mine")
-    (home / "manifest.json.damaged-12345678").write_text("{")
+    local(entries[0].folder / "notes.txt").write_text("mine")
+    local(home / "manifest.json.damaged-12345678").write_text("{")
     (home / "20200101T000000000000-00000000").mkdir()
-    (home / "20200101T000000000000-00000000" / "half").write_text("")
+    local(home / "20200101T000000000000-00000000" / "half").write_text("")
     expected = set(_expected(entries))
     _export(entries, tmp_path / "out")
     assert set(content_of(tmp_path / "out")) - {"export.json"} == expected

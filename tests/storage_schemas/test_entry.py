@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import local
 from store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished, write_file
 
 from storage_schemas import entry as entry_module
@@ -57,9 +58,9 @@ def test_a_second_draft_of_a_committed_entry_is_that_entry(store: Store) -> None
 
 def test_an_entry_keeps_its_own_files_and_nothing_else(store: Store) -> None:
     made = make_entry(store)
-    names = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
+    names = {path.relative_to(local(made.folder)).as_posix() for path in local(made.folder).rglob("*") if path.is_file()}
     assert names == set(FILES)
-    assert {path.name for path in made.folder.parent.iterdir()} == {"manifest.json", made.folder.name}
+    assert {path.name for path in local(made.folder.parent).iterdir()} == {"manifest.json", made.folder.name}
 
 
 def test_the_payload_does_not_depend_on_who_made_it_when_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +93,8 @@ def test_the_manifest_says_who_made_the_entry_and_how_long_it_took(store: Store)
 
 def _damage_manifest(store: Store, change: Callable[[bytes], bytes]) -> Path:
     path = make_entry(store).folder.parent / "manifest.json"
-    path.write_bytes(change(path.read_bytes()))
-    return path
+    local(path).write_bytes(change(path.read_bytes()))
+    return local(path)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_missing_manifest_is_a_missing_entry(store: Store) -> None:
 def test_a_manifest_of_another_entry_is_not_used(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     other = make_entry(store, {**RECIPE, "threshold": 0.4})
     made = make_entry(store)
-    (made.folder.parent / "manifest.json").write_bytes((other.folder.parent / "manifest.json").read_bytes())
+    local(made.folder.parent / "manifest.json").write_bytes((other.folder.parent / "manifest.json").read_bytes())
     assert store.find("targets", RECIPE) is None
     assert f"that of another entry, targets/{other.key}" in caplog.text
     assert list(store.entries("targets")) == [other]
@@ -250,7 +251,7 @@ def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.M
 def test_parts_of_a_dead_writer_are_adopted_and_the_rest_of_it_removed(store: Store) -> None:
     whole = make_entry(Store(store.root / "unbroken")).manifest.payload
     dead = unfinished(store, (0,))
-    (dead / "rubbish").write_bytes(b"half written")
+    local(dead / "rubbish").write_bytes(b"half written")
     told: list[str] = []
     with store.draft("targets", RECIPE, tell=told.append) as draft:
         assert isinstance(draft, Draft)
@@ -262,7 +263,7 @@ def test_parts_of_a_dead_writer_are_adopted_and_the_rest_of_it_removed(store: St
     assert made.manifest.payload == whole
     assert made.problems() == []
     assert told == [f"targets/{made.key}: going on from 1 finished parts of an earlier run"]
-    assert {path.name for path in made.folder.parent.iterdir()} == {"manifest.json", made.folder.name}
+    assert {path.name for path in local(made.folder.parent).iterdir()} == {"manifest.json", made.folder.name}
 
 
 def test_parts_of_several_dead_writers_come_together(store: Store) -> None:
@@ -283,7 +284,7 @@ def test_a_part_whose_file_was_damaged_is_not_adopted(
     store: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
     dead = unfinished(store, (0, 1))
-    damage(dead / "bits/c/0")
+    damage(local(dead / "bits/c/0"))
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert set(draft.parts()) == {"block-1"}
@@ -293,7 +294,7 @@ def test_a_part_whose_file_was_damaged_is_not_adopted(
 
 @pytest.mark.parametrize("marker", [b"", b"[]", b"{}", b'{"name": "block-0", "files": [], "notes": {}}'])
 def test_a_part_whose_marker_is_damaged_is_not_adopted(store: Store, marker: bytes) -> None:
-    (unfinished(store, (0,)) / "block-0.part.json").write_bytes(marker)
+    local(unfinished(store, (0,)) / "block-0.part.json").write_bytes(marker)
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert draft.parts() == {}
@@ -303,7 +304,7 @@ def test_a_file_that_changed_after_its_part_was_finished_is_not_committed(store:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        _flip_bit(draft.folder / "bits/c/0")
+        _flip_bit(local(draft.folder / "bits/c/0"))
         with pytest.raises(CorruptEntryError, match="bits/c/0 is not as it was"):
             draft.commit(FILES, measured={})
     assert store.find("targets", RECIPE) is None
@@ -392,7 +393,7 @@ def test_another_schema_version_is_passed_over_in_a_listing(store: Store, caplog
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("storage_schemas.manifest.SCHEMA_VERSION", 2)
         newer = replace(made.manifest, key=key_of("targets", RECIPE)).encode()
-    (made.folder.parent / "manifest.json").write_bytes(newer)
+    local(made.folder.parent / "manifest.json").write_bytes(newer)
     with caplog.at_level(logging.WARNING):
         assert list(store.entries("targets")) == []
     assert "schema version 2" in caplog.text
@@ -403,7 +404,7 @@ def test_without_adoption_a_draft_begins_with_nothing_and_leaves_the_work_of_the
     dead = unfinished(store, (0, 1))
     with store.draft("targets", RECIPE, adopt=False) as draft:
         assert isinstance(draft, Draft)
-        assert list(draft.folder.iterdir()) == []
+        assert list(local(draft.folder).iterdir()) == []
         fill(draft)
         draft.commit(FILES, measured={})
     assert (dead / "bits/c/0").is_file()
@@ -430,4 +431,4 @@ def test_work_that_is_abandoned_leaves_nothing_and_its_error_is_its_own(store: S
 
     with pytest.raises(CorruptEntryError, match="its own"):
         give_up()
-    assert list((store.root / "targets").glob("*/*")) == []
+    assert list(local(store.root / "targets").glob("*/*")) == []

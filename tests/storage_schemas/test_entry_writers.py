@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from buckets import local
 from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
 
 from storage_schemas import entry as entry_module
@@ -88,7 +89,7 @@ def test_the_second_goes_on_where_the_first_gives_up(store: Store, monkeypatch: 
 
 def test_a_writer_elsewhere_is_taken_over_from_when_its_lease_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = unfinished(store, (0,))
-    _lease_elsewhere(dead)
+    _lease_elsewhere(local(dead))
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -138,7 +139,7 @@ def test_an_entry_committed_while_another_begins_is_found_and_keeps_its_files(
     with store.draft("targets", RECIPE) as draft:
         assert draft == made[0]
     assert made[0].problems() == []
-    assert {path.name for path in made[0].folder.parent.iterdir()} == {"manifest.json", made[0].folder.name}
+    assert {path.name for path in local(made[0].folder.parent).iterdir()} == {"manifest.json", made[0].folder.name}
 
 
 @pytest.mark.usefixtures("_as_two_processes")
@@ -213,13 +214,13 @@ def test_the_folder_of_a_writer_that_may_live_stays_and_goes_when_that_one_gives
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _Unwatched(store, monkeypatch) as (slow, second):
-        _lease_elsewhere(slow.folder)
+        _lease_elsewhere(local(slow.folder))
         entry = second.commit(FILES, measured={})
         assert (slow.folder / "zarr.json").read_bytes() == b"{}"
         write_file(slow, "bits/c/1")
         finish_part(slow.folder, "block-1", ["bits/c/1"])
         assert slow.commit(FILES, measured={}) == entry
-    assert {path.name for path in entry.folder.parent.iterdir()} == {"manifest.json", entry.folder.name}
+    assert {path.name for path in local(entry.folder.parent).iterdir()} == {"manifest.json", entry.folder.name}
 
 
 def test_a_writer_whose_folder_is_gone_gives_way_to_the_entry_that_is_there(
@@ -230,7 +231,7 @@ def test_a_writer_whose_folder_is_gone_gives_way_to_the_entry_that_is_there(
         def late(files: list[str], expected: None) -> dict[str, Any]:
             # Between the look at the manifest and the hashing of the files.
             second.commit(FILES, measured={"by": "second"})
-            shutil.rmtree(slow.folder)
+            shutil.rmtree(local(slow.folder))
             return real(files, expected)
 
         real = slow._facts
@@ -244,7 +245,7 @@ def test_a_writer_that_was_taken_over_says_so_and_how_to_go_on(store: Store, act
         with store.draft("targets", RECIPE) as draft:
             assert isinstance(draft, Draft)
             fill(draft)
-            shutil.rmtree(draft.folder)
+            shutil.rmtree(local(draft.folder))
             if act == "commit":
                 draft.commit(FILES, measured={})
             else:
@@ -253,7 +254,7 @@ def test_a_writer_that_was_taken_over_says_so_and_how_to_go_on(store: Store, act
     with pytest.raises(StoreError, match="Another run took the work on targets/") as caught:
         lose()
     assert "the same command" in caught.value.run
-    assert list((store.root / "targets").glob("*/*")) == []
+    assert list(local(store.root / "targets").glob("*/*")) == []
 
 
 def test_an_error_after_giving_way_is_not_taken_for_a_loss(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,4 +311,4 @@ def test_a_part_that_vanishes_while_it_is_adopted_leaves_nothing(store: Store, m
         assert isinstance(draft, Draft)
         monkeypatch.setattr(Path, "hardlink_to", vanish)
         assert draft.adopt(dead) == 0
-        assert [path for path in draft.folder.rglob("*") if path.is_file()] == []
+        assert [path for path in local(draft.folder).rglob("*") if path.is_file()] == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from small_disk import remount, small_disk
-from store_samples import RECIPE, WRITER, WRITER_ENVIRONMENT, make_entry, unfinished
+from store_samples import RECIPE, WRITER, make_entry, unfinished, writer_environment
 
 import storage_schemas.entry as entry_module
 import storage_schemas.garbage as garbage_module
@@ -120,7 +120,7 @@ def test_a_clock_that_jumps_neither_doubles_nor_loses_work(
     store = Store(tmp_path / "store")
     other = make_entry(store, OTHER)
     with subprocess.Popen(
-        [sys.executable, str(WRITER), "hang", str(store.root)], stdout=subprocess.PIPE, text=True, env=WRITER_ENVIRONMENT
+        [sys.executable, str(WRITER), "hang", str(store.root)], stdout=subprocess.PIPE, text=True, env=writer_environment()
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+from buckets import local
 from cache_samples import grow_old
 from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
 
@@ -44,7 +45,7 @@ def _collect(store: Store, used: Collection[str] = ()) -> None:
 
 
 def _files(store: Store) -> set[str]:
-    return {path.name for path in (store.root / PLACE).iterdir()}
+    return {path.name for path in local(store.root / PLACE).iterdir()}
 
 
 # Entries
@@ -52,32 +53,32 @@ def _files(store: Store) -> set[str]:
 
 def test_an_old_entry_that_nobody_uses_goes_and_one_that_is_used_stays(store: Store) -> None:
     used, unused = make_entry(store), make_entry(store, {**RECIPE, "threshold": 0.4})
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     (item,) = _find(store, {used.place})
     manifest = unused.folder.parent / "manifest.json"
     assert (item.place, item.what, item.paths) == (unused.place, "entry", (manifest, unused.folder))
     # Files of 11, 11 and 2 bytes, and the manifest.
-    assert item.size == 24 + manifest.stat().st_size
+    assert item.size == 24 + local(manifest).stat().st_size
     assert item.age_seconds == pytest.approx(25 * HOUR, abs=60)
     assert remove(store, item, {used.place})
-    assert list(unused.folder.parent.iterdir()) == []
+    assert list(local(unused.folder.parent).iterdir()) == []
     assert used.problems() == []
 
 
 def test_a_young_entry_stays_by_the_age_of_its_manifest_here(store: Store) -> None:
     made = make_entry(store)
-    grow_old(store.root, 25)
-    grow_old(made.folder.parent / "manifest.json", 23)
+    grow_old(local(store.root), 25)
+    grow_old(local(made.folder.parent / "manifest.json"), 23)
     assert _find(store) == []
     assert _told(_find(store, hours=22)) == [(PLACE, "entry")]
-    grow_old(made.folder.parent / "manifest.json", 25)
-    grow_old(made.folder, 1)
+    grow_old(local(made.folder.parent / "manifest.json"), 25)
+    grow_old(local(made.folder), 1)
     assert _told(_find(store)) == [(PLACE, "entry")], "it was there before somebody copied it back and forth"
 
 
 def test_an_entry_is_taken_out_manifest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_entry(store)
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     (item,) = _find(store)
 
     def interrupted(path: Path, ignore_errors: bool = False) -> None:
@@ -89,7 +90,7 @@ def test_an_entry_is_taken_out_manifest_first(store: Store, monkeypatch: pytest.
     monkeypatch.undo()
     assert store.find("targets", RECIPE) is None
     assert made.problems() == []
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     assert _told(_find(store)) == [(PLACE, "unfinished work")], "what is left goes next time"
 
 
@@ -101,14 +102,14 @@ def test_an_entry_of_another_release_is_left_alone(store: Store, used: set[str],
         fill(draft)
         place = draft.commit(FILES, measured={}).place
     monkeypatch.undo()
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     assert _find(store, used) == []
     assert "schema version 7" in _left(store, used)[place]
 
 
 def test_an_entry_that_is_used_since_it_was_looked_at_stays(store: Store) -> None:
     made = make_entry(store)
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     (item,) = _find(store)
     assert not remove(store, item, {PLACE})
     assert store.find("targets", RECIPE) == made
@@ -116,7 +117,7 @@ def test_an_entry_that_is_used_since_it_was_looked_at_stays(store: Store) -> Non
 
 def test_an_entry_made_again_since_it_was_looked_at_stays(store: Store) -> None:
     first = make_entry(store)
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     (item,) = _find(store)
     store.discard(first)
     second = make_entry(store)
@@ -127,7 +128,7 @@ def test_an_entry_made_again_since_it_was_looked_at_stays(store: Store) -> None:
 
 def test_what_cannot_be_removed_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make_entry(store)
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     (item,) = _find(store)
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(StoreError, match="cannot be removed"):
@@ -140,7 +141,7 @@ def test_what_cannot_be_removed_is_told(store: Store, monkeypatch: pytest.Monkey
 def test_the_work_of_a_dead_writer_goes_when_it_is_old_and_nobody_wants_it(store: Store) -> None:
     folder = unfinished(store, (0,))
     assert _find(store) == []
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     assert _find(store, {PLACE}) == [], "an experiment goes on from it"
     (item,) = _find(store)
     assert (item.what, item.paths) == ("unfinished work", (folder,))
@@ -150,8 +151,8 @@ def test_the_work_of_a_dead_writer_goes_when_it_is_old_and_nobody_wants_it(store
 
 def test_one_young_file_keeps_the_whole_work(store: Store) -> None:
     folder = unfinished(store, (0, 1))
-    grow_old(store.root, 25)
-    grow_old(folder / "bits" / "c" / "1", 1)
+    grow_old(local(store.root), 25)
+    grow_old(local(folder / "bits" / "c" / "1"), 1)
     assert _find(store) == []
 
 
@@ -159,9 +160,9 @@ def test_work_that_an_entry_has_superseded_goes_though_the_entry_is_used(store: 
     made = make_entry(store)
     attempt = made.folder.with_name("20200101T000000000000-00000000")
     attempt.mkdir()
-    (attempt / "own").write_bytes(b"12345")
-    (attempt / "adopted").hardlink_to(made.path("zarr.json"))
-    grow_old(store.root, 25)
+    local(attempt / "own").write_bytes(b"12345")
+    local(attempt / "adopted").hardlink_to(made.path("zarr.json"))
+    grow_old(local(store.root), 25)
     (item,) = _find(store, {PLACE})
     assert (item.what, item.paths) == ("unfinished work", (attempt,))
     assert item.size == 5, "what the entry shares frees nothing"
@@ -176,7 +177,7 @@ def test_work_that_is_committed_since_it_was_looked_at_stays(store: Store, monke
         assert isinstance(draft, Draft)
         fill(draft)
         draft.folder.with_name(f"{draft.folder.name}.lease").unlink()
-        grow_old(store.root, 25)
+        grow_old(local(store.root), 25)
         (item,) = _find(store)
         made = draft.commit(FILES, measured={})
     assert not remove(store, item, ())
@@ -186,7 +187,7 @@ def test_work_that_is_committed_since_it_was_looked_at_stays(store: Store, monke
 def test_leases_of_the_dead_damaged_manifests_and_partial_files_go(store: Store) -> None:
     made = make_entry(store)
     home = made.folder.parent
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     dead = {"host": os.uname().nodename, "machine": "", "pid": "1", "started": "1"}
     names = [
         "20200101T000000000000-00000000.lease",
@@ -195,10 +196,10 @@ def test_leases_of_the_dead_damaged_manifests_and_partial_files_go(store: Store)
         ".manifest.json.12345678.partial",
     ]
     for name in names:
-        (home / name).write_text("" if name.endswith("lease") else json.dumps(dead))
+        local(home / name).write_text("" if name.endswith("lease") else json.dumps(dead))
     assert _find(store, {PLACE}) == [], "all of them are young"
     for name in names:
-        grow_old(home / name, 25)
+        grow_old(local(home / name), 25)
     assert sorted(item.what for item in _find(store, {PLACE})) == ["damaged manifest", "lease", "lease", "partial file"]
     _collect(store, {PLACE})
     assert _files(store) == {"manifest.json", made.folder.name}
@@ -207,13 +208,13 @@ def test_leases_of_the_dead_damaged_manifests_and_partial_files_go(store: Store)
 
 def _damage(entry: Entry) -> Path:
     manifest = entry.folder.parent / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes()[:-4])
-    return manifest
+    local(manifest).write_bytes(manifest.read_bytes()[:-4])
+    return local(manifest)
 
 
 def test_an_entry_whose_manifest_is_damaged_goes_whole_unless_it_is_used(store: Store) -> None:
     _damage(make_entry(store))
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     assert _find(store, {PLACE}) == []
     assert "is not a manifest" in _left(store, {PLACE})[PLACE]
     assert _told(_find(store)) == [(PLACE, "damaged manifest"), (PLACE, "unfinished work")]
@@ -224,7 +225,7 @@ def test_an_entry_whose_manifest_is_damaged_goes_whole_unless_it_is_used(store: 
 def test_a_manifest_that_is_whole_since_it_was_looked_at_stays(store: Store) -> None:
     first = make_entry(store)
     _damage(first)
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     garbage = _find(store)
     again = make_entry(store)
     assert [remove(store, item, ()) for item in garbage] == [False, True]
@@ -242,8 +243,8 @@ def test_nothing_goes_where_a_writer_is_at_work(store: Store, hours: float) -> N
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         finished = set(draft.parts())
-        grow_old(store.root, 100)
-        draft.folder.with_name(f"{draft.folder.name}.lease").touch()
+        grow_old(local(store.root), 100)
+        local(draft.folder.with_name(f"{draft.folder.name}.lease")).touch()
         found = _find(store, hours=hours)
         assert [item.what for item in found] == ["entry"]
         assert found[0].place != PLACE
@@ -253,7 +254,7 @@ def test_nothing_goes_where_a_writer_is_at_work(store: Store, hours: float) -> N
 
 def test_nothing_goes_where_a_writer_has_begun_since_it_was_looked_at(store: Store) -> None:
     unfinished(store, (0,))
-    grow_old(store.root, 25)
+    grow_old(local(store.root), 25)
     (item,) = _find(store)
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
@@ -290,8 +291,8 @@ def test_a_writer_elsewhere_is_watched_for_a_minute_and_not_judged_by_the_clock(
     store: Store, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
     folder = unfinished(store, (0,))
-    grow_old(store.root, 25)
-    elsewhere = _Elsewhere(folder, monkeypatch, lives=lives)
+    grow_old(local(store.root), 25)
+    elsewhere = _Elsewhere(local(folder), monkeypatch, lives=lives)
     told: list[str] = []
     found, left = find_garbage(store, (), min_age_seconds=24 * HOUR, tell=told.append)
     assert told == ["Watching for 60 s whether the writers at 1 places live"]
@@ -306,7 +307,7 @@ def test_a_writer_elsewhere_is_watched_for_a_minute_and_not_judged_by_the_clock(
 
 def test_a_writer_that_was_heard_of_lately_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = unfinished(store, (0,))
-    elsewhere = _Elsewhere(folder, monkeypatch, lives=False)
-    folder.with_name(f"{folder.name}.lease").touch()
+    elsewhere = _Elsewhere(local(folder), monkeypatch, lives=False)
+    local(folder.with_name(f"{folder.name}.lease")).touch()
     assert _left(store) == {PLACE: "process 1 on elsewhere is making it"}
     assert elsewhere.now == 1000

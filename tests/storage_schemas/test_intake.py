@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, signed, two_entries, write_tar
+from buckets import local
 from store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished
 
 from storage_schemas import intake
@@ -54,7 +55,7 @@ def test_what_comes_in_is_what_went_out(tmp_path: Path, store: Store, entries: l
         assert {file: after.path(file).read_bytes() for file in FILES} == CONTENT
         for field in ("kind", "key", "recipe", "files", "measured", "made", "payload"):
             assert getattr(after.manifest, field) == getattr(before.manifest, field)
-        names = {path.name for path in after.folder.parent.iterdir()}
+        names = {path.name for path in local(after.folder.parent).iterdir()}
         assert names == {"manifest.json", after.folder.name}
 
 
@@ -73,7 +74,7 @@ def test_of_other_bits_under_the_same_key_those_in_the_store_stay_and_it_is_said
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        (draft.folder / "zarr.json").write_bytes(b"{ }")
+        local(draft.folder / "zarr.json").write_bytes(b"{ }")
         mine = draft.commit(FILES, measured={})
     assert imported(store, exported(entries, tmp_path / "out")) == ["there already, with other bits", "imported"]
     assert _found(store) == mine
@@ -82,19 +83,19 @@ def test_of_other_bits_under_the_same_key_those_in_the_store_stay_and_it_is_said
 
 def test_a_damaged_manifest_in_the_store_is_set_aside(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
     manifest = make_entry(store).folder.parent / "manifest.json"
-    manifest.write_bytes(b"{")
+    local(manifest).write_bytes(b"{")
     assert imported(store, exported(entries[:1], tmp_path / "out")) == ["imported"]
     found = _found(store)
     assert found is not None
     assert found.problems() == []
-    assert len(list(manifest.parent.glob("manifest.json.damaged-*"))) == 1
+    assert len(list(local(manifest.parent).glob("manifest.json.damaged-*"))) == 1
 
 
 def test_bits_that_a_dead_writer_left_are_not_mixed_in(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        (draft.folder / "bits/c/0").write_bytes(b"their shard")
+        local(draft.folder / "bits/c/0").write_bytes(b"their shard")
         finish_part(draft.folder, "block-0", ["bits/c/0"])
     assert imported(store, exported(entries, tmp_path / "out")) == ["imported", "imported"]
     found = _found(store)
@@ -172,7 +173,7 @@ def test_a_file_that_changes_between_copy_and_commit_keeps_its_entry_out(
     real = Draft.commit
 
     def commit(self: Draft, files: list[str], **more: Any) -> Entry:  # noqa: ANN401 (as Draft.commit takes them)
-        (self.folder / "zarr.json").write_bytes(b"[]")
+        local(self.folder / "zarr.json").write_bytes(b"[]")
         return real(self, files, **more)
 
     monkeypatch.setattr(Draft, "commit", commit)
@@ -276,7 +277,7 @@ def test_an_interrupted_import_leaves_nothing_of_its_entry(
         imported(store, source, stop)
     assert _found(store) is not None
     assert _found(store, OTHER) is None
-    assert list((store.root / entries[1].place).iterdir()) == []
+    assert list(local(store.root / entries[1].place).iterdir()) == []
     assert imported(store, source) == ["there already", "imported"]
 
 
@@ -346,7 +347,7 @@ def test_two_imports_at_once_bring_each_entry_in_once(tmp_path: Path, store: Sto
         found = _found(store, recipe)
         assert found is not None
         assert found.problems() == []
-        assert {path.name for path in found.folder.parent.iterdir()} == {"manifest.json", found.folder.name}
+        assert {path.name for path in local(found.folder.parent).iterdir()} == {"manifest.json", found.folder.name}
 
 
 def test_an_import_waits_for_a_writer_that_is_at_it_and_takes_that_ones_entry(
@@ -387,7 +388,7 @@ def test_a_draft_that_gives_way_is_there_already(
 
     def late(draft: Draft, *more: Any) -> None:  # noqa: ANN401 (as _fill takes them)
         real(draft, *more)
-        for lease in draft.folder.parent.glob("*.lease"):
+        for lease in local(draft.folder.parent).glob("*.lease"):
             lease.unlink()
         with monkeypatch.context() as patch:
             patch.setattr("storage_schemas.lease.LeaseWatch.is_dead", lambda _: True)

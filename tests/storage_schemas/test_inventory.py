@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from buckets import local
 from cache_samples import a_home, put, store_of
 from store_samples import make_entry
 
@@ -43,13 +44,13 @@ def test_what_has_no_manifest_is_no_entry(store: Store) -> None:
 def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store: Store) -> None:
     good, damaged, newer, folder = (put(store, "views", {"view": number}) for number in range(4))
     path = damaged.folder.parent / "manifest.json"
-    path.write_bytes(path.read_bytes()[:-9])
+    local(path).write_bytes(path.read_bytes()[:-9])
     path = newer.folder.parent / "manifest.json"
 
     body = {**json.loads(path.read_bytes()), "schema": 7}
     del body["sha256"]
     signed = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    path.write_text(json.dumps({**body, "sha256": hashlib.sha256(signed).hexdigest()}))
+    local(path).write_text(json.dumps({**body, "sha256": hashlib.sha256(signed).hexdigest()}))
     path = folder.folder.parent / "manifest.json"
     path.unlink()
     path.mkdir()
@@ -97,7 +98,7 @@ def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Stor
     made = [f"{kind}/{key_of(kind, {'view': number})}" for kind in ("views", "targets") for number in range(20)]
     for place in made:
         (store.root / place).mkdir(parents=True)
-        (store.root / place / "manifest.json").touch()
+        local(store.root / place / "manifest.json").touch()
     digits = [place.partition("/")[2][0] for place in made]
     common = next(digit for digit in digits if digits.count(digit) > 1)
     several = sorted(place for place in made if place.partition("/")[2][0] == common)
@@ -145,6 +146,6 @@ def test_equal_content_is_named_whoever_made_it(store: Store) -> None:
 def test_a_part_of_the_inventory_holds_what_was_asked_for(tmp_path: Path, store: Store) -> None:
     made = a_home(tmp_path)
     broken = made["val"].folder.parent / "manifest.json"
-    broken.write_text("{")
+    local(broken).write_text("{")
     part = take_inventory(store).only({made["train"].place, made["val"].place})
     assert (list(part.entries), list(part.unreadable)) == ([made["train"].place], [made["val"].place])

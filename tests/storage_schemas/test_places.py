@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from storage_schemas.inventory import places, take_inventory
 from storage_schemas.lease import LeaseWatch
 from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import finish_part
-from storage_schemas.places import children, files_below, mirror, place_of, remove_tree
+from storage_schemas.places import Place, children, files_below, mirror, place_of, remove_tree
 from storage_schemas.verification import verify
 
 
@@ -117,19 +119,18 @@ def test_another_node_reads_an_entry_whole_or_not_at_all(store: Store, tmp_path:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda place: place.unlink(), "is missing"),
-        (lambda place: place.put(b"first shar"), "has 10 bytes where the manifest says 11"),
-        (lambda place: place.put(b"first shaRd"), "does not match its sha256"),
+        (lambda place: place.unlink(missing_ok=True), "is missing"),
+        (lambda place: write_atomic(place, b"first shar"), "has 10 bytes where the manifest says 11"),
+        (lambda place: write_atomic(place, b"first shaRd"), "does not match its sha256"),
     ],
 )
 def test_a_damaged_object_is_named_and_never_read(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: object, said: str
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Place], None], said: str
 ) -> None:
     made = make_entry(store)
-    assert callable(damage)
     damage(made.folder / "bits/c/0")
     _elsewhere(monkeypatch, tmp_path)
-    for read in (lambda: made.path("bits/c/0"), made.near):
+    for read in (partial(made.path, "bits/c/0"), made.near):
         with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}") as caught:
             read()
         assert caught.value.run == f"python -m pipeline.cache repair {made.place} --home {store.root.parent}"
@@ -157,8 +158,8 @@ def test_what_is_damaged_on_the_node_is_fetched_again(
 def test_what_was_lost_is_put_back_and_nothing_else(store: Store) -> None:
     made = make_entry(store)
     (made.folder / "bits/c/0").unlink()
-    (store.root / "wrong").put(b"first shaRd")
-    (store.root / "right").put(b"first shard")
+    write_atomic(store.root / "wrong", b"first shaRd")
+    write_atomic(store.root / "right", b"first shard")
     assert not made.put_back("bits/c/0", store.root / "wrong")
     assert made.damaged() == ["bits/c/0"]
     assert made.put_back("bits/c/0", store.root / "right")
@@ -209,7 +210,7 @@ def test_parts_of_a_dead_writer_are_adopted_at_another_node(
 
 def test_a_part_whose_object_was_cut_short_is_not_adopted(store: Store) -> None:
     dead = unfinished(store, (0, 1))
-    (dead / "bits/c/0").put(b"first")
+    write_atomic(dead / "bits/c/0", b"first")
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert set(draft.parts()) == {"block-1"}
@@ -219,7 +220,7 @@ def test_a_part_that_changes_before_the_commit_is_refused(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        (draft.folder / "bits/c/0").put(b"first")
+        write_atomic(draft.folder / "bits/c/0", b"first")
         with pytest.raises(CorruptEntryError, match="is not as it was when it was finished"):
             draft.commit(FILES, measured={})
 
@@ -275,7 +276,7 @@ def test_of_processes_that_commit_at_the_same_time_one_wins(store: Store) -> Non
 
 
 def _race_unwatched(root: ObjectPath, start: object, found: object) -> None:
-    LeaseWatch.is_dead = lambda _: True  # type: ignore[method-assign]
+    LeaseWatch.is_dead = lambda _: True  # type: ignore[method-assign, assignment]
     _race(Store(root), start, found)
 
 

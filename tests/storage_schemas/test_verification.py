@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from buckets import local
 from store_samples import FILES, RECIPE, make_entry
 
 from storage_schemas.entry import Entry, Store
@@ -67,7 +68,7 @@ def test_each_damaged_file_is_named(store: Store, damage: Callable[[Entry], obje
 
 def test_a_manifest_that_cannot_be_read_is_damage(store: Store) -> None:
     made = make_entry(store)
-    (made.folder.parent / "manifest.json").write_bytes(b"")
+    local(made.folder.parent / "manifest.json").write_bytes(b"")
     verdict = _verify(store)
     assert list(verdict.damaged) == [made.place]
     assert "is not a manifest" in verdict.damaged[made.place][0]
@@ -75,8 +76,8 @@ def test_a_manifest_that_cannot_be_read_is_damage(store: Store) -> None:
 
 def test_files_that_the_manifest_does_not_name_are_mentioned_and_are_no_damage(store: Store) -> None:
     made = make_entry(store)
-    (made.folder / "bits/c/2").write_bytes(b"left")
-    (made.folder / "link").symlink_to(made.folder / "zarr.json")
+    local(made.folder / "bits/c/2").write_bytes(b"left")
+    local(made.folder / "link").symlink_to(local(made.folder / "zarr.json"))
     verdict = _verify(store)
     assert verdict.damaged == {}
     assert verdict.unnamed == {made.place: ["bits/c/2", "link"]}

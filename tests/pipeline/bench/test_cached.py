@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from buckets import local
 
 from pipeline.bench.drawn import heatmaps
 from pipeline.bench.entries import Data
@@ -82,7 +83,7 @@ def test_an_entry_weighs_what_its_files_take(data: Data) -> None:
     part = measure_sizes(TargetEntries([cached.targets["primary"]], [cached.view], "drawn ones"), asked=True)
     values = {row.name: row.value for row in part.rows}
     for name, entry in (("bits and peaks", cached.targets["primary"]), ("crop, flip and mask", cached.view)):
-        files = [path for path in entry.folder.parent.rglob("*") if path.is_file() and path.suffix != ".lease"]
+        files = [path for path in local(entry.folder.parent).rglob("*") if path.is_file() and path.suffix != ".lease"]
         assert values[f"ours: {name}, with manifest"] == pytest.approx(sum(path.stat().st_size for path in files) / 300)
     # 17 x 16 x 16 pixels: 544 bytes of bits; beside them a seed of 4 and 17 peaks of 2, or nothing but two bytes a pixel.
     assert values[RECORDS] == 544 + 4 + 34

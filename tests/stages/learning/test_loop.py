@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from buckets import local
 from plan_samples import losses, make_plan, on_labels
 from torch import nn
 
@@ -24,26 +25,26 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, on_labels(3))
     train(plan, Worker())
-    expected, weights = losses(plan.folder), state(plan.folder)
+    expected, weights = losses(local(plan.folder)), state(local(plan.folder))
     for name in (WEIGHTS, METRICS):
         (plan.folder / name).unlink()
     newest = plan.folder / "epoch-00002.pt"
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
-    newest.write_bytes(damaged)
+    local(newest).write_bytes(damaged)
     train(plan, Worker())
-    assert losses(plan.folder) == pytest.approx(expected, rel=1e-6)
-    assert all(torch.equal(value, weights[name]) for name, value in state(plan.folder).items())
+    assert losses(local(plan.folder)) == pytest.approx(expected, rel=1e-6)
+    assert all(torch.equal(value, weights[name]) for name, value in state(local(plan.folder)).items())
     assert len(expected) == 3
 
 
 def test_a_finished_training_is_not_begun_again(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, on_labels(2))
     train(plan, Worker())
-    before = (plan.folder / "epoch-00001.pt").stat().st_mtime_ns
+    before = local(plan.folder / "epoch-00001.pt").stat().st_mtime_ns
     train(plan, Worker())
-    assert (plan.folder / "epoch-00001.pt").stat().st_mtime_ns == before
-    assert len(losses(plan.folder)) == 2
+    assert local(plan.folder / "epoch-00001.pt").stat().st_mtime_ns == before
+    assert len(losses(local(plan.folder))) == 2
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_epoch(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from buckets import local
 from plan_samples import losses, make_plan, on_labels
 
 from stages.learning.loop import WEIGHTS
@@ -72,9 +73,9 @@ def people(folder: Path, ranks: Sequence[int]) -> list[list[int]]:
 
 
 def assert_same_end(plan: TrainingPlan, unbroken: TrainingPlan) -> None:
-    assert losses(plan.folder) == losses(unbroken.folder)
-    expected = load_weights(unbroken.folder / WEIGHTS).state
-    found = load_weights(plan.folder / WEIGHTS).state
+    assert losses(local(plan.folder)) == losses(local(unbroken.folder))
+    expected = load_weights(local(unbroken.folder) / WEIGHTS).state
+    found = load_weights(local(plan.folder) / WEIGHTS).state
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -102,7 +103,7 @@ def test_two_workers_killed_within_an_epoch_go_on_there_and_so_can_one_or_four(t
     others = {world: tmp_path / f"killed-{world}" for world in (1, 4)}
     for folder in others.values():
         plan_in(folder)
-        for path in plan.folder.iterdir():
+        for path in local(plan.folder).iterdir():
             (folder / "out" / path.name).write_bytes(path.read_bytes())
     assert run(tmp_path / "killed", world=2) == [0, 0]
     expected = people(tmp_path / "unbroken", range(2))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from buckets import local
 from page_sample import make_page
 
 from stages import report
@@ -54,7 +55,7 @@ def test_the_page_is_copied_into_the_run_whether_it_was_made_or_found(tmp_path: 
     report.make(first, [step])
     report.publish(first)
     report.publish(second)
-    pages = [(run.run_dir / report.REPORT).read_text(encoding="utf-8") for run in (first, second)]
+    pages = [local(run.run_dir / report.REPORT).read_text(encoding="utf-8") for run in (first, second)]
     assert pages[0] == pages[1]
     assert pages[0].startswith("<!doctype html>")
 

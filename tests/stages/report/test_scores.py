@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from buckets import local
 
 from stages.context import Context, Step
 from stages.networks.teacher import NetworkSpec
@@ -35,7 +36,7 @@ def entry(context: Context, boxes: str) -> Entry:
         if isinstance(draft, Entry):
             return draft
         assert isinstance(draft, Draft)
-        (draft.folder / "x").write_bytes(b"x")
+        local(draft.folder / "x").write_bytes(b"x")
         return draft.commit(["x"], measured={**SCORES, **BITS})
 
 

@@ -1,0 +1,170 @@
+"""The whole pipeline on homes in a bucket, on a real server of the S3 protocol; one of them fails every third request."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buckets import Server, served
+
+from storage_schemas.entry import Store
+from storage_schemas.inventory import take_inventory
+from storage_schemas.places import Place, files_below, place_of
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    "data.embedded.train_images": 12,
+    "data.embedded.val_images": 4,
+    "crop.size_wh": [64, 64],
+    "teachers.primary.network": "hrnet_w8_small",
+    "teachers.primary.train.epochs": 1,
+    "teachers.senior.train.epochs": 1,
+    "teachers.senior.control": False,
+    "views.count": 2,
+    "distill.network": "hrnet_w8_small",
+    "distill.baseline": False,
+    "distill.epochs": 2,
+    "distill.schedule": "primary_then_senior",
+}
+STARTED = "Ray: local cluster with"
+CLEAN, FAULTY = "s3://odkd/clean/home", "s3://odkd/faulty/home"
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """What runs commands as this node, or as another of the given name."""
+
+    server: Server
+    folder: Path
+
+    def run(self, module: str, *words: str, node: str = "first") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **self.server.environment, "ODKD_CACHE": str(self.folder / node)}
+        command = [sys.executable, "-m", module, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=570, check=False, env=environment)
+
+    def stages(self, stage: str, home: str, *words: str, node: str = "first") -> str:
+        settings = [f"--set={name}={json.dumps(value)}" for name, value in TINY.items()]
+        return _output(self.run("pipeline.run", "--stage", stage, "--home", home, *settings, *words, node=node))
+
+
+def _output(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Nodes]:
+    """A server with a home in which all stages have run."""
+    with served() as server:
+        server.make_bucket("odkd")
+        found = _Nodes(server, tmp_path_factory.mktemp("nodes"))
+        found.stages("all", CLEAN)
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _as_they_do(nodes: _Nodes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in nodes.server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "this process"))
+
+
+def _contents(home: str) -> dict[str, str]:
+    """By place what the files of each entry hold; a report holds the time, and a curve those of its epochs."""
+    entries = take_inventory(Store(place_of(home) / "store")).entries
+    return {place: entry.content for place, entry in entries.items() if entry.manifest.kind != "reports"}
+
+
+def _metrics(home: Place) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((home / "runs" / "demo" / "metrics.json").read_bytes())
+    return found
+
+
+def test_a_run_leaves_in_the_bucket_what_it_would_leave_in_a_folder(nodes: _Nodes) -> None:
+    home = place_of(CLEAN)
+    found = _metrics(home)
+    names = set(files_below(home))
+    assert {name.split("/")[0] for name in names} == {"datasets", "runs", "store"}
+    left = {name.removeprefix("runs/demo/").split("/")[0] for name in names if name.startswith("runs/")}
+    assert left == {"config.resolved.yaml", "metrics.json", "report.html", "tensorboard"}
+    store = Store(home / "store")
+    assert set(take_inventory(store).entries) == set(found["entries"].values())
+    assert found["weights"].removeprefix(f"{CLEAN}/") in names
+    # Nothing but what manifests name: no leases, no markers, nothing of Ray's.
+    for entry in take_inventory(store).entries.values():
+        inside = {name for name in names if name.startswith(f"store/{entry.place}/")}
+        named = {f"store/{entry.place}/{entry.folder.name}/{name}" for name in entry.manifest.files}
+        assert inside == {f"store/{entry.place}/manifest.json", *named}
+
+
+def test_a_second_run_at_another_node_makes_nothing(nodes: _Nodes) -> None:
+    before = files_below(place_of(CLEAN) / "store")
+    assert STARTED not in nodes.stages("all", CLEAN, node="second")
+    assert files_below(place_of(CLEAN) / "store") == before
+
+
+def test_the_commands_of_the_cache_know_a_bucket(nodes: _Nodes, tmp_path: Path) -> None:
+    def cache(*words: str, home: str = CLEAN) -> str:
+        return _output(nodes.run("pipeline.cache", *words, "--home", home, node="second"))
+
+    entries = json.loads(cache("ls", "--json"))["entries"]
+    assert {row["kind"] for row in entries} >= {"instances", "teachers", "views", "targets", "students", "evaluations"}
+    assert all(row["experiments"] == ["demo"] for row in entries)
+    assert "all as their manifests say" in cache("verify")
+    assert json.loads(cache("gc", "--min-age", "0", "--json"))["removed"] == []
+    cache("export", "demo", str(tmp_path / "demo.tar"))
+    cache("import", str(tmp_path / "demo.tar"), home="s3://odkd/imported/home")
+    assert _contents("s3://odkd/imported/home") == _contents(CLEAN)
+
+
+def test_a_lost_shard_in_a_bucket_is_made_again(nodes: _Nodes) -> None:
+    store = Store(place_of(CLEAN) / "store")
+    entry = next(entry for entry in store.entries("targets") if "bits/c/0/0" in entry.manifest.files)
+    (entry.folder / "bits/c/0/0").unlink(missing_ok=True)
+    refused = nodes.run("pipeline.cache", "verify", entry.place, "--home", CLEAN)
+    assert (refused.returncode, "bits/c/0/0 is missing" in refused.stdout) == (2, True)
+    assert "1 file made again" in _output(nodes.run("pipeline.cache", "repair", entry.place, "--home", CLEAN))
+    assert entry.problems() == []
+
+
+def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: Path) -> None:
+    before = files_below(place_of(CLEAN))
+    output = nodes.stages("all", str(tmp_path / "own"), "--beneath", CLEAN)
+    assert STARTED not in output
+    assert files_below(place_of(CLEAN)) == before
+    assert _metrics(tmp_path / "own")["evaluate"] == _metrics(place_of(CLEAN))["evaluate"]
+    assert not (tmp_path / "own" / "store").exists()
+    plan = nodes.stages("all", str(tmp_path / "own"), "--beneath", CLEAN, "--dry-run", "--set=distill.lr=0.001")
+    assert f"hit    train instances and 1 more: in {CLEAN}" in plan
+    assert {line.split()[0] for line in plan.splitlines() if line.split()[1:2] in (["miss"], ["stale"])} == {
+        "distill",
+        "evaluate",
+        "report",
+    }
+
+
+def test_on_a_store_that_fails_every_third_request_a_run_ends_with_the_same_contents(nodes: _Nodes) -> None:
+    nodes.server.fail_every(3)
+    try:
+        nodes.stages("all", FAULTY, node="third")
+        assert nodes.server.failed() > 100
+    finally:
+        nodes.server.fail_every(0)
+    assert _contents(FAULTY) == _contents(CLEAN)
+    assert "all as their manifests say" in _output(nodes.run("pipeline.cache", "verify", "--home", FAULTY, node="fourth"))
+
+
+def test_a_bucket_that_is_not_there_is_refused(nodes: _Nodes) -> None:
+    settings = [f"--set={name}={json.dumps(value)}" for name, value in TINY.items()]
+    result = nodes.run("pipeline.run", "--stage", "prepare", "--home", "s3://elsewhere/home", *settings)
+    assert result.returncode == 2
+    assert "s3://elsewhere/home cannot be used" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -118,8 +118,11 @@ def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> N
     earlier = [step for before in order[: order.index(stage)] for step in STAGES[before].steps(context)]
     inputs = {entry.place: entry for step in earlier if (entry := context.find(step)) is not None}
     inventory = Inventory(inputs, {})
-    for place in dict.fromkeys(place for step in made for place in inventory.made_from(context.need(step))):
-        inputs[place].check()
+    needed = {place for step in made for place in inventory.made_from(context.need(step))}
+    # In the order in which they were made, which is that in which they can be mended.
+    for place, entry in inputs.items():
+        if place in needed:
+            entry.check()
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.answers import Answer, maker_of, names_of, opened, users_of
-from pipeline.experiments import Run
+from pipeline.experiments import Run, experiments
 from pipeline.tables import plural, size_text
-from storage_schemas.entry import Entry, Store
+from storage_schemas.entry import Entry
 from storage_schemas.errors import StoreError, cache_command, make_again
 from storage_schemas.inventory import Inventory, find_entry, find_place, take_inventory
 from storage_schemas.places import Place
@@ -24,36 +24,39 @@ def drop(options: argparse.Namespace) -> Answer:
     """Take entries out of the store.
 
     Raises:
-        StoreError: an experiment uses one of them, and ``--used`` was not given; then none is dropped.
+        StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given; then none is dropped.
     """
     home, store = opened(options)
     entries = [find_entry(store, place) for place in dict.fromkeys(find_place(store, key) for key in options.keys)]
     users = users_of(home)
-    for entry in entries:
-        _refuse_if_used(home, entry, users.get(entry.place, ()), allowed=options.used)
+    if not options.used:
+        for entry in entries:
+            _refuse_if_used(home, entry, users.get(entry.place, ()))
     inventory = take_inventory(store)
     told = [_facts(home, inventory, entry, users, dropped=entries) for entry in entries]
     if not options.dry_run:
         for entry in entries:
             store.discard(entry)
-            _see_that_it_is_gone(store, entry)
+            if entry.folder.is_dir():
+                raise StoreError(f"{entry.folder} cannot be removed", allowed="a store that this user may write")
     size = sum(entry.manifest.size for entry in entries)
     total = f"{plural(len(entries), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
     return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]))
 
 
-def _refuse_if_used(home: Place, entry: Entry, runs: Sequence[Run], *, allowed: bool) -> None:
-    if runs and not allowed:
-        raise StoreError(
-            f"{entry.place} is used by {', '.join(names_of(runs))}",
-            allowed="entries that no experiment uses; with --used others too, which will have to be made again",
-            run=cache_command(f"drop {entry.place} --used --dry-run", home),
-        )
-
-
-def _see_that_it_is_gone(store: Store, entry: Entry) -> None:
-    if entry.folder.exists():
-        raise StoreError(f"{entry.folder} cannot be removed", allowed="a store that this user may write")
+def _refuse_if_used(home: Place, entry: Entry, runs: Sequence[Run]) -> None:
+    unknown = [experiment for experiment in experiments(home) if experiment.problem]
+    if runs:
+        seen = f"{entry.place} is used by {', '.join(names_of(runs))}"
+    elif unknown:
+        seen = f"{entry.place} may be used by {unknown[0].name}, of which that is not known: {unknown[0].problem}"
+    else:
+        return
+    raise StoreError(
+        seen,
+        allowed="entries that no experiment uses; with --used others too, which will have to be made again",
+        run=cache_command(f"drop {entry.place} --used --dry-run", home),
+    )
 
 
 def _facts(

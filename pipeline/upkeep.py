@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,15 +122,15 @@ def gc(options: argparse.Namespace) -> Answer:
 
 
 def _kept(home: Place, store: Store) -> list[dict[str, Any]]:
-    """The runs that are not finished: who may be at each, and the places that nothing else needs and each alone keeps."""
+    """The runs that are not finished: who may be at each, and what each keeps that no finished run needs."""
     runs = [run for experiment in experiments(home) for run in experiment.runs]
-    needed_by = Counter(place for run in runs for place in run.places)
+    finished = frozenset().union(*(run.places for run in runs if run.notes is None))
     return [
         {
             "experiment": run.experiment,
             "notes": str(run.notes),
             "process": run.holder,
-            "alone_keeps": sorted(place for place in run.places if needed_by[place] == 1 and (store.root / place).is_dir()),
+            "keeps": sorted(place for place in run.places - finished if (store.root / place).is_dir()),
         }
         for run in runs
         if run.notes is not None
@@ -139,7 +138,7 @@ def _kept(home: Place, store: Store) -> list[dict[str, Any]]:
 
 
 def _kept_told(kept: Mapping[str, Any]) -> str:
-    what = f"keeps {plural(len(kept['alone_keeps']), 'entry')} that nothing else needs"
+    what = f"keeps {plural(len(kept['keeps']), 'entry')} that no finished run needs"
     drop = f"rm -r {shlex.quote(kept['notes'])}"
     if kept["process"]:
         return f"A run of '{kept['experiment']}' by {kept['process']} {what}; if that process is dead and not to go on: {drop}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from buckets import local
-from cache_samples import Cache, put, store_of
+from cache_samples import Cache, leave_run, put, store_of
 
 from pipeline.exits import DONE, USER_MISTAKE
 from pipeline.experiments import refer
@@ -42,6 +42,13 @@ def test_an_entry_that_a_run_in_progress_needs_is_used(cache: Cache, made: dict[
     refer(cache.home / "runs" / "new", "now", [made["unused"].place])
     assert cache("drop", made["unused"].key) == USER_MISTAKE
     assert "is used by new" in cache.err
+
+
+def test_where_it_is_not_known_what_an_experiment_uses_it_may_use_everything(cache: Cache, made: dict[str, Entry]) -> None:
+    (leave_run(cache.home, "broken", []) / "metrics.json").write_text("{")
+    assert cache("drop", made["unused"].key) == USER_MISTAKE
+    assert f"{made['unused'].place} may be used by broken, of which that is not known: metrics.json names no" in cache.err
+    assert cache("drop", "--used", made["unused"].key) == DONE
 
 
 def test_with_used_it_goes_and_the_command_that_makes_it_and_what_was_made_from_it_are_told(

@@ -125,6 +125,15 @@ def test_the_figures_lead_to_every_entry_and_to_the_weights(finished: Path) -> N
     assert found["weights"] in done(finished, "distill")
 
 
+def test_the_joints_that_are_seen_are_told_of_both_sets(finished: Path) -> None:
+    for role, view in (("primary", 1), ("senior", 2)):
+        told = metrics(finished)["targets"][role]
+        for split, number in (("val", 0), ("train", view)):
+            entry = entry_of(finished, f"targets of the {role} teacher, {split} view {number}")
+            peaks = np.array(read_rows(entry.near(), "peak"))
+            assert told[f"joints_seen_{split}"] == pytest.approx((peaks >= np.float16(0.2)).mean(), abs=1e-4)
+
+
 def test_a_page_of_other_settings_does_not_stay_beside_the_new_figures(finished: Path, tmp_path: Path) -> None:
     home = without(finished, tmp_path / "home")
     shown = home / "runs" / "demo" / "report.html"

@@ -75,6 +75,16 @@ def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: di
     assert "Next:    the command that made it (no experiment uses it), with --stage targets --force" in cache.out
 
 
+def test_verify_names_the_settings_of_the_run_that_needs_what_is_damaged(cache: Cache, made: dict[str, Entry]) -> None:
+    """Those beside the figures of the same name are of an earlier run, and would make another entry."""
+    entry = put(Store(cache.home / "store"), "students", {"of": "other settings"})
+    refer(cache.home / "runs" / "demo", "now", [entry.place])
+    entry.path("file").unlink()
+    config = cache.home / "runs" / "demo" / "unfinished" / "now" / "config.resolved.yaml"
+    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage distill --force"
+    assert cache.json("verify")["damaged"][entry.place]["next"] == command
+
+
 def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[str, Entry]) -> None:
     for name in ("val", "val bits"):
         local(made[name].folder.parent / "manifest.json").write_bytes(b"")
@@ -249,18 +259,18 @@ def test_gc_tells_of_runs_that_are_not_finished_what_they_keep_and_how_to_give_t
         process = f"process {os.getpid()} on {os.uname().nodename}"
         assert known["removed"] == []
         assert known["unfinished"] == [
-            {"experiment": "demo", "notes": str(folder / "unfinished" / "living"), "process": process, "alone_keeps": []},
+            {"experiment": "demo", "notes": str(folder / "unfinished" / "living"), "process": process, "keeps": []},
             {
                 "experiment": "demo",
                 "notes": str(folder / "unfinished" / "stopped"),
                 "process": "",
-                "alone_keeps": [old["unused"].place],
+                "keeps": [old["unused"].place],
             },
         ]
         cache("gc", "--dry-run")
         living, stopped, total = cache.out.splitlines()
-    assert living.startswith(f"A run of 'demo' by {process} keeps 0 entries that nothing else needs; ")
-    assert stopped.startswith("A run of 'demo' that did not end keeps 1 entry that nothing else needs, ")
+    assert living.startswith(f"A run of 'demo' by {process} keeps 0 entries that no finished run needs; ")
+    assert stopped.startswith("A run of 'demo' that did not end keeps 1 entry that no finished run needs, ")
     assert stopped.endswith(f"; or: rm -r {folder / 'unfinished' / 'stopped'}")
     assert total.startswith("0 B to be freed in ")
     shutil.rmtree(folder / "unfinished" / "stopped")

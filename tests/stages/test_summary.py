@@ -67,6 +67,17 @@ def test_the_weights_are_named_once_they_are_there(tmp_path: Path, targets: list
     assert weights.read_bytes() == b"student"
 
 
+def test_what_this_run_did_is_told_apart_from_what_is_there(tmp_path: Path, targets: list[Step]) -> None:
+    run = context(tmp_path)
+    assert summary.summary(run)["this_run"] == {"seconds": {}, "teacher_forwards": {"primary": 0, "senior": 0}}
+    run.counters["teacher_forwards.primary"] += 326
+    run.seconds["targets"] = 1.234
+    assert summary.summary(run)["this_run"] == {
+        "seconds": {"targets": 1.23},
+        "teacher_forwards": {"primary": 326, "senior": 0},
+    }
+
+
 def test_of_an_experiment_that_has_not_begun_nothing_is_named(tmp_path: Path) -> None:
     found = summary.summary(context(tmp_path))
     assert found["entries"] == {}

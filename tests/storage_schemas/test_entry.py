@@ -206,12 +206,11 @@ def test_nothing_is_put_back_into_an_entry_that_was_discarded(store: Store, tmp_
     assert not made.folder.exists()
 
 
-@pytest.mark.parametrize("name", ["../manifest.json", "/etc/passwd", "", ".", "bits/c/2", "bit", "bits/", "zarr.json/"])
+@pytest.mark.parametrize("name", ["../manifest.json", "/etc/passwd", "", ".", "bits", "bits/c/2", "zarr.json/"])
 def test_a_name_that_the_manifest_does_not_cover_leads_nowhere(store: Store, name: str) -> None:
     made = make_entry(store)
     with pytest.raises(CorruptEntryError, match="has no file"):
         made.path(name)
-    assert made.path("bits") == made.folder / "bits"
     assert made.path("bits/c/1").read_bytes() == CONTENT["bits/c/1"]
 
 

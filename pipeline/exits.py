@@ -13,7 +13,7 @@ from storage_schemas.errors import OdkdError
 __all__ = ["DONE", "FAILED", "USER_MISTAKE", "exit_status"]
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
-_STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class _Messages(logging.Handler):

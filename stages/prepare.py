@@ -28,8 +28,8 @@ from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances, write_instances
 from storage_schemas.manifest import canonical_json
-from storage_schemas.near import fetched
-from storage_schemas.parts import MARKER, copy_part, finish_part, read_marker
+from storage_schemas.near import RemoteFile, fetched, here
+from storage_schemas.parts import MARKER, copy_part, facts_of, finish_part, read_marker
 from storage_schemas.places import Place, mirror
 from storage_schemas.stored_crops import CROPS_INDEX, StoredCrop, write_index
 
@@ -98,18 +98,21 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
     source = data.train if split == "train" else data.val
     assert source is not None
     for path, what in ((source.annotations, "annotations file"), (source.images, "image folder")):
-        if not path.exists():
+        if not (path.exists() or path.is_dir()):
             raise DataError(f"The {what} {path} (data.{split}) is not there", allowed="an existing path, seen by every node")
     return {
         "annotations": sha256_known(source.annotations),
-        "images": _listing_once(source.images, source.images.stat().st_mtime_ns),
+        "images": _listing_once(source.images, source.images.stat().st_mtime_ns if isinstance(source.images, Path) else 0),
     }
 
 
 @lru_cache(maxsize=8)
-def _listing_once(root: Path, changed_ns: int) -> str:
+def _listing_once(root: Place, changed_ns: int) -> str:
     """A hash over the names and sizes of all files below ``root``; the pictures' own hashes are in the table."""
     listing = []
+    if not isinstance(root, Path):
+        listing = [(name, facts.size) for name, facts in sorted(root.below().items())]
+        return hashlib.sha256(canonical_json(listing)).hexdigest()
     for folder, names, files in os.walk(root):
         names.sort()
         below = Path(folder).relative_to(root)
@@ -146,7 +149,8 @@ def _annotations_of(context: Context, split: Split) -> Path:
         return fetched(_embedded(context) / "annotations" / f"{split}.json")
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
-    return source.annotations
+    place = source.annotations
+    return place if isinstance(place, Path) else here(RemoteFile(place, facts_of(place)))
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from storage_schemas.objects import ObjectPath
+from storage_schemas.places import Place, place_of
 
 __all__ = [
     "AugmentSettings",
@@ -55,7 +67,17 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _in_a_bucket(value: object, otherwise: ValidatorFunctionWrapHandler) -> object:
+    place = place_of(value) if isinstance(value, str) else value
+    return place if isinstance(place, ObjectPath) else otherwise(value)
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+if TYPE_CHECKING:
+    DataPlace = Place
+else:
+    # What is not in a bucket is a path, and told so where it is wrong: a union would tell of both.
+    DataPlace = Annotated[AbsolutePath, WrapValidator(_in_a_bucket), PlainSerializer(str)]
 
 
 class Section(BaseModel):
@@ -75,8 +97,8 @@ class EmbeddedData(Section):
 class SplitSource(Section):
     """One half of a COCO-format data set."""
 
-    annotations: AbsolutePath
-    images: AbsolutePath
+    annotations: DataPlace
+    images: DataPlace
 
 
 class DataSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -79,16 +80,21 @@ def sha256_file(path: Place) -> str:
     return digest.hexdigest()
 
 
-def sha256_known(path: Path) -> str:
+def sha256_known(path: Place) -> str:
     """As ``sha256_file``, but read only once a process while the file's size and time of change stay as they are.
 
     Raises:
         OSError: the file is not there or cannot be read.
     """
+    if isinstance(path, ObjectPath):
+        facts = path.facts()
+        if facts is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no such object", str(path))
+        return _sha256_of_state(path, facts.size, int(facts.changed * 1e9))
     stat = path.stat()
     return _sha256_of_state(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _sha256_of_state(path: Path, size: int, changed_ns: int) -> str:
+def _sha256_of_state(path: Place, size: int, changed_ns: int) -> str:
     return sha256_file(path)

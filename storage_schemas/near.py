@@ -66,8 +66,8 @@ def here(what: File | Folder) -> Path:
     return mirror(what.place)
 
 
-def fetched(place: Place) -> Path:
-    """The path on this node of a file that never changes, and whose content the caller looks at; fetched if it is not there.
+def fetched(place: Place, *, anew: bool = False) -> Path:
+    """The path on this node of a file whose content the caller looks at; fetched if it is not there, or ``anew``.
 
     Raises:
         OSError: there is no such object, or it cannot be read.
@@ -75,7 +75,7 @@ def fetched(place: Place) -> Path:
     if isinstance(place, Path):
         return place
     path = mirror(place)
-    if not path.is_file():
+    if anew or not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
         try:

@@ -147,7 +147,7 @@ def _race(root: Place) -> None:
         first, second = _forked(partial(run, 0.0)), _forked(partial(run, 0.003 * number))
         killed = [first(), second()]
         assert killed == [False, False]
-        _report(home, round=home.name)
+        _forked(partial(_report, home, round=home.name))()
 
 
 def _hang(root: Place) -> None:

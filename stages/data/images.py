@@ -100,8 +100,8 @@ def size_fault(width: object, height: object) -> str | None:
     return None
 
 
-def read_image_file(root: Place, file_name: str) -> bytes:
-    """The bytes of the picture ``file_name`` below ``root``.
+def read_image_file(root: Place, file_name: str, *, anew: bool = False) -> bytes:
+    """The bytes of the picture ``file_name`` below ``root``; in a bucket those that this node has, unless ``anew``.
 
     Raises:
         ImageError: the name or a symbolic link leads out of ``root``, or there is no regular file that can be read.
@@ -109,7 +109,7 @@ def read_image_file(root: Place, file_name: str) -> bytes:
     if fault := file_name_fault(file_name):
         raise ImageError(f"file_name: {fault}")
     try:
-        fetched(root / file_name)
+        fetched(root / file_name, anew=anew)
         folder, path = os.path.realpath(mirror(root)), os.path.realpath(mirror(root) / file_name)
         if os.path.commonpath([folder, path]) != folder:
             raise ImageError("file: a symbolic link leads out of the image folder")
@@ -168,7 +168,7 @@ def check_image(root: Place, file_name: str, expect_wh: tuple[int, int]) -> Imag
 
 def read_image(root: Place, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
     """As ``check_image``, with the pixels [h, w, 3]."""
-    data = read_image_file(root, file_name)
+    data = read_image_file(root, file_name, anew=True)
     image_hw3 = decode_image(data, expect_wh=expect_wh)
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data)), image_hw3
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from buckets import Server, served
 
+from stages.data.loader import load_image
 from storage_schemas.entry import Store
+from storage_schemas.instances import read_instances
 from storage_schemas.inventory import take_inventory
-from storage_schemas.places import Place, files_below, place_of
+from storage_schemas.places import Place, children, files_below, mirror, place_of
 
 pytestmark = pytest.mark.slow
 
@@ -133,6 +135,27 @@ def test_a_lost_shard_in_a_bucket_is_made_again(nodes: _Nodes) -> None:
     assert (refused.returncode, "bits/c/0/0 is missing" in refused.stdout) == (2, True)
     assert "1 file made again" in _output(nodes.run("pipeline.cache", "repair", entry.place, "--home", CLEAN))
     assert entry.problems() == []
+
+
+def test_a_data_set_in_a_bucket_gives_the_table_that_it_gives_in_a_folder(nodes: _Nodes, tmp_path: Path) -> None:
+    (folder,) = children(place_of(CLEAN) / "datasets")[0]
+    data = {
+        "embedded": None,
+        **{
+            split: {"annotations": f"{folder}/annotations/{split}.json", "images": f"{folder}/images"}
+            for split in ("train", "val")
+        },
+    }
+    nodes.stages("prepare", str(tmp_path / "home"), f"--set=data={json.dumps(data)}", node="second")
+    tables = list(Store(tmp_path / "home" / "store").entries("instances"))
+    drawn = {entry.content for entry in Store(place_of(CLEAN) / "store").entries("instances")}
+    assert {entry.content for entry in tables} == drawn
+    # The picture that a node keeps was of another day: the one of the table is fetched.
+    table = read_instances(tables[0].path("instances.parquet"))
+    images = folder / "images"
+    (mirror(images) / table.file_name_M[0]).parent.mkdir(parents=True)
+    (mirror(images) / table.file_name_M[0]).write_bytes(b"another")
+    assert load_image(images, table, 0).shape == (int(table.height_M[0]), int(table.width_M[0]), 3)
 
 
 def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_changed_picture_makes_the_table_anew_and_equal_content_keeps_what_fol
     make(context, steps(context))
     before = instances_step(context, "val")
     # A file that no annotation names changes the listing, but not what the table says.
-    (val.images / "other.txt").write_text("x")
+    (local(val.images) / "other.txt").write_text("x")
     again = _context(tmp_path, train, val, 0.7)
     after = instances_step(again, "val")
     assert after.key != before.key

@@ -133,7 +133,7 @@ def test_connecting_is_logged(
 
 def _probed(place: Place, name: str) -> str:
     """What a node says of a home, without a cluster."""
-    found: str = cluster._probe_home._function(place, name)
+    found: str = cluster._probe_home._function(place, name)  # type: ignore[attr-defined] # what Ray wraps
     return found
 
 

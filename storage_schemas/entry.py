@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ from typing import Any
 
 from storage_schemas.atomic import sync_files, sync_folder, write_atomic
 from storage_schemas.attempts import Attempts, lease_of
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, StoreError, cache_command, make_again
+from storage_schemas.committed import Entry, move, read_entry
+from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.listings import Listings
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, Recipe, canonical_json, differing_fields, key_of
@@ -33,172 +33,17 @@ from storage_schemas.parts import (
     MARKER,
     Part,
     facts_of,
-    file_problem,
     finished_parts,
     markers_of,
     part_folder,
     read_marker,
-    size_problem,
 )
-from storage_schemas.places import Place, children, files_below, make_folder, mirror, remove_tree, upload
+from storage_schemas.places import Place, children, files_below, in_threads, make_folder, mirror, remove_tree, upload
 from storage_schemas.provenance import provenance
 
 __all__ = ["Draft", "Entry", "Store", "read_entry"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A committed entry: the manifest, and the folder that holds its files."""
-
-    manifest: Manifest
-    folder: Place
-    is_borrowed: bool = False
-    """Whether it lies in a store that is only read, beneath the own one."""
-
-    @property
-    def key(self) -> str:
-        """The entry's key."""
-        return self.manifest.key
-
-    @property
-    def place(self) -> str:
-        """``kind/key``: where below the store it lies."""
-        return self.manifest.place
-
-    @property
-    def measured(self) -> dict[str, Any]:
-        """What was found out while the entry was made."""
-        return self.manifest.measured
-
-    @property
-    def content(self) -> str:
-        """What later recipes know the entry by: the hash of its content, so that equal content is the same input."""
-        return str(self.measured.get("content", self.manifest.payload))
-
-    def path(self, name: str) -> Path:
-        """The absolute path of one of the entry's files on this node; out of a bucket it is fetched.
-
-        Raises:
-            CorruptEntryError: as ``file``; or the object is missing, or is not what the manifest describes.
-        """
-        return here(self.file(name))
-
-    def file(self, name: str) -> File:
-        """One of the entry's files, to be handed to another process.
-
-        Raises:
-            CorruptEntryError: the manifest names no such file: an entry may come from elsewhere, and what it measured too.
-        """
-        if name not in self.manifest.files:
-            raise CorruptEntryError(
-                f"Entry {self.place} has no file {name!r}",
-                allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
-                run=make_again(self.manifest.kind),
-            )
-        if isinstance(self.folder, Path):
-            return self.folder / name
-        return RemoteFile(self.folder / name, self.manifest.files[name], self.mend())
-
-    def whole(self) -> Folder:
-        """The folder with all of the entry's files, to be handed to another process."""
-        if isinstance(self.folder, Path):
-            return self.folder
-        return RemoteFolder(self.folder, tuple(self.manifest.files.items()), self.mend())
-
-    def near(self) -> Path:
-        """The folder with all of the entry's files on this node; out of a bucket they are fetched, as by ``path``."""
-        return here(self.whole())
-
-    def problems(self) -> list[str]:
-        """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
-        return [problem for problem in self.look() if problem]
-
-    def damaged(self) -> list[str]:
-        """The names of the files that are not as the manifest describes them."""
-        return [name for name, problem in zip(self.manifest.files, self.look(), strict=True) if problem]
-
-    def look(self) -> Iterator[str]:
-        """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
-        for name, facts in self.manifest.files.items():
-            yield file_problem(self.folder, name, facts)
-
-    def is_there(self) -> bool:
-        """Whether the manifest in the store is still that of these files; the folder says nothing, others may write into it."""
-        try:
-            return read_entry(self.folder.parent).folder == self.folder
-        except (FileNotFoundError, CorruptEntryError):
-            return False
-
-    def put_back(self, name: str, made: Place) -> bool:
-        """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
-
-        True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
-        nothing wrong can come of it. Otherwise nothing is done.
-
-        Raises:
-            MissingInputError: the entry was taken out of the store meanwhile.
-        """
-        target = self.folder / name
-        try:
-            if facts_of(made) != self.manifest.files[name]:
-                return False
-            _make_way(self.folder, name)
-            _move(made, target)
-        except FileNotFoundError as error:
-            if self.is_there():
-                return False
-            raise MissingInputError(
-                f"The entry {self.place} was taken out of the store", run=make_again(self.manifest.kind, force=False)
-            ) from error
-        sync_files(self.folder, [name])
-        return True
-
-    def check(self) -> None:
-        """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again.
-
-        In a bucket sizes are looked at: whoever reads an object looks at its sha256, and nobody reads it otherwise.
-        """
-        if isinstance(self.folder, ObjectPath):
-            sizes = files_below(self.folder)
-            found = [problem for name, facts in self.manifest.files.items() if (problem := size_problem(name, facts, sizes))]
-        else:
-            found = self.problems()
-        if found:
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise CorruptEntryError(
-                f"Entry {self.place}: {found[0]}{more}", allowed="the files as its manifest describes them", run=self.mend()
-            )
-
-    def mend(self) -> str:
-        """What to type next where files are damaged."""
-        kind, home = self.manifest.kind, self.folder.parents[3]
-        if self.is_borrowed:
-            return f"{make_again(kind)}   (which makes one in your own home)"
-        return cache_command(f"repair {self.place}", home) if kind in REPAIRABLE else make_again(kind)
-
-
-def _make_way(folder: Place, name: str) -> None:
-    """Take away what a user or a failing disk has left where the file ``name`` belongs: a folder, or a file above it."""
-    if isinstance(folder, ObjectPath):
-        return
-    above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
-    for path in above:
-        if path.is_file():
-            path.unlink()
-        path.mkdir(exist_ok=True)
-    if (folder / name).is_dir():
-        shutil.rmtree(folder / name)
-
-
-def _move(made: Place, target: Place) -> None:
-    if isinstance(made, ObjectPath) and isinstance(target, ObjectPath):
-        made.replace(target)
-    else:
-        assert isinstance(made, Path), "a scratch folder lies in the store"
-        assert isinstance(target, Path), "a scratch folder lies in the store"
-        made.replace(target)
 
 
 class Draft:
@@ -402,18 +247,15 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def read_entry(home: Place) -> Entry:
-    """The entry of the folder ``<store>/<kind>/<key>``.
-
-    Raises:
-        FileNotFoundError: it has no manifest.
-        CorruptEntryError: the manifest is damaged, or that of another entry.
-        StoreError: it was written by another schema version.
-    """
-    manifest = Manifest.decode((home / MANIFEST).read_bytes(), where=str(home / MANIFEST))
-    if (manifest.kind, manifest.key) != (home.parent.name, home.name):
-        raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
-    return Entry(manifest, home / manifest.folder)
+def _readable(home: Place) -> Entry | None:
+    """The entry, or None if it is not finished (or gone since it was listed), or cannot be used, which is logged."""
+    try:
+        return read_entry(home)
+    except FileNotFoundError:
+        return None
+    except (CorruptEntryError, StoreError) as error:
+        log.warning("%s", error)
+        return None
 
 
 @contextmanager
@@ -436,6 +278,7 @@ class Store:
     forced: set[str] = field(default_factory=set, compare=False)
     """Places (``kind/key``) that are not looked for beneath, since they are to be made here."""
     _listings: Listings = field(default_factory=Listings, compare=False, repr=False)
+    _seen: dict[str, list[Entry]] = field(default_factory=dict, compare=False, repr=False)
 
     def find(self, kind: str, recipe: Recipe) -> Entry | None:
         """The committed entry of this recipe, or None; one whose manifest is damaged counts as not there, and is logged.
@@ -465,14 +308,9 @@ class Store:
 
     def entries(self, kind: str) -> Iterator[Entry]:
         """Every committed entry of a kind, of this store alone."""
-        for home in children(self.root / kind)[0]:
-            try:
-                yield read_entry(home)
-            except FileNotFoundError:
-                # Not finished, or taken out of the store since it was listed.
-                continue
-            except (CorruptEntryError, StoreError) as error:
-                log.warning("%s", error)
+        homes = children(self.root / kind)[0]
+        read = in_threads(_readable, homes) if isinstance(self.root, ObjectPath) else map(_readable, homes)
+        yield from (entry for entry in read if entry)
 
     def nearest(
         self, kind: str, recipe: Recipe, *, same: Sequence[str] = ()
@@ -482,7 +320,11 @@ class Store:
         In the fields ``same`` it may not differ.
         """
         wanted = _plain(recipe)
-        found = [entry for entry in self.entries(kind) if all(entry.manifest.recipe.get(name) == wanted[name] for name in same)]
+        if isinstance(self.root, ObjectPath) and kind not in self._seen:
+            # A plan asks for each of its steps, and a bucket is far away.
+            self._seen[kind] = list(self.entries(kind))
+        there = self._seen[kind] if kind in self._seen else self.entries(kind)
+        found = [entry for entry in there if all(entry.manifest.recipe.get(name) == wanted[name] for name in same)]
         ranked = [(differing_fields(recipe, entry.manifest.recipe), entry) for entry in found]
         if not ranked:
             return None
@@ -534,7 +376,7 @@ class Store:
         manifest = draft.folder.with_name(MANIFEST)
         if manifest.exists():
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
-            _move(manifest, manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
+            move(manifest, manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
         make_folder(draft.folder)
         adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:

@@ -36,6 +36,10 @@ class Server:
         """From here on every so many requests one fails; 0: none."""
         self._ask("PUT", f"/_faults/{number}")
 
+    def overwrite(self, does: bool) -> None:
+        """From here on conditions are taken and not heeded; or are heeded again."""
+        self._ask("PUT", f"/_overwrites/{int(does)}")
+
     def failed(self) -> int:
         """How many requests have failed since."""
         return int(json.loads(self._ask("GET", "/_faults")))

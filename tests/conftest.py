@@ -36,6 +36,7 @@ def server(_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "node"))
     yield _server
     _server.fail_every(0)
+    _server.overwrite(False)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A server of the S3 protocol in a process of its own: ``python object_server.py``; its first line of output is its port.
 
 ``PUT /_faults/N`` makes every N-th request fail from then on (0: none): in turn it is refused with 503, or done and its answer
-lost with the connection. ``GET /_faults`` tells how many have failed.
+lost with the connection. ``GET /_faults`` tells how many have failed. ``PUT /_overwrites/1`` makes it take If-None-Match and
+overwrite all the same, as some servers do (0: no more).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class _Faulty:
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application, self._every = application, 0
         self._num_failed, self._asked = 0, 0
+        self._overwrites = False
         self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -33,6 +35,12 @@ class _Faulty:
                 self._every, self._num_failed = int(path.rpartition("/")[2]), 0
             start_response("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self._num_failed).encode()]
+        if path.startswith("/_overwrites"):
+            self._overwrites = path.endswith("1")
+            start_response("200 OK", [])
+            return []
+        if self._overwrites:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         with self._lock:
             self._asked += 1
             fails = bool(self._every) and self._asked % self._every == 0

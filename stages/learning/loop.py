@@ -265,7 +265,7 @@ class _Curve:
         self._step = done_steps
         self._people, self._since, self._started = 0, time.monotonic(), time.monotonic()
         self._events = None
-        self._place = plan.events
+        self._shared_events = plan.events
         if plan.events is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -294,8 +294,8 @@ class _Curve:
             self._events.add_scalar("loss", loss, epoch)
             self._events.add_scalar("lr", lr, epoch)
             self._events.flush()
-            assert self._place is not None
-            upload(self._place, files_below(mirror(self._place)))
+            assert self._shared_events is not None
+            upload(self._shared_events, files_below(mirror(self._shared_events)))
 
     def _write(self, line: dict[str, object]) -> None:
         self._stream.write(json.dumps(line) + "\n")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import torch
+from buckets import Server
 from ray.exceptions import AuthenticationError, RaySystemError
 
 from pipeline import cluster
 from stages.context import Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError
+from storage_schemas.objects import ObjectPath
+from storage_schemas.places import Place
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +129,24 @@ def test_connecting_is_logged(
         cluster.connect()
     assert asked == [address or "local"]
     assert caplog.messages == [said]
+
+
+def _probed(place: Place, name: str) -> str:
+    """What a node says of a home, without a cluster."""
+    found: str = cluster._probe_home._function(place, name)  # type: ignore[attr-defined] # what Ray wraps
+    return found
+
+
+def test_a_home_that_creates_a_file_twice_is_refused(server: Server, bucket: ObjectPath) -> None:
+    assert "not seen" in _probed(bucket / "home", "node")
+    (bucket / "home" / "first").put(b"")
+    assert _probed(bucket / "home", "node") == ""
+    server.overwrite(True)
+    assert "both would win" in _probed(bucket / "home", "other")
+
+
+def test_a_home_in_a_folder_is_probed_too(tmp_path: Path) -> None:
+    assert "not seen" in _probed(tmp_path, "node")
+    (tmp_path / "first").touch()
+    assert _probed(tmp_path, "node") == ""
+    assert "not seen" in _probed(tmp_path / "elsewhere", "node")

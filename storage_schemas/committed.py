@@ -1,0 +1,189 @@
+"""A committed entry: its manifest, and its files as they are found, read, checked and put back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage_schemas.atomic import sync_files
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, cache_command, make_again
+from storage_schemas.manifest import MANIFEST, Manifest
+from storage_schemas.near import File, Folder, RemoteFile, RemoteFolder, here
+from storage_schemas.objects import ObjectPath
+from storage_schemas.parts import facts_of, file_problem, size_problem
+from storage_schemas.places import Place, files_below
+
+__all__ = ["Entry", "move", "read_entry"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A committed entry: the manifest, and the folder that holds its files."""
+
+    manifest: Manifest
+    folder: Place
+    is_borrowed: bool = False
+    """Whether it lies in a store that is only read, beneath the own one."""
+
+    @property
+    def key(self) -> str:
+        """The entry's key."""
+        return self.manifest.key
+
+    @property
+    def place(self) -> str:
+        """``kind/key``: where below the store it lies."""
+        return self.manifest.place
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What was found out while the entry was made."""
+        return self.manifest.measured
+
+    @property
+    def content(self) -> str:
+        """What later recipes know the entry by: the hash of its content, so that equal content is the same input."""
+        return str(self.measured.get("content", self.manifest.payload))
+
+    def path(self, name: str) -> Path:
+        """The absolute path of one of the entry's files on this node; out of a bucket it is fetched.
+
+        Raises:
+            CorruptEntryError: as ``file``; or the object is missing, or is not what the manifest describes.
+        """
+        return here(self.file(name))
+
+    def file(self, name: str) -> File:
+        """One of the entry's files, to be handed to another process.
+
+        Raises:
+            CorruptEntryError: the manifest names no such file: an entry may come from elsewhere, and what it measured too.
+        """
+        if name not in self.manifest.files:
+            raise CorruptEntryError(
+                f"Entry {self.place} has no file {name!r}",
+                allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
+                run=make_again(self.manifest.kind),
+            )
+        if isinstance(self.folder, Path):
+            return self.folder / name
+        return RemoteFile(self.folder / name, self.manifest.files[name], self.mend())
+
+    def whole(self) -> Folder:
+        """The folder with all of the entry's files, to be handed to another process."""
+        if isinstance(self.folder, Path):
+            return self.folder
+        return RemoteFolder(self.folder, tuple(self.manifest.files.items()), self.mend())
+
+    def near(self) -> Path:
+        """The folder with all of the entry's files on this node; out of a bucket they are fetched, as by ``path``."""
+        return here(self.whole())
+
+    def problems(self) -> list[str]:
+        """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
+        return [problem for problem in self.look() if problem]
+
+    def damaged(self) -> list[str]:
+        """The names of the files that are not as the manifest describes them."""
+        return [name for name, problem in zip(self.manifest.files, self.look(), strict=True) if problem]
+
+    def look(self) -> Iterator[str]:
+        """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
+        for name, facts in self.manifest.files.items():
+            yield file_problem(self.folder, name, facts)
+
+    def is_there(self) -> bool:
+        """Whether the manifest in the store is still that of these files; the folder says nothing, others may write into it."""
+        try:
+            return read_entry(self.folder.parent).folder == self.folder
+        except (FileNotFoundError, CorruptEntryError):
+            return False
+
+    def put_back(self, name: str, made: Place) -> bool:
+        """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
+
+        True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
+        nothing wrong can come of it. Otherwise nothing is done.
+
+        Raises:
+            MissingInputError: the entry was taken out of the store meanwhile.
+        """
+        target = self.folder / name
+        try:
+            if facts_of(made) != self.manifest.files[name]:
+                return False
+            _make_way(self.folder, name)
+            move(made, target)
+        except FileNotFoundError as error:
+            if self.is_there():
+                return False
+            raise MissingInputError(
+                f"The entry {self.place} was taken out of the store", run=make_again(self.manifest.kind, force=False)
+            ) from error
+        sync_files(self.folder, [name])
+        return True
+
+    def check(self) -> None:
+        """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again.
+
+        In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
+        damaged is found before work begins, and read only once.
+        """
+        if isinstance(self.folder, ObjectPath):
+            sizes = files_below(self.folder)
+            found = [problem for name, facts in self.manifest.files.items() if (problem := size_problem(name, facts, sizes))]
+        else:
+            found = self.problems()
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise CorruptEntryError(
+                f"Entry {self.place}: {found[0]}{more}", allowed="the files as its manifest describes them", run=self.mend()
+            )
+        self.near()
+
+    def mend(self) -> str:
+        """What to type next where files are damaged."""
+        kind, home = self.manifest.kind, self.folder.parents[3]
+        if self.is_borrowed:
+            return f"{make_again(kind)}   (which makes one in your own home)"
+        return cache_command(f"repair {self.place}", home) if kind in REPAIRABLE else make_again(kind)
+
+
+def _make_way(folder: Place, name: str) -> None:
+    """Take away what a user or a failing disk has left where the file ``name`` belongs: a folder, or a file above it."""
+    if isinstance(folder, ObjectPath):
+        return
+    above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
+    for path in above:
+        if path.is_file():
+            path.unlink()
+        path.mkdir(exist_ok=True)
+    if (folder / name).is_dir():
+        shutil.rmtree(folder / name)
+
+
+def move(made: Place, target: Place) -> None:
+    """Give something of the store another name; both names lie in one store."""
+    if isinstance(made, ObjectPath) and isinstance(target, ObjectPath):
+        made.replace(target)
+    else:
+        assert isinstance(made, Path), "a scratch folder lies in the store"
+        assert isinstance(target, Path), "a scratch folder lies in the store"
+        made.replace(target)
+
+
+def read_entry(home: Place) -> Entry:
+    """The entry of the folder ``<store>/<kind>/<key>``.
+
+    Raises:
+        FileNotFoundError: it has no manifest.
+        CorruptEntryError: the manifest is damaged, or that of another entry.
+        StoreError: it was written by another schema version.
+    """
+    manifest = Manifest.decode((home / MANIFEST).read_bytes(), where=str(home / MANIFEST))
+    if (manifest.kind, manifest.key) != (home.parent.name, home.name):
+        raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
+    return Entry(manifest, home / manifest.folder)

@@ -50,7 +50,7 @@ def command(home: Path | str, stage: str, *options: str, **changes: object) -> l
 
 
 def run(home: Path | str, stage: str, *options: str, **changes: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(home, stage, *options, **changes), capture_output=True, text=True, timeout=570, check=False)
+    return subprocess.run(command(home, stage, *options, **changes), capture_output=True, text=True, timeout=1100, check=False)
 
 
 def done(home: Path, stage: str, *options: str, **changes: object) -> str:
@@ -235,7 +235,14 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_same_command_goes_on(finishe
 
 def test_stored_crops_serve_all_stages_and_a_damaged_one_is_found_before_the_first_step(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    small: dict[str, object] = {"prepare__crops": True, "data__embedded__train_images": 60}
+    small: dict[str, object] = {
+        "prepare__crops": True,
+        "data__embedded__train_images": 60,
+        "teachers__senior__control": False,
+        "distill__baseline": False,
+        "distill__epochs": 1,
+        "views__count": 1,
+    }
     done(home, "all", **small)
     made = payloads(home, "students")
     shards = list((home / "store" / "instances").glob("*/*/crops-*.jpegs"))
@@ -255,7 +262,7 @@ def test_stored_crops_serve_all_stages_and_a_damaged_one_is_found_before_the_fir
 
 def cache(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.cache", *words, "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def entry_of(home: Path, title: str) -> Entry:

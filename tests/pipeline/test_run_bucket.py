@@ -50,7 +50,7 @@ class _Nodes:
     def run(self, module: str, *words: str, node: str = "first") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **self.server.environment, "ODKD_CACHE": str(self.folder / node)}
         command = [sys.executable, "-m", module, *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=570, check=False, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False, env=environment)
 
     def stages(self, stage: str, home: str, *words: str, node: str = "first") -> str:
         settings = [f"--set={name}={json.dumps(value)}" for name, value in TINY.items()]

@@ -22,7 +22,7 @@ from storage_schemas.places import Place
 
 def _lines(mode: str, folder: Place) -> list[dict[str, Any]]:
     command = [sys.executable, str(WRITER), mode, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=writer_environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=writer_environment())
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -8,11 +8,12 @@ SOURCES := pipeline stages storage_schemas tests
 # Neither the demo nor the tests send usage statistics.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo test test-fast lint types format check clean
+.PHONY: help install demo test test-all test-fast lint types format check clean
 
 help:
 	@echo "make demo       the whole pipeline on the embedded data; results in .odkd/runs/demo"
-	@echo "make test       all tests                      make test-fast  without those that start Ray or train"
+	@echo "make test       what every change must pass    make test-fast  without those that start Ray or train"
+	@echo "make test-all   with those that take minutes each"
 	@echo "make check      lint, format, spelling, types  make format     rewrite the sources in the house format"
 	@echo "make install    only the environment in $(VENV)    make clean      remove it, and what tools left"
 
@@ -31,6 +32,9 @@ demo: install
 	$(BIN)/python -m pipeline.run --stage all --home "$(CURDIR)/.odkd"
 
 test: install
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: install
 	$(BIN)/python -m pytest
 
 test-fast: install

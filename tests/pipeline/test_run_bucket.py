@@ -174,6 +174,7 @@ def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: 
     }
 
 
+@pytest.mark.long
 def test_on_a_store_that_fails_every_third_request_a_run_ends_with_the_same_contents(nodes: _Nodes) -> None:
     nodes.server.fail_every(3)
     try:

@@ -7,6 +7,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.experiments import Run, experiments
 from pipeline.home import home_of, make_home
@@ -15,7 +16,7 @@ from storage_schemas.errors import OdkdError
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place
 
-__all__ = ["Answer", "command_of", "maker_of", "names_of", "opened", "users_of"]
+__all__ = ["Answer", "command_of", "maker_of", "names_of", "opened", "removal_of", "users_of"]
 
 log = logging.getLogger("pipeline")
 
@@ -58,6 +59,14 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 def maker_of(home: Place, runs: Sequence[Run]) -> str:
     """What makes an entry that ``runs`` refer to, without the stage: the command, or in words what is known of it."""
     return command_of(home, runs[0].config) if runs else "the command that made it (no experiment uses it), with"
+
+
+def removal_of(place: Place) -> str:
+    """What removes a folder, wherever it is."""
+    tool = "rm -r"
+    if not isinstance(place, Path):
+        tool = "aws s3 rm --recursive" if place.bucket.startswith("s3:") else "gcloud storage rm --recursive"
+    return f"{tool} {shlex.quote(str(place))}"
 
 
 def command_of(home: Place, config: Place) -> str:

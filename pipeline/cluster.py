@@ -142,8 +142,10 @@ def _in_words(resources: Resources) -> str:
     return f"CPU {cpus}" + (f", GPU {gpus}" if gpus else "")
 
 
-def check_home(home: Place) -> None:
+def check_home(home: Place, beneath: Place | None = None) -> None:
     """Make sure that every node can write the home, sees what the driver wrote there, and creates a file only once.
+
+    The home ``beneath`` must be seen by all of them.
 
     Raises:
         StoreError: a node cannot; the message names it.
@@ -156,7 +158,7 @@ def check_home(home: Place) -> None:
         tasks = [
             _probe_home.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), num_cpus=0
-            ).remote(probe, node["NodeID"])
+            ).remote(probe, node["NodeID"], beneath)
             for node in nodes
         ]
         for node, trouble in zip(nodes, ray.get(tasks), strict=True):
@@ -187,9 +189,11 @@ _OBJECTS = (
 
 
 @ray.remote
-def _probe_home(folder: Place, name: str) -> str:
+def _probe_home(folder: Place, name: str, beneath: Place | None) -> str:
     """Write a file into ``folder`` from this node, and again; why that went wrong, or ''."""
     try:
+        if beneath is not None and not (beneath / "store").is_dir():
+            return f"the home beneath it, {beneath}, is not seen there"
         if not (folder / _FIRST).exists():
             return "what was written there is not seen"
         write_atomic(folder / name, b"1", exclusive=True)

@@ -67,8 +67,8 @@ def noting(run_dir: Place, run: str, settings_yaml: str) -> Iterator[None]:
     """Around a run that calls ``refer``: its notes go with its orderly end, when the figures name what it left."""
     folder = run_dir / UNFINISHED / run
     folder.mkdir(parents=True)
-    write_atomic(folder / RESOLVED, settings_yaml.encode())
     with Lease(folder / _LEASE):
+        write_atomic(folder / RESOLVED, settings_yaml.encode())
         yield
     _drop(folder)
 
@@ -89,7 +89,9 @@ def refer(run_dir: Place, run: str, places: Iterable[str]) -> None:
 
 def _is_covered(notes: Place, places: set[str]) -> bool:
     try:
-        return _places(notes / _ENTRIES) <= places
+        noted = _places(notes / _ENTRIES)
+        # Notes without entries may be those of a run that begins just now.
+        return bool(noted) and noted <= places
     except ValueError:
         return False
 

@@ -52,6 +52,10 @@ def beneath_of(option: str | None) -> Place | None:
     if not text:
         return None
     home = _place("home beneath", text)
+    if isinstance(home, Path) and not home.is_absolute():
+        raise StoreError(
+            f"The home beneath '{text}' is relative", allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX"
+        )
     try:
         if (home / "store").is_dir():
             return home
@@ -71,6 +75,10 @@ def _place(what: str, text: str) -> Place:
         # One that is all of a bucket would share it with whatever else is there.
         if place.bucket.endswith("://") or not place.key:
             raise StoreError(f"The {what} '{text}' names no place in a bucket", allowed="s3://BUCKET/PREFIX")
+        if {".", ".."} & set(place.key.split("/")):
+            raise StoreError(
+                f"The {what} '{text}' has parts that lead elsewhere", allowed="s3://BUCKET/PREFIX without . and .."
+            )
         return place
     if "://" in text:
         raise StoreError(f"The {what} '{text}' is a URI", allowed=_ALLOWED)

@@ -42,7 +42,7 @@ def repair(options: argparse.Namespace) -> Answer:
         cluster.connect()
         try:
             cluster.check_resources(context.settings.cluster, context.device)
-            cluster.check_home(home)
+            cluster.check_home(home, context.beneath)
             mend.repair(context, step, damaged)
         finally:
             cluster.disconnect()

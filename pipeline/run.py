@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> None:
     def connect() -> None:
         cluster.connect()
         cluster.check_resources(settings.cluster, context.device)
-        cluster.check_home(home)
+        cluster.check_home(home, beneath)
 
     graph.check(context, stages)
     # After all that can be refused without it: a refusal leaves nothing behind.

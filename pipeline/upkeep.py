@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.answers import Answer, command_of, maker_of, opened, users_of
+from pipeline.answers import Answer, command_of, maker_of, opened, removal_of, users_of
 from pipeline.experiments import RESOLVED, Run, experiments
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Store
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.garbage import Garbage, find_garbage, remove
 from storage_schemas.inventory import Unreadable, find_place, take_inventory
-from storage_schemas.places import Place
+from storage_schemas.places import Place, place_of
 from storage_schemas.verification import Verdict
 
 __all__ = ["gc", "verify"]
@@ -139,7 +138,7 @@ def _kept(home: Place, store: Store) -> list[dict[str, Any]]:
 
 def _kept_told(kept: Mapping[str, Any]) -> str:
     what = f"keeps {plural(len(kept['keeps']), 'entry')} that no finished run needs"
-    drop = f"rm -r {shlex.quote(kept['notes'])}"
+    drop = removal_of(place_of(kept["notes"]))
     if kept["process"]:
         return f"A run of '{kept['experiment']}' by {kept['process']} {what}; if that process is dead and not to go on: {drop}"
     return f"A run of '{kept['experiment']}' that did not end {what}, until it is run again with its settings; or: {drop}"
@@ -168,7 +167,7 @@ def _used(home: Place) -> frozenset[str]:
     for experiment in found:
         if experiment.problem:
             folder = home / "runs" / experiment.name
-            drop = f"rm -r {shlex.quote(str(experiment.spoilt))}"
+            drop = removal_of(experiment.spoilt or folder)
             # Running it again writes the figures anew; notes that another run has left it does not touch.
             is_notes = experiment.spoilt != folder
             raise StoreError(

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 from uuid import uuid4
 
-from stages.settings import Precision, Settings
+from stages.settings import Precision, Settings, Split
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import MissingInputError
 from storage_schemas.manifest import Recipe, key_of
@@ -71,6 +71,8 @@ class Context:
     """Tells this run from others of the same experiment."""
     beneath: Place | None = None
     """The home of a team, whose store is looked in after the own one, and only read."""
+    sources: dict[Split, Mapping[str, Any]] = field(default_factory=dict)
+    """What a run has found of its data sets: every step of every stage asks."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
     @cached_property
@@ -111,6 +113,7 @@ class Context:
     def look_again(self) -> None:
         """Forget what was found: it may have been taken out of the store since."""
         self._found.clear()
+        self.sources.clear()
 
     def need(self, step: Step) -> Entry:
         """The entry of a step.

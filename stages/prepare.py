@@ -28,8 +28,8 @@ from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
 from storage_schemas.instances import Instances, write_instances
 from storage_schemas.manifest import canonical_json
-from storage_schemas.near import RemoteFile, fetched, here
-from storage_schemas.parts import MARKER, copy_part, facts_of, finish_part, read_marker
+from storage_schemas.near import RemoteFile, here
+from storage_schemas.parts import MARKER, Part, copy_part, facts_of, finish_part, read_marker
 from storage_schemas.places import Place, mirror
 from storage_schemas.stored_crops import CROPS_INDEX, StoredCrop, write_index
 
@@ -54,8 +54,10 @@ def instances_step(context: Context, split: Split) -> Step:
     """The table of one split; it is known by the annotations' hash and the images' names and sizes."""
     settings = context.settings
     width, height = settings.crop.size_wh
+    if split not in context.sources:
+        context.sources[split] = _source(context, split)
     recipe: dict[str, Any] = {
-        "source": _source(context, split),
+        "source": context.sources[split],
         "split": split,
         "aspect_wh": width / height,
         "holdout_fraction": settings.prepare.holdout_fraction if split == "train" else 0.0,
@@ -86,7 +88,8 @@ def images_of(context: Context, split: Split) -> Place:
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Read, check, quarantine and commit each missing table."""
     for step in missing:
-        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
+        # Every picture is looked at again, so that nothing of a run that died would be used.
+        with context.store.draft(step.kind, step.recipe, adopt=False, tell=context.tell) as draft:
             if isinstance(draft, Draft):
                 _make_split(context, cast(Split, step.about["split"]), draft)
 
@@ -98,7 +101,7 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
     source = data.train if split == "train" else data.val
     assert source is not None
     for path, what in ((source.annotations, "annotations file"), (source.images, "image folder")):
-        if not (path.exists() or path.is_dir()):
+        if not (path.is_file() if path is source.annotations else path.is_dir()):
             raise DataError(f"The {what} {path} (data.{split}) is not there", allowed="an existing path, seen by every node")
     return {
         "annotations": sha256_known(source.annotations),
@@ -131,12 +134,23 @@ def _embedded(context: Context) -> Place:
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             _draw(folder, spec)
-    elif read_marker(folder / _DRAWN) is None:
+    elif _drawn(folder) is None:
         mirror(folder).parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=mirror(folder).parent) as scratch:
             _draw(Path(scratch) / name, spec)
             copy_part(Path(scratch) / name, folder, _DRAWN.removesuffix(MARKER))
     return folder
+
+
+_SEEN: dict[Place, Part] = {}
+"""Data sets in buckets that this process knows to be drawn."""
+
+
+def _drawn(folder: Place) -> Part | None:
+    """The files of an embedded data set in a bucket, or None if it is not there yet."""
+    if folder not in _SEEN and (part := read_marker(folder / _DRAWN)):
+        _SEEN[folder] = part
+    return _SEEN.get(folder)
 
 
 def _draw(folder: Path, spec: SyntheticSpec) -> None:
@@ -146,7 +160,12 @@ def _draw(folder: Path, spec: SyntheticSpec) -> None:
 
 def _annotations_of(context: Context, split: Split) -> Path:
     if context.settings.data.embedded is not None:
-        return fetched(_embedded(context) / "annotations" / f"{split}.json")
+        folder, name = _embedded(context), f"annotations/{split}.json"
+        if isinstance(folder, Path):
+            return folder / name
+        part = _drawn(folder)
+        assert part is not None, "it was drawn just now"
+        return here(RemoteFile(folder / name, part.files[name]))
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
     place = source.annotations

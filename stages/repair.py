@@ -48,6 +48,12 @@ def repair(context: Context, step: Step, damaged: Sequence[str]) -> None:
         MissingInputError: the entry was taken out of the store meanwhile.
     """
     entry = context.need(step)
+    if entry.is_borrowed:
+        raise StoreError(
+            f"{entry.place} lies in the home beneath, {context.beneath}, where nothing is written",
+            allowed="entries of the own home",
+            run=entry.mend(),
+        )
     try:
         with _scratch(entry) as folder:
             _compute(context, step, entry, damaged, folder)

@@ -219,6 +219,8 @@ class Draft:
         if entry.folder != self.folder:
             log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
             remove_tree(self.folder)
+        else:
+            self._clean(keep=set(entry.manifest.files))
         return entry
 
     def _clean(self, keep: set[str]) -> None:
@@ -287,7 +289,11 @@ class Store:
         that another has just finished, which ``draft`` finds out.
         """
         key = key_of(kind, recipe)
-        found = self._find(kind, key) if self._listings.may_hold(self.root / kind, key) else None
+        folder, found = self.root / kind, None
+        if self._listings.may_hold(folder, key):
+            found = self._find(kind, key)
+            if found is None:
+                self._listings.miss(folder, key)
         return found or self._find_beneath(kind, key, recipe)
 
     def _find_beneath(self, kind: str, key: str, recipe: Recipe) -> Entry | None:
@@ -353,6 +359,8 @@ class Store:
             attempts.wait(f"{kind}/{key}", tell)
             found = self._find(kind, key) or self._find_beneath(kind, key, recipe)
             if found:
+                # Another's, perhaps: who asks for it next must not be told what was known before it was there.
+                self._listings.forget(self.root / kind)
                 yield found
                 return
             draft = Draft(home, kind, recipe)

@@ -34,7 +34,7 @@ class Lease:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Lease:
-        self._write()
+        self._write(self.path)
         self._held = True
         _HEART.add(self)
         return self
@@ -51,18 +51,20 @@ class Lease:
         with self._lock:
             if not self._held:
                 return
+            # One thread beats for all: one request that hangs must not make the others look dead.
+            path = self.path if isinstance(self.path, Path) else self.path.in_a_hurry()
             try:
                 # Asking too can fail, on NFS with ESTALE or EIO.
-                if not self.path.exists():
+                if not path.exists():
                     return
                 self._beats += 1
-                self._write()
+                self._write(path)
             except OSError as error:
                 log.warning("The lease %s could not be renewed: %s", self.path, error)
 
-    def _write(self) -> None:
+    def _write(self, path: Place) -> None:
         # Not durable: a lease that is lost with the power is the lease of a process that is lost with it.
-        write_atomic(self.path, json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
+        write_atomic(path, json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
 
 
 class _Heart:

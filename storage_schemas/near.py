@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +17,7 @@ from storage_schemas.atomic import sha256_file
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.manifest import FileFacts, difference
 from storage_schemas.objects import ObjectPath
-from storage_schemas.places import Place, in_threads, mirror
+from storage_schemas.places import Place, in_threads, mirror, mirror_root
 
 __all__ = ["File", "Folder", "RemoteFile", "RemoteFolder", "fetched", "here"]
 
@@ -88,8 +91,21 @@ def fetched(place: Place, *, anew: bool = False) -> Path:
 
 def _fetched(file: RemoteFile) -> Path:
     path = mirror(file.place)
-    if _is_whole(file):
-        return path
+    with _fetching(path):
+        return path if _is_whole(file) else _fetch(file, path)
+
+
+@contextmanager
+def _fetching(path: Path) -> Iterator[None]:
+    """One process of a node fetches a file, and the others find it: not each of them all that all need."""
+    locks = mirror_root() / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / hashlib.sha256(str(path).encode()).hexdigest()[:2]).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(file: RemoteFile, path: Path) -> Path:
     if path.exists():
         log.warning("%s is not what it should be, and is fetched again", path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +46,8 @@ class ObjectPath:
 
     bucket: str
     key: str
+    hurried: bool = field(default=False, compare=False)
+    """Whether to give up after seconds rather than minutes: for what is asked, or written, again soon."""
 
     def __str__(self) -> str:
         return f"{self.bucket}/{self.key}"
@@ -71,6 +73,10 @@ class ObjectPath:
     def with_name(self, name: str) -> ObjectPath:
         """Another place beside it."""
         return self.parent / name
+
+    def in_a_hurry(self) -> ObjectPath:
+        """The same place, ``hurried``."""
+        return replace(self, hurried=True)
 
     def exists(self) -> bool:
         """True if there is an object."""
@@ -171,7 +177,7 @@ class ObjectPath:
 
     @property
     def _store(self) -> ObjectStore:
-        return _opened(self.bucket)
+        return _opened(self.bucket, hurried=self.hurried)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -184,6 +190,9 @@ class ObjectPath:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", str(self)) from error
         except AlreadyExistsError as error:
             raise FileExistsError(errno.EEXIST, "the object is there already", str(self)) from error
+        except ValueError as error:
+            # A name that no object can have, such as one with an empty part.
+            raise OSError(errno.EINVAL, str(error).partition("\n")[0], str(self)) from error
         except BaseError as error:
             raise OSError(errno.EIO, str(error).partition("\n")[0], str(self)) from error
 
@@ -193,8 +202,11 @@ def _facts(found: Any) -> ObjectFacts:  # noqa: ANN401 (obstore's ObjectMeta is 
 
 
 @lru_cache(maxsize=8)
-def _opened(bucket: str) -> ObjectStore:
-    """The client of a bucket; it finds credentials, region and endpoint where every AWS (or Google) client does."""
+def _opened(bucket: str, *, hurried: bool) -> ObjectStore:
+    """The client of a bucket, one that waits or one that is ``hurried``.
+
+    It finds credentials, region and endpoint where every AWS (or Google) client does.
+    """
     try:
         from obstore.store import from_url
     except ImportError as error:
@@ -205,5 +217,7 @@ def _opened(bucket: str) -> ObjectStore:
         ) from error
     # Whoever gives an address that begins so has said it.
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    options: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10), "allow_http": plain}
-    return from_url(bucket, client_options=options, retry_config=_RETRIES)
+    timeout = timedelta(seconds=10) if hurried else timedelta(minutes=5)
+    options: Any = {"timeout": timeout, "connect_timeout": timedelta(seconds=10), "allow_http": plain}
+    retries: Any = {**_RETRIES, "max_retries": 4, "retry_timeout": timedelta(seconds=15)} if hurried else _RETRIES
+    return from_url(bucket, client_options=options, retry_config=retries)

@@ -139,14 +139,18 @@ def finished_parts(folder: Place) -> Iterator[Part]:
 
 
 def read_part(folder: Place, name: str) -> Part | None:
-    """The finished part ``name``, its files on this node; None if it is not there or one is not as it was (logged)."""
+    """The finished part ``name``, its files on this node; None if it is not there or one is not as it was (logged).
+
+    Raises:
+        OSError: it cannot be told, since a bucket, or this node's disk, does not answer.
+    """
     part = read_marker(folder / f"{name}{MARKER}")
     if part is None:
         return None
     if isinstance(folder, ObjectPath):
         try:
             here(part_folder(folder, part))
-        except (CorruptEntryError, OSError) as error:
+        except CorruptEntryError as error:
             _warn(folder, str(error))
             return None
         return part

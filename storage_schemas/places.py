@@ -23,6 +23,7 @@ __all__ = [
     "in_threads",
     "make_folder",
     "mirror",
+    "mirror_root",
     "place_of",
     "remove_tree",
     "upload",
@@ -45,15 +46,19 @@ def place_of(text: str) -> Place:
     return ObjectPath(f"{scheme}://{bucket}", "/".join(part for part in key.split("/") if part))
 
 
-def mirror(place: Place) -> Path:
-    """Where on this node a place is written and read: itself on a file system, else below ``$ODKD_CACHE``.
+def mirror_root() -> Path:
+    """The folder of this node for what lies in buckets: ``$ODKD_CACHE``, else ``~/.cache/odkd``.
 
     The environment is asked here and nowhere else, since nodes may have their fast disks in different places.
     """
+    return Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
+
+
+def mirror(place: Place) -> Path:
+    """Where on this node a place is written and read: itself on a file system, else below ``mirror_root``."""
     if isinstance(place, Path):
         return place
-    root = Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
-    return root / place.bucket.replace("://", "/") / place.key
+    return mirror_root() / place.bucket.replace("://", "/") / place.key
 
 
 def make_folder(place: Place) -> None:

@@ -10,6 +10,7 @@ bits the upper 8 are kept, CMYK is multiplied as OpenCV does it, EXIF rotation i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -43,6 +44,7 @@ __all__ = [
     "size_fault",
 ]
 
+_NOT_OF_A_FILE = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 DECODER_VERSION = f"simplejpeg {simplejpeg.__version__}, opencv {cv2.__version__}"
 """Which libraries make pixels of files: part of a key, since decoders differ by pixels."""
 
@@ -121,6 +123,10 @@ def read_image_file(root: Place, file_name: str, *, anew: bool = False) -> bytes
             raise ImageError(f"file: {facts.st_size} bytes, more than {_MAX_FILE_BYTES}")
         return Path(path).read_bytes()
     except OSError as error:
+        # A picture is broken, or the storage is, or this node's disk: pictures that are whole must not be set aside for that.
+        of_file = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
+        if error.errno in _NOT_OF_A_FILE or (not isinstance(root, Path) and error.errno not in of_file):
+            raise
         raise ImageError(f"file: {error.strerror or error}") from error
 
 

@@ -121,6 +121,7 @@ class _Session:
         self.network.train()
         self.optimizer = make_optimizer(self.network, plan.train, adapter_lr=plan.adapter_lr)
         self.begun = self._resume()
+        self._see_that_all_begin_alike()
         self.saved_at = time.monotonic()
         self.learner = Learner(plan, worker.wrap(self.network), self.optimizer, self.device)
         self.loader = CropLoader(self.instances, plan.pictures, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
@@ -243,6 +244,17 @@ class _Session:
             return begun
         return _Begun()
 
+    def _see_that_all_begin_alike(self) -> None:
+        """Raise ``TrainingError``, in all workers, if one has found another checkpoint than the others."""
+        place = torch.tensor([self.begun.epoch, len(self.begun.losses)], dtype=torch.float64, device=self.device)
+        mean, mean_of_squares = self.worker.mean(torch.stack([place, place**2]))
+        if not torch.equal(mean**2, mean_of_squares):
+            raise TrainingError(
+                f"The workers of '{self.plan.title}' found different checkpoints: here epoch {self.begun.epoch + 1}",
+                allowed="storage that shows every node the same files",
+                run="the same command again",
+            )
+
 
 def _checkpoints(folder: Place) -> list[str]:
     """The names of those that are finished, oldest first."""
@@ -269,6 +281,8 @@ class _Curve:
         if plan.events is not None:
             from torch.utils.tensorboard import SummaryWriter
 
+            # What earlier runs have left on this node is not this one's to bring up.
+            self._others = set(files_below(mirror(plan.events)))
             self._events = SummaryWriter(str(mirror(plan.events)), purge_step=first_epoch)
 
     def _keep_until(self, done_steps: int) -> None:
@@ -295,7 +309,10 @@ class _Curve:
             self._events.add_scalar("lr", lr, epoch)
             self._events.flush()
             assert self._shared_events is not None
-            upload(self._shared_events, files_below(mirror(self._shared_events)))
+            try:
+                upload(self._shared_events, files_below(mirror(self._shared_events)).keys() - self._others)
+            except OSError as error:
+                log.warning("TensorBoard's events of this epoch did not get to %s: %s", self._shared_events, error)
 
     def _write(self, line: dict[str, object]) -> None:
         self._stream.write(json.dumps(line) + "\n")

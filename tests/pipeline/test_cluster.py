@@ -131,9 +131,9 @@ def test_connecting_is_logged(
     assert caplog.messages == [said]
 
 
-def _probed(place: Place, name: str) -> str:
+def _probed(place: Place, name: str, beneath: Place | None = None) -> str:
     """What a node says of a home, without a cluster."""
-    found: str = cluster._probe_home._function(place, name)  # type: ignore[attr-defined] # what Ray wraps
+    found: str = cluster._probe_home._function(place, name, beneath)  # type: ignore[attr-defined] # what Ray wraps
     return found
 
 
@@ -150,3 +150,6 @@ def test_a_home_in_a_folder_is_probed_too(tmp_path: Path) -> None:
     (tmp_path / "first").touch()
     assert _probed(tmp_path, "node") == ""
     assert "not seen" in _probed(tmp_path / "elsewhere", "node")
+    assert f"the home beneath it, {tmp_path / 'team'}, is not seen there" in _probed(tmp_path, "other", tmp_path / "team")
+    (tmp_path / "team" / "store").mkdir(parents=True)
+    assert _probed(tmp_path, "other", tmp_path / "team") == ""

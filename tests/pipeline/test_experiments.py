@@ -109,6 +109,10 @@ def test_notes_of_a_run_that_is_gone_go_when_a_later_one_has_noted_all_of_it(tmp
         refer(folder, "again", ["students/3", "evaluations/4"])
         assert _notes(folder) == {"again"}
         assert _places(tmp_path) == {"instances/1", "students/3", "evaluations/4"}
+        # One that begins just now has its folder, and neither a lease nor entries yet.
+        (folder / "unfinished" / "begins").mkdir()
+        refer(folder, "again", ["reports/5"])
+        assert _notes(folder) == {"again", "begins"}
 
 
 @pytest.mark.parametrize("killed", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -17,6 +18,7 @@ import pytest
 import simplejpeg
 from shared_data import shared_data
 
+from stages.data import images
 from stages.data.images import (
     DECODER_VERSION,
     ImageError,
@@ -28,6 +30,8 @@ from stages.data.images import (
     read_image_file,
     size_fault,
 )
+from storage_schemas.objects import ObjectPath
+from storage_schemas.places import Place
 
 U8 = npt.NDArray[np.uint8]
 GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6
@@ -322,3 +326,28 @@ def test_real_photographs_pass() -> None:
     for path in sorted(root.iterdir())[:50]:
         header = probe_header(path.read_bytes())
         assert check_image(root, path.name, (header.width, header.height)).bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("root", "number", "is_of_the_file"),
+    [
+        (Path("/data"), errno.ENOENT, True),
+        (Path("/data"), errno.EIO, True),
+        (Path("/data"), errno.ENOSPC, False),
+        (ObjectPath("s3://bucket", "images"), errno.ENOENT, True),
+        (ObjectPath("s3://bucket", "images"), errno.EINVAL, True),
+        (ObjectPath("s3://bucket", "images"), errno.EIO, False),
+        (ObjectPath("s3://bucket", "images"), errno.ENOSPC, False),
+    ],
+)
+def test_storage_that_does_not_answer_makes_no_broken_picture(
+    root: Place, number: int, is_of_the_file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set aside, whole pictures would be missing from the table for ever."""
+
+    def fetched(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "a.jpg")
+
+    monkeypatch.setattr(images, "fetched", fetched)
+    with pytest.raises(ImageError if is_of_the_file else OSError, match=os.strerror(number)):
+        read_image_file(root, "a.jpg")

@@ -244,6 +244,7 @@ def test_stored_crops_serve_all_stages_and_a_damaged_one_is_found_before_the_fir
         "teachers__senior__control": False,
         "distill__baseline": False,
         "distill__epochs": 1,
+        "distill__schedule": "primary",
         "views__count": 1,
     }
     done(home, "all", **small)

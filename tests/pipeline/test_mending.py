@@ -81,7 +81,7 @@ def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_rep
 
 def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_used(tmp_path: Path) -> None:
     context, place = _crops(tmp_path)
-    gone = resolved_yaml(context.settings).replace("embedded:", "embeded:")
+    gone = resolved_yaml(context.settings).replace("embedded:", "drawn:")
     _leave(context, "a", place, settings=gone)
     _leave(context, "b", place, settings="data: [")
     _leave(context, "c", place)

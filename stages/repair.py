@@ -57,14 +57,15 @@ def repair(context: Context, step: Step, damaged: Sequence[str]) -> None:
     try:
         with _scratch(entry) as folder:
             _compute(context, step, entry, damaged, folder)
+            if not entry.is_there():
+                # The tasks have made its folder again: what lies in it would be nobody's.
+                raise _gone(context, step)
             lost = [name for name in damaged if not entry.put_back(name, folder / name)]
     except Exception as error:
         # Whatever then fails fails since the files are gone, in whichever process.
         if isinstance(error, OdkdError) or entry.is_there():
             raise
-        raise MissingInputError(
-            f"The entry {step.place} was taken out of the store", run=make_again(step.kind, context.command, force=False)
-        ) from error
+        raise _gone(context, step) from error
     if lost:
         rest = len(damaged) - len(lost)
         raise CorruptEntryError(
@@ -74,6 +75,12 @@ def repair(context: Context, step: Step, damaged: Sequence[str]) -> None:
             allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
             run=f"{cache_command(f'drop {step.place} --used', context.home)}   (it says how to make another in its place)",
         )
+
+
+def _gone(context: Context, step: Step) -> MissingInputError:
+    return MissingInputError(
+        f"The entry {step.place} was taken out of the store", run=make_again(step.kind, context.command, force=False)
+    )
 
 
 def _named(names: list[str]) -> str:

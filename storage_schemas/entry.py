@@ -289,11 +289,7 @@ class Store:
         that another has just finished, which ``draft`` finds out.
         """
         key = key_of(kind, recipe)
-        folder, found = self.root / kind, None
-        if self._listings.may_hold(folder, key):
-            found = self._find(kind, key)
-            if found is None:
-                self._listings.miss(folder, key)
+        found = self._find(kind, key) if self._listings.may_hold(self.root / kind, key) else None
         return found or self._find_beneath(kind, key, recipe)
 
     def _find_beneath(self, kind: str, key: str, recipe: Recipe) -> Entry | None:

@@ -17,15 +17,11 @@ class Listings:
 
     def __init__(self) -> None:
         self._known: dict[Place, tuple[float, frozenset[str]]] = {}
-        self._missed: dict[tuple[Place, str], float] = {}
 
     def may_hold(self, folder: Place, key: str) -> bool:
         """False if there was nothing of that key in ``folder`` some seconds ago; on file systems always True."""
         if not isinstance(folder, ObjectPath):
             return True
-        # Something of that key may be there, and no entry: one that is in the making.
-        if time.monotonic() - self._missed.get((folder, key), -_SECONDS) < _SECONDS:
-            return False
         since, keys = self._known.get(folder, (0.0, frozenset()))
         if key in keys:
             return True
@@ -34,12 +30,6 @@ class Listings:
             self._known[folder] = time.monotonic(), keys
         return key in keys
 
-    def miss(self, folder: Place, key: str) -> None:
-        """Note that there is no entry of that key; on file systems it is asked again each time."""
-        if isinstance(folder, ObjectPath):
-            self._missed[folder, key] = time.monotonic()
-
     def forget(self, folder: Place) -> None:
         """Look again: something is going to be made there."""
         self._known.pop(folder, None)
-        self._missed = {place: since for place, since in self._missed.items() if place[0] != folder}

@@ -14,9 +14,9 @@ from storage_schemas.manifest import MANIFEST, Manifest
 from storage_schemas.near import File, Folder, RemoteFile, RemoteFolder, here
 from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import facts_of, file_problem, size_problem
-from storage_schemas.places import Place, files_below
+from storage_schemas.places import Place, files_below, move
 
-__all__ = ["Entry", "move", "read_entry"]
+__all__ = ["Entry", "read_entry"]
 
 
 @dataclass(frozen=True)
@@ -163,16 +163,6 @@ def _make_way(folder: Place, name: str) -> None:
         path.mkdir(exist_ok=True)
     if (folder / name).is_dir():
         shutil.rmtree(folder / name)
-
-
-def move(made: Place, target: Place) -> None:
-    """Give something of the store another name; both names lie in one store."""
-    if isinstance(made, ObjectPath) and isinstance(target, ObjectPath):
-        made.replace(target)
-    else:
-        assert isinstance(made, Path), "a scratch folder lies in the store"
-        assert isinstance(target, Path), "a scratch folder lies in the store"
-        made.replace(target)
 
 
 def read_entry(home: Place) -> Entry:

@@ -22,7 +22,7 @@ from typing import Any
 
 from storage_schemas.atomic import sync_files, sync_folder, write_atomic
 from storage_schemas.attempts import Attempts, lease_of
-from storage_schemas.committed import Entry, move, read_entry
+from storage_schemas.committed import Entry, read_entry
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.listings import Listings
@@ -38,7 +38,18 @@ from storage_schemas.parts import (
     part_folder,
     read_marker,
 )
-from storage_schemas.places import Place, children, files_below, in_threads, make_folder, mirror, remove_tree, upload
+from storage_schemas.places import (
+    Place,
+    children,
+    files_below,
+    in_threads,
+    link,
+    make_folder,
+    mirror,
+    move,
+    remove_tree,
+    upload,
+)
 from storage_schemas.provenance import provenance
 
 __all__ = ["Draft", "Entry", "Store", "read_entry"]
@@ -116,7 +127,7 @@ class Draft:
             for name in names:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _link(other / name, target)
+                link(other / name, target)
         except FileNotFoundError:
             # Another writer has committed and removed it. A half linked part shares its files with that entry.
             for name in names:
@@ -232,15 +243,6 @@ class Draft:
             if LeaseWatch(lease_of(other)).is_gone():
                 remove_tree(other)
                 lease_of(other).unlink(missing_ok=True)
-
-
-def _link(source: Place, target: Place) -> None:
-    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
-        source.copy_to(target)
-    else:
-        assert isinstance(source, Path), "attempts at one entry lie in one store"
-        assert isinstance(target, Path), "attempts at one entry lie in one store"
-        target.hardlink_to(source)
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

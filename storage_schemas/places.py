@@ -21,9 +21,11 @@ __all__ = [
     "children",
     "files_below",
     "in_threads",
+    "link",
     "make_folder",
     "mirror",
     "mirror_root",
+    "move",
     "place_of",
     "remove_tree",
     "upload",
@@ -102,6 +104,27 @@ def remove_tree(place: Place) -> None:
             # One by one: a request to remove many at once is not repeated when it fails.
             list(in_threads(lambda name: (place / name).unlink(), place.below()))
     shutil.rmtree(mirror(place), ignore_errors=True)
+
+
+def move(source: Place, target: Place) -> None:
+    """Give a file another name; both lie in one store."""
+    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
+        source.replace(target)
+    else:
+        _path(source).replace(_path(target))
+
+
+def link(source: Place, target: Place) -> None:
+    """Give a file a second name, in a bucket by a copy; both lie in one store."""
+    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
+        source.copy_to(target)
+    else:
+        _path(target).hardlink_to(_path(source))
+
+
+def _path(place: Place) -> Path:
+    assert isinstance(place, Path), "one of two names in a store is in a bucket, and the other is not"
+    return place
 
 
 def upload(place: Place, names: Iterable[str]) -> None:

@@ -17,11 +17,8 @@ from storage_schemas import entry as entry_module
 from storage_schemas import parts
 from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.errors import CorruptEntryError, MissingInputError
-from storage_schemas.manifest import FileFacts, Manifest, key_of
+from storage_schemas.manifest import Manifest, key_of
 from storage_schemas.parts import finish_part
-
-# Of b"{}", by sha256sum.
-SHA256_OF_BRACES = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
 @pytest.fixture
@@ -397,37 +394,3 @@ def test_another_schema_version_is_passed_over_in_a_listing(store: Store, caplog
         assert list(store.entries("targets")) == []
     assert "schema version 2" in caplog.text
     assert Manifest.decode(made.manifest.encode(), where="here") == made.manifest
-
-
-def test_without_adoption_a_draft_begins_with_nothing_and_leaves_the_work_of_the_dead(store: Store) -> None:
-    dead = unfinished(store, (0, 1))
-    with store.draft("targets", RECIPE, adopt=False) as draft:
-        assert isinstance(draft, Draft)
-        assert list(local(draft.folder).iterdir()) == []
-        fill(draft)
-        draft.commit(FILES, measured={})
-    assert (dead / "bits/c/0").is_file()
-
-
-@pytest.mark.parametrize("facts", [FileFacts(2, "00"), FileFacts(3, SHA256_OF_BRACES)])
-def test_a_file_that_is_not_what_is_expected_is_not_committed(store: Store, facts: FileFacts) -> None:
-    with store.draft("targets", RECIPE) as draft:
-        assert isinstance(draft, Draft)
-        fill(draft)
-        with pytest.raises(CorruptEntryError, match=r"zarr\.json is not as it was"):
-            draft.commit(FILES, measured={}, expected={"zarr.json": facts})
-        assert store.find("targets", RECIPE) is None
-        draft.commit(FILES, measured={}, expected={"zarr.json": replace(facts, size=2, sha256=SHA256_OF_BRACES)})
-
-
-def test_work_that_is_abandoned_leaves_nothing_and_its_error_is_its_own(store: Store) -> None:
-    def give_up() -> None:
-        with store.draft("targets", RECIPE) as draft:
-            assert isinstance(draft, Draft)
-            fill(draft)
-            draft.abandon()
-            raise CorruptEntryError("its own")
-
-    with pytest.raises(CorruptEntryError, match="its own"):
-        give_up()
-    assert list(local(store.root / "targets").glob("*/*")) == []

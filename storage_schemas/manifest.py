@@ -16,6 +16,7 @@ __all__ = [
     "FileFacts",
     "Manifest",
     "Recipe",
+    "as_json",
     "canonical_json",
     "difference",
     "differing_fields",
@@ -34,6 +35,12 @@ Recipe = Mapping[str, Any]
 def canonical_json(value: object) -> bytes:
     """The one spelling of a JSON value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value as it comes back from JSON, so that an entry just made equals one that was found."""
+    plain: dict[str, Any] = json.loads(canonical_json(value))
+    return plain
 
 
 def key_of(kind: str, recipe: Recipe) -> str:

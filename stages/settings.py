@@ -57,8 +57,9 @@ ScheduleName = Literal["none", "primary", "senior", "together", "primary_then_se
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Network = Annotated[str, Field(pattern=r"^hrnet_w([1-9]\d*)(_small)?$")]
-"""``hrnet_w32`` is the full network of width 32; ``hrnet_w16_small`` has one module a stage and two blocks a branch."""
+Network = Annotated[str, Field(pattern=r"^hrnet_w([1-9]\d*)(_small|_tiny)?$")]
+"""``hrnet_w32`` is the full network of width 32; ``hrnet_w16_small`` has one module a stage and two blocks a branch, and
+``hrnet_w16_tiny`` one block a branch and half the stem."""
 
 
 def _absolute(path: Path) -> Path:

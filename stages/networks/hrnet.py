@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -17,9 +17,8 @@ from storage_schemas.errors import ConfigError
 
 __all__ = ["HRNET_PRESETS", "HRNet", "HRNetConfig", "hrnet_config"]
 
-_STEM = 64
 _INIT_STD = 0.001
-_NAME = re.compile(r"hrnet_w([1-9]\d{0,3})(_small)?")
+_NAME = re.compile(r"hrnet_w([1-9]\d{0,3})(_small|_tiny)?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class HRNetConfig:
     in_channels: int = 3
     stem_blocks: int = 4
     """Bottlenecks of layer1; at widths below 16 most of the arithmetic is theirs."""
+    stem: int = 64
+    """Channels of the first two convolutions; a bottleneck of layer1 gives out four times as many."""
 
 
 HRNET_PRESETS: dict[str, HRNetConfig] = {
@@ -44,6 +45,7 @@ HRNET_PRESETS: dict[str, HRNetConfig] = {
     "hrnet_w8": HRNetConfig(8),
     "hrnet_w16_small": HRNetConfig(16, modules=(1, 1, 1), blocks=2, stem_blocks=1),
     "hrnet_w8_small": HRNetConfig(8, modules=(1, 1, 1), blocks=2, stem_blocks=1),
+    "hrnet_w16_tiny": HRNetConfig(16, modules=(1, 1, 1), blocks=1, stem_blocks=1, stem=32),
 }
 
 
@@ -56,8 +58,7 @@ def hrnet_config(name: str) -> HRNetConfig:
         raise ConfigError(
             f"no network is called '{name}'", allowed=f"{', '.join(HRNET_PRESETS)}, or the same for another width"
         )
-    width = int(match.group(1))
-    return HRNetConfig(width, modules=(1, 1, 1), blocks=2, stem_blocks=1) if match.group(2) else HRNetConfig(width)
+    return replace(HRNET_PRESETS[f"hrnet_w16{match.group(2) or ''}"], width=int(match.group(1)))
 
 
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:
@@ -185,14 +186,14 @@ class HRNet(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.width * 2**branch for branch in range(4)]
-        layer1_out = _STEM * Bottleneck.expansion
-        self.conv1 = _conv3x3(config.in_channels, _STEM, stride=2)
-        self.bn1 = nn.BatchNorm2d(_STEM)
-        self.conv2 = _conv3x3(_STEM, _STEM, stride=2)
-        self.bn2 = nn.BatchNorm2d(_STEM)
+        layer1_out = config.stem * Bottleneck.expansion
+        self.conv1 = _conv3x3(config.in_channels, config.stem, stride=2)
+        self.bn1 = nn.BatchNorm2d(config.stem)
+        self.conv2 = _conv3x3(config.stem, config.stem, stride=2)
+        self.bn2 = nn.BatchNorm2d(config.stem)
         self.relu = nn.ReLU(inplace=True)
-        rest = (Bottleneck(layer1_out, _STEM) for _ in range(config.stem_blocks - 1))
-        self.layer1 = nn.Sequential(Bottleneck(_STEM, _STEM), *rest)
+        rest = (Bottleneck(layer1_out, config.stem) for _ in range(config.stem_blocks - 1))
+        self.layer1 = nn.Sequential(Bottleneck(config.stem, config.stem), *rest)
         self.transition1 = _transition([layer1_out], widths[:2])
         self.stage2 = _stage(widths[:2], modules=config.modules[0], blocks=config.blocks, last=False)
         self.transition2 = _transition(widths[:2], widths[:3])

@@ -173,7 +173,11 @@ def read_entry(home: Place) -> Entry:
         CorruptEntryError: the manifest is damaged, or that of another entry.
         StoreError: it was written by another schema version.
     """
-    manifest = Manifest.decode((home / MANIFEST).read_bytes(), where=str(home / MANIFEST))
+    try:
+        data = (home / MANIFEST).read_bytes()
+    except IsADirectoryError as error:
+        raise CorruptEntryError(f"{home / MANIFEST} is a folder: the entry counts as not there") from error
+    manifest = Manifest.decode(data, where=str(home / MANIFEST))
     if (manifest.kind, manifest.key) != (home.parent.name, home.name):
         raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
     return Entry(manifest, home / manifest.folder)

@@ -65,8 +65,11 @@ def differences_figure(differences: Sequence[Difference]) -> str:
             found, colour = item.bootstrap, _COLOURS[item.who]
             axes.plot([found.low, found.high], [row, row], color=colour, linewidth=3, solid_capstyle="round")
             axes.plot([found.difference], [row], _MARKERS[item.who], color=colour, markersize=9)
-            text = signed_text(found.difference)
-            axes.annotate(text, (found.difference, row), (0, 9), textcoords="offset points", ha="center", color=_INK)
+            # On the side away from zero, so that the line through zero never crosses the figure.
+            end, offset, side = (found.high, 8, "left") if found.difference >= 0 else (found.low, -8, "right")
+            text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": "center", "color": _INK}
+            axes.annotate(signed_text(found.difference), (end, row), (offset, 0), **text)
+        axes.margins(x=0.18)
         axes.axvline(0, color=_INK, linewidth=1)
         axes.set_yticks(range(len(differences)), [f"{item.name_b}\nminus {item.name_a}" for item in differences])
         axes.set_ylim(len(differences) - 0.5, -0.7)

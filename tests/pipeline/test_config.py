@@ -344,5 +344,5 @@ def test_a_primary_that_cannot_be_trained_needs_a_base_for_its_senior() -> None:
 
 
 def test_workers_share_a_batch_evenly() -> None:
-    with pytest.raises(ConfigError, match="batch_size 8 cannot be shared evenly by 3 workers"):
+    with pytest.raises(ConfigError, match="batch_size 16 cannot be shared evenly by 3 workers"):
         load_settings(None, ["distill.workers=3"])

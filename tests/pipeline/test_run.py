@@ -30,15 +30,14 @@ TINY = {
     "data.embedded.train_images": 300,
     "data.embedded.val_images": 12,
     "crop.size_wh": [64, 64],
-    "teachers.primary.network": "hrnet_w8_small",
+    "teachers.primary.network": "hrnet_w8_tiny",
     "teachers.primary.train.epochs": 1,
     "teachers.senior.train.epochs": 1,
     "views.count": 2,
+    "distill.network": "hrnet_w8_tiny",
     "distill.epochs": 2,
     "distill.schedule": "primary_then_senior",
 }
-
-
 STARTED = "Ray: local cluster with"
 """What the log says when Ray is started."""
 

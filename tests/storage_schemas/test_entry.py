@@ -118,6 +118,19 @@ def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(
     assert aside.read_bytes() == content
 
 
+def test_a_folder_in_a_manifests_place_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path)
+    manifest = local(make_entry(store).folder.parent / "manifest.json")
+    manifest.unlink()
+    manifest.mkdir()
+    assert store.find("targets", RECIPE) is None
+    assert f"{manifest} is a folder" in caplog.text
+    again = make_entry(store)
+    assert _found(store) == again
+    (aside,) = manifest.parent.glob("manifest.json.damaged-*")
+    assert aside.is_dir()
+
+
 def test_a_missing_manifest_is_a_missing_entry(store: Store) -> None:
     made = make_entry(store)
     (made.folder.parent / "manifest.json").unlink()

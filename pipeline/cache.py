@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pipeline import listing, removal, transfer, upkeep
 from pipeline.answers import Answer
 from pipeline.exits import exit_status
-from pipeline.home import HOME_HELP
+from pipeline.home import BENEATH_HELP, HOME_HELP
 from storage_schemas.errors import KINDS
 
 __all__ = ["build_parser", "main"]
@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     repair = add("repair", "make the damaged files of views or targets again, and nothing else of the entry")
     repair.add_argument("key", metavar="KEY")
+    for asks_teachers in (verify, repair):
+        asks_teachers.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
     diff = add("diff", "show the fields in which the recipes of two entries differ")
     diff.add_argument("keys", nargs=2, metavar="KEY")
     gc = add("gc", "remove entries that no experiment refers to, and what writers that died left behind")

@@ -36,7 +36,7 @@ def repair(options: argparse.Namespace) -> Answer:
             allowed=f"repair of {' and '.join(REPAIRABLE)}",
             run=make_again(kind, maker_of(home, users_of(home).get(place, ()))),
         )
-    context, step = step_of(home, place)
+    context, step = step_of(home, place, beneath_of(options.beneath))
     damaged = context.need(step).damaged()
     if damaged:
         cluster.connect()
@@ -50,9 +50,9 @@ def repair(options: argparse.Namespace) -> Answer:
     return Answer({"entry": step.place, "mended": damaged}, "\n".join([*damaged, f"{step.place}: {what}"]))
 
 
-def sampled(home: Place, places: Sequence[str], *, rows: int) -> Answer:
+def sampled(home: Place, places: Sequence[str], *, beneath: Place | None, rows: int) -> Answer:
     """Ask the teachers of targets anew about some rows; ``places`` are of the kind 'targets'."""
-    samples = {place: mend.sample(*step_of(home, place), rows=rows) for place in places}
+    samples = {place: mend.sample(*step_of(home, place, beneath), rows=rows) for place in places}
     lines = [
         (
             place,
@@ -67,8 +67,10 @@ def sampled(home: Place, places: Sequence[str], *, rows: int) -> Answer:
     return Answer({place: asdict(found) for place, found in samples.items()}, table(head, lines, right=head[1:]))
 
 
-def step_of(home: Place, place: str) -> tuple[Context, Step]:
+def step_of(home: Place, place: str, beneath: Place | None = None) -> tuple[Context, Step]:
     """The step that left the entry at a place, with the settings of a run that refers to it.
+
+    What it was made from lies in ``home``, or in the home ``beneath``.
 
     Raises:
         MissingInputError: no experiment of this home does, or none whose settings lead to it on this machine.
@@ -77,7 +79,7 @@ def step_of(home: Place, place: str) -> tuple[Context, Step]:
     failed: list[str] = []
     for run in runs:
         try:
-            if found := _step_by(home, run.config, place):
+            if found := _step_by(home, run.config, place, beneath):
                 return found
         except OdkdError as error:
             # Its settings are of another release, or its data is not here: those of another run may do.
@@ -95,10 +97,10 @@ def step_of(home: Place, place: str) -> tuple[Context, Step]:
     )
 
 
-def _step_by(home: Place, config: Place, place: str) -> tuple[Context, Step] | None:
+def _step_by(home: Place, config: Place, place: str, beneath: Place | None) -> tuple[Context, Step] | None:
     settings = load_settings(str(config))
     device = cluster.device(settings.cluster)
-    context = Context(settings, home, device, command=command_of(home, config), beneath=beneath_of(None))
+    context = Context(settings, home, device, command=command_of(home, config), beneath=beneath)
     for module in graph.STAGES.values():
         for step in module.steps(context):
             if step.place == place:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.answers import Answer, command_of, maker_of, opened, removal_of, users_of
 from pipeline.experiments import RESOLVED, Run, experiments
+from pipeline.home import beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Store
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, cache_command, make_again
@@ -61,7 +62,7 @@ def _sampled(options: argparse.Namespace) -> Answer:
     used = users_of(home)
     places = [find_place(store, key) for key in options.keys]
     places = places or [entry.place for entry in store.entries("targets") if entry.place in used]
-    return sampled(home, places, rows=options.sample)
+    return sampled(home, places, beneath=beneath_of(options.beneath), rows=options.sample)
 
 
 def _mend(home: Place, place: str, users: Sequence[Run], unreadable: Unreadable | None) -> str:

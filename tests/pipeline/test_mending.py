@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_an_entry_that_is_whole_needs_no_cluster(cache: Cache) -> None:
     _leave(context, "demo", step.place)
     assert cache("repair", step.key) == DONE
     assert cache.out == f"{step.place}: nothing was damaged\n"
+
+
+def test_what_an_entry_was_made_from_may_lie_in_a_teams_home(cache: Cache) -> None:
+    teams = cache.home / "teams"
+    _crops(teams)
+    context = replace(make_context(cache.home), beneath=teams)
+    step = targets.view_step(context, "train", 1)
+    with context.store.draft(step.kind, step.recipe) as draft:
+        assert not isinstance(draft, Entry)
+        draft.commit([], measured={})
+    _leave(context, "demo", step.place)
+    assert cache("repair", step.key) == USER_MISTAKE
+    assert "do not lead to" in cache.err
+    assert cache("repair", step.key, "--beneath", str(teams)) == DONE
 
 
 def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_repaired(cache: Cache) -> None:

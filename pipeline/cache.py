@@ -47,8 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     repair = add("repair", "make the damaged files of views or targets again, and nothing else of the entry")
     repair.add_argument("key", metavar="KEY")
-    for asks_teachers in (verify, repair):
-        asks_teachers.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
     diff = add("diff", "show the fields in which the recipes of two entries differ")
     diff.add_argument("keys", nargs=2, metavar="KEY")
     gc = add("gc", "remove entries that no experiment refers to, and what writers that died left behind")
@@ -67,6 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     export = add("export", "copy entries, or all those of an experiment, to a folder or a tar file")
     export.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
     export.add_argument("target", metavar="DEST", help="a folder to be made, or a tar file if it ends in .tar")
+    for reads_inputs in (verify, repair, export):
+        reads_inputs.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
     take_in = add("import", "take the entries of an export into the store; what is there already stays")
     take_in.add_argument("source", metavar="SOURCE", help="the folder or tar file that export made")
     return parser

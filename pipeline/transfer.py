@@ -10,6 +10,7 @@ from typing import get_args
 
 from pipeline.answers import Answer, command_of, opened
 from pipeline.experiments import RESOLVED, experiments
+from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text, table
 from storage_schemas.archive import export_entries
 from storage_schemas.entry import Store
@@ -35,8 +36,11 @@ def export(options: argparse.Namespace) -> Answer:
     target = Path(options.target).absolute()
     if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
-    wanted = {place for text in options.wanted for place in _places(home, store, text)}
-    entries = [find_entry(store, place) for place in sorted(wanted)]
+    team = beneath_of(options.beneath)
+    # What lies in both is taken out of one's own.
+    sources = {place: source for source in (*([Store(team / "store")] if team else []), store) for place in places(source)}
+    wanted = {place for text in options.wanted for place in _places(home, store, text, sources)}
+    entries = [find_entry(sources.get(place, store), place) for place in sorted(wanted)]
     num_files = sum(len(entry.manifest.files) for entry in entries)
     size = sum(entry.manifest.size for entry in entries)
     with progress("export", num_files, "files") as bar:
@@ -46,8 +50,10 @@ def export(options: argparse.Namespace) -> Answer:
     return Answer(data, f"{told} exported to {target}")
 
 
-def _places(home: Place, store: Store, text: str) -> Collection[str]:
+def _places(home: Place, store: Store, text: str, there: Collection[str]) -> Collection[str]:
     """What ``text`` names: all entries of the experiment of that name, or else the one entry whose key begins so.
+
+    ``there`` are the places that hold one, in the store or in that beneath it.
 
     Raises:
         OdkdError: it names neither; or an experiment of which entries are missing, or are not known.
@@ -62,7 +68,7 @@ def _places(home: Place, store: Store, text: str) -> Collection[str]:
             raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", run=error.run) from error
     # What its figures name. What a run beside that has not finished is not wanted elsewhere, and may not be there yet.
     wanted = frozenset().union(*(run.places for run in experiment.runs if run.notes is None))
-    missing = sorted((wanted or experiment.places) - set(places(store)))
+    missing = sorted((wanted or experiment.places) - set(there))
     if experiment.problem or missing or not wanted:
         config = experiment.runs[0].config if experiment.runs else home / "runs" / text / RESOLVED
         lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}" if missing else "no run of it has ended"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,17 @@ def test_an_experiment_that_is_not_whole_is_refused(
     assert said in cache.err
     assert f"runs/demo/config.resolved.yaml --home {cache.home} --stage all" in cache.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_whose_entries_lie_in_a_teams_home_is_exported_whole(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+) -> None:
+    shutil.copytree(cache.home / "runs", other.home / "runs")
+    shutil.copytree(cache.home / "store" / "targets", other.home / "store" / "targets")
+    assert other("export", "demo", str(tmp_path / "out")) == USER_MISTAKE
+    assert "are not there, such as " in other.err
+    assert other("export", "demo", str(tmp_path / "out"), "--beneath", str(cache.home)) == DONE
+    assert other.out.startswith("16 entries, 17 files, ")
 
 
 def test_an_experiment_that_is_run_again_is_exported_as_its_figures_have_it(

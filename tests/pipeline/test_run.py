@@ -161,7 +161,7 @@ def test_a_dry_run_names_the_field_and_what_is_made_again(finished: Path) -> Non
     assert any("binarize.threshold: 0.5 -> 0.4" in line for line in threshold)
     student = done(finished, "all", "--dry-run", distill__lr=0.001).splitlines()
     assert stages_to_make(student) == {"distill", "evaluate", "report"}
-    assert any("distill.lr: 0.0015 -> 0.001" in line for line in student)
+    assert any("distill.lr: 0.002 -> 0.001" in line for line in student)
 
 
 def test_force_makes_one_stage_again(finished: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from buckets import local
 from store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished, write_file
 
-from storage_schemas import entry as entry_module
+from storage_schemas import draft as draft_module
 from storage_schemas import parts
 from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.errors import CorruptEntryError, MissingInputError
@@ -63,7 +63,7 @@ def test_an_entry_keeps_its_own_files_and_nothing_else(store: Store) -> None:
 def test_the_payload_does_not_depend_on_who_made_it_when_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make_entry(Store(tmp_path / "one"), measured={"AP": 0.5})
     elsewhere = {"at": "1999-01-01T00:00:00+00:00", "host": "elsewhere", "user": "somebody", "versions": {"ray": "0"}}
-    monkeypatch.setattr(entry_module, "provenance", lambda: elsewhere)
+    monkeypatch.setattr(draft_module, "provenance", lambda: elsewhere)
     second = make_entry(Store(tmp_path / "two"), measured={"AP": 0.6})
     assert first.folder.name != second.folder.name
     assert first.manifest.encode() != second.manifest.encode()
@@ -379,7 +379,7 @@ def test_nearest_is_the_entry_that_differs_least_and_of_equals_the_newest(
     for day, recipe in enumerate(
         [{**RECIPE, "threshold": 0.4}, {**RECIPE, "threshold": 0.3}, {**RECIPE, "threshold": 0.2, "of": {"seed": 1}}]
     ):
-        monkeypatch.setattr(entry_module, "provenance", lambda day=day: {"at": f"2024-01-0{day + 1}"})
+        monkeypatch.setattr(draft_module, "provenance", lambda day=day: {"at": f"2024-01-0{day + 1}"})
         make_entry(store, recipe)
     make_entry(Store(store.root), {"quite": "another"})
     found = store.nearest("targets", RECIPE)

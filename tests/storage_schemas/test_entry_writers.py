@@ -15,6 +15,7 @@ import pytest
 from buckets import local
 from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
 
+from storage_schemas import draft as draft_module
 from storage_schemas import entry as entry_module
 from storage_schemas.atomic import write_atomic
 from storage_schemas.entry import Draft, Entry, Store
@@ -277,11 +278,11 @@ def test_the_loser_of_a_race_to_the_manifest_gets_the_winners_entry(store: Store
     with _Unwatched(store, monkeypatch) as (first, second):
 
         def late(path: Path, data: bytes, *, exclusive: bool) -> None:
-            monkeypatch.setattr(entry_module, "write_atomic", write_atomic)
+            monkeypatch.setattr(draft_module, "write_atomic", write_atomic)
             first.commit(FILES, measured={"by": "first"})
             write_atomic(path, data, exclusive=exclusive)
 
-        monkeypatch.setattr(entry_module, "write_atomic", late)
+        monkeypatch.setattr(draft_module, "write_atomic", late)
         entry = second.commit(FILES, measured={"by": "second"})
     assert entry.measured == {"by": "first"}
     assert entry.problems() == []

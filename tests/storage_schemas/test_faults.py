@@ -15,7 +15,7 @@ import pytest
 from small_disk import remount, small_disk
 from store_samples import RECIPE, WRITER, make_entry, unfinished, writer_environment
 
-import storage_schemas.entry as entry_module
+import storage_schemas.draft as draft_module
 import storage_schemas.garbage as garbage_module
 from storage_schemas.entry import Draft, Store
 from storage_schemas.errors import StoreError
@@ -109,7 +109,7 @@ def clock_moved(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> Iterator[None
 
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: real() + by.total_seconds())
-        patch.setattr(entry_module, "datetime", Moved)
+        patch.setattr(draft_module, "datetime", Moved)
         yield
 
 

@@ -64,7 +64,7 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     }
     assert "is not a manifest" in errors[damaged.place].seen
     assert "schema version 7" in errors[newer.place].seen
-    assert "cannot be read (Is a directory)" in errors[folder.place].seen
+    assert "manifest.json is a folder" in errors[folder.place].seen
     assert errors[damaged.place].run == "the command that made it, with --stage targets", "it counts as not there"
 
 

@@ -31,7 +31,8 @@ class Attempts:
     def living(self) -> dict[Place, LeaseWatch]:
         """Those whose writers live, by folder; a folder may not be there yet."""
         folders, files = children(self._home)
-        names = {path.name for path in folders} | {
+        # A folder in the manifest's place, set aside or not, is nobody's attempt.
+        names = {path.name for path in folders if not path.name.startswith(MANIFEST)} | {
             path.name.removesuffix(_LEASE) for path in files if path.name.endswith(_LEASE)
         }
         paths = [self._home / name for name in sorted(names)]

@@ -128,9 +128,11 @@ def _garbage_of(home: Place, attempts: Attempts, entry: Entry | None, *, now: fl
         elif lease_of(folder).exists():
             yield item("lease", lease_of(folder))
     left: dict[What, tuple[str, str]] = {"damaged manifest": (f"{MANIFEST}.damaged-", ""), "partial file": (".", ".partial")}
-    files = children(home)[1]
+    folders, files = children(home)
     for what, (beginning, end) in left.items():
-        yield from (item(what, path) for path in files if path.name.startswith(beginning) and path.name.endswith(end))
+        yield from (
+            item(what, path) for path in (*folders, *files) if path.name.startswith(beginning) and path.name.endswith(end)
+        )
 
 
 def _stats(path: Path) -> list[os.stat_result]:

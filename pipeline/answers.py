@@ -56,9 +56,9 @@ def names_of(runs: Sequence[Run]) -> list[str]:
     return sorted({run.experiment for run in runs})
 
 
-def maker_of(home: Place, runs: Sequence[Run]) -> str:
+def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> str:
     """What makes an entry that ``runs`` refer to, without the stage: the command, or in words what is known of it."""
-    return command_of(home, runs[0].config) if runs else "the command that made it (no experiment uses it), with"
+    return command_of(home, runs[0].config, beneath) if runs else "the command that made it (no experiment uses it), with"
 
 
 def removal_of(place: Place) -> str:
@@ -69,6 +69,7 @@ def removal_of(place: Place) -> str:
     return f"{tool} {shlex.quote(str(place))}"
 
 
-def command_of(home: Place, config: Place) -> str:
+def command_of(home: Place, config: Place, beneath: Place | None = None) -> str:
     """What runs an experiment again with the settings of ``config``, without the stage."""
-    return f"python -m pipeline.run --config {shlex.quote(str(config))} --home {shlex.quote(str(home))}"
+    told = "" if beneath is None else f" --beneath {shlex.quote(str(beneath))}"
+    return f"python -m pipeline.run --config {shlex.quote(str(config))} --home {shlex.quote(str(home))}{told}"

@@ -46,8 +46,10 @@ def beneath_of(option: str | None) -> Place | None:
     """The home that ``--beneath`` or the environment names, to be read beneath one's own; None if there is none.
 
     Raises:
-        StoreError: it is not a home: it holds no store.
+        StoreError: it is not a home: it holds no store; or the option is empty.
     """
+    if option == "":
+        raise StoreError("--beneath is empty", allowed=f"{_ALLOWED}, or to leave it out")
     text = os.environ.get("ODKD_BENEATH", "") if option is None else option
     if not text:
         return None

@@ -13,8 +13,16 @@ from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
-from storage_schemas.errors import REPAIRABLE, MissingInputError, OdkdError, StoreError, cache_command, make_again
-from storage_schemas.inventory import find_place
+from storage_schemas.errors import (
+    REPAIRABLE,
+    CorruptEntryError,
+    MissingInputError,
+    OdkdError,
+    StoreError,
+    cache_command,
+    make_again,
+)
+from storage_schemas.inventory import find_entry, find_place
 from storage_schemas.places import Place
 
 __all__ = ["repair", "sampled", "step_of"]
@@ -25,6 +33,7 @@ def repair(options: argparse.Namespace) -> Answer:
 
     Raises:
         StoreError: entries of its kind are made as a whole.
+        CorruptEntryError: its manifest cannot be read, so that nobody knows what its files should be.
         OdkdError: as ``step_of`` and ``stages.repair.repair``.
     """
     home, store = opened(options)
@@ -36,7 +45,14 @@ def repair(options: argparse.Namespace) -> Answer:
             allowed=f"repair of {' and '.join(REPAIRABLE)}",
             run=make_again(kind, maker_of(home, users_of(home).get(place, ()))),
         )
-    context, step = step_of(home, place, beneath_of(options.beneath))
+    beneath = beneath_of(options.beneath)
+    try:
+        find_entry(store, place)
+    except CorruptEntryError as error:
+        # It counts as not there, and one in the home beneath would be taken for it.
+        again = make_again(kind, maker_of(home, users_of(home).get(place, ()), beneath), force=False)
+        raise CorruptEntryError(error.seen, run=again) from error
+    context, step = step_of(home, place, beneath=beneath)
     damaged = context.need(step).damaged()
     if damaged:
         cluster.connect()
@@ -52,7 +68,7 @@ def repair(options: argparse.Namespace) -> Answer:
 
 def sampled(home: Place, places: Sequence[str], *, beneath: Place | None, rows: int) -> Answer:
     """Ask the teachers of targets anew about some rows; ``places`` are of the kind 'targets'."""
-    samples = {place: mend.sample(*step_of(home, place, beneath), rows=rows) for place in places}
+    samples = {place: mend.sample(*step_of(home, place, beneath=beneath), rows=rows) for place in places}
     lines = [
         (
             place,
@@ -67,7 +83,7 @@ def sampled(home: Place, places: Sequence[str], *, beneath: Place | None, rows: 
     return Answer({place: asdict(found) for place, found in samples.items()}, table(head, lines, right=head[1:]))
 
 
-def step_of(home: Place, place: str, beneath: Place | None = None) -> tuple[Context, Step]:
+def step_of(home: Place, place: str, *, beneath: Place | None) -> tuple[Context, Step]:
     """The step that left the entry at a place, with the settings of a run that refers to it.
 
     What it was made from lies in ``home``, or in the home ``beneath``.
@@ -92,15 +108,16 @@ def step_of(home: Place, place: str, beneath: Place | None = None) -> tuple[Cont
         )
     raise MissingInputError(
         "\n".join([f"The settings of {', '.join(names_of(runs))} do not lead to {place} on this machine", *failed]),
-        allowed="a machine with the same kind of device and the same versions of the libraries, and unchanged settings",
-        run=f"{command_of(home, runs[0].config)} --stage targets --dry-run",
+        allowed="a machine with the same kind of device and the same versions of the libraries, and unchanged settings"
+        + ("" if beneath else "; and --beneath HOME, where what it was made from lies in a team's home"),
+        run=f"{command_of(home, runs[0].config, beneath)} --stage targets --dry-run",
     )
 
 
 def _step_by(home: Place, config: Place, place: str, beneath: Place | None) -> tuple[Context, Step] | None:
     settings = load_settings(str(config))
     device = cluster.device(settings.cluster)
-    context = Context(settings, home, device, command=command_of(home, config), beneath=beneath)
+    context = Context(settings, home, device, command=command_of(home, config, beneath), beneath=beneath)
     for module in graph.STAGES.values():
         for step in module.steps(context):
             if step.place == place:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -36,11 +36,8 @@ def export(options: argparse.Namespace) -> Answer:
     target = Path(options.target).absolute()
     if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
-    team = beneath_of(options.beneath)
-    # What lies in both is taken out of one's own.
-    sources = {place: source for source in (*([Store(team / "store")] if team else []), store) for place in places(source)}
-    wanted = {place for text in options.wanted for place in _places(home, store, text, sources)}
-    entries = [find_entry(sources.get(place, store), place) for place in sorted(wanted)]
+    sources = _sources(home, store, options)
+    entries = [find_entry(source, place) for place, source in sorted(sources.items())]
     num_files = sum(len(entry.manifest.files) for entry in entries)
     size = sum(entry.manifest.size for entry in entries)
     with progress("export", num_files, "files") as bar:
@@ -50,10 +47,30 @@ def export(options: argparse.Namespace) -> Answer:
     return Answer(data, f"{told} exported to {target}")
 
 
-def _places(home: Place, store: Store, text: str, there: Collection[str]) -> Collection[str]:
+def _sources(home: Place, store: Store, options: argparse.Namespace) -> dict[str, Store]:
+    """The places that are wanted, each with the store that it is taken out of: one's own, or else a team's beneath it."""
+
+    def wanted(there: Mapping[str, Store], beneath: Place | None) -> dict[str, Store]:
+        named = {place for text in options.wanted for place in _places(home, store, text, there, beneath)}
+        return {place: there[place] for place in named}
+
+    own = dict.fromkeys(places(store), store)
+    # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
+    beneath = None if options.beneath is None else beneath_of(options.beneath)
+    try:
+        return wanted(own, beneath)
+    except (ConfigError, MissingInputError):
+        beneath = beneath or beneath_of(None)
+        if beneath is None:
+            raise
+    team = Store(beneath / "store")
+    return wanted(dict.fromkeys(places(team), team) | own, beneath)
+
+
+def _places(home: Place, store: Store, text: str, there: Collection[str], beneath: Place | None) -> Collection[str]:
     """What ``text`` names: all entries of the experiment of that name, or else the one entry whose key begins so.
 
-    ``there`` are the places that hold one, in the store or in that beneath it.
+    ``there`` are the places that hold one, in the store or also in that beneath it.
 
     Raises:
         OdkdError: it names neither; or an experiment of which entries are missing, or are not known.
@@ -62,10 +79,11 @@ def _places(home: Place, store: Store, text: str, there: Collection[str]) -> Col
     experiment = known.get(text)
     if experiment is None:
         try:
-            return [find_place(store, text)]
+            return [find_place(store, text, known=there)]
         except ConfigError as error:
             names = f"the name of an experiment: {', '.join(known) or 'there is none yet'}"
-            raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", run=error.run) from error
+            looked = error.seen if beneath is None else f"{error.seen} (in {beneath} too)"
+            raise ConfigError(looked, allowed=f"{error.allowed}; or {names}", run=error.run) from error
     # What its figures name. What a run beside that has not finished is not wanted elsewhere, and may not be there yet.
     wanted = frozenset().union(*(run.places for run in experiment.runs if run.notes is None))
     missing = sorted((wanted or experiment.places) - set(there))
@@ -75,7 +93,7 @@ def _places(home: Place, store: Store, text: str, there: Collection[str]) -> Col
         raise MissingInputError(
             f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
             allowed="an experiment that is finished, or the keys of entries",
-            run=f"{command_of(home, config)} --stage all",
+            run=f"{command_of(home, config, beneath)} --stage all",
         )
     return wanted
 

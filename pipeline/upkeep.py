@@ -12,7 +12,7 @@ from pipeline.experiments import RESOLVED, Run, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Store
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, OdkdError, StoreError, cache_command, make_again
+from storage_schemas.errors import REPAIRABLE, ConfigError, CorruptEntryError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.garbage import Garbage, find_garbage, remove
 from storage_schemas.inventory import Unreadable, find_place, take_inventory
 from storage_schemas.places import Place, place_of
@@ -27,6 +27,11 @@ def verify(options: argparse.Namespace) -> Answer:
     """Read every file of the entries that were named, or of all."""
     if options.sample:
         return _sampled(options)
+    if options.beneath is not None:
+        raise ConfigError(
+            "--beneath says where the inputs of a sample are, and files are verified in one's own home alone",
+            allowed="--beneath HOME beside --sample N, or --home HOME to verify that home",
+        )
     # It draws bars, and takes longer to import than a list takes to print.
     from stages.progress import progress
     from storage_schemas import verification

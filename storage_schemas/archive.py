@@ -19,7 +19,7 @@ from typing import Protocol
 
 from storage_schemas.atomic import sync_files, sync_folder
 from storage_schemas.entry import Entry
-from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.errors import CorruptEntryError, StoreError, cache_command
 from storage_schemas.manifest import MANIFEST, FileFacts, difference
 
 __all__ = ["INDEX", "SCHEMA_VERSION", "Hashed", "Readable", "copy", "export_entries"]
@@ -117,7 +117,10 @@ def _export(entry: Entry, add: _Add, advance: Callable[[], None]) -> None:
     manifest = entry.manifest.encode()
     add(f"{entry.place}/{MANIFEST}", len(manifest), BytesIO(manifest))
     for name, facts in entry.manifest.files.items():
-        path = entry.path(name)
+        try:
+            path = entry.path(name)
+        except CorruptEntryError as error:
+            raise _damaged(entry, error.seen) from error
         if not path.is_file():
             problem = "is missing"
         elif (size := path.stat().st_size) != facts.size:
@@ -129,12 +132,17 @@ def _export(entry: Entry, add: _Add, advance: Callable[[], None]) -> None:
                 add(f"{entry.place}/{entry.folder.name}/{name}", size, hashed)
             problem = difference(hashed.facts(), facts)
         if problem:
-            raise CorruptEntryError(
-                f"Entry {entry.place}: {name} {problem}; nothing is exported",
-                allowed="the files as its manifest describes them",
-                run=entry.mend(),
-            )
+            raise _damaged(entry, f"Entry {entry.place}: {name} {problem}")
         advance()
+
+
+def _damaged(entry: Entry, seen: str) -> CorruptEntryError:
+    return CorruptEntryError(
+        f"{seen}; nothing is exported",
+        allowed="the files as its manifest describes them",
+        # Of the home that it lies in, which may be a team's: what mends it there depends on who uses it.
+        run=f"{cache_command(f'verify {entry.place}', entry.folder.parents[3])}   (which says what mends it)",
+    )
 
 
 def copy(stream: Readable, path: Path) -> None:

@@ -139,13 +139,15 @@ def find_entry(store: Store, place: str) -> Entry:
         raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})", run=again) from error
 
 
-def find_place(store: Store, text: str) -> str:
+def find_place(store: Store, text: str, *, known: Collection[str] | None = None) -> str:
     """The place that ``text`` means: a key or its beginning, alone or as ``kind/key``.
+
+    It is looked for among the ``known`` places, which may be of several stores; without them among those of ``store``.
 
     Raises:
         ConfigError: it means none, or several.
     """
-    found = _matching(places(store), text)
+    found = _matching(places(store) if known is None else known, text)
     if len(found) == 1:
         return found[0]
     if not found:
@@ -162,7 +164,7 @@ def find_place(store: Store, text: str) -> str:
     )
 
 
-def _matching(known: Sequence[str], text: str) -> list[str]:
+def _matching(known: Collection[str], text: str) -> list[str]:
     kind, slash, key = text.rpartition("/")
     found = [place.partition("/") for place in known]
     return ["".join(place) for place in found if text and place[2].startswith(key) and (not slash or place[0] == kind)]

@@ -51,6 +51,7 @@ def bucket(server: Server) -> ObjectPath:
 def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cache:
     """Commands of ``pipeline.cache`` on the home ``tmp_path``."""
     monkeypatch.delenv("ODKD_HOME", raising=False)
+    monkeypatch.delenv("ODKD_BENEATH", raising=False)
     return Cache(tmp_path, capsys)
 
 

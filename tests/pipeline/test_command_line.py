@@ -38,6 +38,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "said"),
     [
         (["--home", ""], "StoreError: --home is empty"),
+        (["--beneath", ""], "StoreError: --beneath is empty"),
         (["--name", ""], "ConfigError: --name is empty"),
         (["--config", ""], "ConfigError: There is no preset and no file ''"),
         (["--home", "~nosuchuser/x"], "StoreError: The home '~nosuchuser/x': "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,23 @@ def test_what_an_entry_was_made_from_may_lie_in_a_teams_home(cache: Cache) -> No
     _leave(context, "demo", step.place)
     assert cache("repair", step.key) == USER_MISTAKE
     assert "do not lead to" in cache.err
+    assert "and --beneath HOME, where what it was made from lies in a team's home" in cache.err
     assert cache("repair", step.key, "--beneath", str(teams)) == DONE
+
+
+def test_an_entry_whose_own_manifest_cannot_be_read_is_not_taken_for_that_of_the_team(cache: Cache) -> None:
+    teams = cache.home / "teams"
+    theirs, place = _crops(teams)
+    step = targets.view_step(theirs, "train", 1)
+    with theirs.store.draft(step.kind, step.recipe) as draft:
+        assert not isinstance(draft, Entry)
+        draft.commit([], measured={})
+    shutil.copytree(teams / "store" / place, cache.home / "store" / place)
+    (cache.home / "store" / place / "manifest.json").write_bytes(b"{")
+    _leave(make_context(cache.home), "demo", place)
+    assert cache("repair", place, "--beneath", str(teams)) == USER_MISTAKE
+    assert cache.err.startswith("CorruptEntryError: ")
+    assert f"--home {cache.home} --beneath {teams} --stage targets\n" in cache.err
 
 
 def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_repaired(cache: Cache) -> None:
@@ -91,7 +108,7 @@ def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_rep
     _leave(context, "demo", step.place)
     assert cache("repair", step.key) == USER_MISTAKE
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
-    assert f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage targets   (" in cache.err
+    assert f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage targets\n" in cache.err
 
 
 def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_used(tmp_path: Path) -> None:
@@ -100,7 +117,7 @@ def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_use
     _leave(context, "a", place, settings=gone)
     _leave(context, "b", place, settings="data: [")
     _leave(context, "c", place)
-    found, step = step_of(tmp_path, place)
+    found, step = step_of(tmp_path, place, beneath=None)
     assert (step.kind, step.place) == ("views", place)
     assert f"{tmp_path}/runs/c/config.resolved.yaml" in found.command
 
@@ -110,7 +127,7 @@ def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: Path) -> None
     _leave(context, "a", place, settings="data: [")
     _leave(make_context(tmp_path, "views.seed=9"), "b", place)
     with pytest.raises(MissingInputError) as caught:
-        step_of(tmp_path, place)
+        step_of(tmp_path, place, beneath=None)
     first, *others = caught.value.seen.splitlines()
     assert first == f"The settings of a, b do not lead to {place} on this machine"
     assert others
@@ -125,11 +142,11 @@ def test_what_an_unfinished_run_of_other_settings_needs_is_mended_with_those(tmp
     _leave(earlier, "demo", other)
     with pytest.raises(KeyboardInterrupt), noting(context.run_dir, "now", resolved_yaml(context.settings)):
         _stop(context, [place, *(step.place for step in prepare.steps(context))])
-    found, step = step_of(tmp_path, place)
+    found, step = step_of(tmp_path, place, beneath=None)
     assert step.place == place
     assert found.settings.views.seed == context.settings.views.seed != 9
     assert "/runs/demo/unfinished/now/config.resolved.yaml" in found.command
-    assert step_of(tmp_path, other)[0].settings.views.seed == 9
+    assert step_of(tmp_path, other, beneath=None)[0].settings.views.seed == 9
 
 
 def _stop(context: Context, places: list[str]) -> None:

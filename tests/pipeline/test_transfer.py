@@ -126,6 +126,36 @@ def test_an_experiment_whose_entries_lie_in_a_teams_home_is_exported_whole(
     assert other.out.startswith("16 entries, 17 files, ")
 
 
+def test_an_entry_that_lies_in_a_teams_home_is_found_by_its_key(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = put(store_of(other.home), "instances", {"split": "mine"})
+    monkeypatch.setenv("ODKD_BENEATH", str(cache.home))
+    assert other("export", made["train"].key[:12], mine.key, str(tmp_path / "out")) == DONE
+    assert _names(tmp_path / "out") == sorted([made["train"].place, mine.place])
+    assert other("export", "nobody", str(tmp_path / "none")) == USER_MISTAKE
+    assert f"No entry in {other.home}/store has a key that begins with 'nobody' (in {cache.home} too)" in other.err
+
+
+def test_a_teams_home_is_asked_only_for_what_is_missing(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODKD_BENEATH", str(tmp_path / "out of reach"))
+    assert cache("export", "demo", str(tmp_path / "out")) == DONE
+    assert cache("export", "nobody", str(tmp_path / "none")) == USER_MISTAKE
+    assert "The home beneath" in cache.err
+    assert cache("export", "demo", str(tmp_path / "more"), "--beneath", str(tmp_path / "out of reach")) == USER_MISTAKE
+    assert "The home beneath" in cache.err
+
+
+def test_damage_in_a_teams_home_is_to_be_looked_at_there(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+) -> None:
+    made["train"].path("file").write_bytes(b"Content")
+    assert other("export", made["train"].key, str(tmp_path / "out"), "--beneath", str(cache.home)) == USER_MISTAKE
+    assert f"  Next:    python -m pipeline.cache verify {made['train'].place} --home {cache.home}   (" in other.err
+
+
 def test_an_experiment_that_is_run_again_is_exported_as_its_figures_have_it(
     tmp_path: Path, cache: Cache, made: dict[str, Entry]
 ) -> None:

@@ -97,6 +97,11 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
     assert cache("verify", made["val"].key) == USER_MISTAKE
 
 
+def test_verify_of_files_takes_no_home_beneath(cache: Cache, made: dict[str, Entry]) -> None:
+    assert cache("verify", "--beneath", str(cache.home)) == USER_MISTAKE
+    assert "  Allowed: --beneath HOME beside --sample N, or --home HOME to verify that home" in cache.err
+
+
 def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:
     local(made["train"].folder / "notes.txt").write_text("mine")
     assert cache("verify") == DONE

@@ -101,7 +101,7 @@ def test_damage_is_named_and_leaves_no_export(
     damage(entries[1].path("bits/c/1"))
     with pytest.raises(CorruptEntryError, match=f"Entry {entries[1].place}: {said}; nothing is exported") as caught:
         _export(entries, tmp_path / name)
-    assert caught.value.run.startswith("python -m pipeline.cache repair targets/")
+    assert caught.value.run.startswith(f"python -m pipeline.cache verify {entries[1].place} --home ")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 

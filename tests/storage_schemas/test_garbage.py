@@ -222,6 +222,19 @@ def test_an_entry_whose_manifest_is_damaged_goes_whole_unless_it_is_used(store: 
     assert _files(store) == set()
 
 
+def test_a_folder_in_a_manifests_place_goes_once_unless_the_entry_is_used(store: Store) -> None:
+    manifest = local(make_entry(store).folder.parent / "manifest.json")
+    manifest.unlink()
+    manifest.mkdir()
+    (manifest / "something").write_text("in the way")
+    grow_old(local(store.root), 25)
+    assert _find(store, {PLACE}) == []
+    assert "is a folder" in _left(store, {PLACE})[PLACE]
+    assert _told(_find(store)) == [(PLACE, "damaged manifest"), (PLACE, "unfinished work")]
+    _collect(store)
+    assert _files(store) == set()
+
+
 def test_a_manifest_that_is_whole_since_it_was_looked_at_stays(store: Store) -> None:
     first = make_entry(store)
     _damage(first)

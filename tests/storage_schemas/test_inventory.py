@@ -68,6 +68,18 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     assert errors[damaged.place].run == "the command that made it, with --stage targets", "it counts as not there"
 
 
+def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = put(store, "views", {"view": 1})
+
+    def broken(_: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(CorruptEntryError, match=r"manifest\.json cannot be read \(Input/output error\)") as caught:
+        find_entry(store, made.place)
+    assert caught.value.run == "the command that made it, with --stage targets"
+
+
 def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> None:
     made = make_entry(store)
     store.discard(made)

@@ -5,9 +5,9 @@ import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 import pytest
-from page_sample import make_page
+from page_sample import bootstrap, make_page
 
-from stages.reporting.content import Curve, Page, Phase
+from stages.reporting.content import Curve, Difference, Page, Phase
 from stages.reporting.figures import curves_figure, differences_figure, joints_figure
 
 
@@ -47,6 +47,21 @@ def test_axes_and_series_are_named(page: Page) -> None:
     assert "difference of AP, with 95 % interval" in differences
     assert "+0.030" in differences
     assert {"left wrist", "nose", "student", "baseline"} <= set(joints)
+
+
+def test_the_figure_of_a_difference_stands_away_from_zero() -> None:
+    """Also where the interval reaches over zero, on the far end of it."""
+    gain, loss = (Difference("student", "a", "b", bootstrap(value, 0.04)) for value in (0.03, -0.03))
+    svg = differences_figure([gain, loss])
+    placed = re.findall(r'text-anchor: (\w+)[^>]*x="([\d.]+)"[^>]*>([^<]+)</text>', svg)
+    x = {text: (anchor, float(where)) for anchor, where, text in placed}
+    ends = [tuple(map(float, pair)) for pair in re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+)[^>]*stroke-linecap: round', svg)]
+    (_, high), (low, _) = ends
+    (zero,) = (where for text, (_, where) in x.items() if set(text) <= set("0."))
+    assert x["+0.030"][0] == "start"
+    assert zero < high < x["+0.030"][1]
+    assert x["-0.030"][0] == "end"
+    assert x["-0.030"][1] < low < zero
 
 
 def test_a_phase_is_shaded_over_its_epochs_in_its_teachers_colour() -> None:

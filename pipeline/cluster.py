@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stages.context import Device
@@ -46,7 +47,7 @@ def connect() -> None:
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = _address()
+    address, on_term = _address(), signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -64,12 +65,21 @@ def connect() -> None:
             allowed="the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN",
             run=_TOKEN_COMMANDS,
         ) from error
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:
+        # Whatever it is: where its processes take longer than it waits for them, Ray raises a plain Exception.
+        if not address:
+            raise ClusterError(
+                f"Ray cannot be started on this machine: {error}",
+                allowed="a machine with memory to spare and room in /tmp, and not so busy that Ray's processes start in time",
+                run="the same command: it goes on from what is finished",
+            ) from error
         raise ClusterError(
-            f"Cannot reach Ray at '{address or 'local'}': {error}",
+            f"Cannot reach Ray at '{address}': {error}",
             allowed="RAY_ADDRESS unset (a local cluster), or the address of a running one with its token (RAY_AUTH_MODE=token)",
             run="ray status",
         ) from error
+    # Ray's own handler prints where each thread is, and leaves nobody the time to say how things stand.
+    signal.signal(signal.SIGTERM, on_term)
     where = f"joined {address}," if address else "local cluster with"
     log.info("Ray: %s %d CPUs and %d GPUs", where, *(ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")))
 

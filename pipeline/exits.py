@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 
 from storage_schemas.errors import OdkdError
 
@@ -24,11 +26,17 @@ class _Messages(logging.Handler):
         sys.stderr.write(f"{self.format(record)}\n")
 
 
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def exit_status(work: Callable[[], None], *, interrupted: str) -> int:
     """Do the work of a command; its exit status is 0 for done, 2 for the user's mistake, 1 for anything else.
 
     ``interrupted`` says how things stand when the user stops it.
     """
+    # What a job's owner, a container or a batch system sends is the user's wish as Ctrl-C is.
+    signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Messages()])
     try:
         work()

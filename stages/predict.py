@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.context import Context, Device
-from stages.data.loader import Batch, CropLoader
+from stages.data.loader import Batch, CropLoader, batches_ahead
 from stages.data.views import draw_views
 from stages.data.windows import Pictures
 from stages.networks.normalize import normalize
@@ -157,7 +157,7 @@ def _plain_batches(
     instances: Instances, job: _Job, size_wh: tuple[int, int], *, with_mask: bool
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float64]]]:
     views = draw_views(instances, 0, seed=0, augment=AugmentSettings(), size_wh=job.size_wh)
-    loader = CropLoader(instances, job.pictures, size_wh=size_wh, threads=worker_threads())
+    loader = CropLoader(instances, job.pictures, size_wh=size_wh, threads=worker_threads(), ahead=batches_ahead(job.device))
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from stages.context import Context, Device, Step, resolve_precision
-from stages.data.loader import CropLoader
+from stages.data.loader import CropLoader, batches_ahead
 from stages.data.views import Views
 from stages.pose.binarize import binarize
 from stages.predict import runner
@@ -201,7 +201,7 @@ def _bits_again(context: Context, step: Step, crops: Entry, chosen_B: npt.NDArra
     spec = _teacher(context, step, crops.folder).spec
     threads = torch.get_num_threads()
     ready = runner(spec, size_wh, device, resolve_precision(context.settings.targets.precision, context.device), threads)
-    loader = CropLoader(instances, pictures_of(context, split), size_wh=size_wh, threads=threads)
+    loader = CropLoader(instances, pictures_of(context, split), size_wh=size_wh, threads=threads, ahead=batches_ahead(device))
     found = []
     try:
         batches = np.split(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stages.context import Device
 from stages.data.crops import heatmap_mask
-from stages.data.loader import Batch, CropLoader
+from stages.data.loader import Batch, CropLoader, batches_ahead
 from stages.data.views import Views, draw_views
 from stages.data.windows import Pictures
 from stages.networks.teacher import NetworkSpec
@@ -95,7 +95,7 @@ def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
     collected = _Collected(job, crops, threads)
     # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
     with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
-    loader = CropLoader(instances, job.pictures, size_wh=job.size_wh, threads=threads)
+    loader = CropLoader(instances, job.pictures, size_wh=job.size_wh, threads=threads, ahead=batches_ahead(job.device))
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:

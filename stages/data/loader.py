@@ -27,10 +27,9 @@ from storage_schemas.instances import Instances
 from storage_schemas.near import here
 from storage_schemas.places import Place
 
-__all__ = ["Batch", "CropLoader", "Rows", "epoch_order", "load_image"]
+__all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "epoch_order", "load_image"]
 
 _AHEAD = 3
-"""Batches in the making beside the one in use."""
 
 _DECODED_KEPT = 2
 """Decoded pictures a thread that are kept for the next person in the same picture; one of a telephone takes 36 MB."""
@@ -63,6 +62,15 @@ def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, 
     return [order[start : start + size][rank::world] for start in range(0, num - size + 1, size)]
 
 
+def batches_ahead(device: str) -> int:
+    """How many batches to have in the making beside the one that a network on ``device`` is at.
+
+    On a CPU none: cutting crops beside it takes cores from the network, whose threads wait for one another after each layer, so
+    that a core lost for a while is lost for all of them.
+    """
+    return 0 if device == "cpu" else _AHEAD
+
+
 def load_image(root: Place, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
     """The picture of index ``image`` as RGB [h, w, 3].
 
@@ -86,14 +94,20 @@ def load_image(root: Place, instances: Instances, image: int) -> npt.NDArray[np.
 
 
 class CropLoader:
-    """Cuts crops of ``size_wh`` out of ``pictures``, or out of the windows stored of them where these hold all of a crop."""
+    """Cuts crops of ``size_wh`` out of ``pictures``, or out of the windows stored of them where these hold all of a crop.
 
-    def __init__(self, instances: Instances, pictures: Pictures, *, size_wh: tuple[int, int], threads: int) -> None:
+    While one batch is used, up to ``ahead`` others are in the making.
+    """
+
+    def __init__(
+        self, instances: Instances, pictures: Pictures, *, size_wh: tuple[int, int], threads: int, ahead: int = _AHEAD
+    ) -> None:
         self._instances, self._root, self._size_wh = instances, pictures.root, size_wh
         self._windows = CropWindows(here(pictures.crops), instances) if pictures.crops else None
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = _DECODED_KEPT * threads
+        self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="odkd-crops")
         # OpenCV's own threads would fight with the pool's and with torch's.
         cv2.setNumThreads(0)
@@ -120,7 +134,7 @@ class CropLoader:
         waiting: deque[tuple[Rows, list[Future[list[_Cut]]]]] = deque()
         for rows_B in rows:
             waiting.append((rows_B, [self._pool.submit(self._cut, int(row), scaled, served, with_mask) for row in rows_B]))
-            if len(waiting) > _AHEAD:
+            if len(waiting) > self._ahead:
                 yield self._collect(*waiting.popleft(), scaled)
         while waiting:
             yield self._collect(*waiting.popleft(), scaled)

@@ -104,12 +104,19 @@ def test_a_token_that_is_not_there_is_told_with_the_commands_that_make_it(
     assert "export RAY_AUTH_MODE=token; ray get-auth-token --generate" in caught.value.run
 
 
-def test_any_error_of_ray_while_connecting_is_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RaySystemError("no more"), Exception("The current node timed out"), OSError("no room")])
+@pytest.mark.parametrize(
+    ("address", "said"), [("", "Ray cannot be started on this machine: "), ("head:6379", "Cannot reach Ray at 'head:6379': ")]
+)
+def test_any_error_of_ray_while_connecting_is_a_cluster_that_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, address: str, said: str
+) -> None:
     def refuse(**_: object) -> None:
-        raise RaySystemError("no more")
+        raise error
 
+    monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ClusterError, match="Cannot reach Ray at 'local'"):
+    with pytest.raises(ClusterError, match=f"{said}.*{error}"):
         cluster.connect()
 
 

@@ -351,3 +351,17 @@ def test_a_file_that_a_late_stage_needs_is_missed_before_any_work(tmp_path: Path
     assert result.returncode == 2
     assert f"{tmp_path / 'boxes.json'} (evaluate.boxes) is not there" in result.stderr
     assert not (tmp_path / "home" / "store").exists()
+
+
+def test_a_run_that_is_told_to_end_says_how_things_stand(finished: Path, tmp_path: Path) -> None:
+    """As by ``ray job stop``, a container's end or a batch system."""
+    home = without(finished, tmp_path / "home", "targets", "students", "evaluations", "reports")
+    stopped = subprocess.Popen(command(home, "targets"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert stopped.stderr is not None
+    lines = iter(stopped.stderr.readline, "")
+    assert any(STARTED in line for line in lines)
+    stopped.terminate()
+    _, rest = stopped.communicate(timeout=120)
+    assert stopped.returncode == 1
+    assert rest.splitlines()[-1].startswith("Interrupted: what is finished is kept")
+    assert "SIGTERM" not in rest

@@ -15,7 +15,7 @@ from people_samples import PICTURE_PX, make_people, mask_rle, write_pictures
 
 from stages.data import loader as loader_module
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
-from stages.data.loader import Batch, CropLoader, epoch_order, load_image
+from stages.data.loader import Batch, CropLoader, batches_ahead, epoch_order, load_image
 from stages.data.views import Views, draw_views
 from stages.data.windows import Pictures
 from stages.settings import AugmentSettings
@@ -161,6 +161,24 @@ def test_a_picture_is_decoded_once_for_all_views_and_all_its_people(
     rows = [np.array(pair) for pair in ([0, 1], [2, 3], [4, 5], [6, 7])]
     assert len(list(loader.batches(rows, _views(people, 0, 1, 2)))) == 4
     assert counted.calls == dict.fromkeys(range(5), 1)
+
+
+@pytest.mark.parametrize(("device", "decoded"), [("cpu", {0, 1}), ("cuda", {0, 1, 2, 3, 4})])
+def test_beside_a_network_on_the_cpu_nothing_is_cut_ahead(
+    people: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, decoded: set[int]
+) -> None:
+    counted = _Counted(monkeypatch)
+    rows = [np.array(pair) for pair in ([0, 1, 2], [3, 4], [5, 6], [7])]
+    loader = CropLoader(people, Pictures(tmp_path), size_wh=SIZE_WH, threads=2, ahead=batches_ahead(device))
+    batches = loader.batches(rows, _views(people, 0))
+    taken = [next(batches)[0]]
+    until = time.monotonic() + (0.3 if device == "cpu" else 10)
+    while len(counted.calls) < 5 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert set(counted.calls) == decoded
+    taken += [batch for (batch,) in batches]
+    loader.close()
+    assert [batch.rows_B.tolist() for batch in taken] == [[0, 1, 2], [3, 4], [5, 6], [7]]
 
 
 def test_many_pictures_between_do_not_make_a_picture_decoded_once_a_view(

@@ -58,7 +58,8 @@ class Runner:
     def _forward(self, image_B3hw: Tensor, mask_B1hw: Tensor | None, has_mask_B: Tensor) -> Tensor:
         inputs = (normalize(image_B3hw),) if mask_B1hw is None else (normalize(image_B3hw), mask_B1hw, has_mask_B)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return cast(Tensor, self.network(*inputs)).float()
+            # Channels come last out of most networks, and whatever looks at single maps is slow then.
+            return cast(Tensor, self.network(*inputs)).float().contiguous()
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -67,7 +67,7 @@ FULL = Scale(
     # A block of 256, the smallest that there is.
     filled_rows=16_384,
     fill_batch=32,
-    fill_rounds=12,
+    fill_rounds=24,
     cropped=512,
     crop_rounds=15,
     verified_rows=1_000_000,

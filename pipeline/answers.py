@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pipeline.experiments import Run, experiments
 from pipeline.home import home_of, make_home
-from storage_schemas.entry import Store
-from storage_schemas.errors import OdkdError
+from storage_schemas.entry import Entry, Store
+from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, make_again
+from storage_schemas.inventory import find_entry, find_place
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place
 
-__all__ = ["Answer", "command_of", "maker_of", "names_of", "opened", "removal_of", "users_of"]
+__all__ = ["Answer", "command_of", "entry_named", "maker_of", "names_of", "opened", "rank", "removal_of", "use_of", "users_of"]
 
 log = logging.getLogger("pipeline")
 
@@ -31,12 +32,35 @@ class Answer:
 
 
 def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[Place, Store]:
-    """The home and its store."""
+    """The home and its store; one that is not there yet is an empty one, which is warned of."""
     home = home_of(options.home)
     # Whether there is such a bucket is told here, and not by whatever is first looked for in it.
     if make or isinstance(home, ObjectPath):
         make_home(home)
+    if not make and not (home / "store").is_dir():
+        log.warning("There is no store in %s: nothing was made there yet, or another --home is meant", home)
     return home, Store(home / "store")
+
+
+def entry_named(home: Place, store: Store, text: str, *, beneath: Place | None = None) -> Entry:
+    """The entry that ``text`` means: a key or its beginning, alone or as ``kind/key``.
+
+    Raises:
+        ConfigError: it means none, or several.
+        CorruptEntryError: its manifest cannot be read; the message names the whole command that makes it again.
+        StoreError: it is of another schema version.
+    """
+    place = find_place(store, text)
+    try:
+        return find_entry(store, place)
+    except CorruptEntryError as error:
+        again = make_again(place.partition("/")[0], maker_of(home, users_of(home).get(place, ()), beneath), force=False)
+        raise CorruptEntryError(error.seen, run=again) from error
+
+
+def rank(kind: str) -> int:
+    """Where entries of a kind stand among others: in the order of the stages, which is that in which they can be mended."""
+    return KINDS.index(kind) if kind in KINDS else len(KINDS)
 
 
 def users_of(home: Place) -> dict[str, list[Run]]:
@@ -59,6 +83,11 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> str:
     """What makes an entry that ``runs`` refer to, without the stage: the command, or in words what is known of it."""
     return command_of(home, runs[0].config, beneath) if runs else "the command that made it (no experiment uses it), with"
+
+
+def use_of(home: Place) -> str:
+    """What makes an experiment of this home use entries that are there, such as imported ones."""
+    return f"python -m pipeline.run --stage all --home {shlex.quote(str(home))}   (with their settings: it finds them)"
 
 
 def removal_of(place: Place) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline import listing, removal, transfer, upkeep
 from pipeline.answers import Answer
-from pipeline.exits import exit_status
+from pipeline.exits import USER_MISTAKE, exit_status
 from pipeline.home import BENEATH_HELP, HOME_HELP
 from storage_schemas.errors import KINDS
 
@@ -20,18 +20,23 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--home", help=HOME_HELP)
-    common.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    # Before the command they are as good as behind it, where they must not write over what stands before.
+    common, behind = (
+        argparse.ArgumentParser(add_help=False, argument_default=default) for default in (None, argparse.SUPPRESS)
+    )
+    for each in (common, behind):
+        each.add_argument("--home", help=HOME_HELP)
+        each.add_argument("--json", action="store_const", const=True, help="print JSON instead of tables")
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.cache",
+        parents=[common],
         description="What the store holds, whether it is whole, what may go, and how it comes to another machine. "
         "KEY is the key of an entry or its beginning, alone or as kind/key.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}.")
+        return commands.add_parser(name, parents=[behind], help=text, description=f"{text[0].upper()}{text[1:]}.")
 
     ls = add("ls", "list the entries, one a line")
     ls.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}; all without it")
@@ -128,8 +133,12 @@ def _print(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, 2 for the user's mistake or damage, 1 for anything else."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        build_parser().print_help(sys.stderr)
+        return USER_MISTAKE
     return exit_status(
-        lambda: _run(build_parser().parse_args(arguments)),
+        lambda: _run(build_parser().parse_args(given)),
         interrupted="what is finished is kept; the same command looks again at what is left",
     )
 

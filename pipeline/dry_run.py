@@ -122,7 +122,10 @@ def _cut(text: str, start: int) -> str:
     return ("..." if start else "") + (rest if len(rest) <= _SHORT else f"{rest[: _SHORT // 2]}...")
 
 
-LEGEND = "hit: it is there.  miss: it is not.  stale: it is there, but made otherwise or to be forced, and would be made anew."
+LEGEND = """\
+hit: it is there.  miss: it is not.  stale: it is there, but made otherwise or to be forced, and would be made anew.
+What waits for others may be there all the same, which is known once those are.
+Files are not read: 'python -m pipeline.cache verify' does that."""
 """What the words of a plan mean."""
 
 

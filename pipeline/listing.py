@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.answers import Answer, names_of, opened, users_of
+from pipeline.answers import Answer, entry_named, names_of, opened, rank, users_of
 from pipeline.experiments import Run
 from pipeline.tables import age_text, plural, printable, size_text, table, tree, values_text
 from storage_schemas.entry import Entry
-from storage_schemas.errors import KINDS
-from storage_schemas.inventory import Inventory, Unreadable, find_entry, find_place, take_inventory
+from storage_schemas.inventory import Inventory, Unreadable, take_inventory
 from storage_schemas.manifest import differing_fields
 
 __all__ = ["Row", "diff", "ls", "show"]
@@ -64,15 +63,15 @@ def ls(options: argparse.Namespace) -> Answer:
 def show(options: argparse.Namespace) -> Answer:
     """Show one entry."""
     home, store = opened(options)
-    entry = find_entry(store, find_place(store, options.key))
+    entry = entry_named(home, store, options.key)
     known = _facts(entry, take_inventory(store), users_of(home).get(entry.place, ()))
     return Answer(known, _described(known))
 
 
 def diff(options: argparse.Namespace) -> Answer:
     """Show the fields in which the recipes of two entries differ."""
-    _, store = opened(options)
-    first, second = (find_entry(store, find_place(store, key)) for key in options.keys)
+    home, store = opened(options)
+    first, second = (entry_named(home, store, key) for key in options.keys)
     alike = first.manifest.kind == second.manifest.kind
     fields = differing_fields(first.manifest.recipe, second.manifest.recipe) if alike else []
     rows = [(name, *values_text(*values)) for name, *values in fields]
@@ -90,11 +89,7 @@ def _rows(inventory: Inventory, users: Mapping[str, Sequence[Run]], kind: str | 
     """A row an entry: kinds in the order of the stages, and within a kind the newest last."""
     entries = [entry for entry in inventory.entries.values() if kind in (None, entry.manifest.kind)]
     rows = [_row(entry, inventory, users.get(entry.place, ())) for entry in entries]
-    return sorted(rows, key=lambda row: (_rank(row.kind), row.kind, row.made_at or "", row.view or "", row.key))
-
-
-def _rank(kind: str) -> int:
-    return KINDS.index(kind) if kind in KINDS else len(KINDS)
+    return sorted(rows, key=lambda row: (rank(row.kind), row.kind, row.made_at or "", row.view or "", row.key))
 
 
 def _row(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> Row:

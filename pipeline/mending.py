@@ -7,22 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, maker_of, names_of, opened, users_of
+from pipeline.answers import Answer, command_of, entry_named, names_of, opened, use_of, users_of
 from pipeline.config import load_settings
 from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
-from storage_schemas.errors import (
-    REPAIRABLE,
-    CorruptEntryError,
-    MissingInputError,
-    OdkdError,
-    StoreError,
-    cache_command,
-    make_again,
-)
-from storage_schemas.inventory import find_entry, find_place
+from storage_schemas.errors import REPAIRABLE, MissingInputError, OdkdError, StoreError, cache_command
 from storage_schemas.places import Place
 
 __all__ = ["repair", "sampled", "step_of"]
@@ -37,29 +28,27 @@ def repair(options: argparse.Namespace) -> Answer:
         OdkdError: as ``step_of`` and ``stages.repair.repair``.
     """
     home, store = opened(options)
-    place = find_place(store, options.key)
+    beneath = beneath_of(options.beneath)
+    # One that cannot be read counts as not there, and one in the home beneath would be taken for it.
+    place = entry_named(home, store, options.key, beneath=beneath).place
     kind = place.partition("/")[0]
     if kind not in REPAIRABLE:
         raise StoreError(
             f"{place} is made as a whole: it has no shards that could be computed one by one",
             allowed=f"repair of {' and '.join(REPAIRABLE)}",
-            run=make_again(kind, maker_of(home, users_of(home).get(place, ()))),
+            run=cache_command(f"drop {place} --used", home),
         )
-    beneath = beneath_of(options.beneath)
-    try:
-        find_entry(store, place)
-    except CorruptEntryError as error:
-        # It counts as not there, and one in the home beneath would be taken for it.
-        again = make_again(kind, maker_of(home, users_of(home).get(place, ()), beneath), force=False)
-        raise CorruptEntryError(error.seen, run=again) from error
     context, step = step_of(home, place, beneath=beneath)
     damaged = context.need(step).damaged()
     if damaged:
-        cluster.connect()
-        try:
+
+        def connect() -> None:
+            cluster.connect()
             cluster.check_resources(context.settings.cluster, context.device)
             cluster.check_home(home, context.beneath)
-            mend.repair(context, step, damaged)
+
+        try:
+            mend.repair(context, step, damaged, connect=connect)
         finally:
             cluster.disconnect()
     what = f"{plural(len(damaged), 'file')} made again" if damaged else "nothing was damaged"
@@ -104,12 +93,12 @@ def step_of(home: Place, place: str, *, beneath: Place | None) -> tuple[Context,
         raise MissingInputError(
             f"No experiment of {home} uses {place}, so it is not known where its images are",
             allowed="entries that 'python -m pipeline.cache ls' shows with an experiment",
-            run=f"{cache_command('gc --dry-run', home)}   (which lists what nobody uses)",
+            run=use_of(home),
         )
     raise MissingInputError(
         "\n".join([f"The settings of {', '.join(names_of(runs))} do not lead to {place} on this machine", *failed]),
         allowed="a machine with the same kind of device and the same versions of the libraries, and unchanged settings"
-        + ("" if beneath else "; and --beneath HOME, where what it was made from lies in a team's home"),
+        + ("" if beneath else "; with --beneath HOME, where what it was made from lies in a team's home"),
         run=f"{command_of(home, runs[0].config, beneath)} --stage targets --dry-run",
     )
 

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.answers import Answer, maker_of, names_of, opened, users_of
+from pipeline.answers import Answer, entry_named, maker_of, names_of, opened, users_of
 from pipeline.experiments import Run, experiments
 from pipeline.tables import plural, size_text
 from storage_schemas.entry import Entry
 from storage_schemas.errors import StoreError, cache_command, make_again
-from storage_schemas.inventory import Inventory, find_entry, find_place, take_inventory
+from storage_schemas.inventory import Inventory, take_inventory
 from storage_schemas.places import Place
 
 __all__ = ["drop"]
@@ -27,7 +27,7 @@ def drop(options: argparse.Namespace) -> Answer:
         StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given; then none is dropped.
     """
     home, store = opened(options)
-    entries = [find_entry(store, place) for place in dict.fromkeys(find_place(store, key) for key in options.keys)]
+    entries = list({entry.place: entry for entry in (entry_named(home, store, key) for key in options.keys)}.values())
     users = users_of(home)
     if not options.used:
         for entry in entries:

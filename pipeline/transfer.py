@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pipeline.answers import Answer, command_of, opened
+from pipeline.answers import Answer, command_of, opened, use_of
 from pipeline.experiments import RESOLVED, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text, table
@@ -24,6 +24,7 @@ __all__ = ["export", "take_in"]
 
 log = logging.getLogger("pipeline")
 
+_ARCHIVES = (".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
 _OTHER_BITS = "Of entries with other bits both are valid, made on different devices or versions: those in the store stay."
 
 
@@ -36,6 +37,8 @@ def export(options: argparse.Namespace) -> Answer:
     target = Path(options.target).absolute()
     if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
+    if target.suffix in _ARCHIVES:
+        raise StoreError(f"{target.name} would be a folder", allowed="a name that ends in .tar, or one of a folder")
     sources = _sources(home, store, options)
     entries = [find_entry(source, place) for place, source in sorted(sources.items())]
     num_files = sum(len(entry.manifest.files) for entry in entries)
@@ -75,7 +78,7 @@ def _places(home: Place, store: Store, text: str, there: Collection[str], beneat
     Raises:
         OdkdError: it names neither; or an experiment of which entries are missing, or are not known.
     """
-    known = {experiment.name: experiment for experiment in experiments(home)}
+    known = {experiment.name: experiment for place in (beneath, home) if place for experiment in experiments(place)}
     experiment = known.get(text)
     if experiment is None:
         try:
@@ -92,7 +95,8 @@ def _places(home: Place, store: Store, text: str, there: Collection[str], beneat
         lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}" if missing else "no run of it has ended"
         raise MissingInputError(
             f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
-            allowed="an experiment that is finished, or the keys of entries",
+            allowed="an experiment that is finished, or the keys of entries"
+            + ("" if beneath else "; with --beneath HOME, where they lie in a team's home"),
             run=f"{command_of(home, config, beneath)} --stage all",
         )
     return wanted
@@ -127,5 +131,7 @@ def _told(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
     there = len(outcomes) - len(new)
     total = f"{plural(len(new), 'entry')}, {size_text(sum(new))} imported into {store.root}"
     more = [_OTHER_BITS] if any(outcome == "there already, with other bits" for _, outcome in outcomes) else []
+    if new:
+        more.append(f"To use them: {use_of(store.root.parent)}")
     shown = [table(("place", "size", "outcome"), rows, right=("size",)), ""] if rows else []
     return "\n".join([*shown, total + (f"; {there} there already" if there else ""), *more])

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.answers import Answer, command_of, maker_of, opened, removal_of, users_of
+from pipeline.answers import Answer, command_of, maker_of, opened, rank, removal_of, use_of, users_of
 from pipeline.experiments import RESOLVED, Run, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Store
-from storage_schemas.errors import REPAIRABLE, ConfigError, CorruptEntryError, OdkdError, StoreError, cache_command, make_again
+from storage_schemas.errors import (
+    REPAIRABLE,
+    CorruptEntryError,
+    MissingInputError,
+    OdkdError,
+    StoreError,
+    cache_command,
+    make_again,
+)
 from storage_schemas.garbage import Garbage, find_garbage, remove
-from storage_schemas.inventory import Unreadable, find_place, take_inventory
+from storage_schemas.inventory import Unreadable, find_place, places, take_inventory
 from storage_schemas.places import Place, place_of
 from storage_schemas.verification import Verdict
 
@@ -27,16 +36,12 @@ def verify(options: argparse.Namespace) -> Answer:
     """Read every file of the entries that were named, or of all."""
     if options.sample:
         return _sampled(options)
-    if options.beneath is not None:
-        raise ConfigError(
-            "--beneath says where the inputs of a sample are, and files are verified in one's own home alone",
-            allowed="--beneath HOME beside --sample N, or --home HOME to verify that home",
-        )
     # It draws bars, and takes longer to import than a list takes to print.
     from stages.progress import progress
     from storage_schemas import verification
 
     home, store = opened(options)
+    beneath = beneath_of(options.beneath)
     wanted = {find_place(store, key) for key in options.keys}
     inventory = take_inventory(store)
     inventory = inventory.only(wanted) if wanted else inventory
@@ -45,17 +50,48 @@ def verify(options: argparse.Namespace) -> Answer:
         verdict = verification.verify(store, inventory, advance=bar.advance)
     users = users_of(home)
     damaged = {
-        place: {"problems": problems, "next": _mend(home, place, users.get(place, []), inventory.unreadable.get(place))}
-        for place, problems in verdict.damaged.items()
+        place: {
+            "problems": verdict.damaged[place],
+            "next": _mend(home, place, users.get(place, []), inventory.unreadable.get(place), beneath),
+        }
+        for place in sorted(verdict.damaged, key=lambda place: (rank(place.partition("/")[0]), place))
     }
+    missing = {} if wanted else _missing(home, store, beneath)
     data = {
         "entries": len(verdict.entries),
         "files": verdict.num_files,
         "bytes": verdict.size,
         "damaged": damaged,
         "unnamed": verdict.unnamed,
+        "missing": missing,
     }
-    return Answer(data, _told(verdict, damaged), _damage(verdict))
+    return Answer(data, "\n".join([*_missing_told(missing, beneath), _told(verdict, damaged)]), _damage(list(damaged)))
+
+
+def _missing(home: Place, store: Store, beneath: Place | None) -> dict[str, dict[str, Any]]:
+    """By experiment: the entries that its figures name and that are not here, nor in the home beneath, and what makes them."""
+    there = set(places(store))
+    ended = [run for experiment in experiments(home) for run in experiment.runs if run.notes is None]
+    if beneath is not None and any(run.places - there for run in ended):
+        there.update(places(Store(beneath / "store")))
+    return {
+        run.experiment: {
+            "entries": sorted(run.places - there),
+            "next": f"{command_of(home, run.config, beneath)} --stage all",
+        }
+        for run in ended
+        if run.places - there
+    }
+
+
+def _missing_told(missing: Mapping[str, Mapping[str, Any]], beneath: Place | None) -> list[str]:
+    """Nothing is wrong with that: what was dropped is made again where it is needed."""
+    elsewhere = "" if beneath else "   (or --beneath HOME, if a team's home has them)"
+    return [
+        f"Experiment '{name}' names {plural(len(found['entries']), 'entry')} of which there is none, such as "
+        f"{found['entries'][0]}\n  Made again by: {found['next']}{elsewhere}"
+        for name, found in missing.items()
+    ]
 
 
 def _sampled(options: argparse.Namespace) -> Answer:
@@ -65,21 +101,31 @@ def _sampled(options: argparse.Namespace) -> Answer:
     home, store = opened(options)
     # Where an entry is used, there are settings that say where its images are.
     used = users_of(home)
-    places = [find_place(store, key) for key in options.keys]
-    places = places or [entry.place for entry in store.entries("targets") if entry.place in used]
-    return sampled(home, places, beneath=beneath_of(options.beneath), rows=options.sample)
+    wanted = [find_place(store, key) for key in options.keys]
+    if not wanted:
+        there = [entry.place for entry in store.entries("targets")]
+        wanted = [place for place in there if place in used]
+        if not wanted:
+            raise MissingInputError(
+                f"No experiment uses any of the {plural(len(there), 'entry')} of targets in {store.root}",
+                allowed="targets of an experiment, whose settings say where the images are",
+                run=use_of(home),
+            )
+        if len(wanted) < len(there):
+            log.warning("Not looked at, since no experiment uses them: %d of the targets", len(there) - len(wanted))
+    return sampled(home, wanted, beneath=beneath_of(options.beneath), rows=options.sample)
 
 
-def _mend(home: Place, place: str, users: Sequence[Run], unreadable: Unreadable | None) -> str:
-    """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
+def _mend(home: Place, place: str, users: Sequence[Run], unreadable: Unreadable | None, beneath: Place | None) -> str:
+    """The command that mends an entry, or takes it away, so that it is made again as a whole where it is needed."""
     if isinstance(unreadable, StoreError):
         return unreadable.run
     if unreadable:
         # It counts as not there: nobody knows any more what its files should be, and none is put back.
-        return make_again(place.partition("/")[0], maker_of(home, users), force=False)
+        return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=False)
     if users and place.partition("/")[0] in REPAIRABLE:
-        return cache_command(f"repair {place}", home)
-    return make_again(place.partition("/")[0], maker_of(home, users))
+        return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
+    return cache_command(f"drop {place}{' --used' if users else ''}", home)
 
 
 def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:
@@ -95,12 +141,15 @@ def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, f"{read}: {told}"])
 
 
-def _damage(verdict: Verdict) -> OdkdError | None:
-    if not verdict.damaged:
+def _damage(damaged: Sequence[str]) -> OdkdError | None:
+    if not damaged:
         return None
-    first, *more = verdict.damaged
-    told = f" and {plural(len(more), 'more entry')}" if more else ""
-    return CorruptEntryError(f"{first}{told} cannot be used as it is", allowed="the files as the manifests describe them")
+    first, *more = damaged
+    return CorruptEntryError(
+        f"{first} and {plural(len(more), 'more entry')} are damaged" if more else f"{first} is damaged",
+        allowed="files as the manifests describe them",
+        run="the commands above, in their order" if more else "the command above",
+    )
 
 
 def gc(options: argparse.Namespace) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
@@ -38,10 +38,11 @@ _NUM_JOINTS = 17
 _SCRATCH = "repair-"
 
 
-def repair(context: Context, step: Step, damaged: Sequence[str]) -> None:
+def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Callable[[], None]) -> None:
     """Compute the blocks again that hold the ``damaged`` files of the entry of ``step``, views or targets, and put those back.
 
     A file is put back only if it is, byte for byte, what the manifest describes: an entry is never changed, only made whole.
+    ``connect`` is called before any work, and not at all where that cannot be done.
 
     Raises:
         CorruptEntryError: what was computed is something else, as on another kind of device; or an input is damaged itself.
@@ -54,6 +55,9 @@ def repair(context: Context, step: Step, damaged: Sequence[str]) -> None:
             allowed="entries of the own home",
             run=entry.mend(),
         )
+    for source in _inputs(context, step):
+        source.check()
+    connect()
     try:
         with _scratch(entry) as folder:
             _compute(context, step, entry, damaged, folder)
@@ -113,7 +117,6 @@ def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str],
     """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
     split, num = cast(Split, step.about["split"]), int(entry.measured["rows"])
     people = context.need(instances_step(context, split))
-    people.check()
     specs = array_specs(context, step)
     create_arrays(mirror(folder), specs, num)
     upload(folder, metadata_files(specs))
@@ -131,19 +134,27 @@ def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str],
         pass
 
 
+def _inputs(context: Context, step: Step) -> list[Entry]:
+    """What views or targets were made from, in the order in which that can be mended."""
+    split = cast(Split, step.about["split"])
+    people = context.need(instances_step(context, split))
+    if step.kind == "views":
+        return [people]
+    teacher = context.need(teacher_step(context, cast(Role, step.about["role"])))
+    return [people, teacher, context.need(view_step(context, split, step.about["view"]))]
+
+
 def _block_view(context: Context, step: Step, folder: Place) -> BlockView:
     number = step.about["view"]
     if step.kind == "views":
         return BlockView(number, None, folder, ())
     crops = context.need(view_step(context, step.about["split"], number))
-    crops.check()
     return BlockView(number, crops.whole(), None, (_teacher(context, step, folder),))
 
 
 def _teacher(context: Context, step: Step, folder: Place) -> BlockTeacher:
     role = cast(Role, step.about["role"])
     teacher = context.need(teacher_step(context, role))
-    teacher.check()
     return BlockTeacher(role, network_spec(teacher), ((step.about["rule"], folder),))
 
 
@@ -172,8 +183,8 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
     if step.kind != "targets":
         raise StoreError(f"{step.kind}/{step.key} holds no teacher's bits", allowed="a sample of entries of kind 'targets'")
     entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
-    entry.check()
-    crops.check()
+    for source in (*_inputs(context, step), entry):
+        source.check()
     num = int(entry.measured["rows"])
     chosen_B = np.sort(np.random.default_rng(seed).choice(num, min(rows, num), replace=False))
     width, height = context.heatmap_wh

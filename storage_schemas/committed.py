@@ -149,7 +149,10 @@ class Entry:
         kind, home = self.manifest.kind, self.folder.parents[3]
         if self.is_borrowed:
             return f"{make_again(kind)}   (which makes one in your own home)"
-        return cache_command(f"repair {self.place}", home) if kind in REPAIRABLE else make_again(kind)
+        if kind in REPAIRABLE:
+            return cache_command(f"repair {self.place}", home)
+        # Not --force of its stage, which would make all others of that stage again too.
+        return f"{cache_command(f'drop {self.place} --used', home)}   (then this command again, which makes another)"
 
 
 def _make_way(folder: Place, name: str) -> None:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from storage_schemas.atomic import sync_folder
 from storage_schemas.attempts import Attempts, lease_of
@@ -31,6 +32,12 @@ __all__ = ["Draft", "Entry", "Store", "read_entry"]
 log = logging.getLogger(__name__)
 
 
+@cache
+def _warn(text: str) -> None:
+    """Once in a process: every step of a plan looks at every entry."""
+    log.warning("%s", text)
+
+
 def _readable(home: Place) -> Entry | None:
     """The entry, or None if it is not finished (or gone since it was listed), or cannot be used, which is logged."""
     try:
@@ -38,7 +45,7 @@ def _readable(home: Place) -> Entry | None:
     except FileNotFoundError:
         return None
     except (CorruptEntryError, StoreError) as error:
-        log.warning("%s", error)
+        _warn(str(error))
         return None
 
 
@@ -87,7 +94,7 @@ class Store:
         except FileNotFoundError:
             return None
         except CorruptEntryError as error:
-            log.warning("%s", error)
+            _warn(str(error))
             return None
 
     def entries(self, kind: str) -> Iterator[Entry]:

@@ -9,7 +9,15 @@ from functools import cached_property
 from typing import TypeVar
 
 from storage_schemas.entry import Entry, Store, read_entry
-from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, StoreError, cache_command, make_again
+from storage_schemas.errors import (
+    KINDS,
+    ConfigError,
+    CorruptEntryError,
+    MissingInputError,
+    StoreError,
+    cache_command,
+    make_again,
+)
 from storage_schemas.manifest import MANIFEST
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import children, in_threads
@@ -147,14 +155,19 @@ def find_place(store: Store, text: str, *, known: Collection[str] | None = None)
     Raises:
         ConfigError: it means none, or several.
     """
-    found = _matching(places(store) if known is None else known, text)
+    # As it stands in a path that was pasted, or completed by a shell.
+    wanted = text.removeprefix(f"{store.root}/").rstrip("/")
+    found = _matching(places(store) if known is None else known, wanted)
     if len(found) == 1:
         return found[0]
     if not found:
+        is_kind = wanted in KINDS
         raise ConfigError(
-            f"No entry in {store.root} has a key that begins with '{text}'",
+            f"'{wanted}' is a kind of entries, and not one of them"
+            if is_kind
+            else f"No entry in {store.root} has a key that begins with '{text}'",
             allowed="a key, or its beginning, alone or as kind/key",
-            run=cache_command("ls", store.root.parent),
+            run=cache_command(f"ls {wanted}" if is_kind else "ls", store.root.parent),
         )
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise ConfigError(

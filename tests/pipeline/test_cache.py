@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cache_samples import Cache
 
 from pipeline.cache import main
 from pipeline.exits import DONE, FAILED, USER_MISTAKE
@@ -24,6 +26,26 @@ def test_an_unknown_kind_is_refused_with_those_that_there_are(capsys: pytest.Cap
 def test_a_home_is_refused_as_pipeline_run_refuses_it(capsys: pytest.CaptureFixture[str], home: str) -> None:
     assert main(["ls", "--home", home]) == USER_MISTAKE
     assert capsys.readouterr().err.startswith("StoreError: ")
+
+
+def test_a_home_without_a_store_is_empty_and_warned_of(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
+    for words in (["ls"], ["verify"], ["gc", "--dry-run"]):
+        caplog.clear()
+        assert cache(*words) == DONE
+        assert f"There is no store in {cache.home}: nothing was made there yet, or another --home is meant" in caplog.text
+
+
+def test_options_may_stand_before_the_command(cache: Cache, made: dict[str, Entry], capsys: pytest.CaptureFixture[str]) -> None:
+    told = cache.json("ls")
+    assert main(["--json", "--home", str(cache.home), "ls"]) == DONE
+    assert json.loads(capsys.readouterr().out) == told
+    assert main(["--home", "relative", "ls", "--home", str(cache.home)]) == DONE
+
+
+def test_without_a_command_those_that_there_are_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == USER_MISTAKE
+    said = capsys.readouterr().err
+    assert all(f"    {name} " in said for name in ("ls", "show", "verify", "repair", "diff", "gc", "drop", "export", "import"))
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(made: dict[str, Entry], tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ def test_show_of_a_damaged_manifest_says_so(cache: Cache, made: dict[str, Entry]
     local(made["val bits"].folder.parent / "manifest.json").write_bytes(b"{")
     assert cache("show", made["val bits"].key) == USER_MISTAKE
     assert cache.err.startswith("CorruptEntryError: ")
-    assert cache.err.endswith("with --stage targets\n"), "repair cannot, and nothing need be forced"
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    again = f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage targets\n"
+    assert cache.err.endswith(again), "repair cannot, and nothing need be forced"
 
 
 def test_numbers_are_shown_in_six_digits_and_given_to_programs_in_all(cache: Cache) -> None:

@@ -30,17 +30,16 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "connect", connect)
 
 
-@pytest.mark.parametrize(("name", "stage"), [("student", "distill"), ("primary", "teachers"), ("train", "prepare")])
-def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_makes_it(
-    cache: Cache, made: dict[str, Entry], name: str, stage: str
+@pytest.mark.parametrize("name", ["student", "primary", "train"])
+def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_takes_it_away(
+    cache: Cache, made: dict[str, Entry], name: str
 ) -> None:
     place = made[name].place
     assert cache("repair", place) == USER_MISTAKE
-    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     assert cache.err.splitlines() == [
         f"StoreError: {place} is made as a whole: it has no shards that could be computed one by one",
         "  Allowed: repair of views and targets",
-        f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage {stage} --force",
+        f"  Next:    python -m pipeline.cache drop {place} --used --home {cache.home}",
     ]
 
 
@@ -79,7 +78,7 @@ def test_what_an_entry_was_made_from_may_lie_in_a_teams_home(cache: Cache) -> No
     _leave(context, "demo", step.place)
     assert cache("repair", step.key) == USER_MISTAKE
     assert "do not lead to" in cache.err
-    assert "and --beneath HOME, where what it was made from lies in a team's home" in cache.err
+    assert "with --beneath HOME, where what it was made from lies in a team's home" in cache.err
     assert cache("repair", step.key, "--beneath", str(teams)) == DONE
 
 
@@ -157,4 +156,4 @@ def _stop(context: Context, places: list[str]) -> None:
 def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made: dict[str, Entry]) -> None:
     assert cache("repair", made["unused"].key) == USER_MISTAKE
     assert f"No experiment of {cache.home} uses {made['unused'].place}" in cache.err
-    assert f"  Next:    python -m pipeline.cache gc --dry-run --home {cache.home}   (" in cache.err
+    assert f"  Next:    python -m pipeline.run --stage all --home {cache.home}   (" in cache.err

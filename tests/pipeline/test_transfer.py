@@ -37,7 +37,10 @@ def test_an_experiment_comes_to_another_home_whole(
     assert cache.out == f"16 entries, 17 files, 2.1 kB exported to {tmp_path / name}\n"
     assert "export: 17/17 files" in cache.err
     assert other("import", str(tmp_path / name)) == DONE
-    assert other.out.splitlines()[-1] == f"16 entries, 2.1 kB imported into {other.home / 'store'}"
+    assert other.out.splitlines()[-2:] == [
+        f"16 entries, 2.1 kB imported into {other.home / 'store'}",
+        f"To use them: python -m pipeline.run --stage all --home {other.home}   (with their settings: it finds them)",
+    ]
     assert "import: 17/17 files" in other.err
     assert other("verify") == DONE
     assert {row["key"] for row in other.json("ls")["entries"]} == {entry.key for key, entry in made.items() if key != "unused"}
@@ -126,6 +129,21 @@ def test_an_experiment_whose_entries_lie_in_a_teams_home_is_exported_whole(
     assert other.out.startswith("16 entries, 17 files, ")
 
 
+def test_the_teams_experiments_are_known_by_name_too(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+) -> None:
+    put(store_of(other.home), "instances", {"split": "mine"})
+    assert other("export", "demo", str(tmp_path / "out"), "--beneath", str(cache.home)) == DONE
+    assert len(_names(tmp_path / "out")) == 16
+
+
+def test_a_name_of_an_archive_that_would_be_a_folder_is_refused(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+    for name in ("demo.tgz", "demo.tar.gz", "demo.zip"):
+        assert cache("export", "demo", str(tmp_path / name)) == USER_MISTAKE
+        assert f"StoreError: {name} would be a folder" in cache.err
+    assert not list(tmp_path.glob("demo*"))
+
+
 def test_an_entry_that_lies_in_a_teams_home_is_found_by_its_key(
     tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,8 +210,8 @@ def test_entries_with_other_bits_are_told_clearly(tmp_path: Path, cache: Cache, 
     lines = other.lines("import", str(tmp_path / "out"))
     assert [mine.place, "7 B", "there already, with other bits"] in lines
     assert [made["val"].place, "7 B", "imported"] in lines
-    assert lines[-2] == [f"1 entry, 7 B imported into {other.home / 'store'}; 1 there already"]
-    assert "both are valid" in lines[-1][0]
+    assert lines[-3] == [f"1 entry, 7 B imported into {other.home / 'store'}; 1 there already"]
+    assert "both are valid" in lines[-2][0]
     assert mine.path("file").read_bytes() == b"others!"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from buckets import local
-from cache_samples import Cache, grow_old, put
+from cache_samples import Cache, grow_old, put, store_of
 
 from pipeline import cluster, graph, upkeep
 from pipeline.config import load_settings
@@ -62,7 +62,11 @@ def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
         f"  Next:    {command}",
         "17 entries, 18 files, 2.1 kB: 1 damaged file in 1 entry",
     ]
-    assert cache.err.splitlines()[-2].startswith(f"CorruptEntryError: {entry.place} cannot be used as it is")
+    assert cache.err.splitlines()[-3:] == [
+        f"CorruptEntryError: {entry.place} is damaged",
+        "  Allowed: files as the manifests describe them",
+        "  Next:    the command above",
+    ]
     assert cache.json("verify")["damaged"] == {entry.place: {"problems": [said], "next": command}}
     assert cache("verify", made["student"].key) == DONE
     assert cache.out == "1 entry, 1 file, 7 B: all as their manifests say\n"
@@ -72,17 +76,44 @@ def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
 def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: dict[str, Entry]) -> None:
     made["unused"].path("file").unlink()
     assert cache("verify") == USER_MISTAKE
-    assert "Next:    the command that made it (no experiment uses it), with --stage targets --force" in cache.out
+    assert f"Next:    python -m pipeline.cache drop {made['unused'].place} --home {cache.home}\n" in cache.out
 
 
-def test_verify_names_the_settings_of_the_run_that_needs_what_is_damaged(cache: Cache, made: dict[str, Entry]) -> None:
-    """Those beside the figures of the same name are of an earlier run, and would make another entry."""
+def test_what_is_made_as_a_whole_is_to_be_dropped_and_made_again_by_the_run_that_needs_it(
+    cache: Cache, made: dict[str, Entry]
+) -> None:
+    """The settings beside the figures of the same name are of an earlier run, and would make another entry."""
     entry = put(Store(cache.home / "store"), "students", {"of": "other settings"})
     refer(cache.home / "runs" / "demo", "now", [entry.place])
     entry.path("file").unlink()
-    config = cache.home / "runs" / "demo" / "unfinished" / "now" / "config.resolved.yaml"
-    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage distill --force"
+    command = f"python -m pipeline.cache drop {entry.place} --used --home {cache.home}"
     assert cache.json("verify")["damaged"][entry.place]["next"] == command
+    assert cache("drop", entry.place, "--used") == DONE
+    config = cache.home / "runs" / "demo" / "unfinished" / "now" / "config.resolved.yaml"
+    assert f"  Made again by: python -m pipeline.run --config {config} --home {cache.home} --stage distill\n" in cache.out
+
+
+def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_mended(cache: Cache, made: dict[str, Entry]) -> None:
+    names = ["train", "primary", "train view", "train bits", "student", "report"]
+    for name in names:
+        made[name].path(next(iter(made[name].manifest.files))).unlink()
+    assert cache("verify") == USER_MISTAKE
+    assert list(cache.json("verify")["damaged"]) == [made[name].place for name in names]
+    assert f"CorruptEntryError: {made['train'].place} and 5 more entries are damaged" in cache.err
+
+
+def test_verify_tells_what_an_experiment_names_and_nobody_has(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+    shutil.copytree(cache.home, tmp_path / "team")
+    store_of(cache.home).discard(made["train bits"])
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    again = f"python -m pipeline.run --config {config} --home {cache.home} --stage all"
+    assert cache("verify") == DONE, "what is there is whole"
+    assert cache.out.splitlines()[:2] == [
+        f"Experiment 'demo' names 1 entry of which there is none, such as {made['train bits'].place}",
+        f"  Made again by: {again}   (or --beneath HOME, if a team's home has them)",
+    ]
+    assert cache.json("verify")["missing"] == {"demo": {"entries": [made["train bits"].place], "next": again}}
+    assert cache.json("verify", "--beneath", str(tmp_path / "team"))["missing"] == {}
 
 
 def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[str, Entry]) -> None:
@@ -97,9 +128,21 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
     assert cache("verify", made["val"].key) == USER_MISTAKE
 
 
-def test_verify_of_files_takes_no_home_beneath(cache: Cache, made: dict[str, Entry]) -> None:
-    assert cache("verify", "--beneath", str(cache.home)) == USER_MISTAKE
-    assert "  Allowed: --beneath HOME beside --sample N, or --home HOME to verify that home" in cache.err
+def test_the_command_that_mends_reads_the_home_beneath_too(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+    (tmp_path / "team" / "store").mkdir(parents=True)
+    made["train bits"].path("bits/c/0").unlink()
+    beneath = ("--beneath", str(tmp_path / "team"))
+    found = cache.json("verify", *beneath)["damaged"][made["train bits"].place]
+    assert (
+        found["next"] == f"python -m pipeline.cache repair {made['train bits'].place} --home {cache.home} {' '.join(beneath)}"
+    )
+
+
+def test_a_sample_of_nothing_is_refused(cache: Cache, made: dict[str, Entry]) -> None:
+    shutil.rmtree(cache.home / "runs")
+    assert cache("verify", "--sample", "3") == USER_MISTAKE
+    assert cache.err.startswith("MissingInputError: No experiment uses any of the ")
+    assert f"  Next:    python -m pipeline.run --stage all --home {cache.home}   (" in cache.err
 
 
 def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:

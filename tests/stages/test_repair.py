@@ -50,6 +50,10 @@ TINY = (
 ROLES: tuple[Role, Role] = ("primary", "senior")
 
 
+def _connected() -> None:
+    """As they are: the cluster runs as long as the module's tests do."""
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with teachers that have learned nothing and their targets, and the cluster that made them."""
@@ -117,7 +121,7 @@ def test_crops_and_bits_of_the_validation_set_are_made_again(home: Path) -> None
         entry = context.need(step)
         before = (local(entry.folder).parent / "manifest.json").read_bytes()
         entry.path(shard).unlink()
-        repair.repair(context, step, [shard])
+        repair.repair(context, step, [shard], connect=_connected)
         assert _is_whole(entry)
         assert (local(entry.folder).parent / "manifest.json").read_bytes() == before
 
@@ -129,7 +133,7 @@ def test_bits_are_not_made_from_damaged_crops(home: Path) -> None:
     _damage(entry, "bits/c/0/0")
     _damage(crops, "flip/c/0")
     with pytest.raises(CorruptEntryError, match=crops.place):
-        repair.repair(context, step, entry.damaged())
+        repair.repair(context, step, entry.damaged(), connect=_connected)
     assert entry.damaged() == ["bits/c/0/0"]
     assert not list(local(entry.folder).glob("repair-*"))
 
@@ -147,7 +151,7 @@ def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) ->
     assert _is_whole(entry)
     _damage(entry, "bits/c/0/0", "peak/c/0/0")
     with pytest.raises(CorruptEntryError) as caught:
-        repair.repair(_context(home), step, entry.damaged())
+        repair.repair(_context(home), step, entry.damaged(), connect=_connected)
     assert caught.value.seen == (
         f"{entry.place}: computed again on cpu, peak/c/0/0 is not what was lost, which was made on cuda, far; "
         "1 of 2 damaged files were made again"
@@ -172,7 +176,7 @@ def test_people_come_in_the_batches_of_the_run_that_made_the_entry(home: Path, m
     context = _context(home, "targets.batch_size=3")
     step, entry = _bits(context)
     _damage(entry, "bits/c/0/0")
-    repair.repair(context, step, entry.damaged())
+    repair.repair(context, step, entry.damaged(), connect=_connected)
     assert sizes == [make_context(home).settings.targets.batch_size] != [3]
     assert _is_whole(entry)
 
@@ -183,7 +187,7 @@ def test_an_entry_that_is_dropped_meanwhile_is_said_to_be_gone(home: Path, monke
     _damage(entry, "bits/c/0/0")
     _spied(monkeypatch, lambda _: context.store.discard(entry))
     with pytest.raises(MissingInputError, match=f"{entry.place} was taken out of the store") as caught:
-        repair.repair(context, step, ["bits/c/0/0"])
+        repair.repair(context, step, ["bits/c/0/0"], connect=_connected)
     assert caught.value.run == "odkd --stage targets"
     assert context.store.find(step.kind, step.recipe) is None
     assert not list(local(entry.folder).glob("repair-*"))
@@ -200,7 +204,7 @@ def test_two_repairs_at_once_both_end_well(home: Path) -> None:
         try:
             context = _context(home)
             together.wait()
-            repair.repair(context, _bits(context)[0], damaged)
+            repair.repair(context, _bits(context)[0], damaged, connect=_connected)
         except BaseException as error:
             raised.append(error)
 
@@ -232,5 +236,5 @@ def test_a_repair_that_is_killed_leaves_nothing_that_counts_and_the_next_one_end
         os.killpg(process.pid, signal.SIGKILL)
     assert list(local(entry.folder).glob("repair-*")), "it had no time to clean up"
     assert entry.damaged() == damaged
-    repair.repair(context, step, entry.damaged())
+    repair.repair(context, step, entry.damaged(), connect=_connected)
     assert _is_whole(entry)

@@ -90,11 +90,20 @@ def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> No
 # Which entry a key means
 
 
-@pytest.mark.parametrize("spelling", ["{key}", "{short}", "targets/{key}", "targets/{short}"])
+@pytest.mark.parametrize(
+    "spelling", ["{key}", "{short}", "targets/{key}", "targets/{short}", "targets/{key}/", "{root}/targets/{key}"]
+)
 def test_a_key_may_be_shortened_and_may_name_its_kind(store: Store, spelling: str) -> None:
     made = make_entry(store)
     put(store, "views", {"view": 1})
-    assert find_place(store, spelling.format(key=made.key, short=made.key[:6])) == made.place
+    assert find_place(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.place
+
+
+def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: Store) -> None:
+    make_entry(store)
+    with pytest.raises(ConfigError, match="'targets' is a kind of entries") as caught:
+        find_place(store, "targets")
+    assert caught.value.run == f"python -m pipeline.cache ls targets --home {store.root.parent}"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pipeline.answers import Answer, command_of, opened, use_of
 from pipeline.experiments import RESOLVED, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text, table
-from storage_schemas.archive import export_entries
+from storage_schemas.archive import check_target, export_entries
 from storage_schemas.entry import Store
 from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, StoreError
 from storage_schemas.intake import Outcome, import_entry, opened_archive
@@ -24,7 +24,6 @@ __all__ = ["export", "take_in"]
 
 log = logging.getLogger("pipeline")
 
-_ARCHIVES = (".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
 _OTHER_BITS = "Of entries with other bits both are valid, made on different devices or versions: those in the store stay."
 
 
@@ -37,8 +36,7 @@ def export(options: argparse.Namespace) -> Answer:
     target = Path(options.target).absolute()
     if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
-    if target.suffix in _ARCHIVES:
-        raise StoreError(f"{target.name} would be a folder", allowed="a name that ends in .tar, or one of a folder")
+    check_target(target)
     sources = _sources(home, store, options)
     entries = [find_entry(source, place) for place, source in sorted(sources.items())]
     num_files = sum(len(entry.manifest.files) for entry in entries)

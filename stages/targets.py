@@ -146,7 +146,7 @@ def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
         jobs = [job for job in _jobs(context, split, people, num, drafts) if job.views]
         sized = [(job, (job.stop - job.start) * len(job.views)) for job in jobs]
         options = task_options(context, network=True)
-        title = f"targets: {split} set, {len(drafts)} entries"
+        title = f"targets: {split} set, {len(drafts)} {'entry' if len(drafts) == 1 else 'entries'}"
         for _, forwards in run_tasks(run_block, sized, options=options, title=title, unit="crops"):
             for role, count in forwards.items():
                 context.counters[f"teacher_forwards.{role}"] += count

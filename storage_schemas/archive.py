@@ -22,12 +22,13 @@ from storage_schemas.entry import Entry
 from storage_schemas.errors import CorruptEntryError, StoreError, cache_command
 from storage_schemas.manifest import MANIFEST, FileFacts, difference
 
-__all__ = ["INDEX", "SCHEMA_VERSION", "Hashed", "Readable", "copy", "export_entries"]
+__all__ = ["INDEX", "SCHEMA_VERSION", "Hashed", "Readable", "check_target", "copy", "export_entries"]
 
 INDEX = "export.json"
 """The file that names the places (``kind/key``) of the entries."""
 SCHEMA_VERSION = 1
 _COPY_BYTES = 1 << 20
+_OTHER_ARCHIVES = (".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
 
 
 class Readable(Protocol):
@@ -55,17 +56,28 @@ class Hashed:
         return FileFacts(self._size, self._digest.hexdigest())
 
 
-def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[[], None]) -> None:
-    """Copy ``entries`` to ``target``, a folder or (if its name ends in .tar) a tar file; ``advance`` is called for each file.
+def check_target(target: Path) -> None:
+    """Whether an export can be made at ``target``.
 
     Raises:
-        StoreError: ``target`` is there already, or cannot be there.
-        CorruptEntryError: a file is not as its manifest says; nothing is left at ``target``.
+        StoreError: it is there already, cannot be there, or is called like an archive of another kind, and would be a folder.
     """
     if os.path.lexists(target):
         raise StoreError(f"{target} is there already", allowed="the name of a folder or .tar file to be made")
     if not target.parent.is_dir():
         raise StoreError(f"There is no folder {target.parent}", allowed=f"a folder that {target.name} can be made in")
+    if target.suffix in _OTHER_ARCHIVES:
+        raise StoreError(f"{target.name} would be a folder", allowed="a name that ends in .tar, or one of a folder")
+
+
+def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[[], None]) -> None:
+    """Copy ``entries`` to ``target``, a folder or (if its name ends in .tar) a tar file; ``advance`` is called for each file.
+
+    Raises:
+        StoreError: as ``check_target``.
+        CorruptEntryError: a file is not as its manifest says; nothing is left at ``target``.
+    """
+    check_target(target)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with _into_tar(partial) if target.suffix == ".tar" else _into_folder(partial) as add:

@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 from storage_schemas.archive import INDEX, SCHEMA_VERSION, Hashed, copy
 from storage_schemas.entry import Draft, Store
-from storage_schemas.errors import KINDS, CorruptEntryError, StoreError
+from storage_schemas.errors import KINDS, CorruptEntryError, StoreError, cache_command
 from storage_schemas.manifest import MANIFEST, FileFacts, Manifest, difference, is_plain_name
 
 __all__ = ["Archive", "Outcome", "import_entry", "opened_archive"]
@@ -48,10 +48,16 @@ def opened_archive(path: Path) -> Iterator[Archive]:
     """Open an export and read all its manifests; that every file is there, in its size, is seen before any is copied.
 
     Raises:
-        StoreError: it is not there, or of another schema version.
+        StoreError: it is not there, a home, or of another schema version.
         CorruptEntryError: it is no export, not a whole one, or holds what an export never holds.
     """
     if path.is_dir():
+        if (path / "store").is_dir():
+            raise StoreError(
+                f"{path} is a home, and no export",
+                allowed="a folder or a .tar file that 'export' has left",
+                run=cache_command("export KEY DEST", path),
+            )
         source = _folder(path)
         yield Archive(_manifests(source), source)
         return

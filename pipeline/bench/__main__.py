@@ -26,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         "cache",
         help="the cache of teachers' targets: its size, its speed, and what it saves",
         description="Measure the cache of teachers' targets, on data drawn for it. It needs a machine that does nothing else, "
-        "and about 1 GB of room for temporary files (TMPDIR), which are removed at the end.",
+        "half an hour or more on two cores (most of it for steps and filling), and about 1 GB of room for temporary files "
+        "(TMPDIR), which are removed at the end.",
     )
     cache.add_argument("--part", choices=PARTS, help="measure this part alone (default: all, one after the other)")
     cache.add_argument("--quick", action="store_true", help="a smoke run of small sizes: shows that it works, measures nothing")
@@ -55,8 +56,6 @@ def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
         )
     if options.home is not None and not options.entry:
         raise ConfigError("--home says whose entries are weighed, and there is no --entry", allowed="--entry KEY beside it")
-    out = Path(options.out)
-    _make_folder(out)
     # Torch takes seconds to import: a mistyped option is told before that.
     from pipeline.bench.cache import run_cache_bench
     from pipeline.bench.crops import find_photographs
@@ -64,6 +63,8 @@ def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
 
     entries = find_entries(home_of(options.home), options.entry) if options.entry else None
     people = find_photographs(*map(Path, options.people)) if options.people else None
+    out = Path(options.out)
+    _make_folder(out)
     parts = [options.part] if options.part else PARTS
     run_cache_bench(parts, quick=options.quick, entries=entries, people=people, out=out, arguments=arguments)
 

@@ -13,7 +13,7 @@ from pipeline.bench.entries import Data
 from pipeline.bench.place import Place
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
-from pipeline.bench.timing import interleaved, ratio
+from pipeline.bench.timing import Subject, interleaved, ratio
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.data.windows import Pictures
@@ -31,7 +31,8 @@ __all__ = ["measure_filling"]
 
 _ASK = Ask("ratio", least=0.9)
 _TABLE = "filled.parquet"
-_VIEW = 1
+_VIEWS = 4
+"""Of a task that fills several at once, as a first run does; the presets have many more."""
 _HEIGHT = 0.3
 """Of one standard deviation of an untrained network's map, once its head is scaled."""
 _FLOOR = 2.0
@@ -48,16 +49,19 @@ def measure_filling(data: Data, place: Place) -> Part:
     spec = _untrained(data.folder / "teacher.safetensors", scale, images[0])
     network = runner(spec, scale.crop_wh, place.device, place.precision, place.threads).network
     # Stage targets makes the arrays once for all blocks: it is no part of filling one. One round is not counted.
-    jobs = [_job(data, place, spec) for _ in range(scale.fill_rounds + 1)]
+    rounds = range(scale.fill_rounds + 1)
+    single = [_job(data, place, spec, scale.fill_people, num=scale.filled_rows) for _ in rounds]
+    # As many crops, of fewer people.
+    several = [_job(data, place, spec, scale.fill_people // _VIEWS, views=_VIEWS) for _ in rounds]
 
-    def fill(_: int) -> None:
-        fill_block(jobs.pop(), threads=place.threads)
+    def fill(jobs: list[BlockJob]) -> Subject:
+        return lambda _: fill_block(jobs.pop(), threads=place.threads)
 
     def forward(_: int) -> None:
         for image_B3hw in images:
             place.forward(network, image_B3hw)
 
-    subjects = {"fill": fill, "forward": forward}
+    subjects = {"fill": fill(single), "fill several": fill(several), "forward": forward}
     seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", synchronize=place.synchronize)
     rates = {name: scale.fill_people / float(np.median(found)) for name, found in seconds.items()}
     width, height = scale.crop_wh
@@ -66,13 +70,20 @@ def measure_filling(data: Data, place: Place) -> Part:
         f"filling the cache with {scale.teachers[0]} at {height}x{width}, batches of {scale.fill_batch}",
         "the bare forward",
         (
-            Row("bare forward on ready tensors", rates["forward"], "people/s"),
-            Row("filling a block", rates["fill"], "people/s", ratio(seconds["forward"], seconds["fill"]), _ASK),
+            Row("bare forward on ready tensors", rates["forward"], "crops/s"),
+            Row("filling one view", rates["fill"], "crops/s", ratio(seconds["forward"], seconds["fill"]), _ASK),
+            Row(
+                f"filling {_VIEWS} views at once",
+                rates["fill several"],
+                "crops/s",
+                ratio(seconds["forward"], seconds["fill several"]),
+                _ASK,
+            ),
         ),
         (
-            f"{scale.fill_rounds} blocks of {scale.fill_people:,} people: decode, crop, forward, binarize, pack, write",
+            f"{scale.fill_rounds} rounds of {scale.fill_people:,} crops: decode, crop, forward, binarize, pack, write",
             f"JPEG pictures of 640x480 and {_picture_bytes(data) / 1e3:.0f} KB on average, in the page cache",
-            f"a view with its masks and one teacher's targets are written; one process, {place}",
+            f"each view with its masks and one teacher's targets of it are written; one process, {place}",
             "the network is not trained; its head is scaled so that its maps have peaks",
         ),
         drawn="ratio",
@@ -87,7 +98,7 @@ def _picture_bytes(data: Data) -> float:
 def _ready_images(people: Instances, data: Data, place: Place) -> list[Tensor]:
     """The block's crops, normalised, in batches on the device."""
     scale = data.scale
-    views = draw_views(people, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
+    views = draw_views(people, 1, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
     loader = CropLoader(people, Pictures(data.people.root), size_wh=scale.crop_wh, threads=place.threads)
     rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
     try:
@@ -115,24 +126,20 @@ def _untrained(path: Path, scale: Scale, image_B3hw: Tensor) -> NetworkSpec:
     return NetworkSpec(network=name, weights=path)
 
 
-def _job(data: Data, place: Place, spec: NetworkSpec) -> BlockJob:
-    """One task of stage targets, in a draft of its own: a view that is not stored yet, and one teacher."""
-    scale, draft = data.scale, Path(tempfile.mkdtemp(dir=data.folder))
-    heatmap_wh = (scale.crop_wh[0] // 4, scale.crop_wh[1] // 4)
-    view, targets = draft / "view", draft / "targets"
-    view.mkdir()
-    targets.mkdir()
-    create_arrays(view, view_arrays(heatmap_wh), scale.filled_rows)
-    create_arrays(targets, target_arrays(heatmap_wh, 17), scale.filled_rows)
-    teacher = BlockTeacher("primary", spec, ((BinarizeSettings(), targets),))
+def _job(data: Data, place: Place, spec: NetworkSpec, people: int, *, num: int | None = None, views: int = 1) -> BlockJob:
+    """One task of stage targets: views that are not stored yet, of ``people`` of ``num``, each in a draft of its own.
+
+    Without ``num`` they are all that there are.
+    """
+    scale, num = data.scale, num or people
     return BlockJob(
         block=0,
         start=0,
-        stop=scale.fill_people,
-        num=scale.filled_rows,
+        stop=people,
+        num=num,
         people=data.folder / _TABLE,
         pictures=Pictures(data.people.root),
-        views=(BlockView(_VIEW, None, view, (teacher,)),),
+        views=tuple(_view(data, spec, number, num) for number in range(1, views + 1)),
         size_wh=scale.crop_wh,
         seed=0,
         augment=AugmentSettings(),
@@ -141,3 +148,13 @@ def _job(data: Data, place: Place, spec: NetworkSpec) -> BlockJob:
         batch_size=scale.fill_batch,
         score=False,
     )
+
+
+def _view(data: Data, spec: NetworkSpec, number: int, num: int) -> BlockView:
+    """A view that is written, and a teacher's targets of it."""
+    crop_wh, draft = data.scale.crop_wh, Path(tempfile.mkdtemp(dir=data.folder))
+    heatmap_wh = (crop_wh[0] // 4, crop_wh[1] // 4)
+    view, targets = draft / "view", draft / "targets"
+    create_arrays(view, view_arrays(heatmap_wh), num)
+    create_arrays(targets, target_arrays(heatmap_wh, 17), num)
+    return BlockView(number, None, view, (BlockTeacher("primary", spec, ((BinarizeSettings(), targets),)),))

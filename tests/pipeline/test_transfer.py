@@ -230,7 +230,11 @@ def test_what_came_in_before_damage_is_told_beside_the_damage(
 
 
 def test_what_is_no_export_is_refused(tmp_path: Path, other: Cache, made: dict[str, Entry], cache: Cache) -> None:
-    for source, said in ((cache.home / "store", "is no export"), (tmp_path / "nothing", "There is no")):
+    for source, said in (
+        (cache.home / "store", "is no export"),
+        (cache.home, f"Next:    python -m pipeline.cache export KEY DEST --home {cache.home}"),
+        (tmp_path / "nothing", "There is no"),
+    ):
         assert other("import", str(source)) == USER_MISTAKE
         assert said in other.err
         assert other.out == ""

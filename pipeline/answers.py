@@ -17,7 +17,19 @@ from storage_schemas.inventory import find_entry, find_place
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place
 
-__all__ = ["Answer", "command_of", "entry_named", "maker_of", "names_of", "opened", "rank", "removal_of", "use_of", "users_of"]
+__all__ = [
+    "Answer",
+    "command_of",
+    "entry_at",
+    "entry_named",
+    "maker_of",
+    "names_of",
+    "opened",
+    "rank",
+    "removal_of",
+    "use_of",
+    "users_of",
+]
 
 log = logging.getLogger("pipeline")
 
@@ -50,7 +62,17 @@ def entry_named(home: Place, store: Store, text: str, *, beneath: Place | None =
         CorruptEntryError: its manifest cannot be read; the message names the whole command that makes it again.
         StoreError: it is of another schema version.
     """
-    place = find_place(store, text)
+    return entry_at(home, store, find_place(store, text), beneath=beneath)
+
+
+def entry_at(home: Place, store: Store, place: str, *, beneath: Place | None = None) -> Entry:
+    """The entry at a place.
+
+    Raises:
+        MissingInputError: there is none (any more).
+        CorruptEntryError: as ``entry_named``.
+        StoreError: it is of another schema version.
+    """
     try:
         return find_entry(store, place)
     except CorruptEntryError as error:
@@ -87,7 +109,7 @@ def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> 
 
 def use_of(home: Place) -> str:
     """What makes an experiment of this home use entries that are there, such as imported ones."""
-    return f"python -m pipeline.run --stage all --home {shlex.quote(str(home))}   (with their settings: it finds them)"
+    return f"python -m pipeline.run --config FILE --stage all --home {shlex.quote(str(home))}   (FILE: their settings)"
 
 
 def removal_of(place: Place) -> str:

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for each in (common, behind):
         each.add_argument("--home", help=HOME_HELP)
-        each.add_argument("--json", action="store_const", const=True, help="print JSON instead of tables")
+        each.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.cache",
         parents=[common],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.exits import own_term_handler
 from stages.context import Device
 from stages.settings import ClusterSettings
 from storage_schemas.atomic import write_atomic
@@ -47,18 +47,11 @@ def connect() -> None:
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address, on_term = _address(), signal.getsignal(signal.SIGTERM)
+    address = _address()
     try:
-        if address:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+        # Ray's own handler prints where each thread is, and leaves nobody the time to say how things stand.
+        with own_term_handler():
+            _init(address)
     except AuthenticationError as error:
         raise ClusterError(
             f"Ray at '{address or 'local'}' asks for a token: {error.message}",
@@ -78,10 +71,21 @@ def connect() -> None:
             allowed="RAY_ADDRESS unset (a local cluster), or the address of a running one with its token (RAY_AUTH_MODE=token)",
             run="ray status",
         ) from error
-    # Ray's own handler prints where each thread is, and leaves nobody the time to say how things stand.
-    signal.signal(signal.SIGTERM, on_term)
     where = f"joined {address}," if address else "local cluster with"
     log.info("Ray: %s %d CPUs and %d GPUs", where, *(ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")))
+
+
+def _init(address: str) -> None:
+    if address:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
 
 
 def _address() -> str:

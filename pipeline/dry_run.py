@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.graph import STAGES, named
+from pipeline.graph import STAGES, is_forced, named
 from stages.context import Context, StageName, Step
 
 __all__ = ["LEGEND", "Planned", "plan", "render_plan"]
@@ -54,15 +54,15 @@ class Planned:
     why: str = ""
 
 
-def plan(context: Context, stages: Sequence[StageName], *, force: bool = False) -> list[Planned]:
-    """What running ``stages`` would do, without doing it; with ``force`` what is there is made again."""
+def plan(context: Context, stages: Sequence[StageName], *, force: Sequence[str] | None = None) -> list[Planned]:
+    """What running ``stages`` would do, without doing it; ``force`` is as for ``graph.make_stage``."""
     return [_planned(context, step, force=force) for stage in stages for step in STAGES[stage].steps(context)]
 
 
-def _planned(context: Context, step: Step, *, force: bool) -> Planned:
+def _planned(context: Context, step: Step, *, force: Sequence[str] | None) -> Planned:
     entry = context.find(step)
     if entry is not None:
-        if force:
+        if is_forced(step, force):
             return Planned(step, "stale", "made again, by --force")
         return Planned(step, "hit", f"in {context.beneath}" if entry.is_borrowed else "")
     nearest = context.store.nearest(step.kind, step.recipe, same=step.same)
@@ -125,7 +125,7 @@ def _cut(text: str, start: int) -> str:
 LEGEND = """\
 hit: it is there.  miss: it is not.  stale: it is there, but made otherwise or to be forced, and would be made anew.
 What waits for others may be there all the same, which is known once those are.
-Files are not read: 'python -m pipeline.cache verify' does that."""
+Files are not read here: pipeline.cache verify reads them."""
 """What the words of a plan mean."""
 
 

@@ -6,13 +6,15 @@ import errno
 import logging
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from storage_schemas.errors import OdkdError
 
-__all__ = ["DONE", "FAILED", "USER_MISTAKE", "exit_status"]
+__all__ = ["DONE", "FAILED", "USER_MISTAKE", "exit_status", "own_term_handler"]
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
 _STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -26,6 +28,36 @@ class _Messages(logging.Handler):
         sys.stderr.write(f"{self.format(record)}\n")
 
 
+@contextmanager
+def own_term_handler() -> Iterator[None]:
+    """Around what puts a handler of SIGTERM of its own in place: afterwards there is the one from before."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only there handlers can be set, by whomever.
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _term_is_interrupt() -> Iterator[None]:
+    """What a job's owner, a container or a batch system sends is the user's wish as Ctrl-C is."""
+    with own_term_handler():
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            yield
+        except SystemExit as error:
+            # Of Ray's handler, while it starts.
+            if error.code == signal.SIGTERM:
+                raise KeyboardInterrupt from error
+            raise
+
+
 def _interrupt(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -35,11 +67,10 @@ def exit_status(work: Callable[[], None], *, interrupted: str) -> int:
 
     ``interrupted`` says how things stand when the user stops it.
     """
-    # What a job's owner, a container or a batch system sends is the user's wish as Ctrl-C is.
-    signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Messages()])
     try:
-        work()
+        with _term_is_interrupt():
+            work()
     except OdkdError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return USER_MISTAKE

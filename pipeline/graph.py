@@ -10,10 +10,10 @@ from typing import get_args
 from pipeline import experiments
 from stages import distill, evaluate, prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
-from storage_schemas.errors import MissingInputError
+from storage_schemas.errors import ConfigError, MissingInputError
 from storage_schemas.inventory import Inventory
 
-__all__ = ["STAGES", "check", "make_stage", "named", "refer"]
+__all__ = ["STAGES", "check", "is_forced", "make_stage", "named", "refer"]
 
 STAGES: dict[StageName, ModuleType] = {
     "prepare": prepare,
@@ -34,10 +34,11 @@ def named(titles: Sequence[str]) -> str:
     return ", ".join(titles[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def check(context: Context, stages: Sequence[StageName]) -> None:
+def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | None = None) -> None:
     """Work out the keys of all stages, so that whatever is not there is told before the first hour of work.
 
     Raises:
+        ConfigError: one of the keys of ``force`` is that of none of the stages' entries.
         MissingInputError: a step waits for what none of ``stages`` makes; the message names every stage to run before.
         OdkdError: a file that the configuration names is not there or cannot be read.
     """
@@ -52,6 +53,15 @@ def check(context: Context, stages: Sequence[StageName]) -> None:
             raise MissingInputError(
                 f"Stage '{stage}' needs results of {_and(before)} that are not there: {titles}",
                 run=f"{context.command} --stage {before[0]}   ({then}or --stage all)",
+            )
+
+    steps = [step for stage in stages for step in STAGES[stage].steps(context)]
+    for text in force or ():
+        if not any(is_forced(step, [text]) for step in steps):
+            raise ConfigError(
+                f"--force {text}: no entry of {_and(stages)} in this experiment has that key",
+                allowed=f"whole keys, alone or as kind/key: {named([step.place for step in steps])}",
+                run=f"{context.command} --stage {stages[0]} --dry-run",
             )
 
 
@@ -75,20 +85,25 @@ def refer(context: Context, stages: Sequence[StageName]) -> None:
     experiments.refer(context.run_dir, context.run, known)
 
 
-def make_stage(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
+def is_forced(step: Step, force: Sequence[str] | None) -> bool:
+    """Whether ``--force`` means the entry of a step: without keys it means all of the stage, and is None where not given."""
+    return force is not None and (not force or step.key in force or step.place in force)
+
+
+def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | None, connect: Callable[[], None]) -> float | None:
     """Make what a stage lacks; the seconds it took, or None where nothing was missing.
 
     What earlier stages make is there: ``check`` has seen it. ``connect`` is called before any work, and not at all without.
 
-    With ``force`` what the stage left is taken out of the store first.
+    With ``force`` what the stage left is taken out of the store first, or of that only what these keys name.
 
     Raises:
         CorruptEntryError: what is to be made again was made from entries that are damaged; it stays.
     """
     start = time.monotonic()
     module = STAGES[stage]
-    if force:
-        there = [step for step in module.steps(context) if context.find(step) is not None]
+    if force is not None:
+        there = [step for step in module.steps(context) if is_forced(step, force) and context.find(step) is not None]
         if there:
             # Before anything is taken away: from damaged inputs, or without a cluster, it could not be made again.
             _check_inputs(context, stage, there)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, entry_named, names_of, opened, use_of, users_of
+from pipeline.answers import Answer, command_of, entry_named, maker_of, names_of, opened, use_of, users_of
 from pipeline.config import load_settings
 from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
-from storage_schemas.errors import REPAIRABLE, MissingInputError, OdkdError, StoreError, cache_command
+from storage_schemas.errors import REPAIRABLE, MissingInputError, OdkdError, StoreError, make_again
 from storage_schemas.places import Place
 
 __all__ = ["repair", "sampled", "step_of"]
@@ -29,30 +29,30 @@ def repair(options: argparse.Namespace) -> Answer:
     """
     home, store = opened(options)
     beneath = beneath_of(options.beneath)
-    # One that cannot be read counts as not there, and one in the home beneath would be taken for it.
-    place = entry_named(home, store, options.key, beneath=beneath).place
-    kind = place.partition("/")[0]
+    # One whose manifest cannot be read counts as not there, and one in the home beneath would be taken for it.
+    entry = entry_named(home, store, options.key, beneath=beneath)
+    place, kind, damaged = entry.place, entry.manifest.kind, entry.damaged()
+    if not damaged:
+        return Answer({"entry": place, "mended": []}, f"{place}: nothing was damaged")
     if kind not in REPAIRABLE:
         raise StoreError(
             f"{place} is made as a whole: it has no shards that could be computed one by one",
             allowed=f"repair of {' and '.join(REPAIRABLE)}",
-            run=cache_command(f"drop {place} --used", home),
+            run=make_again(kind, maker_of(home, users_of(home).get(place, ()), beneath), force=place),
         )
     context, step = step_of(home, place, beneath=beneath)
-    damaged = context.need(step).damaged()
-    if damaged:
 
-        def connect() -> None:
-            cluster.connect()
-            cluster.check_resources(context.settings.cluster, context.device)
-            cluster.check_home(home, context.beneath)
+    def connect() -> None:
+        cluster.connect()
+        cluster.check_resources(context.settings.cluster, context.device)
+        cluster.check_home(home, context.beneath)
 
-        try:
-            mend.repair(context, step, damaged, connect=connect)
-        finally:
-            cluster.disconnect()
-    what = f"{plural(len(damaged), 'file')} made again" if damaged else "nothing was damaged"
-    return Answer({"entry": step.place, "mended": damaged}, "\n".join([*damaged, f"{step.place}: {what}"]))
+    try:
+        mend.repair(context, step, damaged, connect=connect)
+    finally:
+        cluster.disconnect()
+    told = f"{place}: {plural(len(damaged), 'file')} made again"
+    return Answer({"entry": place, "mended": damaged}, "\n".join([*damaged, told]))
 
 
 def sampled(home: Place, places: Sequence[str], *, beneath: Place | None, rows: int) -> Answer:

@@ -42,7 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="the experiment's name: results go to HOME/runs/NAME (default: the configuration's)")
     parser.add_argument("--home", help=HOME_HELP)
     parser.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
-    parser.add_argument("--force", action="store_true", help="make the stage's entries again although they are there")
+    parser.add_argument(
+        "--force",
+        nargs="*",
+        metavar="KEY",
+        help="make the stage's entries again although they are there; with keys (whole ones, alone or as kind/key) these only",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be made and why, and stop")
     return parser
 
@@ -61,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError("--name is empty", allowed="a name for the experiment, or to leave it out")
     overrides = [*options.set, *([] if options.name is None else [f"name={json.dumps(options.name)}"])]
     settings = load_settings(options.config, overrides)
-    if options.force and options.stage == "all":
+    if options.force is not None and options.stage == "all":
         raise ConfigError(
             "--force with --stage all would make everything again",
             allowed="--force with one stage; to make everything again, another --home",
@@ -78,7 +83,7 @@ def _run(options: argparse.Namespace) -> None:
         planned = dry_run.plan(context, stages, force=options.force)
         print(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}", flush=True)  # noqa: T201 (the plan is the output)
         # What the run would be refused for, the plan is refused for too.
-        graph.check(context, stages)
+        graph.check(context, stages, options.force)
         return
 
     # Once, however often a stage asks: what is warned of is warned of once.
@@ -88,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
         cluster.check_resources(settings.cluster, context.device)
         cluster.check_home(home, beneath)
 
-    graph.check(context, stages)
+    graph.check(context, stages, options.force)
     # After all that can be refused without it: a refusal leaves nothing behind.
     make_home(home)
     context.run_dir.mkdir(parents=True, exist_ok=True)
@@ -97,7 +102,9 @@ def _run(options: argparse.Namespace) -> None:
         _work(context, stages, resolved, force=options.force, connect=connect)
 
 
-def _work(context: Context, stages: Sequence[StageName], resolved: str, *, force: bool, connect: Callable[[], None]) -> None:
+def _work(
+    context: Context, stages: Sequence[StageName], resolved: str, *, force: Sequence[str] | None, connect: Callable[[], None]
+) -> None:
     """Make what the stages lack, and leave the figures."""
     from pipeline import cluster, graph
     from stages import report

@@ -8,15 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pipeline.answers import Answer, command_of, opened, use_of
-from pipeline.experiments import RESOLVED, experiments
+from pipeline.answers import Answer, command_of, entry_at, opened, use_of
+from pipeline.experiments import RESOLVED, Experiment, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text, table
 from storage_schemas.archive import check_target, export_entries
 from storage_schemas.entry import Store
 from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, StoreError
 from storage_schemas.intake import Outcome, import_entry, opened_archive
-from storage_schemas.inventory import find_entry, find_place, places
+from storage_schemas.inventory import find_place, places
 from storage_schemas.manifest import Manifest
 from storage_schemas.places import Place
 
@@ -38,7 +38,7 @@ def export(options: argparse.Namespace) -> Answer:
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
     check_target(target)
     sources = _sources(home, store, options)
-    entries = [find_entry(source, place) for place, source in sorted(sources.items())]
+    entries = [entry_at(source.root.parent, source, place) for place, source in sorted(sources.items())]
     num_files = sum(len(entry.manifest.files) for entry in entries)
     size = sum(entry.manifest.size for entry in entries)
     with progress("export", num_files, "files") as bar:
@@ -51,51 +51,60 @@ def export(options: argparse.Namespace) -> Answer:
 def _sources(home: Place, store: Store, options: argparse.Namespace) -> dict[str, Store]:
     """The places that are wanted, each with the store that it is taken out of: one's own, or else a team's beneath it."""
 
-    def wanted(there: Mapping[str, Store], beneath: Place | None) -> dict[str, Store]:
-        named = {place for text in options.wanted for place in _places(home, store, text, there, beneath)}
+    def wanted(there: Mapping[str, Store], homes: Sequence[Place]) -> dict[str, Store]:
+        # Of two experiments of one name one's own, which is that of the first home.
+        known = {experiment.name: (place, experiment) for place in reversed(homes) for experiment in experiments(place)}
+        named = {place for text in options.wanted for place in _places(store, text, there, known, homes)}
         return {place: there[place] for place in named}
 
     own = dict.fromkeys(places(store), store)
     # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
     beneath = None if options.beneath is None else beneath_of(options.beneath)
     try:
-        return wanted(own, beneath)
+        return wanted(own, [home])
     except (ConfigError, MissingInputError):
         beneath = beneath or beneath_of(None)
         if beneath is None:
             raise
     team = Store(beneath / "store")
-    return wanted(dict.fromkeys(places(team), team) | own, beneath)
+    return wanted(dict.fromkeys(places(team), team) | own, [home, beneath])
 
 
-def _places(home: Place, store: Store, text: str, there: Collection[str], beneath: Place | None) -> Collection[str]:
+def _places(
+    store: Store,
+    text: str,
+    there: Collection[str],
+    known: Mapping[str, tuple[Place, Experiment]],
+    homes: Sequence[Place],
+) -> Collection[str]:
     """What ``text`` names: all entries of the experiment of that name, or else the one entry whose key begins so.
 
-    ``there`` are the places that hold one, in the store or also in that beneath it.
+    ``there`` are the places that hold one, in the stores of ``homes``: one's own, and perhaps that beneath it. ``known`` are
+    their experiments, each with the home that it is of.
 
     Raises:
         OdkdError: it names neither; or an experiment of which entries are missing, or are not known.
     """
-    known = {experiment.name: experiment for place in (beneath, home) if place for experiment in experiments(place)}
-    experiment = known.get(text)
-    if experiment is None:
+    if text not in known:
+        beneath = Store(homes[1] / "store") if homes[1:] else None
         try:
-            return [find_place(store, text, known=there)]
+            return [find_place(store, text, known=there, beneath=beneath)]
         except ConfigError as error:
-            names = f"the name of an experiment: {', '.join(known) or 'there is none yet'}"
-            looked = error.seen if beneath is None else f"{error.seen} (in {beneath} too)"
-            raise ConfigError(looked, allowed=f"{error.allowed}; or {names}", run=error.run) from error
+            names = f"the name of an experiment: {', '.join(sorted(known)) or 'there is none yet'}"
+            raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", run=error.run) from error
+    home, experiment = known[text]
     # What its figures name. What a run beside that has not finished is not wanted elsewhere, and may not be there yet.
     wanted = frozenset().union(*(run.places for run in experiment.runs if run.notes is None))
     missing = sorted((wanted or experiment.places) - set(there))
     if experiment.problem or missing or not wanted:
         config = experiment.runs[0].config if experiment.runs else home / "runs" / text / RESOLVED
         lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}" if missing else "no run of it has ended"
+        beneath_it = homes[1] if homes[1:] and home == homes[0] else None
         raise MissingInputError(
             f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
             allowed="an experiment that is finished, or the keys of entries"
-            + ("" if beneath else "; with --beneath HOME, where they lie in a team's home"),
-            run=f"{command_of(home, config, beneath)} --stage all",
+            + ("" if homes[1:] else "; with --beneath HOME, where they lie in a team's home"),
+            run=f"{command_of(home, config, beneath_it)} --stage all",
         )
     return wanted
 

@@ -23,7 +23,8 @@ from storage_schemas.errors import (
     make_again,
 )
 from storage_schemas.garbage import Garbage, find_garbage, remove
-from storage_schemas.inventory import Unreadable, find_place, places, take_inventory
+from storage_schemas.inventory import Inventory, Unreadable, find_place, held, take_inventory
+from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place, place_of
 from storage_schemas.verification import Verdict
 
@@ -41,22 +42,24 @@ def verify(options: argparse.Namespace) -> Answer:
     from storage_schemas import verification
 
     home, store = opened(options)
-    beneath = beneath_of(options.beneath)
+    # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
+    beneath = None if options.beneath is None else beneath_of(options.beneath)
     wanted = {find_place(store, key) for key in options.keys}
     inventory = take_inventory(store)
     inventory = inventory.only(wanted) if wanted else inventory
+    users = users_of(home)
+    # Before the files are read, which may take hours that a home beneath out of reach must not cost.
+    missing = {} if wanted else _missing(home, inventory, users, options.beneath)
     total = sum(len(entry.manifest.files) for entry in inventory.entries.values())
     with progress("verify", total, "files") as bar:
         verdict = verification.verify(store, inventory, advance=bar.advance)
-    users = users_of(home)
     damaged = {
         place: {
             "problems": verdict.damaged[place],
-            "next": _mend(home, place, users.get(place, []), inventory.unreadable.get(place), beneath),
+            "next": _mend(home, place, verdict.damaged[place], users.get(place, []), inventory.unreadable.get(place), beneath),
         }
         for place in sorted(verdict.damaged, key=lambda place: (rank(place.partition("/")[0]), place))
     }
-    missing = {} if wanted else _missing(home, store, beneath)
     data = {
         "entries": len(verdict.entries),
         "files": verdict.num_files,
@@ -65,31 +68,36 @@ def verify(options: argparse.Namespace) -> Answer:
         "unnamed": verdict.unnamed,
         "missing": missing,
     }
-    return Answer(data, "\n".join([*_missing_told(missing, beneath), _told(verdict, damaged)]), _damage(list(damaged)))
+    return Answer(data, "\n".join([*_missing_told(missing), _told(verdict, damaged)]), _damage(list(damaged)))
 
 
-def _missing(home: Place, store: Store, beneath: Place | None) -> dict[str, dict[str, Any]]:
+def _missing(
+    home: Place, inventory: Inventory, users: Mapping[str, Sequence[Run]], option: str | None
+) -> dict[str, dict[str, Any]]:
     """By experiment: the entries that its figures name and that are not here, nor in the home beneath, and what makes them."""
-    there = set(places(store))
-    ended = [run for experiment in experiments(home) for run in experiment.runs if run.notes is None]
-    if beneath is not None and any(run.places - there for run in ended):
-        there.update(places(Store(beneath / "store")))
-    return {
-        run.experiment: {
-            "entries": sorted(run.places - there),
-            "next": f"{command_of(home, run.config, beneath)} --stage all",
-        }
-        for run in ended
-        if run.places - there
+    lacking = {
+        place: ended
+        for place, runs in users.items()
+        if place not in inventory.entries
+        and place not in inventory.unreadable
+        and (ended := [run for run in runs if run.notes is None])
     }
+    beneath = beneath_of(option) if lacking else None
+    there = held(Store(beneath / "store"), list(lacking)) if beneath else set()
+    found: dict[str, dict[str, Any]] = {}
+    for place in sorted(lacking.keys() - there):
+        for run in lacking[place]:
+            command = command_of(home, run.config, beneath)
+            about = found.setdefault(run.experiment, {"entries": [], "next": f"{command} --stage all --dry-run"})
+            about["entries"].append(place)
+    return found
 
 
-def _missing_told(missing: Mapping[str, Mapping[str, Any]], beneath: Place | None) -> list[str]:
+def _missing_told(missing: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Nothing is wrong with that: what was dropped is made again where it is needed."""
-    elsewhere = "" if beneath else "   (or --beneath HOME, if a team's home has them)"
     return [
         f"Experiment '{name}' names {plural(len(found['entries']), 'entry')} of which there is none, such as "
-        f"{found['entries'][0]}\n  Made again by: {found['next']}{elsewhere}"
+        f"{found['entries'][0]}\n  What would be made again, unless --beneath HOME has it: {found['next']}"
         for name, found in missing.items()
     ]
 
@@ -116,8 +124,15 @@ def _sampled(options: argparse.Namespace) -> Answer:
     return sampled(home, wanted, beneath=beneath_of(options.beneath), rows=options.sample)
 
 
-def _mend(home: Place, place: str, users: Sequence[Run], unreadable: Unreadable | None, beneath: Place | None) -> str:
-    """The command that mends an entry, or takes it away, so that it is made again as a whole where it is needed."""
+def _mend(
+    home: Place,
+    place: str,
+    problems: Sequence[str],
+    users: Sequence[Run],
+    unreadable: Unreadable | None,
+    beneath: Place | None,
+) -> str:
+    """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
     if isinstance(unreadable, StoreError):
         return unreadable.run
     if unreadable:
@@ -125,7 +140,9 @@ def _mend(home: Place, place: str, users: Sequence[Run], unreadable: Unreadable 
         return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=False)
     if users and place.partition("/")[0] in REPAIRABLE:
         return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
-    return cache_command(f"drop {place}{' --used' if users else ''}", home)
+    if any(map(is_unreadable, problems)):
+        return f"{cache_command(f'verify {place}', home)}   (once this user can read all of it)"
+    return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=place)
 
 
 def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:

@@ -45,6 +45,8 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
     ``connect`` is called before any work, and not at all where that cannot be done.
 
     Raises:
+        StoreError: it lies in the home beneath.
+        ClusterError: as ``connect``.
         CorruptEntryError: what was computed is something else, as on another kind of device; or an input is damaged itself.
         MissingInputError: the entry was taken out of the store meanwhile.
     """

@@ -13,7 +13,7 @@ from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputEr
 from storage_schemas.manifest import MANIFEST, Manifest
 from storage_schemas.near import File, Folder, RemoteFile, RemoteFolder, here
 from storage_schemas.objects import ObjectPath
-from storage_schemas.parts import facts_of, file_problem, size_problem
+from storage_schemas.parts import facts_of, file_problem, is_unreadable, size_problem
 from storage_schemas.places import Place, files_below, move
 
 __all__ = ["Entry", "read_entry"]
@@ -66,7 +66,7 @@ class Entry:
             raise CorruptEntryError(
                 f"Entry {self.place} has no file {name!r}",
                 allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
-                run=make_again(self.manifest.kind),
+                run=make_again(self.manifest.kind, force=self.place),
             )
         if isinstance(self.folder, Path):
             return self.folder / name
@@ -139,8 +139,12 @@ class Entry:
             found = self.problems()
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            # What cannot be looked at may be whole: nothing is to be made in its place.
+            look = cache_command(f"verify {self.place}", self.folder.parents[3])
             raise CorruptEntryError(
-                f"Entry {self.place}: {found[0]}{more}", allowed="the files as its manifest describes them", run=self.mend()
+                f"Entry {self.place}: {found[0]}{more}",
+                allowed="the files as its manifest describes them, which this user may read",
+                run=look if is_unreadable(found[0]) else self.mend(),
             )
         self.near()
 
@@ -148,11 +152,10 @@ class Entry:
         """What to type next where files are damaged."""
         kind, home = self.manifest.kind, self.folder.parents[3]
         if self.is_borrowed:
-            return f"{make_again(kind)}   (which makes one in your own home)"
+            return f"{make_again(kind, force=self.place)}   (which makes one in your own home)"
         if kind in REPAIRABLE:
             return cache_command(f"repair {self.place}", home)
-        # Not --force of its stage, which would make all others of that stage again too.
-        return f"{cache_command(f'drop {self.place} --used', home)}   (then this command again, which makes another)"
+        return make_again(kind, force=self.place)
 
 
 def _make_way(folder: Place, name: str) -> None:

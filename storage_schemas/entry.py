@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 from storage_schemas.atomic import sync_folder
 from storage_schemas.attempts import Attempts, lease_of
@@ -30,23 +29,6 @@ from storage_schemas.places import Place, children, in_threads, make_folder, mov
 __all__ = ["Draft", "Entry", "Store", "read_entry"]
 
 log = logging.getLogger(__name__)
-
-
-@cache
-def _warn(text: str) -> None:
-    """Once in a process: every step of a plan looks at every entry."""
-    log.warning("%s", text)
-
-
-def _readable(home: Place) -> Entry | None:
-    """The entry, or None if it is not finished (or gone since it was listed), or cannot be used, which is logged."""
-    try:
-        return read_entry(home)
-    except FileNotFoundError:
-        return None
-    except (CorruptEntryError, StoreError) as error:
-        _warn(str(error))
-        return None
 
 
 @contextmanager
@@ -69,6 +51,7 @@ class Store:
     forced: set[str] = field(default_factory=set, compare=False)
     """Places (``kind/key``) that are not looked for beneath, since they are to be made here."""
     _listings: Listings = field(default_factory=Listings, compare=False, repr=False)
+    _warned: set[str] = field(default_factory=set, compare=False, repr=False)
     _seen: dict[str, list[Entry]] = field(default_factory=dict, compare=False, repr=False)
 
     def find(self, kind: str, recipe: Recipe) -> Entry | None:
@@ -94,14 +77,30 @@ class Store:
         except FileNotFoundError:
             return None
         except CorruptEntryError as error:
-            _warn(str(error))
+            self._warn(str(error))
             return None
+
+    def _warn(self, text: str) -> None:
+        """Once: every step of a plan looks at every entry."""
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning("%s", text)
 
     def entries(self, kind: str) -> Iterator[Entry]:
         """Every committed entry of a kind, of this store alone."""
         homes = children(self.root / kind)[0]
-        read = in_threads(_readable, homes) if isinstance(self.root, ObjectPath) else map(_readable, homes)
+        read = in_threads(self._readable, homes) if isinstance(self.root, ObjectPath) else map(self._readable, homes)
         yield from (entry for entry in read if entry)
+
+    def _readable(self, home: Place) -> Entry | None:
+        """The entry, or None if it is not finished (or gone since it was listed), or cannot be used, which is logged."""
+        try:
+            return read_entry(home)
+        except FileNotFoundError:
+            return None
+        except (CorruptEntryError, StoreError) as error:
+            self._warn(str(error))
+            return None
 
     def nearest(
         self, kind: str, recipe: Recipe, *, same: Sequence[str] = ()

@@ -100,12 +100,13 @@ def cache_command(words: str, home: object) -> str:
     return f"python -m pipeline.cache {words} --home {shlex.quote(str(home))}"
 
 
-def make_again(kind: str, command: str = "the same command with", *, force: bool = True) -> str:
+def make_again(kind: str, command: str = "the same command with", *, force: bool | str = True) -> str:
     """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``.
 
-    Without ``force``, where it counts as not there, or will be: only what is missing is made then.
+    ``force`` is the place (``kind/key``) of the entry, where that is known: all others of the stage stay then. It is not needed
+    where the entry counts as not there, or will: what is missing is made.
     """
-    options = " --force" if force else ""
+    options = f" --force {force}" if isinstance(force, str) else " --force" if force else ""
     if kind not in _MADE_BY:
         return f"{command}{options} and the stage that makes '{kind}'"
     again = f"{command} --stage {_MADE_BY[kind]}{options}"

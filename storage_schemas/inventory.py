@@ -22,7 +22,7 @@ from storage_schemas.manifest import MANIFEST
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import children, in_threads
 
-__all__ = ["Inventory", "find_entry", "find_place", "places", "take_inventory"]
+__all__ = ["Inventory", "find_entry", "find_place", "held", "places", "take_inventory"]
 
 _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
 """Recipes name these by the hash of their content, and views and targets by their keys."""
@@ -97,6 +97,12 @@ def places(store: Store) -> list[str]:
     return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
 
 
+def held(store: Store, wanted: Sequence[str]) -> set[str]:
+    """Those of the places ``wanted`` where there is a manifest; only those are looked at."""
+    there = _looked_at(store, lambda place: (store.root / place / MANIFEST).exists(), wanted)
+    return {place for place, has in zip(wanted, there, strict=True) if has}
+
+
 def take_inventory(store: Store) -> Inventory:
     """Read every manifest; no other file is looked at."""
     entries: dict[str, Entry] = {}
@@ -147,16 +153,17 @@ def find_entry(store: Store, place: str) -> Entry:
         raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})", run=again) from error
 
 
-def find_place(store: Store, text: str, *, known: Collection[str] | None = None) -> str:
+def find_place(store: Store, text: str, *, known: Collection[str] | None = None, beneath: Store | None = None) -> str:
     """The place that ``text`` means: a key or its beginning, alone or as ``kind/key``.
 
-    It is looked for among the ``known`` places, which may be of several stores; without them among those of ``store``.
+    It is looked for among the ``known`` places, which may be of a store ``beneath`` too; without them among those of ``store``.
 
     Raises:
         ConfigError: it means none, or several.
     """
-    # As it stands in a path that was pasted, or completed by a shell.
-    wanted = text.removeprefix(f"{store.root}/").rstrip("/")
+    roots = [str(each.root) for each in (store, beneath) if each]
+    # As it stands in a path that was pasted.
+    wanted = next((text.removeprefix(f"{root}/") for root in roots if text.startswith(f"{root}/")), text).rstrip("/")
     found = _matching(places(store) if known is None else known, wanted)
     if len(found) == 1:
         return found[0]
@@ -165,7 +172,7 @@ def find_place(store: Store, text: str, *, known: Collection[str] | None = None)
         raise ConfigError(
             f"'{wanted}' is a kind of entries, and not one of them"
             if is_kind
-            else f"No entry in {store.root} has a key that begins with '{text}'",
+            else f"No entry in {' or '.join(roots)} has a key that begins with '{text}'",
             allowed="a key, or its beginning, alone or as kind/key",
             run=cache_command(f"ls {wanted}" if is_kind else "ls", store.root.parent),
         )

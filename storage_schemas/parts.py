@@ -24,6 +24,7 @@ __all__ = [
     "file_problem",
     "finish_part",
     "finished_parts",
+    "is_unreadable",
     "markers_of",
     "part_folder",
     "read_marker",
@@ -33,6 +34,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_UNREADABLE = "cannot be read"
 MARKER = ".part.json"
 """How the name of a marker ends."""
 
@@ -57,7 +59,12 @@ def file_problem(folder: Place, name: str, facts: FileFacts) -> str:
         found = difference(FileFacts(size, sha256_file(path) if size == facts.size else ""), facts)
         return f"{name} {found}" if found else ""
     except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
+        return f"{name} {_UNREADABLE} ({error.strerror})"
+
+
+def is_unreadable(problem: str) -> bool:
+    """Whether a file was not found to be damaged, but could not be looked at: it may be whole, and nothing is to go for it."""
+    return f" {_UNREADABLE} (" in problem
 
 
 def size_problem(name: str, facts: FileFacts, sizes: Mapping[str, ObjectFacts]) -> str:

@@ -30,6 +30,7 @@ from storage_schemas.places import Place
 __all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "epoch_order", "load_image"]
 
 _AHEAD = 3
+"""Batches in the making beside the one in use, so that one that takes long is there in time."""
 
 _DECODED_KEPT = 2
 """Decoded pictures a thread that are kept for the next person in the same picture; one of a telephone takes 36 MB."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from buckets import local
 
 from pipeline import cluster, graph
 from pipeline.config import load_settings
-from pipeline.exits import DONE, FAILED, USER_MISTAKE
+from pipeline.exits import DONE, FAILED, USER_MISTAKE, exit_status
 from pipeline.experiments import experiments
 from pipeline.run import main
 from stages import prepare, report, targets, teachers
@@ -113,7 +117,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs a stage that lacks nothing, and whose work is to take some seconds, or to fail; None where there is none to do."""
 
     def make(seconds: float | BaseException | None) -> Callable[..., float | None]:
-        def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float | None:
+        def made(context: Context, stage: StageName, *, force: object, connect: Callable[[], None]) -> float | None:
             if isinstance(seconds, BaseException):
                 raise seconds
             return seconds
@@ -134,6 +138,16 @@ def _left(home: Path) -> tuple[dict[str, Any], dict[str, float] | None]:
     metrics = folder / "metrics.json"
     seconds = json.loads(metrics.read_text())["seconds"] if metrics.exists() else None
     return yaml.safe_load((folder / "config.resolved.yaml").read_text()), seconds
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_its_handler_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for stop in (lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: sys.exit(signal.SIGTERM)):
+        assert exit_status(stop, interrupted="all is kept") == FAILED
+        assert capsys.readouterr().err == "Interrupted: all is kept.\n"
+        assert signal.getsignal(signal.SIGTERM) == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(exit_status, lambda: None, interrupted="").result() == DONE
 
 
 def test_a_run_leaves_its_settings_and_figures(tmp_path: Path, run: Callable[..., int]) -> None:
@@ -248,7 +262,7 @@ def test_the_cluster_is_looked_at_once_however_often_a_stage_connects(tmp_path: 
     for name in ("connect", "check_resources", "check_home"):
         monkeypatch.setattr(cluster, name, lambda *_, name=name: seen.append(name))
 
-    def made(context: Context, stage: StageName, *, force: bool, connect: Callable[[], None]) -> float:
+    def made(context: Context, stage: StageName, *, force: object, connect: Callable[[], None]) -> float:
         connect()
         connect()
         return 1.0

@@ -51,7 +51,7 @@ def test_force_makes_what_is_there_again_and_a_plan_takes_nothing_away(tmp_path:
         "prepare   hit    train instances",
         "prepare   miss   val instances: not made yet",
     ]
-    assert render_plan(plan(context, ["prepare"], force=True)).splitlines() == [
+    assert render_plan(plan(context, ["prepare"], force=())).splitlines() == [
         "prepare   stale  train instances: made again, by --force",
         "prepare   miss   val instances: not made yet",
     ]

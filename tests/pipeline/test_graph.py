@@ -16,7 +16,7 @@ from pipeline import graph
 from pipeline.experiments import experiments
 from stages import distill, targets
 from stages.context import Context, StageName, Step
-from storage_schemas.errors import ClusterError, CorruptEntryError, MissingInputError
+from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, MissingInputError
 
 
 @dataclass
@@ -66,18 +66,32 @@ def test_a_student_without_teachers_and_its_baseline_are_one_entry_and_made_once
             leave_entry(context, step)
 
     monkeypatch.setattr(distill, "make", make)
-    graph.make_stage(context, "distill", force=False, connect=lambda: None)
+    graph.make_stage(context, "distill", force=None, connect=lambda: None)
     assert len(made) == 1
     assert context.find(student) == context.find(baseline) is not None
 
 
+def test_force_with_a_key_makes_that_entry_again_and_leaves_the_others(tmp_path: Path, stage: _Stage) -> None:
+    graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
+    first, second = stage.steps(make_context(tmp_path))
+    for text in (second.key, second.place):
+        context = make_context(tmp_path)
+        graph.check(context, ["distill"], [text])
+        graph.make_stage(context, "distill", force=[text], connect=lambda: None)
+    assert stage.made == ["one", "two", "two", "two"]
+    for text in (second.key[:8], f"targets/{second.key}", ""):
+        with pytest.raises(ConfigError, match=f"--force {text}: no entry of distill") as caught:
+            graph.check(make_context(tmp_path), ["distill"], [first.key, text])
+        assert caught.value.allowed.endswith(f"{first.place}, {second.place}")
+
+
 def test_force_takes_nothing_away_when_the_cluster_cannot_be_reached(tmp_path: Path, stage: _Stage) -> None:
     context = make_context(tmp_path)
-    graph.make_stage(context, "distill", force=False, connect=lambda: None)
+    graph.make_stage(context, "distill", force=None, connect=lambda: None)
     with pytest.raises(ClusterError):
-        graph.make_stage(make_context(tmp_path), "distill", force=True, connect=_no_cluster)
+        graph.make_stage(make_context(tmp_path), "distill", force=(), connect=_no_cluster)
     assert all(make_context(tmp_path).find(step) for step in stage.steps(context))
-    graph.make_stage(make_context(tmp_path), "distill", force=True, connect=lambda: None)
+    graph.make_stage(make_context(tmp_path), "distill", force=(), connect=lambda: None)
     assert stage.made == ["one", "two"] * 2
 
 
@@ -88,17 +102,17 @@ def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp
     for entry in map(context.need, crops.values()):
         (local(entry.folder) / "file").write_bytes(b"damaged")
     with pytest.raises(CorruptEntryError, match=crops["train"].place) as caught:
-        graph.make_stage(context, "distill", force=True, connect=_no_cluster)
+        graph.make_stage(context, "distill", force=(), connect=_no_cluster)
     assert f"repair {crops['train'].place}" in caught.value.run
     assert all(make_context(tmp_path).find(step) for step in distill.steps(context))
     (local(context.need(crops["train"]).folder) / "file").write_bytes(b"")
     with pytest.raises(ClusterError):
-        graph.make_stage(context, "distill", force=True, connect=_no_cluster)
+        graph.make_stage(context, "distill", force=(), connect=_no_cluster)
 
 
 def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage) -> None:
-    graph.make_stage(make_context(tmp_path), "distill", force=False, connect=lambda: None)
-    graph.make_stage(make_context(tmp_path), "distill", force=False, connect=_no_cluster)
+    graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
+    graph.make_stage(make_context(tmp_path), "distill", force=None, connect=_no_cluster)
     assert stage.made == ["one", "two"]
 
 
@@ -111,7 +125,7 @@ def test_what_a_stage_finds_is_noted_before_it_is_used(tmp_path: Path, stage: _S
     context = make_context(tmp_path)
     for step in stage.steps(context):
         leave_entry(context, step)
-    assert graph.make_stage(context, "distill", force=False, connect=_no_cluster) is None
+    assert graph.make_stage(context, "distill", force=None, connect=_no_cluster) is None
     assert _noted(context) == {step.place for step in stage.steps(context)}
 
 
@@ -131,7 +145,7 @@ def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypat
     chain = Chain(given)
     monkeypatch.setitem(graph.STAGES, "distill", cast("ModuleType", chain))
     context = make_context(tmp_path)
-    graph.make_stage(context, "distill", force=False, connect=lambda: None)
+    graph.make_stage(context, "distill", force=None, connect=lambda: None)
     assert chain.made == ["first", "second"]
     second = given(context)[1]
     assert seen == [{first.place}, {first.place, second.place}]

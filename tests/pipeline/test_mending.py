@@ -30,16 +30,20 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "connect", connect)
 
 
-@pytest.mark.parametrize("name", ["student", "primary", "train"])
-def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_takes_it_away(
-    cache: Cache, made: dict[str, Entry], name: str
+@pytest.mark.parametrize(("name", "stage"), [("student", "distill"), ("primary", "teachers"), ("train", "prepare")])
+def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_makes_it(
+    cache: Cache, made: dict[str, Entry], name: str, stage: str
 ) -> None:
     place = made[name].place
+    assert cache("repair", place) == DONE
+    assert cache.out == f"{place}: nothing was damaged\n"
+    made[name].path(next(iter(made[name].manifest.files))).unlink()
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     assert cache("repair", place) == USER_MISTAKE
     assert cache.err.splitlines() == [
         f"StoreError: {place} is made as a whole: it has no shards that could be computed one by one",
         "  Allowed: repair of views and targets",
-        f"  Next:    python -m pipeline.cache drop {place} --used --home {cache.home}",
+        f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage {stage} --force {place}",
     ]
 
 
@@ -76,10 +80,10 @@ def test_what_an_entry_was_made_from_may_lie_in_a_teams_home(cache: Cache) -> No
         assert not isinstance(draft, Entry)
         draft.commit([], measured={})
     _leave(context, "demo", step.place)
-    assert cache("repair", step.key) == USER_MISTAKE
-    assert "do not lead to" in cache.err
-    assert "with --beneath HOME, where what it was made from lies in a team's home" in cache.err
-    assert cache("repair", step.key, "--beneath", str(teams)) == DONE
+    with pytest.raises(MissingInputError, match="do not lead to") as caught:
+        step_of(cache.home, step.place, beneath=None)
+    assert "with --beneath HOME, where what it was made from lies in a team's home" in caught.value.allowed
+    assert step_of(cache.home, step.place, beneath=teams)[1].key == step.key
 
 
 def test_an_entry_whose_own_manifest_cannot_be_read_is_not_taken_for_that_of_the_team(cache: Cache) -> None:
@@ -154,6 +158,7 @@ def _stop(context: Context, places: list[str]) -> None:
 
 
 def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made: dict[str, Entry]) -> None:
+    made["unused"].path("file").unlink()
     assert cache("repair", made["unused"].key) == USER_MISTAKE
     assert f"No experiment of {cache.home} uses {made['unused'].place}" in cache.err
-    assert f"  Next:    python -m pipeline.run --stage all --home {cache.home}   (" in cache.err
+    assert f"  Next:    python -m pipeline.run --config FILE --stage all --home {cache.home}   (" in cache.err

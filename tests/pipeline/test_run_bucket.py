@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ TINY = {
     "distill.schedule": "primary_then_senior",
 }
 STARTED = "Ray: local cluster with"
-CLEAN, FAULTY = "s3://odkd/clean/home", "s3://odkd/faulty/home"
+CLEAN, FAULTY, KILLED = (f"s3://odkd/{name}/home" for name in ("clean", "faulty", "killed"))
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,20 @@ class _Nodes:
     server: Server
     folder: Path
 
+    def environment(self, node: str) -> dict[str, str]:
+        return {**os.environ, **self.server.environment, "ODKD_CACHE": str(self.folder / node)}
+
     def run(self, module: str, *words: str, node: str = "first") -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **self.server.environment, "ODKD_CACHE": str(self.folder / node)}
         command = [sys.executable, "-m", module, *words]
+        environment = self.environment(node)
         return subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False, env=environment)
 
     def stages(self, stage: str, home: str, *words: str, node: str = "first") -> str:
-        settings = [f"--set={name}={json.dumps(value)}" for name, value in TINY.items()]
-        return _output(self.run("pipeline.run", "--stage", stage, "--home", home, *settings, *words, node=node))
+        return _output(self.run("pipeline.run", "--stage", stage, "--home", home, *_settings(), *words, node=node))
+
+
+def _settings() -> list[str]:
+    return [f"--set={name}={json.dumps(value)}" for name, value in TINY.items()]
 
 
 def _output(result: subprocess.CompletedProcess[str]) -> str:
@@ -175,6 +183,37 @@ def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: 
 
 
 @pytest.mark.long
+def test_a_run_that_is_killed_goes_on_at_another_node(nodes: _Nodes) -> None:
+    """SIGKILL of the driver and its workers once the first epoch of the student lies in the bucket."""
+    home, others = place_of(KILLED), ("--beneath", CLEAN, "--set=distill.lr=0.001")
+    command = [sys.executable, "-m", "pipeline.run", "--stage", "distill", "--home", KILLED, *_settings(), *others]
+    killed = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=nodes.environment("killed"),
+    )
+    deadline = time.monotonic() + 300
+    while not any(name.endswith("/epoch-00000.part.json") for name in files_below(home)):
+        assert killed.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no epoch was saved"
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not take_inventory(Store(home / "store")).entries, "nothing was committed"
+    assert "finished parts of an earlier run" in nodes.stages("all", KILLED, *others, node="fifth")
+    made = take_inventory(Store(home / "store")).entries
+    assert {entry.manifest.kind for entry in made.values()} == {"students", "evaluations", "reports"}
+    (student,) = [entry for entry in made.values() if entry.manifest.kind == "students"]
+    lines = [json.loads(line) for line in student.path("metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "loss" in line] == [0, 1], "no epoch is told of twice, and none is missing"
+    left = {name.split("/")[-1] for name in files_below(home / "store")}
+    assert not {name for name in left if name.endswith((".part.json", ".lease"))}
+    assert "all as their manifests say" in _output(nodes.run("pipeline.cache", "verify", "--home", KILLED, "--beneath", CLEAN))
+
+
+@pytest.mark.long
 def test_on_a_store_that_fails_every_third_request_a_run_ends_with_the_same_contents(nodes: _Nodes) -> None:
     nodes.server.fail_every(3)
     try:
@@ -187,8 +226,7 @@ def test_on_a_store_that_fails_every_third_request_a_run_ends_with_the_same_cont
 
 
 def test_a_bucket_that_is_not_there_is_refused(nodes: _Nodes) -> None:
-    settings = [f"--set={name}={json.dumps(value)}" for name, value in TINY.items()]
-    result = nodes.run("pipeline.run", "--stage", "prepare", "--home", "s3://elsewhere/home", *settings)
+    result = nodes.run("pipeline.run", "--stage", "prepare", "--home", "s3://elsewhere/home", *_settings())
     assert result.returncode == 2
     assert "s3://elsewhere/home cannot be used" in result.stderr
     assert "Traceback" not in result.stderr

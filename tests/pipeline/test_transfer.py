@@ -39,7 +39,7 @@ def test_an_experiment_comes_to_another_home_whole(
     assert other("import", str(tmp_path / name)) == DONE
     assert other.out.splitlines()[-2:] == [
         f"16 entries, 2.1 kB imported into {other.home / 'store'}",
-        f"To use them: python -m pipeline.run --stage all --home {other.home}   (with their settings: it finds them)",
+        f"To use them: python -m pipeline.run --config FILE --stage all --home {other.home}   (FILE: their settings)",
     ]
     assert "import: 17/17 files" in other.err
     assert other("verify") == DONE
@@ -152,7 +152,19 @@ def test_an_entry_that_lies_in_a_teams_home_is_found_by_its_key(
     assert other("export", made["train"].key[:12], mine.key, str(tmp_path / "out")) == DONE
     assert _names(tmp_path / "out") == sorted([made["train"].place, mine.place])
     assert other("export", "nobody", str(tmp_path / "none")) == USER_MISTAKE
-    assert f"No entry in {other.home}/store has a key that begins with 'nobody' (in {cache.home} too)" in other.err
+    assert f"No entry in {other.home}/store or {cache.home}/store has a key that begins with 'nobody'" in other.err
+    assert "; or the name of an experiment: demo" in other.err
+    assert other("export", f"{cache.home}/store/{made['train'].place}/", str(tmp_path / "again")) == DONE
+
+
+def test_what_makes_a_teams_experiment_whole_is_run_in_the_teams_home(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+) -> None:
+    (cache.home / "runs" / "demo" / "metrics.json").write_text("{")
+    put(store_of(other.home), "instances", {"split": "mine"})
+    assert other("export", "demo", str(tmp_path / "out"), "--beneath", str(cache.home)) == USER_MISTAKE
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    assert f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage all\n" in other.err
 
 
 def test_a_teams_home_is_asked_only_for_what_is_missing(

@@ -20,8 +20,9 @@ from pipeline.home import make_home
 from pipeline.run import main as run
 from stages import prepare
 from stages.context import Context
-from storage_schemas import garbage
+from storage_schemas import garbage, parts
 from storage_schemas.entry import Entry, Store
+from storage_schemas.errors import CorruptEntryError
 from storage_schemas.lease import Lease
 
 # verify
@@ -76,21 +77,38 @@ def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
 def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: dict[str, Entry]) -> None:
     made["unused"].path("file").unlink()
     assert cache("verify") == USER_MISTAKE
-    assert f"Next:    python -m pipeline.cache drop {made['unused'].place} --home {cache.home}\n" in cache.out
+    place = made["unused"].place
+    again = f"the command that made it (no experiment uses it), with --stage targets --force {place}"
+    assert f"Next:    {again}\n" in cache.out
 
 
-def test_what_is_made_as_a_whole_is_to_be_dropped_and_made_again_by_the_run_that_needs_it(
-    cache: Cache, made: dict[str, Entry]
-) -> None:
-    """The settings beside the figures of the same name are of an earlier run, and would make another entry."""
+def test_verify_names_the_settings_of_the_run_that_needs_what_is_damaged(cache: Cache, made: dict[str, Entry]) -> None:
+    """Those beside the figures of the same name are of an earlier run, and would make another entry."""
     entry = put(Store(cache.home / "store"), "students", {"of": "other settings"})
     refer(cache.home / "runs" / "demo", "now", [entry.place])
     entry.path("file").unlink()
-    command = f"python -m pipeline.cache drop {entry.place} --used --home {cache.home}"
-    assert cache.json("verify")["damaged"][entry.place]["next"] == command
-    assert cache("drop", entry.place, "--used") == DONE
     config = cache.home / "runs" / "demo" / "unfinished" / "now" / "config.resolved.yaml"
-    assert f"  Made again by: python -m pipeline.run --config {config} --home {cache.home} --stage distill\n" in cache.out
+    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage distill --force {entry.place}"
+    assert cache.json("verify")["damaged"][entry.place]["next"] == command
+
+
+def test_what_cannot_be_read_is_not_to_be_made_again(
+    cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network store that fails, or another user's file: all of it may be whole."""
+
+    def broken(_: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(parts, "sha256_file", broken)
+    place = made["student"].place
+    found = cache.json("verify", place)["damaged"][place]
+    assert found["problems"] == ["file cannot be read (Input/output error)"]
+    look = f"python -m pipeline.cache verify {place} --home {cache.home}"
+    assert found["next"] == f"{look}   (once this user can read all of it)"
+    with pytest.raises(CorruptEntryError) as caught:
+        made["student"].check()
+    assert caught.value.run == look
 
 
 def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_mended(cache: Cache, made: dict[str, Entry]) -> None:
@@ -106,11 +124,11 @@ def test_verify_tells_what_an_experiment_names_and_nobody_has(cache: Cache, made
     shutil.copytree(cache.home, tmp_path / "team")
     store_of(cache.home).discard(made["train bits"])
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
-    again = f"python -m pipeline.run --config {config} --home {cache.home} --stage all"
+    again = f"python -m pipeline.run --config {config} --home {cache.home} --stage all --dry-run"
     assert cache("verify") == DONE, "what is there is whole"
     assert cache.out.splitlines()[:2] == [
         f"Experiment 'demo' names 1 entry of which there is none, such as {made['train bits'].place}",
-        f"  Made again by: {again}   (or --beneath HOME, if a team's home has them)",
+        f"  What would be made again, unless --beneath HOME has it: {again}",
     ]
     assert cache.json("verify")["missing"] == {"demo": {"entries": [made["train bits"].place], "next": again}}
     assert cache.json("verify", "--beneath", str(tmp_path / "team"))["missing"] == {}
@@ -142,7 +160,18 @@ def test_a_sample_of_nothing_is_refused(cache: Cache, made: dict[str, Entry]) ->
     shutil.rmtree(cache.home / "runs")
     assert cache("verify", "--sample", "3") == USER_MISTAKE
     assert cache.err.startswith("MissingInputError: No experiment uses any of the ")
-    assert f"  Next:    python -m pipeline.run --stage all --home {cache.home}   (" in cache.err
+    assert f"  Next:    python -m pipeline.run --config FILE --stage all --home {cache.home}   (" in cache.err
+
+
+def test_a_home_beneath_that_is_out_of_reach_is_asked_only_for_what_is_missing(
+    cache: Cache, made: dict[str, Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODKD_BENEATH", str(tmp_path / "out of reach"))
+    assert cache("verify") == DONE
+    store_of(cache.home).discard(made["train bits"])
+    assert cache("verify", made["student"].key) == DONE
+    assert cache("verify") == USER_MISTAKE
+    assert "The home beneath" in cache.err
 
 
 def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:

@@ -63,10 +63,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         context = make_context(home, *TINY)
         cluster.connect()
         try:
-            graph.make_stage(context, "prepare", force=False, connect=lambda: None)
+            graph.make_stage(context, "prepare", force=None, connect=lambda: None)
             for number, role in enumerate(ROLES):
                 _leave_teacher(context, role, seed=number)
-            graph.make_stage(context, "targets", force=False, connect=lambda: None)
+            graph.make_stage(context, "targets", force=None, connect=lambda: None)
             yield home
         finally:
             cluster.disconnect()

@@ -7,13 +7,10 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from stages.context import Context, Step
 from stages.learning.loop import METRICS, Worker, train, training_rows
@@ -29,6 +26,11 @@ from storage_schemas.instances import read_instances
 from storage_schemas.near import here
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place
+
+if TYPE_CHECKING:
+    # It takes a second to import, which plans, predictions and targets do without.
+    from ray.train import ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
 
 __all__ = ["cpus_of_process", "read_curve", "run_trainings", "side_by_side"]
 
@@ -74,13 +76,14 @@ def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> list[dict[
         for plan, number in zip(plans, workers, strict=True)
     ]
     raised: list[BaseException] = []
+    from ray.train import TrainingFailedError
 
     def fit(trainer: TorchTrainer, plan: TrainingPlan) -> None:
         try:
             (plan.folder / _ERROR).unlink(missing_ok=True)
             try:
                 trainer.fit()
-            except ray.train.TrainingFailedError as error:
+            except TrainingFailedError as error:
                 _raise_left(plan)
                 raise _as_ours(error, plan) from error
             _raise_left(plan)
@@ -113,6 +116,9 @@ def _facts(plan: TrainingPlan, workers: int) -> dict[str, Any]:
 
 
 def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> TorchTrainer:
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+
     return TorchTrainer(
         _worker,
         train_loop_config={"plan": plan},
@@ -134,6 +140,8 @@ def _num_workers(settings: TrainSettings, most: int) -> int:
 
 
 def _scaling(context: Context, workers: int, *, processes: int) -> ScalingConfig:
+    from ray.train import ScalingConfig
+
     if context.device == "cuda":
         return ScalingConfig(num_workers=workers, use_gpu=True)
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -160,7 +168,9 @@ def _worker(config: dict[str, Any]) -> None:
     if (plan.folder / _ERROR).exists():
         # It has failed for a reason that a second attempt cannot mend: Ray's retries end here, and the driver tells it.
         return
-    place = ray.train.get_context()
+    from ray.train import get_context
+
+    place = get_context()
     worker = Worker(
         rank=place.get_world_rank(),
         world=place.get_world_size(),
@@ -207,14 +217,16 @@ def _raise_left(plan: TrainingPlan) -> None:
         raise getattr(errors, name)(seen, allowed=allowed, run=run)
 
 
-def _as_ours(error: ray.train.TrainingFailedError, plan: TrainingPlan) -> Exception:
+def _as_ours(error: TrainingFailedError, plan: TrainingPlan) -> Exception:
     """Lost workers and full disks are something the user can mend; what else a worker raised is a fault of the program."""
+    from ray.train import ControllerError
+
     failures = list(getattr(error, "worker_failures", {}).values())
     # Ray Train wraps what a worker raised, too.
     raised = [getattr(failure, "_base_exc", failure) for failure in failures]
     if faults := [cause for cause in raised if isinstance(cause, OSError)]:
         return faults[0]
-    if isinstance(error, ray.train.ControllerError) or any(map(_is_loss, failures)):
+    if isinstance(error, ControllerError) or any(map(_is_loss, failures)):
         return ClusterError(
             f"Training '{plan.title}' lost workers: {str(error).strip().splitlines()[-1]}",
             allowed="workers that live; cluster.max_failures says how many may be lost",

@@ -11,7 +11,6 @@ from stages.context import Context, Step
 from stages.evaluate import chosen_decoder, protocol
 from stages.report import people, scores, sources
 from stages.reporting.content import Page
-from stages.reporting.page import render
 from stages.summary import entries_of
 from storage_schemas.atomic import write_atomic
 from storage_schemas.entry import Draft
@@ -35,6 +34,9 @@ def steps(context: Context) -> list[Step]:
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Write the page."""
+    # It draws with matplotlib, which takes longer to import than a plan takes to make.
+    from stages.reporting.page import render
+
     for step in missing:
         with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
             if isinstance(draft, Draft):

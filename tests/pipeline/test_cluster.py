@@ -23,7 +23,7 @@ from storage_schemas.places import Place
 @pytest.fixture(autouse=True)
 def _local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in (*cluster._TRAIN_ENVIRONMENT, "RAY_USAGE_STATS_ENABLED"):
+    for name in (*cluster._TRAIN_ENVIRONMENT, *cluster._TRAIN_ENVIRONMENT_HERE, "RAY_USAGE_STATS_ENABLED"):
         # Set here, so that what connect() sets is taken back.
         monkeypatch.setenv(name, "0")
 

@@ -51,7 +51,7 @@ _DECODE_ROUNDS = 9
 
 Rows = npt.NDArray[np.int64]
 Reader = Callable[[Rows], Tensor]
-"""The float heatmaps [B, K, H, W] of the people in some rows (or their bits, where that is said)."""
+"""The maps [B, K, H, W] of the people in some rows, as the loss takes them (or their packed bits, where that is said)."""
 
 
 def measure_reading(data: Data) -> Part:
@@ -88,7 +88,7 @@ def measure_reading(data: Data) -> Part:
         (
             f"{num:,} drawn people ({scale.dense_rows:,} as dense heatmaps, a chunk each); files are in the page cache",
             f"{scale.read_rounds} rounds of {_BATCHES} batches, the same people for all; {_DECODE_ROUNDS} maps are made",
-            "each but the map read alone gives float heatmaps, of the bits or as they were; none gives peaks, crop or flip",
+            "each but the map read alone gives maps as the loss takes them, uint8 or float16; none gives peaks, crop or flip",
             CAVEAT,
         ),
     )
@@ -138,7 +138,7 @@ def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -
     return {
         _OURS: lambda rows_B: unpacked(mapped[rows_B]),
         "ours: a map, read alone": lambda rows_B: torch.from_numpy(mapped[rows_B]),
-        "dense float16 in a map": lambda rows_B: torch.from_numpy(mapped_dense[rows_B % scale.dense_rows]).float(),
+        "dense float16 in a map": lambda rows_B: torch.from_numpy(mapped_dense[rows_B % scale.dense_rows]),
         RECORDS: lambda rows_B: unpacked(read_records(records, records_N.dtype, rows_B)),
         COMPRESSED: lambda rows_B: unpacked(read_compressed(short_records, starts, records_N.dtype, rows_B)),
         PICKLES: lambda rows_B: unpacked(read_pickles(pickles, rows_B)),
@@ -146,7 +146,7 @@ def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -
         # One by one: zarr-python is slower at several rows of four dimensions.
         "dense float16 Zarr": lambda rows_B: torch.from_numpy(
             np.stack([np.asarray(dense[int(row)]) for row in rows_B % scale.dense_rows])
-        ).float(),
+        ),
     }
 
 

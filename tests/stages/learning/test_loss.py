@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.learning import loss
 from stages.learning.loss import blend_targets, halve, heatmap_loss, unpack_bits
 
 B, K, H, W = 3, 4, 6, 8
@@ -107,22 +108,25 @@ def test_bits_are_unpacked_as_numpy_packs_them() -> None:
     bits = np.random.default_rng(0).random((B, K, H, W)) > 0.5
     packed = np.packbits(bits.reshape(B, -1), axis=1)
     unpacked = unpack_bits(torch.from_numpy(packed), num_joints=K, heatmap_wh=(W, H))
-    assert unpacked.dtype == torch.float32
-    assert np.array_equal(unpacked.numpy(), bits.astype(np.float32))
+    assert unpacked.dtype == torch.uint8
+    assert np.array_equal(unpacked.numpy(), bits)
 
 
-def test_every_pair_of_bytes_is_unpacked_in_its_order() -> None:
-    """All 65,536 pairs, one a row: what a table of pairs gets wrong if it takes them in another order of bytes, or signed."""
+def test_every_pair_of_bytes_is_unpacked_in_its_order_on_any_device() -> None:
+    """All 65,536 pairs, one a row; a GPU shifts and masks, which is looked at here on the CPU."""
     packed = np.arange(65536, dtype=">u2").view(np.uint8).reshape(-1, 2)
     expected = (np.arange(65536)[:, None] >> np.arange(15, -1, -1)) & 1
     unpacked = unpack_bits(torch.from_numpy(packed), num_joints=1, heatmap_wh=(4, 4))
-    assert np.array_equal(unpacked.numpy().reshape(-1, 16), expected.astype(np.float32))
+    shifted = loss._shifted(torch.from_numpy(packed))
+    assert shifted.dtype == torch.uint8
+    for pixels in (unpacked, shifted):
+        assert np.array_equal(pixels.numpy().reshape(-1, 16), expected)
 
 
 def test_bits_of_chosen_people_are_theirs() -> None:
     packed = np.random.default_rng(0).integers(0, 256, (5, 12), dtype=np.uint8)
     chosen = unpack_bits(torch.from_numpy(packed)[1::2], num_joints=2, heatmap_wh=(8, 6))
-    assert np.array_equal(chosen.numpy().reshape(2, -1), np.unpackbits(packed[1::2], axis=1).astype(np.float32))
+    assert np.array_equal(chosen.numpy().reshape(2, -1), np.unpackbits(packed[1::2], axis=1))
 
 
 def test_a_halved_map_keeps_the_place() -> None:

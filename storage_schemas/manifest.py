@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -193,6 +194,10 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+_ODD_NAME = re.compile(r"\0|(?:^|/)\.{0,2}(?:/|\Z)")
+"""A NUL, or a part between slashes that is empty, ``.`` or ``..``; a list of entries looks at all of their files' names."""
+
+
 def is_plain_name(name: str) -> bool:
     """True if a name, in its one plain spelling, leads to something below the folder that it is joined to."""
-    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+    return _ODD_NAME.search(name) is None

@@ -17,7 +17,9 @@ __all__ = [
     "RECIPE",
     "WRITER",
     "fill",
+    "flip_bit",
     "make_entry",
+    "truncate",
     "unfinished",
     "write_file",
     "writer_environment",
@@ -67,3 +69,15 @@ def unfinished(store: Store, blocks: tuple[int, ...]) -> Place:
             write_file(draft, f"bits/c/{block}")
             finish_part(draft.folder, f"block-{block}", [f"bits/c/{block}"])
     return draft.folder
+
+
+def truncate(path: Path) -> None:
+    """Take the last byte of a file away."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_bit(path: Path) -> None:
+    """Turn one bit of a file over, which leaves its size."""
+    data = bytearray(path.read_bytes())
+    data[3] ^= 0x10
+    path.write_bytes(data)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from buckets import local
-from store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
+from store_samples import FILES, RECIPE, fill, flip_bit, make_entry, truncate, unfinished, write_file
 
 from storage_schemas.entry import Draft, Store
 from storage_schemas.errors import CorruptEntryError
@@ -22,16 +22,6 @@ SHA256_OF_BRACES = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caa
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _flip_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[3] ^= 0x10
-    path.write_bytes(data)
 
 
 # Parts of the dead
@@ -68,7 +58,7 @@ def test_parts_of_several_dead_writers_come_together(store: Store) -> None:
         assert parts["block-1"].notes == {"bad": 7}
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), _truncate, _flip_bit])
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), truncate, flip_bit])
 def test_a_part_whose_file_was_damaged_is_not_adopted(
     store: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
@@ -93,7 +83,7 @@ def test_a_file_that_changed_after_its_part_was_finished_is_not_committed(store:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        _flip_bit(local(draft.folder / "bits/c/0"))
+        flip_bit(local(draft.folder / "bits/c/0"))
         with pytest.raises(CorruptEntryError, match="bits/c/0 is not as it was"):
             draft.commit(FILES, measured={})
     assert store.find("targets", RECIPE) is None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from buckets import local
-from store_samples import CONTENT, FILES, RECIPE, fill, make_entry
+from store_samples import CONTENT, FILES, RECIPE, fill, flip_bit, make_entry, truncate
 
 from storage_schemas import draft as draft_module
 from storage_schemas import parts
@@ -150,16 +150,6 @@ def test_a_manifest_of_another_entry_is_not_used(store: Store, caplog: pytest.Lo
 # Files that are not as they were
 
 
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _flip_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[3] ^= 0x10
-    path.write_bytes(data)
-
-
 def _swap(path: Path) -> None:
     other = path.with_name("1")
     mine = path.read_bytes()
@@ -231,8 +221,8 @@ def test_a_name_that_the_manifest_does_not_cover_leads_nowhere(store: Store, nam
         (lambda path: path.unlink(), "bits/c/0 is missing"),
         (_replace_by_folder, "bits/c/0 is missing"),
         (lambda path: path.write_bytes(b""), "bits/c/0 has 0 bytes where the manifest says 11"),
-        (_truncate, "bits/c/0 has 10 bytes where the manifest says 11"),
-        (_flip_bit, "bits/c/0 does not match its sha256"),
+        (truncate, "bits/c/0 has 10 bytes where the manifest says 11"),
+        (flip_bit, "bits/c/0 does not match its sha256"),
         (_swap, r"bits/c/0 does not match its sha256 \(and 1 more\)"),
     ],
 )

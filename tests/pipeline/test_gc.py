@@ -1,4 +1,4 @@
-"""``verify`` and ``gc``: what they find, say and do, and how they end."""
+"""``gc``: what it removes and leaves, what it says, and what stops it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from buckets import local
-from cache_samples import Cache, grow_old, put, store_of
+from cache_samples import Cache, grow_old, put
 
 from pipeline import cluster, graph, upkeep
 from pipeline.config import load_settings
@@ -20,168 +20,9 @@ from pipeline.home import make_home
 from pipeline.run import main as run
 from stages import prepare
 from stages.context import Context
-from storage_schemas import garbage, parts
+from storage_schemas import garbage
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import CorruptEntryError
 from storage_schemas.lease import Lease
-
-# verify
-
-
-def test_verify_of_a_whole_store_ends_well(cache: Cache, made: dict[str, Entry]) -> None:
-    assert cache("verify") == DONE
-    # 16 entries of 7 bytes, one of them in 2 files, and one of 2000 bytes.
-    assert cache.out == "17 entries, 18 files, 2.1 kB: all as their manifests say\n"
-    assert "verify: 18/18 files" in cache.err
-
-
-def _truncate(entry: Entry) -> None:
-    entry.path("bits/c/0").write_bytes(b"shar")
-
-
-def _flip(entry: Entry) -> None:
-    entry.path("bits/c/0").write_bytes(b"sharD")
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (_flip, "bits/c/0 does not match its sha256"),
-        (_truncate, "bits/c/0 has 4 bytes where the manifest says 5"),
-        (lambda entry: entry.path("bits/c/0").unlink(), "bits/c/0 is missing"),
-    ],
-)
-def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
-    cache: Cache, made: dict[str, Entry], damage: Callable[[Entry], object], said: str
-) -> None:
-    entry = made["train bits"]
-    damage(entry)
-    assert cache("verify") == USER_MISTAKE
-    command = f"python -m pipeline.cache repair {entry.place} --home {cache.home}"
-    assert cache.out.splitlines() == [
-        f"{entry.place}: {said}",
-        f"  Next:    {command}",
-        "17 entries, 18 files, 2.1 kB: 1 damaged file in 1 entry",
-    ]
-    assert cache.err.splitlines()[-3:] == [
-        f"CorruptEntryError: {entry.place} is damaged",
-        "  Allowed: files as the manifests describe them",
-        "  Next:    the command above",
-    ]
-    assert cache.json("verify")["damaged"] == {entry.place: {"problems": [said], "next": command}}
-    assert cache("verify", made["student"].key) == DONE
-    assert cache.out == "1 entry, 1 file, 7 B: all as their manifests say\n"
-    assert cache("verify", made["student"].key, entry.key[:8]) == USER_MISTAKE
-
-
-def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: dict[str, Entry]) -> None:
-    made["unused"].path("file").unlink()
-    assert cache("verify") == USER_MISTAKE
-    place = made["unused"].place
-    again = f"the command that made it (no experiment uses it), with --stage targets --force {place}"
-    assert f"Next:    {again}\n" in cache.out
-
-
-def test_verify_names_the_settings_of_the_run_that_needs_what_is_damaged(cache: Cache, made: dict[str, Entry]) -> None:
-    """Those beside the figures of the same name are of an earlier run, and would make another entry."""
-    entry = put(Store(cache.home / "store"), "students", {"of": "other settings"})
-    refer(cache.home / "runs" / "demo", "now", [entry.place])
-    entry.path("file").unlink()
-    config = cache.home / "runs" / "demo" / "unfinished" / "now" / "config.resolved.yaml"
-    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage distill --force {entry.place}"
-    assert cache.json("verify")["damaged"][entry.place]["next"] == command
-
-
-def test_what_cannot_be_read_is_not_to_be_made_again(
-    cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A network store that fails, or another user's file: all of it may be whole."""
-
-    def broken(_: Path) -> str:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(parts, "sha256_file", broken)
-    place = made["student"].place
-    found = cache.json("verify", place)["damaged"][place]
-    assert found["problems"] == ["file cannot be read (Input/output error)"]
-    look = f"python -m pipeline.cache verify {place} --home {cache.home}"
-    assert found["next"] == f"{look}   (once this user can read all of it)"
-    with pytest.raises(CorruptEntryError) as caught:
-        made["student"].check()
-    assert caught.value.run == look
-
-
-def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_mended(cache: Cache, made: dict[str, Entry]) -> None:
-    names = ["train", "primary", "train view", "train bits", "student", "report"]
-    for name in names:
-        made[name].path(next(iter(made[name].manifest.files))).unlink()
-    assert cache("verify") == USER_MISTAKE
-    assert list(cache.json("verify")["damaged"]) == [made[name].place for name in names]
-    assert f"CorruptEntryError: {made['train'].place} and 5 more entries are damaged" in cache.err
-
-
-def test_verify_tells_what_an_experiment_names_and_nobody_has(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
-    shutil.copytree(cache.home, tmp_path / "team")
-    store_of(cache.home).discard(made["train bits"])
-    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
-    again = f"python -m pipeline.run --config {config} --home {cache.home} --stage all --dry-run"
-    assert cache("verify") == DONE, "what is there is whole"
-    assert cache.out.splitlines()[:2] == [
-        f"Experiment 'demo' names 1 entry of which there is none, such as {made['train bits'].place}",
-        f"  What would be made again, unless --beneath HOME has it: {again}",
-    ]
-    assert cache.json("verify")["missing"] == {"demo": {"entries": [made["train bits"].place], "next": again}}
-    assert cache.json("verify", "--beneath", str(tmp_path / "team"))["missing"] == {}
-
-
-def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[str, Entry]) -> None:
-    for name in ("val", "val bits"):
-        local(made[name].folder.parent / "manifest.json").write_bytes(b"")
-    assert cache("verify") == USER_MISTAKE
-    assert cache.out.splitlines()[-1] == "15 entries, 16 files, 2.1 kB: 2 damaged files in 2 entries"
-    # Nothing tells any more what its files should be, so that repair could not mend it; and it counts as not there.
-    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
-    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage targets"
-    assert cache.json("verify")["damaged"][made["val bits"].place]["next"] == command
-    assert cache("verify", made["val"].key) == USER_MISTAKE
-
-
-def test_the_command_that_mends_reads_the_home_beneath_too(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
-    (tmp_path / "team" / "store").mkdir(parents=True)
-    made["train bits"].path("bits/c/0").unlink()
-    beneath = ("--beneath", str(tmp_path / "team"))
-    found = cache.json("verify", *beneath)["damaged"][made["train bits"].place]
-    assert (
-        found["next"] == f"python -m pipeline.cache repair {made['train bits'].place} --home {cache.home} {' '.join(beneath)}"
-    )
-
-
-def test_a_sample_of_nothing_is_refused(cache: Cache, made: dict[str, Entry]) -> None:
-    shutil.rmtree(cache.home / "runs")
-    assert cache("verify", "--sample", "3") == USER_MISTAKE
-    assert cache.err.startswith("MissingInputError: No experiment uses any of the ")
-    assert f"  Next:    python -m pipeline.run --config FILE --stage all --home {cache.home}   (" in cache.err
-
-
-def test_a_home_beneath_that_is_out_of_reach_is_asked_only_for_what_is_missing(
-    cache: Cache, made: dict[str, Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ODKD_BENEATH", str(tmp_path / "out of reach"))
-    assert cache("verify") == DONE
-    store_of(cache.home).discard(made["train bits"])
-    assert cache("verify", made["student"].key) == DONE
-    assert cache("verify") == USER_MISTAKE
-    assert "The home beneath" in cache.err
-
-
-def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:
-    local(made["train"].folder / "notes.txt").write_text("mine")
-    assert cache("verify") == DONE
-    assert cache.out.startswith(f"{made['train'].place}: notes.txt is not named by the manifest, and not used\n")
-    assert cache.json("verify")["unnamed"] == {made["train"].place: ["notes.txt"]}
-
-
-# gc
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.experiments import Run
 from pipeline.tables import age_text, plural, printable, size_text, table, tree, values_text
 from storage_schemas.entry import Entry
 from storage_schemas.inventory import Inventory, Unreadable, take_inventory
-from storage_schemas.manifest import differing_fields
+from storage_schemas.manifest import as_mappings, differing_fields
 
 __all__ = ["Row", "diff", "ls", "show"]
 
@@ -54,7 +54,7 @@ def ls(options: argparse.Namespace) -> Answer:
     for error in unreadable.values():
         log.warning("%s", error.seen)
     data = {
-        "entries": [asdict(row) for row in rows],
+        "entries": [vars(row) for row in rows],
         "unreadable": {place: error.seen for place, error in unreadable.items()},
     }
     return Answer(data, f"{_listed(rows, unreadable, now=datetime.now(UTC))} in {store.root}")
@@ -215,14 +215,14 @@ def _facts(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> dict[str
     """All that is known of one entry, as JSON."""
     manifest = entry.manifest
     return {
-        **asdict(_row(entry, inventory, users)),
+        **vars(_row(entry, inventory, users)),
         "folder": str(entry.folder),
         "payload": manifest.payload,
         "made_from": inventory.made_from(entry),
         "recipe": manifest.recipe,
         "measured": manifest.measured,
         "made": manifest.made,
-        "files": {name: asdict(facts) for name, facts in manifest.files.items()},
+        "files": as_mappings(manifest.files),
     }
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 
@@ -18,6 +17,7 @@ __all__ = [
     "Manifest",
     "Recipe",
     "as_json",
+    "as_mappings",
     "canonical_json",
     "difference",
     "differing_fields",
@@ -91,12 +91,16 @@ def _is_short(values: Sequence[object]) -> bool:
     return len(values) <= _SHOWN_WHOLE and not any(isinstance(value, Mapping | list | tuple) for value in values)
 
 
-@dataclass(frozen=True)
-class FileFacts:
+class FileFacts(NamedTuple):
     """Size in bytes and sha256 of one file."""
 
     size: int
     sha256: str
+
+
+def as_mappings(files: Mapping[str, FileFacts]) -> dict[str, dict[str, Any]]:
+    """Files as JSON says them: by name, the names of the facts beside them."""
+    return {name: facts._asdict() for name, facts in files.items()}
 
 
 def difference(found: FileFacts, wanted: FileFacts) -> str:
@@ -130,7 +134,7 @@ class Manifest:
     @property
     def payload(self) -> str:
         """The sha256 over every file's name, size and sha256: equal for equal content, whoever made it, when and where."""
-        return hashlib.sha256(canonical_json({name: asdict(facts) for name, facts in self.files.items()})).hexdigest()
+        return hashlib.sha256(canonical_json(as_mappings(self.files))).hexdigest()
 
     @property
     def size(self) -> int:
@@ -138,10 +142,10 @@ class Manifest:
         return sum(facts.size for facts in self.files.values())
 
     def encode(self) -> bytes:
-        """The manifest as readable JSON that carries its own sha256."""
-        body = {"schema": SCHEMA_VERSION, **asdict(self), "payload": self.payload}
-        body["sha256"] = hashlib.sha256(canonical_json(body)).hexdigest()
-        return (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        """The manifest as readable JSON that ends with the sha256 of all that stands before it."""
+        body = {"schema": SCHEMA_VERSION, **vars(self), "files": as_mappings(self.files), "payload": self.payload}
+        text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False).removesuffix("\n}").encode()
+        return text + _SEAL + hashlib.sha256(text).hexdigest().encode() + _END
 
     @classmethod
     def decode(cls, data: bytes, *, where: str) -> Manifest:
@@ -151,53 +155,55 @@ class Manifest:
             CorruptEntryError: not JSON, a wrong hash, a key that does not follow from the recipe, or names outside the entry.
             StoreError: written by another schema version.
         """
+        text, seal, stated = data.rpartition(_SEAL)
+        if not (seal and stated.endswith(_END)):
+            raise CorruptEntryError(f"{where} is not a manifest (it has no end): the entry counts as not there")
+        # The hash first: a damaged schema version must not send the user to look for another release.
+        if hashlib.sha256(text).hexdigest().encode() != stated.removesuffix(_END):
+            raise CorruptEntryError(f"{where} does not match its own sha256: the entry counts as not there")
         try:
             body = json.loads(data, parse_constant=_no_number)
-            stated = body.pop("sha256")
-            schema, payload = body.pop("schema"), body.pop("payload")
-            found = hashlib.sha256(canonical_json({"schema": schema, **body, "payload": payload})).hexdigest()
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
-        # The hash first: a damaged schema version must not send the user to look for another release.
-        if found != stated:
-            raise CorruptEntryError(f"{where} does not match its own sha256: the entry counts as not there")
-        if schema != SCHEMA_VERSION:
-            raise StoreError(
-                f"{where} has schema version {schema}",
-                allowed=f"version {SCHEMA_VERSION}, which this release writes",
-                run="use the release that wrote it, or give a new --home",
-            )
-        try:
+            del body["sha256"], body["payload"]
+            if (schema := body.pop("schema")) != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{where} has schema version {schema}",
+                    allowed=f"version {SCHEMA_VERSION}, which this release writes",
+                    run="use the release that wrote it, or give a new --home",
+                )
             body["files"] = {name: FileFacts(**facts) for name, facts in body["files"].items()}
             manifest = cls(**body)
             manifest._check_types()
-        except (KeyError, AttributeError, TypeError) as error:
+            key = key_of(manifest.kind, manifest.recipe)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptEntryError(f"{where} is not a manifest ({error}): the entry counts as not there") from error
-        if key_of(manifest.kind, manifest.recipe) != manifest.key:
+        if key != manifest.key:
             raise CorruptEntryError(f"{where} has key {manifest.key}, which does not follow from its recipe")
         # An entry may come from elsewhere, and what its manifest names is read, and removed with it.
-        if not all(is_plain_name(name) for name in (manifest.folder, *manifest.files)) or "/" in manifest.folder:
+        if not is_plain_name("/".join((manifest.folder, *manifest.files))) or "/" in manifest.folder:
             raise CorruptEntryError(f"{where} names files outside its folder: the entry counts as not there")
         return manifest
 
     def _check_types(self) -> None:
-        texts = (self.kind, self.key, self.folder, *(facts.sha256 for facts in self.files.values()))
-        if not all(isinstance(text, str) for text in texts):
+        # By column, since a list of entries looks at all of their files: the loops are Python's own.
+        sizes, hashes = [facts.size for facts in self.files.values()], [facts.sha256 for facts in self.files.values()]
+        if not {*map(type, (self.kind, self.key, self.folder, *hashes))} <= {str}:
             raise TypeError("a name or a hash that is not text")
         if not all(isinstance(value, dict) for value in (self.recipe, self.measured, self.made)):
             raise TypeError("a recipe, or what was measured or who made it, that is not a mapping")
-        if not all(type(facts.size) is int and facts.size >= 0 for facts in self.files.values()):
+        if not {*map(type, sizes)} <= {int} or min(sizes, default=0) < 0:
             raise TypeError("a size that is not a number of bytes")
+        # A number like 1e999 is read as one that has no spelling.
+        canonical_json([self.measured, self.made])
+
+
+_SEAL, _END = b',\n "sha256": "', b'"\n}\n'
+"""How a manifest goes on behind what its hash is of, and how it ends."""
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_ODD_NAME = re.compile(r"\0|(?:^|/)\.{0,2}(?:/|\Z)")
-"""A NUL, or a part between slashes that is empty, ``.`` or ``..``; a list of entries looks at all of their files' names."""
-
-
 def is_plain_name(name: str) -> bool:
     """True if a name, in its one plain spelling, leads to something below the folder that it is joined to."""
-    return _ODD_NAME.search(name) is None
+    return {"", ".", ".."}.isdisjoint(name.split("/")) and "\0" not in name

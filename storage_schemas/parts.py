@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage_schemas.atomic import sha256_file, sync_files, write_atomic
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.manifest import FileFacts, difference
+from storage_schemas.manifest import FileFacts, as_mappings, difference
 from storage_schemas.near import Folder, RemoteFolder, here
 from storage_schemas.objects import ObjectFacts, ObjectPath
 from storage_schemas.places import Place, children, files_below, in_threads, mirror, upload
@@ -97,7 +97,9 @@ def finish_part(folder: Place, name: str, files: Sequence[str], *, notes: Mappin
     sync_files(folder, files)
     part = Part(name, {file: facts_of(mirror(folder) / file) for file in files}, dict(notes or {}))
     upload(folder, files)
-    write_atomic(folder / f"{name}{MARKER}", json.dumps(asdict(part), allow_nan=False).encode())
+    write_atomic(
+        folder / f"{name}{MARKER}", json.dumps({**vars(part), "files": as_mappings(part.files)}, allow_nan=False).encode()
+    )
     return part
 
 

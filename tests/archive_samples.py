@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tarfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from buckets import local
 from store_samples import RECIPE, make_entry
@@ -17,7 +14,7 @@ from storage_schemas.archive import export_entries
 from storage_schemas.entry import Entry, Store
 from storage_schemas.intake import Outcome, import_entry, opened_archive
 
-__all__ = ["OTHER", "content_of", "exported", "imported", "is_untouched", "of_first", "signed", "two_entries", "write_tar"]
+__all__ = ["OTHER", "content_of", "exported", "imported", "is_untouched", "of_first", "two_entries", "write_tar"]
 
 OTHER = {**RECIPE, "threshold": 0.4}
 
@@ -36,14 +33,6 @@ def write_tar(path: Path, files: Mapping[str, bytes], *extra: tarfile.TarInfo) -
             tar.addfile(member, BytesIO(data))
         for member in extra:
             tar.addfile(member)
-
-
-def signed(manifest: bytes, **changes: Any) -> bytes:  # noqa: ANN401 (as the fields are)
-    """A manifest with other fields, and the hash that belongs to it, worked out here."""
-    body = {**json.loads(manifest), **changes}
-    del body["sha256"]
-    text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    return json.dumps({**body, "sha256": hashlib.sha256(text).hexdigest()}).encode()
 
 
 def two_entries(root: Path) -> list[Entry]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ __all__ = [
     "fill",
     "flip_bit",
     "make_entry",
+    "signed",
     "truncate",
     "unfinished",
     "write_file",
@@ -81,3 +84,9 @@ def flip_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[3] ^= 0x10
     path.write_bytes(data)
+
+
+def signed(manifest: Mapping[str, Any]) -> bytes:
+    """The text of a manifest with these fields and the hash that belongs to it, worked out here."""
+    text = json.dumps({name: value for name, value in manifest.items() if name != "sha256"}).removesuffix("}")
+    return f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'.encode()

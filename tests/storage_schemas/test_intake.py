@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, signed, two_entries, write_tar
+from archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
 from buckets import local
-from store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished
+from store_samples import CONTENT, FILES, RECIPE, fill, make_entry, signed, unfinished
 
 from storage_schemas import intake
 from storage_schemas.entry import Draft, Entry, Store
@@ -243,7 +243,7 @@ def test_an_export_of_another_release_is_refused(tmp_path: Path, store: Store, e
 def test_a_manifest_of_another_release_is_refused_as_in_the_store(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out")
     manifest = source / entries[1].place / "manifest.json"
-    manifest.write_bytes(signed(manifest.read_bytes(), schema=2))
+    manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 2}))
     with pytest.raises(StoreError, match="schema version 2") as caught:
         imported(store, source)
     assert "use the release that wrote it" in caught.value.run

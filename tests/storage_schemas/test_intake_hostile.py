@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, signed, two_entries, write_tar
+from archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
+from store_samples import signed
 
 from storage_schemas.entry import Draft, Entry, Store
 from storage_schemas.errors import CorruptEntryError
@@ -98,7 +99,7 @@ def test_a_manifest_that_lies_is_refused(
     tmp_path: Path, store: Store, entries: list[Entry], changes: dict[str, Any], said: str
 ) -> None:
     def change(files: dict[str, bytes], manifest: str) -> None:
-        files[manifest] = signed(files[manifest], **changes)
+        files[manifest] = signed({**json.loads(files[manifest]), **changes})
 
     with pytest.raises(CorruptEntryError, match=said):
         imported(store, _hostile(tmp_path, entries[0], change))

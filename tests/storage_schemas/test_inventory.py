@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 from buckets import local
 from cache_samples import a_home, put, store_of
-from store_samples import make_entry
+from store_samples import make_entry, signed
 
 from storage_schemas.entry import Store
 from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, StoreError
@@ -46,11 +45,7 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     path = damaged.folder.parent / "manifest.json"
     local(path).write_bytes(path.read_bytes()[:-9])
     path = newer.folder.parent / "manifest.json"
-
-    body = {**json.loads(path.read_bytes()), "schema": 7}
-    del body["sha256"]
-    signed = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    local(path).write_text(json.dumps({**body, "sha256": hashlib.sha256(signed).hexdigest()}))
+    local(path).write_bytes(signed({**json.loads(path.read_bytes()), "schema": 7}))
     path = folder.folder.parent / "manifest.json"
     path.unlink()
     path.mkdir()

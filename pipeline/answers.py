@@ -12,9 +12,10 @@ from pathlib import Path
 from pipeline.experiments import Run, experiments
 from pipeline.home import home_of, make_home
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, make_again
+from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, look_again, make_again
 from storage_schemas.inventory import find_entry, find_place
 from storage_schemas.objects import ObjectPath
+from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
 
 __all__ = [
@@ -76,7 +77,11 @@ def entry_at(home: Place, store: Store, place: str, *, beneath: Place | None = N
     try:
         return find_entry(store, place)
     except CorruptEntryError as error:
-        again = make_again(place.partition("/")[0], maker_of(home, users_of(home).get(place, ()), beneath), force=False)
+        again = (
+            look_again(place, home)
+            if is_unreadable(error.seen)
+            else make_again(place.partition("/")[0], maker_of(home, users_of(home).get(place, ()), beneath), force=False)
+        )
         raise CorruptEntryError(error.seen, run=again) from error
 
 

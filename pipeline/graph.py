@@ -10,7 +10,7 @@ from typing import get_args
 from pipeline import experiments
 from stages import distill, evaluate, prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
-from storage_schemas.errors import ConfigError, MissingInputError
+from storage_schemas.errors import ConfigError, MissingInputError, cache_command
 from storage_schemas.inventory import Inventory
 
 __all__ = ["STAGES", "check", "is_forced", "make_stage", "named", "refer"]
@@ -55,14 +55,23 @@ def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | 
                 run=f"{context.command} --stage {before[0]}   ({then}or --stage all)",
             )
 
+    if force:
+        _check_keys(context, stages, force)
+
+
+def _check_keys(context: Context, stages: Sequence[StageName], force: Sequence[str]) -> None:
     steps = [step for stage in stages for step in STAGES[stage].steps(context)]
-    for text in force or ():
-        if not any(is_forced(step, [text]) for step in steps):
-            raise ConfigError(
-                f"--force {text}: no entry of {_and(stages)} in this experiment has that key",
-                allowed=f"whole keys, alone or as kind/key: {named([step.place for step in steps])}",
-                run=f"{context.command} --stage {stages[0]} --dry-run",
-            )
+    there = [step.place for step in steps if context.find(step) is not None]
+    for text in force:
+        if any(is_forced(step, [text]) for step in steps):
+            continue
+        # A teacher's scores look like a student's, and are another stage's.
+        other = next((name for name in STAGES if any(is_forced(step, [text]) for step in STAGES[name].steps(context))), None)
+        raise ConfigError(
+            f"--force {text}: no entry of {_and(stages)} in this experiment has that key",
+            allowed=f"whole keys of what is there, alone or as kind/key: {named(there) or 'none yet'}",
+            run=f"{context.command} --stage {other} --force {text}" if other else cache_command("ls", context.home),
+        )
 
 
 def _and(words: Sequence[str]) -> str:
@@ -128,16 +137,17 @@ def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | Non
 
 
 def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> None:
-    """Hold the files of all that earlier stages left, and ``made`` was made from, against their manifests."""
+    """Hold the files of all that stays, and ``made`` was made from, against their manifests; of this stage too."""
     order = list(STAGES)
-    earlier = [step for before in order[: order.index(stage)] for step in STAGES[before].steps(context)]
-    inputs = {entry.place: entry for step in earlier if (entry := context.find(step)) is not None}
+    known = [step for before in order[: order.index(stage) + 1] for step in STAGES[before].steps(context)]
+    again = {step.place for step in made}
+    inputs = {entry.place: entry for step in known if step.place not in again and (entry := context.find(step)) is not None}
     inventory = Inventory(inputs, {})
     needed = {place for step in made for place in inventory.made_from(context.need(step))}
     # In the order in which they were made, which is that in which they can be mended.
     for place, entry in inputs.items():
         if place in needed:
-            entry.check()
+            entry.check(context.command)
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:

@@ -13,7 +13,16 @@ from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
-from storage_schemas.errors import REPAIRABLE, MissingInputError, OdkdError, StoreError, make_again
+from storage_schemas.errors import (
+    REPAIRABLE,
+    CorruptEntryError,
+    MissingInputError,
+    OdkdError,
+    StoreError,
+    look_again,
+    make_again,
+)
+from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
 
 __all__ = ["repair", "sampled", "step_of"]
@@ -24,6 +33,7 @@ def repair(options: argparse.Namespace) -> Answer:
 
     Raises:
         StoreError: entries of its kind are made as a whole.
+        CorruptEntryError: files of it cannot be read, and may be whole.
         CorruptEntryError: its manifest cannot be read, so that nobody knows what its files should be.
         OdkdError: as ``step_of`` and ``stages.repair.repair``.
     """
@@ -34,6 +44,8 @@ def repair(options: argparse.Namespace) -> Answer:
     place, kind, damaged = entry.place, entry.manifest.kind, entry.damaged()
     if not damaged:
         return Answer({"entry": place, "mended": []}, f"{place}: nothing was damaged")
+    if unreadable := [problem for problem in damaged.values() if is_unreadable(problem)]:
+        raise CorruptEntryError(f"{place}: {unreadable[0]}", run=look_again(place, home))
     if kind not in REPAIRABLE:
         raise StoreError(
             f"{place} is made as a whole: it has no shards that could be computed one by one",
@@ -48,11 +60,11 @@ def repair(options: argparse.Namespace) -> Answer:
         cluster.check_home(home, context.beneath)
 
     try:
-        mend.repair(context, step, damaged, connect=connect)
+        mend.repair(context, step, list(damaged), connect=connect)
     finally:
         cluster.disconnect()
     told = f"{place}: {plural(len(damaged), 'file')} made again"
-    return Answer({"entry": place, "mended": damaged}, "\n".join([*damaged, told]))
+    return Answer({"entry": place, "mended": list(damaged)}, "\n".join([*damaged, told]))
 
 
 def sampled(home: Place, places: Sequence[str], *, beneath: Place | None, rows: int) -> Answer:

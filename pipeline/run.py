@@ -44,9 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
     parser.add_argument(
         "--force",
+        action="extend",
         nargs="*",
         metavar="KEY",
-        help="make the stage's entries again although they are there; with keys (whole ones, alone or as kind/key) these only",
+        help="make what is there of the stage again; with keys (whole ones, alone or as kind/key) of that only these",
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be made and why, and stop")
     return parser
@@ -66,10 +67,10 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError("--name is empty", allowed="a name for the experiment, or to leave it out")
     overrides = [*options.set, *([] if options.name is None else [f"name={json.dumps(options.name)}"])]
     settings = load_settings(options.config, overrides)
-    if options.force is not None and options.stage == "all":
+    if options.force == [] and options.stage == "all":
         raise ConfigError(
             "--force with --stage all would make everything again",
-            allowed="--force with one stage; to make everything again, another --home",
+            allowed="--force with one stage, or with keys; to make everything again, another --home",
             run=f"{_repeatable(options)} --stage distill --force   (or another stage)",
         )
     home, beneath = home_of(options.home), beneath_of(options.beneath)

@@ -20,6 +20,7 @@ from storage_schemas.errors import (
     OdkdError,
     StoreError,
     cache_command,
+    look_again,
     make_again,
 )
 from storage_schemas.garbage import Garbage, find_garbage, remove
@@ -135,13 +136,16 @@ def _mend(
     """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
     if isinstance(unreadable, StoreError):
         return unreadable.run
+    if any(map(is_unreadable, problems)):
+        return look_again(place, home)
     if unreadable:
         # It counts as not there: nobody knows any more what its files should be, and none is put back.
         return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=False)
     if users and place.partition("/")[0] in REPAIRABLE:
         return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
-    if any(map(is_unreadable, problems)):
-        return f"{cache_command(f'verify {place}', home)}   (once this user can read all of it)"
+    if not users:
+        # Nobody needs it, and nobody knows any more from what settings it was made.
+        return cache_command(f"drop {place}", home)
     return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=place)
 
 

@@ -33,7 +33,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     for step in missing:
         about = step.about
         entry = context.need(about["network"])
-        entry.check()
+        entry.check(context.command)
         score_network(
             context,
             student_spec(context, about["network"].about["arm"]),

@@ -55,10 +55,10 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
         raise StoreError(
             f"{entry.place} lies in the home beneath, {context.beneath}, where nothing is written",
             allowed="entries of the own home",
-            run=entry.mend(),
+            run=entry.mend(context.command),
         )
     for source in _inputs(context, step):
-        source.check()
+        source.check(context.command)
     connect()
     try:
         with _scratch(entry) as folder:
@@ -186,7 +186,7 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
         raise StoreError(f"{step.kind}/{step.key} holds no teacher's bits", allowed="a sample of entries of kind 'targets'")
     entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
     for source in (*_inputs(context, step), entry):
-        source.check()
+        source.check(context.command)
     num = int(entry.measured["rows"])
     chosen_B = np.sort(np.random.default_rng(seed).choice(num, min(rows, num), replace=False))
     width, height = context.heatmap_wh

@@ -165,9 +165,11 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     for step in missing:
         if step.kind == "evaluations":
             network = step.about["network"]
+            entry = context.need(network)
+            entry.check(context.command)
             score_network(
                 context,
-                network_spec(context.need(network)),
+                network_spec(entry),
                 context.content(network),
                 step.about["who"],
                 withhold_mask=step.about["withhold_mask"],

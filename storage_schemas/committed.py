@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas.atomic import sync_files
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, cache_command, make_again
+from storage_schemas.errors import (
+    REPAIRABLE,
+    THE_SAME,
+    CorruptEntryError,
+    MissingInputError,
+    cache_command,
+    look_again,
+    make_again,
+)
 from storage_schemas.manifest import MANIFEST, Manifest
 from storage_schemas.near import File, Folder, RemoteFile, RemoteFolder, here
 from storage_schemas.objects import ObjectPath
@@ -84,11 +92,11 @@ class Entry:
 
     def problems(self) -> list[str]:
         """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
-        return [problem for problem in self.look() if problem]
+        return list(self.damaged().values())
 
-    def damaged(self) -> list[str]:
-        """The names of the files that are not as the manifest describes them."""
-        return [name for name, problem in zip(self.manifest.files, self.look(), strict=True) if problem]
+    def damaged(self) -> dict[str, str]:
+        """The names of the files that are not as the manifest describes them, and what is wrong with each."""
+        return {name: problem for name, problem in zip(self.manifest.files, self.look(), strict=True) if problem}
 
     def look(self) -> Iterator[str]:
         """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
@@ -126,8 +134,8 @@ class Entry:
         sync_files(self.folder, [name])
         return True
 
-    def check(self) -> None:
-        """Raise ``CorruptEntryError`` naming the first damaged file and the command that makes the entry again.
+    def check(self, command: str = THE_SAME) -> None:
+        """Raise ``CorruptEntryError`` naming the first damaged file and what mends it, if need be with ``command``.
 
         In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
         damaged is found before work begins, and read only once.
@@ -139,23 +147,23 @@ class Entry:
             found = self.problems()
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            # What cannot be looked at may be whole: nothing is to be made in its place.
-            look = cache_command(f"verify {self.place}", self.folder.parents[3])
+            unreadable = [problem for problem in found if is_unreadable(problem)]
             raise CorruptEntryError(
-                f"Entry {self.place}: {found[0]}{more}",
+                f"Entry {self.place}: {(unreadable or found)[0]}{more}",
                 allowed="the files as its manifest describes them, which this user may read",
-                run=look if is_unreadable(found[0]) else self.mend(),
+                # What cannot be looked at may be whole: nothing is to be made in its place.
+                run=look_again(self.place, self.folder.parents[3]) if unreadable else self.mend(command),
             )
         self.near()
 
-    def mend(self) -> str:
-        """What to type next where files are damaged."""
+    def mend(self, command: str = THE_SAME) -> str:
+        """What to type next where files are damaged; ``command`` makes entries, without the stage."""
         kind, home = self.manifest.kind, self.folder.parents[3]
         if self.is_borrowed:
-            return f"{make_again(kind, force=self.place)}   (which makes one in your own home)"
+            return f"{make_again(kind, command, force=self.place)}   (which makes one in your own home)"
         if kind in REPAIRABLE:
             return cache_command(f"repair {self.place}", home)
-        return make_again(kind, force=self.place)
+        return make_again(kind, command, force=self.place)
 
 
 def _make_way(folder: Place, name: str) -> None:

@@ -7,6 +7,7 @@ import shlex
 __all__ = [
     "KINDS",
     "REPAIRABLE",
+    "THE_SAME",
     "ClusterError",
     "ConfigError",
     "CorruptEntryError",
@@ -17,6 +18,7 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "cache_command",
+    "look_again",
     "make_again",
 ]
 
@@ -100,7 +102,16 @@ def cache_command(words: str, home: object) -> str:
     return f"python -m pipeline.cache {words} --home {shlex.quote(str(home))}"
 
 
-def make_again(kind: str, command: str = "the same command with", *, force: bool | str = True) -> str:
+def look_again(place: str, home: object) -> str:
+    """What to type next where files could not be read, and may be whole: nothing that removes them."""
+    return f"{cache_command(f'verify {place}', home)}   (once this user can read all of it; if that cannot be, drop it)"
+
+
+THE_SAME = "the same command with"
+"""Words for a command that makes entries, where whoever reads them has just typed it."""
+
+
+def make_again(kind: str, command: str = THE_SAME, *, force: bool | str = True) -> str:
     """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``.
 
     ``force`` is the place (``kind/key``) of the entry, where that is known: all others of the stage stay then. It is not needed
@@ -111,4 +122,4 @@ def make_again(kind: str, command: str = "the same command with", *, force: bool
         return f"{command}{options} and the stage that makes '{kind}'"
     again = f"{command} --stage {_MADE_BY[kind]}{options}"
     # Teachers are scored in their own stage, and nothing in an entry of scores says whose they are.
-    return f"{again} (with --stage teachers, where it is a teacher's)" if kind == "evaluations" else again
+    return f"{again}   (with --stage teachers, where it is a teacher's)" if kind == "evaluations" else again

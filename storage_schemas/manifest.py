@@ -25,7 +25,7 @@ __all__ = [
     "key_of",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 """The file's name."""
 
@@ -159,14 +159,15 @@ class Manifest:
         if not (seal and stated.endswith(_END)):
             raise CorruptEntryError(f"{where} is not a manifest (it has no end): the entry counts as not there")
         # The hash first: a damaged schema version must not send the user to look for another release.
-        if hashlib.sha256(text).hexdigest().encode() != stated.removesuffix(_END):
+        if not text.endswith(_VERSION_1) and hashlib.sha256(text).hexdigest().encode() != stated.removesuffix(_END):
             raise CorruptEntryError(f"{where} does not match its own sha256: the entry counts as not there")
         try:
             body = json.loads(data, parse_constant=_no_number)
             del body["sha256"], body["payload"]
-            if (schema := body.pop("schema")) != SCHEMA_VERSION:
+            schema = body.pop("schema")
+            if type(schema) is not int or schema != SCHEMA_VERSION:
                 raise StoreError(
-                    f"{where} has schema version {schema}",
+                    f"{where} has schema version {schema!r}",
                     allowed=f"version {SCHEMA_VERSION}, which this release writes",
                     run="use the release that wrote it, or give a new --home",
                 )
@@ -190,11 +191,14 @@ class Manifest:
             raise TypeError("a name or a hash that is not text")
         if not all(isinstance(value, dict) for value in (self.recipe, self.measured, self.made)):
             raise TypeError("a recipe, or what was measured or who made it, that is not a mapping")
-        if not {*map(type, sizes)} <= {int} or min(sizes, default=0) < 0:
+        if not {*map(type, sizes)} <= {int} or not 0 <= min(sizes, default=0) <= max(sizes, default=0) < 1 << 63:
             raise TypeError("a size that is not a number of bytes")
         # A number like 1e999 is read as one that has no spelling.
         canonical_json([self.measured, self.made])
 
+
+_VERSION_1 = b'\n "schema": 1'
+"""Where the text ends, of a manifest whose hash was made in another way."""
 
 _SEAL, _END = b',\n "sha256": "', b'"\n}\n'
 """How a manifest goes on behind what its hash is of, and how it ends."""

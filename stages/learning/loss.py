@@ -42,6 +42,8 @@ def halve(heat_BKHW: Tensor) -> Tensor:
     pixel up and left of the labels.
     """
     height, width = heat_BKHW.shape[-2:]
+    # Bits come as bytes, in which a quarter is nothing.
+    heat_BKHW = heat_BKHW.float()
     tap_3 = heat_BKHW.new_tensor([0.25, 0.5, 0.25])
     kernel_1133 = torch.outer(tap_3, tap_3)[None, None]
     halved = functional.conv2d(heat_BKHW.reshape(-1, 1, height, width), kernel_1133, stride=2, padding=1)

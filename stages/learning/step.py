@@ -87,7 +87,7 @@ class Learner:
         heat_BKHW = unpack_bits(bits_BP, num_joints=len(COCO_KEYPOINTS), heatmap_wh=(width // 4, height // 4))
         # A map that was too weak has no bits: its joint is not taught, rather than taught as absent.
         seen_BK = heat_BKHW.amax(dim=(-2, -1)).float()
-        return weight, seen_BK, halve(heat_BKHW.float()) if self.plan.size_divisor == 2 else heat_BKHW
+        return weight, seen_BK, halve(heat_BKHW) if self.plan.size_divisor == 2 else heat_BKHW
 
     def _inputs(self, batch: Batch, generator: np.random.Generator) -> tuple[Tensor, ...]:
         # [B, h, w, 3] in memory is channels_last: the permuted view needs no copy.

@@ -20,7 +20,7 @@ from pipeline import cluster, graph
 from pipeline.config import load_settings
 from pipeline.exits import DONE, FAILED, USER_MISTAKE, exit_status
 from pipeline.experiments import experiments
-from pipeline.run import main
+from pipeline.run import build_parser, main
 from stages import prepare, report, targets, teachers
 from stages.context import Context, StageName, Step
 from storage_schemas.atomic import write_atomic
@@ -79,6 +79,13 @@ def test_forcing_all_stages_is_refused_with_a_command_that_is_not(capsys: pytest
     assert main(["--stage", "all", "--force", *options]) == USER_MISTAKE
     command = capsys.readouterr().err.partition("  Next:    python -m pipeline.run ")[2].partition("   (")[0]
     assert command == "--home /nowhere --set views.count=3 --stage distill --force"
+
+
+def test_keys_to_force_may_be_given_one_by_one() -> None:
+    parse = build_parser().parse_args
+    assert parse(["--stage", "teachers", "--force", "a", "--force", "b", "c"]).force == ["a", "b", "c"]
+    assert parse(["--stage", "teachers", "--force"]).force == []
+    assert parse(["--stage", "teachers"]).force is None
 
 
 # What is told

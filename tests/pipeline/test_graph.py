@@ -14,7 +14,7 @@ from step_samples import leave_entry, make_context, with_all, with_people
 
 from pipeline import graph
 from pipeline.experiments import experiments
-from stages import distill, targets
+from stages import distill, targets, teachers
 from stages.context import Context, StageName, Step
 from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, MissingInputError
 
@@ -83,6 +83,7 @@ def test_force_with_a_key_makes_that_entry_again_and_leaves_the_others(tmp_path:
         with pytest.raises(ConfigError, match=f"--force {text}: no entry of distill") as caught:
             graph.check(make_context(tmp_path), ["distill"], [first.key, text])
         assert caught.value.allowed.endswith(f"{first.place}, {second.place}")
+        assert caught.value.run == f"python -m pipeline.cache ls --home {tmp_path}"
 
 
 def test_force_takes_nothing_away_when_the_cluster_cannot_be_reached(tmp_path: Path, stage: _Stage) -> None:
@@ -108,6 +109,41 @@ def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp
     (local(context.need(crops["train"]).folder) / "file").write_bytes(b"")
     with pytest.raises(ClusterError):
         graph.make_stage(context, "distill", force=(), connect=_no_cluster)
+
+
+def test_force_takes_nothing_away_when_what_is_damaged_was_made_by_the_same_stage(tmp_path: Path) -> None:
+    """Views lie beside the targets that are made from them, and stay."""
+    context = with_all(make_context(tmp_path))
+    view = targets.view_step(context, "train", 1)
+    (local(context.need(view).folder) / "file").write_bytes(b"damaged")
+    made = next(step for step in targets.steps(context) if step.kind == "targets" and step.about["split"] == "train")
+    with pytest.raises(CorruptEntryError, match=view.place):
+        graph.make_stage(context, "targets", force=[made.key], connect=_no_cluster)
+    assert make_context(tmp_path).find(made) is not None
+    with pytest.raises(ClusterError):
+        graph.make_stage(context, "targets", force=[made.key, view.key], connect=_no_cluster)
+
+
+def test_scores_of_a_damaged_teacher_are_not_made(tmp_path: Path) -> None:
+    context = with_all(make_context(tmp_path))
+    scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
+    network = context.need(scores.about["network"])
+    (local(network.folder) / "file").write_bytes(b"damaged")
+    with pytest.raises(CorruptEntryError, match=network.place):
+        graph.make_stage(context, "teachers", force=[scores.place], connect=_no_cluster)
+    assert make_context(tmp_path).find(scores) is not None
+    with pytest.raises(CorruptEntryError, match=network.place) as caught:
+        teachers.make(context, [scores])
+    assert caught.value.run == f"odkd --stage teachers --force {network.place}"
+
+
+def test_a_key_of_another_stage_is_told_with_that_stage(tmp_path: Path) -> None:
+    """What is damaged of a teacher's scores is an evaluation, and no entry of the stage 'evaluate'."""
+    context = with_all(make_context(tmp_path))
+    scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
+    with pytest.raises(ConfigError) as caught:
+        graph.check(context, ["evaluate"], [scores.place])
+    assert caught.value.run.endswith(f"--stage teachers --force {scores.place}")
 
 
 def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage) -> None:

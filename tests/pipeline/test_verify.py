@@ -67,8 +67,10 @@ def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: di
     made["unused"].path("file").unlink()
     assert cache("verify") == USER_MISTAKE
     place = made["unused"].place
-    again = f"the command that made it (no experiment uses it), with --stage targets --force {place}"
+    again = f"python -m pipeline.cache drop {place} --home {cache.home}"
     assert f"Next:    {again}\n" in cache.out
+    assert cache(*again.split()[3:]) == DONE
+    assert cache("verify") == DONE
 
 
 def test_verify_names_the_settings_of_the_run_that_needs_what_is_damaged(cache: Cache, made: dict[str, Entry]) -> None:
@@ -90,14 +92,16 @@ def test_what_cannot_be_read_is_not_to_be_made_again(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(parts, "sha256_file", broken)
-    place = made["student"].place
-    found = cache.json("verify", place)["damaged"][place]
-    assert found["problems"] == ["file cannot be read (Input/output error)"]
-    look = f"python -m pipeline.cache verify {place} --home {cache.home}"
-    assert found["next"] == f"{look}   (once this user can read all of it)"
-    with pytest.raises(CorruptEntryError) as caught:
-        made["student"].check()
-    assert caught.value.run == look
+    for entry in (made["student"], made["train bits"]):
+        found = cache.json("verify", entry.place)["damaged"][entry.place]
+        assert "cannot be read (Input/output error)" in " ".join(found["problems"])
+        look = f"python -m pipeline.cache verify {entry.place} --home {cache.home}   (once this user can read all of it"
+        assert found["next"].startswith(look)
+        with pytest.raises(CorruptEntryError) as caught:
+            entry.check()
+        assert caught.value.run == found["next"]
+        assert cache("repair", entry.place) == USER_MISTAKE
+        assert f"  Next:    {found['next']}\n" in cache.err
 
 
 def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_mended(cache: Cache, made: dict[str, Entry]) -> None:

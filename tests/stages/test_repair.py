@@ -104,7 +104,7 @@ def _damage(entry: Entry, *names: str) -> None:
         data = bytearray(entry.path(name).read_bytes())
         data[len(data) // 2] ^= 1
         entry.path(name).write_bytes(data)
-    assert entry.damaged() == sorted(names)
+    assert list(entry.damaged()) == sorted(names)
 
 
 def _is_whole(entry: Entry) -> bool:
@@ -133,8 +133,8 @@ def test_bits_are_not_made_from_damaged_crops(home: Path) -> None:
     _damage(entry, "bits/c/0/0")
     _damage(crops, "flip/c/0")
     with pytest.raises(CorruptEntryError, match=crops.place):
-        repair.repair(context, step, entry.damaged(), connect=_connected)
-    assert entry.damaged() == ["bits/c/0/0"]
+        repair.repair(context, step, list(entry.damaged()), connect=_connected)
+    assert list(entry.damaged()) == ["bits/c/0/0"]
     assert not list(local(entry.folder).glob("repair-*"))
 
 
@@ -151,13 +151,13 @@ def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) ->
     assert _is_whole(entry)
     _damage(entry, "bits/c/0/0", "peak/c/0/0")
     with pytest.raises(CorruptEntryError) as caught:
-        repair.repair(_context(home), step, entry.damaged(), connect=_connected)
+        repair.repair(_context(home), step, list(entry.damaged()), connect=_connected)
     assert caught.value.seen == (
         f"{entry.place}: computed again on cpu, peak/c/0/0 is not what was lost, which was made on cuda, far; "
         "1 of 2 damaged files were made again"
     )
     assert caught.value.run.startswith(f"python -m pipeline.cache drop {entry.place} --used --home {home}   (")
-    assert entry.damaged() == ["peak/c/0/0"], "what is not as it was is not put there"
+    assert list(entry.damaged()) == ["peak/c/0/0"], "what is not as it was is not put there"
     assert not list(local(entry.folder).glob("repair-*"))
 
 
@@ -176,7 +176,7 @@ def test_people_come_in_the_batches_of_the_run_that_made_the_entry(home: Path, m
     context = _context(home, "targets.batch_size=3")
     step, entry = _bits(context)
     _damage(entry, "bits/c/0/0")
-    repair.repair(context, step, entry.damaged(), connect=_connected)
+    repair.repair(context, step, list(entry.damaged()), connect=_connected)
     assert sizes == [make_context(home).settings.targets.batch_size] != [3]
     assert _is_whole(entry)
 
@@ -235,6 +235,6 @@ def test_a_repair_that_is_killed_leaves_nothing_that_counts_and_the_next_one_end
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
     assert list(local(entry.folder).glob("repair-*")), "it had no time to clean up"
-    assert entry.damaged() == damaged
-    repair.repair(context, step, entry.damaged(), connect=_connected)
+    assert list(entry.damaged()) == damaged
+    repair.repair(context, step, list(entry.damaged()), connect=_connected)
     assert _is_whole(entry)

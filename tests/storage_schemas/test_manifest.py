@@ -38,7 +38,7 @@ def test_json_without_a_spelling_is_refused(number: float) -> None:
 
 
 def test_a_key_is_sixteen_digits_of_the_hash_of_kind_schema_and_recipe() -> None:
-    text = b'{"kind":"targets","recipe":{"a":1},"schema":1}'
+    text = b'{"kind":"targets","recipe":{"a":1},"schema":2}'
     assert key_of("targets", {"a": 1}) == hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -155,8 +155,20 @@ def test_a_key_that_does_not_follow_from_the_recipe_is_refused() -> None:
 
 def test_another_schema_version_is_named() -> None:
     body = json.loads(MANIFEST.encode())
-    with pytest.raises(StoreError, match="schema version 2"):
-        Manifest.decode(signed({**body, "schema": 2}), where="here")
+    for version, said in ((3, "3"), (True, "True"), ("\x1b\n", r"'\x1b\n'")):
+        with pytest.raises(StoreError) as caught:
+            Manifest.decode(signed({**body, "schema": version}), where="here")
+        assert caught.value.seen == f"here has schema version {said}"
+
+
+def test_a_manifest_of_version_1_is_none_that_is_damaged() -> None:
+    """Its hash was that of its fields in canonical JSON."""
+    body = {**json.loads(MANIFEST.encode()), "schema": 1}
+    del body["sha256"]
+    body["sha256"] = hashlib.sha256(canonical_json(body)).hexdigest()
+    data = (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
+    with pytest.raises(StoreError, match="schema version 1"):
+        Manifest.decode(data, where="here")
 
 
 def test_a_missing_or_unknown_field_is_refused() -> None:
@@ -176,6 +188,7 @@ def test_a_missing_or_unknown_field_is_refused() -> None:
         {"files": {"a": {"size": "1", "sha256": "aa"}}},
         {"files": {"a": {"size": -1, "sha256": "aa"}}},
         {"files": {"a": {"size": True, "sha256": "aa"}}},
+        {"files": {"a": {"size": 1 << 63, "sha256": "aa"}}},
         {"files": {"a": {"size": 1, "sha256": None}}},
         {"recipe": [], "key": key_of("targets", [])},  # type: ignore[arg-type]
     ],

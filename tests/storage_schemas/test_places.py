@@ -162,7 +162,7 @@ def test_what_was_lost_is_put_back_and_nothing_else(store: Store) -> None:
     write_atomic(store.root / "wrong", b"first shaRd")
     write_atomic(store.root / "right", b"first shard")
     assert not made.put_back("bits/c/0", store.root / "wrong")
-    assert made.damaged() == ["bits/c/0"]
+    assert list(made.damaged()) == ["bits/c/0"]
     assert made.put_back("bits/c/0", store.root / "right")
     assert made.problems() == []
 

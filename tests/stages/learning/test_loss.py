@@ -153,3 +153,4 @@ def test_a_halved_map_by_hand() -> None:
     odd[0, 0, 2, 3] = 1.0
     assert halve(even)[0, 0].tolist() == [[0, 0, 0], [0, 0, 0.25]]
     assert halve(odd)[0, 0].tolist() == [[0, 0, 0], [0, 0.125, 0.125]]
+    assert torch.equal(halve(odd.to(torch.uint8)), halve(odd)), "bits come as bytes"

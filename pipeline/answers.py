@@ -12,8 +12,17 @@ from pathlib import Path
 from pipeline.experiments import Run, experiments
 from pipeline.home import home_of, make_home
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, look_again, make_again
-from storage_schemas.inventory import find_entry, find_place
+from storage_schemas.errors import (
+    KINDS,
+    REPAIRABLE,
+    CorruptEntryError,
+    OdkdError,
+    StoreError,
+    cache_command,
+    look_again,
+    make_again,
+)
+from storage_schemas.inventory import Unreadable, find_entry, find_place
 from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
@@ -24,6 +33,7 @@ __all__ = [
     "entry_at",
     "entry_named",
     "maker_of",
+    "mend_of",
     "names_of",
     "opened",
     "rank",
@@ -77,11 +87,7 @@ def entry_at(home: Place, store: Store, place: str, *, beneath: Place | None = N
     try:
         return find_entry(store, place)
     except CorruptEntryError as error:
-        again = (
-            look_again(place, home)
-            if is_unreadable(error.seen)
-            else make_again(place.partition("/")[0], maker_of(home, users_of(home).get(place, ()), beneath), force=False)
-        )
+        again = mend_of(home, place, [error.seen], users_of(home).get(place, ()), unreadable=error, beneath=beneath)
         raise CorruptEntryError(error.seen, run=again) from error
 
 
@@ -110,6 +116,34 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> str:
     """What makes an entry that ``runs`` refer to, without the stage: the command, or in words what is known of it."""
     return command_of(home, runs[0].config, beneath) if runs else "the command that made it (no experiment uses it), with"
+
+
+def mend_of(
+    home: Place,
+    place: str,
+    problems: Sequence[str],
+    users: Sequence[Run],
+    *,
+    unreadable: Unreadable | None = None,
+    beneath: Place | None,
+) -> str:
+    """The command that mends an entry, makes it again as a whole, or, where no experiment uses it, takes it away.
+
+    ``problems`` are those of its files; ``unreadable`` is what is wrong with its manifest.
+    """
+    if isinstance(unreadable, StoreError):
+        return unreadable.run
+    if any(map(is_unreadable, problems)):
+        return look_again(place, home)
+    if unreadable:
+        # It counts as not there: nobody knows any more what its files should be, and none is put back.
+        return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=False)
+    if users and place.partition("/")[0] in REPAIRABLE:
+        return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
+    if not users:
+        # Nobody needs it, and nobody knows any more from what settings it was made.
+        return cache_command(f"drop {place}", home)
+    return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=place)
 
 
 def use_of(home: Place) -> str:

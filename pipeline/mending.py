@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, entry_named, maker_of, names_of, opened, use_of, users_of
+from pipeline.answers import Answer, command_of, entry_named, mend_of, names_of, opened, use_of, users_of
 from pipeline.config import load_settings
 from pipeline.home import beneath_of
 from pipeline.tables import plural, table
@@ -19,8 +19,6 @@ from storage_schemas.errors import (
     MissingInputError,
     OdkdError,
     StoreError,
-    look_again,
-    make_again,
 )
 from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
@@ -44,13 +42,14 @@ def repair(options: argparse.Namespace) -> Answer:
     place, kind, damaged = entry.place, entry.manifest.kind, entry.damaged()
     if not damaged:
         return Answer({"entry": place, "mended": []}, f"{place}: nothing was damaged")
+    then = mend_of(home, place, list(damaged.values()), users_of(home).get(place, ()), beneath=beneath)
     if unreadable := [problem for problem in damaged.values() if is_unreadable(problem)]:
-        raise CorruptEntryError(f"{place}: {unreadable[0]}", run=look_again(place, home))
+        raise CorruptEntryError(f"{place}: {unreadable[0]}", run=then)
     if kind not in REPAIRABLE:
         raise StoreError(
             f"{place} is made as a whole: it has no shards that could be computed one by one",
             allowed=f"repair of {' and '.join(REPAIRABLE)}",
-            run=make_again(kind, maker_of(home, users_of(home).get(place, ()), beneath), force=place),
+            run=then,
         )
     context, step = step_of(home, place, beneath=beneath)
 

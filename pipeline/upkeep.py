@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.answers import Answer, command_of, maker_of, opened, rank, removal_of, use_of, users_of
+from pipeline.answers import Answer, command_of, mend_of, opened, rank, removal_of, use_of, users_of
 from pipeline.experiments import RESOLVED, Run, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Store
 from storage_schemas.errors import (
-    REPAIRABLE,
     CorruptEntryError,
     MissingInputError,
     OdkdError,
     StoreError,
-    cache_command,
-    look_again,
-    make_again,
 )
 from storage_schemas.garbage import Garbage, find_garbage, remove
-from storage_schemas.inventory import Inventory, Unreadable, find_place, held, take_inventory
-from storage_schemas.parts import is_unreadable
+from storage_schemas.inventory import Inventory, find_place, held, take_inventory
 from storage_schemas.places import Place, place_of
 from storage_schemas.verification import Verdict
 
@@ -57,7 +51,14 @@ def verify(options: argparse.Namespace) -> Answer:
     damaged = {
         place: {
             "problems": verdict.damaged[place],
-            "next": _mend(home, place, verdict.damaged[place], users.get(place, []), inventory.unreadable.get(place), beneath),
+            "next": mend_of(
+                home,
+                place,
+                verdict.damaged[place],
+                users.get(place, []),
+                unreadable=inventory.unreadable.get(place),
+                beneath=beneath,
+            ),
         }
         for place in sorted(verdict.damaged, key=lambda place: (rank(place.partition("/")[0]), place))
     }
@@ -123,30 +124,6 @@ def _sampled(options: argparse.Namespace) -> Answer:
         if len(wanted) < len(there):
             log.warning("Not looked at, since no experiment uses them: %d of the targets", len(there) - len(wanted))
     return sampled(home, wanted, beneath=beneath_of(options.beneath), rows=options.sample)
-
-
-def _mend(
-    home: Place,
-    place: str,
-    problems: Sequence[str],
-    users: Sequence[Run],
-    unreadable: Unreadable | None,
-    beneath: Place | None,
-) -> str:
-    """The command that mends an entry, or makes it again as a whole; both need an experiment which uses it."""
-    if isinstance(unreadable, StoreError):
-        return unreadable.run
-    if any(map(is_unreadable, problems)):
-        return look_again(place, home)
-    if unreadable:
-        # It counts as not there: nobody knows any more what its files should be, and none is put back.
-        return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=False)
-    if users and place.partition("/")[0] in REPAIRABLE:
-        return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
-    if not users:
-        # Nobody needs it, and nobody knows any more from what settings it was made.
-        return cache_command(f"drop {place}", home)
-    return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=place)
 
 
 def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:

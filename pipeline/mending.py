@@ -13,13 +13,7 @@ from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
-from storage_schemas.errors import (
-    REPAIRABLE,
-    CorruptEntryError,
-    MissingInputError,
-    OdkdError,
-    StoreError,
-)
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, OdkdError, StoreError
 from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
 

@@ -12,12 +12,7 @@ from pipeline.experiments import RESOLVED, Run, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Store
-from storage_schemas.errors import (
-    CorruptEntryError,
-    MissingInputError,
-    OdkdError,
-    StoreError,
-)
+from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError
 from storage_schemas.garbage import Garbage, find_garbage, remove
 from storage_schemas.inventory import Inventory, find_place, held, take_inventory
 from storage_schemas.places import Place, place_of

@@ -97,9 +97,8 @@ def finish_part(folder: Place, name: str, files: Sequence[str], *, notes: Mappin
     sync_files(folder, files)
     part = Part(name, {file: facts_of(mirror(folder) / file) for file in files}, dict(notes or {}))
     upload(folder, files)
-    write_atomic(
-        folder / f"{name}{MARKER}", json.dumps({**vars(part), "files": as_mappings(part.files)}, allow_nan=False).encode()
-    )
+    text = json.dumps({**vars(part), "files": as_mappings(part.files)}, allow_nan=False)
+    write_atomic(folder / f"{name}{MARKER}", text.encode())
     return part
 
 

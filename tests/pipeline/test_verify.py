@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from buckets import local
 from cache_samples import Cache, put, store_of
+from store_samples import flip_bit, truncate
 
 from pipeline.exits import DONE, USER_MISTAKE
 from pipeline.experiments import refer
@@ -24,19 +25,11 @@ def test_verify_of_a_whole_store_ends_well(cache: Cache, made: dict[str, Entry])
     assert "verify: 18/18 files" in cache.err
 
 
-def _truncate(entry: Entry) -> None:
-    entry.path("bits/c/0").write_bytes(b"shar")
-
-
-def _flip(entry: Entry) -> None:
-    entry.path("bits/c/0").write_bytes(b"sharD")
-
-
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_flip, "bits/c/0 does not match its sha256"),
-        (_truncate, "bits/c/0 has 4 bytes where the manifest says 5"),
+        (lambda entry: flip_bit(entry.path("bits/c/0")), "bits/c/0 does not match its sha256"),
+        (lambda entry: truncate(entry.path("bits/c/0")), "bits/c/0 has 4 bytes where the manifest says 5"),
         (lambda entry: entry.path("bits/c/0").unlink(), "bits/c/0 is missing"),
     ],
 )

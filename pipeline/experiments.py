@@ -7,23 +7,28 @@ configuration: keys hold the device and the library versions of the machines tha
 
 Notes go when their run ends well; or, when their run is gone, as soon as a later run of that name has noted all that they
 name. Others stay, and ``gc`` tells of them: nobody else knows whether that work is still wanted.
+
+A run that cannot look for all entries of the experiment, since what they were made from is not there, leaves figures that name
+fewer. What the figures before them named stays named then, in ``earlier/<id>`` with the settings that it is of, until a run has
+found everything, and so knows what is needed no more.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from storage_schemas.atomic import write_atomic
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.places import Place, children, remove_tree
 
-__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "noting", "refer"]
+__all__ = ["EARLIER", "METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
 
-RESOLVED, METRICS, UNFINISHED = "config.resolved.yaml", "metrics.json", "unfinished"
+RESOLVED, METRICS, UNFINISHED, EARLIER = "config.resolved.yaml", "metrics.json", "unfinished", "earlier"
 _ENTRIES, _LEASE = "entries.json", "lease"
 
 
@@ -79,12 +84,46 @@ def refer(run_dir: Place, run: str, places: Iterable[str]) -> None:
     noted = _places(path)
     wanted = noted | set(places)
     if wanted != noted:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
-    for other in _unfinished(run_dir):
+        _note(path.parent, wanted)
+    for other in _folders(run_dir / UNFINISHED):
         # Only after our own are there: at no moment does nobody name what both need.
         if other != path.parent and LeaseWatch(other / _LEASE).is_gone() and _is_covered(other, wanted):
             _drop(other)
+
+
+def leave(run_dir: Place, run: str, settings_yaml: str, figures: Mapping[str, Any], *, is_whole: bool) -> int:
+    """Write settings and figures, so that at no moment there are figures beside settings that they are not of.
+
+    Where these are not ``is_whole``, since not every entry of the experiment could be looked for, what earlier figures named
+    stays named.
+
+    Returns:
+        How many entries that is, beside those that the new figures name.
+    """
+    config, metrics = run_dir / RESOLVED, run_dir / METRICS
+    try:
+        before = _places(metrics)
+    except ValueError:
+        before = set()
+    kept = set() if is_whole else before - set(figures["entries"].values())
+    if kept:
+        folder = run_dir / EARLIER / run
+        folder.mkdir(parents=True)
+        write_atomic(folder / RESOLVED, config.read_bytes() if config.exists() else settings_yaml.encode())
+        _note(folder, before)
+    if not config.exists() or config.read_bytes() != settings_yaml.encode():
+        metrics.unlink(missing_ok=True)
+        write_atomic(config, settings_yaml.encode())
+    write_atomic(metrics, (json.dumps(figures, indent=1) + "\n").encode())
+    if is_whole:
+        for folder in _folders(run_dir / EARLIER):
+            _drop(folder)
+    return len(kept)
+
+
+def _note(folder: Place, places: Iterable[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / _ENTRIES, (json.dumps({"entries": sorted(places)}, indent=1) + "\n").encode())
 
 
 def _is_covered(notes: Place, places: set[str]) -> bool:
@@ -110,10 +149,10 @@ def experiments(home: Place) -> list[Experiment]:
     return [_read(path) for path in children(home / "runs")[0]]
 
 
-def _unfinished(run_dir: Place) -> list[Place]:
-    """The notes of runs that have not ended well, by their folders."""
+def _folders(above: Place) -> list[Place]:
+    """The folders of notes, those of runs that have not ended well or of earlier ones."""
     try:
-        return children(run_dir / UNFINISHED)[0]
+        return children(above)[0]
     except NotADirectoryError:
         return []
 
@@ -123,7 +162,7 @@ def _read(run_dir: Place) -> Experiment:
     found: list[Run] = []
     listed = None
     # Notes that are gone now may have been taken over by a run that was not there yet: those are read too.
-    while (again := _unfinished(run_dir)) != listed:
+    while (again := _folders(run_dir / UNFINISHED)) != listed:
         listed, found = again, []
         for notes in listed:
             try:
@@ -138,6 +177,12 @@ def _read(run_dir: Place) -> Experiment:
         problem = f"there are settings, and neither {METRICS} nor notes in {UNFINISHED}"
         return Experiment(run_dir.name, problem=problem, spoilt=run_dir)
     left = [Run(run_dir.name, run_dir / RESOLVED, finished, decoder=_decoder(run_dir / METRICS))] if finished else []
+    # These last: they are written before the figures that take the place of those that named it.
+    for notes in _folders(run_dir / EARLIER):
+        try:
+            left.append(Run(run_dir.name, notes / RESOLVED, frozenset(_places(notes / _ENTRIES))))
+        except ValueError as error:
+            return Experiment(run_dir.name, problem=f"{EARLIER}/{notes.name}/{error}", spoilt=notes)
     return Experiment(run_dir.name, (*left, *found))
 
 

@@ -109,6 +109,7 @@ def _work(
     """Make what the stages lack, and leave the figures."""
     from pipeline import cluster, graph
     from stages import report
+    from stages.summary import entries_of
 
     # Of the stages before too, whose entries these stages read.
     graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
@@ -128,9 +129,12 @@ def _work(
                 log.info("%s: done in %.1f s", stage, seconds)
     finally:
         cluster.disconnect()
-    report.publish(context)
+    report.publish(context, same_settings=_is_of(context.run_dir, resolved))
     figures = _figures(context, resolved)
-    _leave(context.run_dir, resolved, figures)
+    is_whole = all(context.find(step) is not None for step in entries_of(context))
+    kept = experiments.leave(context.run_dir, context.run, resolved, figures, is_whole=is_whole)
+    if kept:
+        log.info("What earlier runs of '%s' left stays in use until all stages have run: %d entries", context.settings.name, kept)
     _tell_result(context.run_dir, figures)
 
 
@@ -148,22 +152,21 @@ def _figures(context: Context, resolved: str) -> dict[str, Any]:
 
 def _earlier_seconds(run_dir: Place, resolved: str) -> dict[str, float]:
     """What each stage took in earlier runs of the same settings; nothing where the last run had others, or left no figures."""
+    if not _is_of(run_dir, resolved):
+        return {}
     try:
-        if (run_dir / RESOLVED).read_bytes() != resolved.encode():
-            return {}
         seconds = json.loads((run_dir / METRICS).read_bytes())["seconds"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return seconds if isinstance(seconds, dict) else {}
 
 
-def _leave(run_dir: Place, resolved: str, figures: dict[str, Any]) -> None:
-    """Write settings and figures, so that at no moment there are figures beside settings that they are not of."""
-    config = run_dir / RESOLVED
-    if not config.exists() or config.read_bytes() != resolved.encode():
-        (run_dir / METRICS).unlink(missing_ok=True)
-        write_atomic(config, resolved.encode())
-    write_atomic(run_dir / METRICS, (json.dumps(figures, indent=1) + "\n").encode())
+def _is_of(run_dir: Place, resolved: str) -> bool:
+    """Whether what the last run left is of these settings."""
+    try:
+        return (run_dir / RESOLVED).read_bytes() == resolved.encode()
+    except OSError:
+        return False
 
 
 def _tell_result(run_dir: Place, figures: dict[str, Any]) -> None:

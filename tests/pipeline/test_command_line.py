@@ -258,7 +258,7 @@ def test_figures_are_never_beside_settings_that_they_are_not_of(
             raise KeyboardInterrupt
         write_atomic(path, data)
 
-    monkeypatch.setattr("pipeline.run.write_atomic", die)
+    monkeypatch.setattr("pipeline.experiments.write_atomic", die)
     assert run("prepare", 4.0, "--set", "views.count=8") == FAILED
     settings, seconds = _left(tmp_path)
     assert (settings["views"]["count"], seconds) == (8, None)

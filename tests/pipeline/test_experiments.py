@@ -14,7 +14,8 @@ import pytest
 from buckets import local
 
 from pipeline import experiments as module
-from pipeline.experiments import Experiment, Run, experiments, noting, refer
+from pipeline.experiments import Experiment, Run, experiments, leave, noting, refer
+from storage_schemas.atomic import write_atomic
 
 
 def _left(home: Path, name: str, **files: object) -> Path:
@@ -68,6 +69,58 @@ def test_a_run_in_progress_refers_to_what_it_noted_beside_what_the_last_one_left
         assert experiments(tmp_path)[0].runs[1].holder == f"process {os.getpid()} on {os.uname().nodename}"
     assert _places(tmp_path) == {"students/1"}
     assert {path.name for path in folder.iterdir()} == {"metrics.json"}, "its end leaves nothing"
+
+
+def _figures(*places: str) -> dict[str, dict[str, str]]:
+    return {"entries": {f"the {place}": place for place in places}}
+
+
+def test_what_earlier_figures_named_stays_named_until_a_run_has_found_everything(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    assert leave(folder, "1", "of: old\n", _figures("instances/1", "teachers/2", "targets/3"), is_whole=True) == 0
+    assert leave(folder, "2", "of: old\n", _figures("instances/1"), is_whole=False) == 2
+    assert leave(folder, "3", "of: old\n", _figures("instances/1"), is_whole=False) == 0, "these figures named no more"
+    assert leave(folder, "4", "of: new\n", _figures("instances/4"), is_whole=False) == 1
+    assert _places(tmp_path) == {"instances/1", "teachers/2", "targets/3", "instances/4"}
+    runs = experiments(tmp_path)[0].runs
+    assert [local(run.config).read_text() for run in runs] == ["of: new\n", "of: old\n", "of: old\n"]
+    assert all(run.notes is None for run in runs), "they have ended"
+    assert leave(folder, "5", "of: new\n", _figures("instances/4", "teachers/5"), is_whole=True) == 0
+    assert _places(tmp_path) == {"instances/4", "teachers/5"}
+    assert {path.name for path in folder.iterdir()} == {"config.resolved.yaml", "metrics.json"}
+
+
+@pytest.mark.parametrize("died_at", range(1, 5))
+def test_a_run_killed_as_it_leaves_its_figures_takes_no_reference_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died_at: int
+) -> None:
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    leave(folder, "1", "of: old\n", _figures("instances/1", "targets/3"), is_whole=True)
+    written: list[Path] = []
+
+    def dying(path: Path, data: bytes) -> None:
+        written.append(path)
+        if len(written) == died_at:
+            raise KeyboardInterrupt
+        write_atomic(path, data)
+
+    with suppress(KeyboardInterrupt), noting(folder, "2", "of: new\n"):
+        refer(folder, "2", ["instances/4"])
+        monkeypatch.setattr(module, "write_atomic", dying)
+        leave(folder, "2", "of: new\n", _figures("instances/4"), is_whole=False)
+    assert len(written) == died_at, "it was killed there"
+    assert _places(tmp_path) == {"instances/1", "targets/3", "instances/4"}
+
+
+def test_notes_of_an_earlier_run_that_cannot_be_read_are_a_problem(tmp_path: Path) -> None:
+    folder = _left(tmp_path, "a", metrics_json={"entries": ["students/1"]})
+    (folder / "earlier" / "2").mkdir(parents=True)
+    (folder / "earlier" / "2" / "entries.json").write_text("{")
+    (found,) = experiments(tmp_path)
+    assert found.problem.startswith("earlier/2/entries.json names no entries")
+    assert found.spoilt == folder / "earlier" / "2"
 
 
 def test_a_run_notes_its_own_settings_whatever_the_figures_are_of(tmp_path: Path) -> None:

@@ -142,6 +142,27 @@ def test_a_page_of_other_settings_does_not_stay_beside_the_new_figures(finished:
     assert shown.exists()
 
 
+def test_nothing_is_unused_since_what_it_was_made_from_is_gone(finished: Path, tmp_path: Path) -> None:
+    """Another's hand, or a disk that is not there: a run of a stage before cannot know what the later ones will find."""
+    home = without(finished, tmp_path / "home")
+    there = json.loads(cache(home, "ls", "--json").stdout)["entries"]
+    assert all(entry["experiments"] == ["demo"] for entry in there)
+    teacher = entry_of(home, "primary teacher").place
+    shutil.move(home / "store" / teacher, tmp_path / "teacher")
+    assert "stays in use until all stages have run" in done(home, "prepare")
+    assert "evaluate" not in metrics(home), "these figures know nothing of a student"
+    assert (home / "runs" / "demo" / "report.html").exists()
+    left = json.loads(cache(home, "ls", "--json").stdout)["entries"]
+    assert {entry["key"] for entry in left} == {entry["key"] for entry in there} - {teacher.partition("/")[2]}
+    assert all(entry["experiments"] == ["demo"] for entry in left)
+    assert json.loads(cache(home, "gc", "--dry-run", "--min-age", "0", "--json").stdout)["removed"] == []
+    assert json.loads(cache(home, "verify", "--json").stdout)["missing"]["demo"]["entries"] == [teacher]
+    shutil.move(tmp_path / "teacher", home / "store" / teacher)
+    assert "stays in use" not in done(home, "prepare")
+    assert "evaluate" in metrics(home)
+    assert not (home / "runs" / "demo" / "earlier").exists()
+
+
 def test_a_second_run_finds_every_entry_and_runs_no_teacher(finished: Path) -> None:
     before = {kind.name: payloads(finished, kind.name) for kind in (finished / "store").iterdir()}
     output = done(finished, "all")

@@ -14,7 +14,6 @@ from pipeline.home import home_of, make_home
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import (
     KINDS,
-    REPAIRABLE,
     CorruptEntryError,
     OdkdError,
     StoreError,
@@ -22,7 +21,7 @@ from storage_schemas.errors import (
     look_again,
     make_again,
 )
-from storage_schemas.inventory import Unreadable, find_entry, find_place
+from storage_schemas.inventory import Unreadable, find_entry, find_place, held
 from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
@@ -87,7 +86,7 @@ def entry_at(home: Place, store: Store, place: str, *, beneath: Place | None = N
     try:
         return find_entry(store, place)
     except CorruptEntryError as error:
-        again = mend_of(home, place, [error.seen], users_of(home).get(place, ()), unreadable=error, beneath=beneath)
+        again = mend_of(home, place, error, [error.seen], users_of(home).get(place, ()), beneath=beneath)
         raise CorruptEntryError(error.seen, run=again) from error
 
 
@@ -114,41 +113,41 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 
 def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> str:
-    """What makes an entry that ``runs`` refer to, without the stage: the command, or in words what is known of it."""
-    return command_of(home, runs[0].config, beneath) if runs else "the command that made it (no experiment uses it), with"
+    """The command that makes an entry that ``runs`` refer to, without the stage; without runs with FILE for the settings."""
+    return command_of(home, runs[0].config if runs else "FILE", beneath)
 
 
 def mend_of(
     home: Place,
     place: str,
+    found: Entry | Unreadable,
     problems: Sequence[str],
     users: Sequence[Run],
     *,
-    unreadable: Unreadable | None = None,
     beneath: Place | None,
 ) -> str:
     """The command that mends an entry, makes it again as a whole, or, where no experiment uses it, takes it away.
 
-    ``problems`` are those of its files; ``unreadable`` is what is wrong with its manifest.
+    ``found`` is what there is of it, which may be what is wrong with its manifest; ``problems`` are those of its files.
     """
-    if isinstance(unreadable, StoreError):
-        return unreadable.run
+    if isinstance(found, StoreError):
+        return found.run
     if any(map(is_unreadable, problems)):
         return look_again(place, home)
-    if unreadable:
+    maker = maker_of(home, users, beneath)
+    if isinstance(found, Entry):
+        if users or (beneath and found.twin(beneath)):
+            return found.mend(maker, beneath)
+    elif users and not (beneath and held(Store(beneath / "store"), [place])):
         # It counts as not there: nobody knows any more what its files should be, and none is put back.
-        return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=False)
-    if users and place.partition("/")[0] in REPAIRABLE:
-        return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
-    if not users:
-        # Nobody needs it, and nobody knows any more from what settings it was made.
-        return cache_command(f"drop {place}", home)
-    return make_again(place.partition("/")[0], maker_of(home, users, beneath), force=place)
+        return make_again(place.partition("/")[0], maker, force=False)
+    # Nobody needs it, and nobody knows any more from what settings it was made; or a run takes what is beneath, and leaves it.
+    return cache_command(f"drop {place}{' --used' if users else ''}", home)
 
 
 def use_of(home: Place) -> str:
-    """What makes an experiment of this home use entries that are there, such as imported ones."""
-    return f"python -m pipeline.run --config FILE --stage all --home {shlex.quote(str(home))}   (FILE: their settings)"
+    """What makes an experiment of this home use entries that are there, such as imported ones; FILE stands for its settings."""
+    return f"{maker_of(home, ())} --stage all"
 
 
 def removal_of(place: Place) -> str:
@@ -159,7 +158,7 @@ def removal_of(place: Place) -> str:
     return f"{tool} {shlex.quote(str(place))}"
 
 
-def command_of(home: Place, config: Place, beneath: Place | None = None) -> str:
+def command_of(home: Place, config: Place | str, beneath: Place | None = None) -> str:
     """What runs an experiment again with the settings of ``config``, without the stage."""
     told = "" if beneath is None else f" --beneath {shlex.quote(str(beneath))}"
     return f"python -m pipeline.run --config {shlex.quote(str(config))} --home {shlex.quote(str(home))}{told}"

@@ -30,10 +30,7 @@ _TRAIN_ENVIRONMENT_HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _OBJECT_STORE_BYTES = 256 << 20
 """Tasks return paths and figures, never arrays of pictures: a small store is enough, and fits a container's /dev/shm."""
 
-_TOKEN_COMMANDS = (
-    "export RAY_AUTH_MODE=token; ray get-auth-token --generate > /dev/null; chmod 600 ~/.ray/auth_token"
-    "   (for a cluster elsewhere: copy its ~/.ray/auth_token here)"
-)
+_TOKEN_COMMANDS = "export RAY_AUTH_MODE=token; ray get-auth-token --generate > /dev/null; chmod 600 ~/.ray/auth_token"
 Resources = Mapping[str, float]
 """What a node has, by Ray's names: ``CPU``, ``GPU``."""
 
@@ -57,7 +54,7 @@ def connect() -> None:
     except AuthenticationError as error:
         raise ClusterError(
             f"Ray at '{address or 'local'}' asks for a token: {error.message}",
-            allowed="the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN",
+            allowed="the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN, copied from where the cluster is",
             run=_TOKEN_COMMANDS,
         ) from error
     except Exception as error:

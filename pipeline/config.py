@@ -206,7 +206,7 @@ def _explained(error: ValidationError, source: str, tree: Tree) -> ConfigError:
     count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
     return ConfigError(
         "\n".join([f"{count} in the configuration '{source}':", *lines]),
-        run="python -m pipeline.config   (prints every setting there is, as the demo has it)",
+        run="python -m pipeline.config",
     )
 
 

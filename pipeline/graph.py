@@ -13,7 +13,7 @@ from stages.context import Context, StageName, Step
 from storage_schemas.errors import ConfigError, MissingInputError, cache_command
 from storage_schemas.inventory import Inventory
 
-__all__ = ["STAGES", "check", "is_forced", "make_stage", "named", "refer"]
+__all__ = ["STAGES", "awaited", "check", "is_forced", "make_stage", "named", "refer"]
 
 STAGES: dict[StageName, ModuleType] = {
     "prepare": prepare,
@@ -44,15 +44,15 @@ def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | 
     """
     order = list(STAGES)
     for stage in stages:
-        others = [step for step in _awaited(STAGES[stage].steps(context)) if step.stage not in stages]
+        others = [step for step in awaited(STAGES[stage].steps(context)) if step.stage not in stages]
         if others:
             others.sort(key=lambda step: order.index(step.stage))
             titles = named([step.title for step in others])
             before = list(dict.fromkeys(step.stage for step in others))
-            then = f"then {_and(before[1:])}, " if before[1:] else ""
             raise MissingInputError(
                 f"Stage '{stage}' needs results of {_and(before)} that are not there: {titles}",
-                run=f"{context.command} --stage {before[0]}   ({then}or --stage all)",
+                allowed=f"{', then '.join(before)} before it, or --stage all",
+                run=f"{context.command} --stage {before[0]}",
             )
 
     if force:
@@ -79,11 +79,11 @@ def _and(words: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _awaited(steps: Sequence[Step]) -> list[Step]:
+def awaited(steps: Sequence[Step]) -> list[Step]:
     """All that the steps wait for, themselves or through others, each entry once."""
     found: dict[tuple[str, str], Step] = {}
     for step in steps:
-        for other in (*_awaited(step.waits_for), *step.waits_for):
+        for other in (*awaited(step.waits_for), *step.waits_for):
             found[other.kind, other.key] = other
     return list(found.values())
 
@@ -125,7 +125,7 @@ def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | Non
         return None
     while missing:
         ready = [step for step in missing if not step.waits_for]
-        assert ready, f"{stage} waits for {[other.title for other in _awaited(missing)]}"
+        assert ready, f"{stage} waits for {[other.title for other in awaited(missing)]}"
         connect()
         module.make(context, ready)
         # What waited has its key only now.
@@ -147,7 +147,7 @@ def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> N
     # In the order in which they were made, which is that in which they can be mended.
     for place, entry in inputs.items():
         if place in needed:
-            entry.check(context.command)
+            context.check(entry)
 
 
 def _missing(context: Context, module: ModuleType) -> list[Step]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from storage_schemas.errors import StoreError
@@ -35,7 +36,7 @@ def home_of(option: str | None) -> Place:
         raise StoreError(
             f"The home '{text}' is relative" + (" (ODKD_HOME)" if option is None else ""),
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
-            run="repeat the command with --home /absolute/folder",
+            run=f"the same command with --home {shlex.quote(str(home.absolute()))}",
         )
     if not next(path for path in (home, *home.parents) if path.exists()).is_dir():
         raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
@@ -56,7 +57,9 @@ def beneath_of(option: str | None) -> Place | None:
     home = _place("home beneath", text)
     if isinstance(home, Path) and not home.is_absolute():
         raise StoreError(
-            f"The home beneath '{text}' is relative", allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX"
+            f"The home beneath '{text}' is relative",
+            allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX",
+            run=f"the same command with --beneath {shlex.quote(str(home.absolute()))}",
         )
     try:
         if (home / "store").is_dir():

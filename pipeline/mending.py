@@ -7,13 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, entry_named, mend_of, names_of, opened, use_of, users_of
+from pipeline.answers import Answer, command_of, entry_named, names_of, opened, use_of, users_of
 from pipeline.config import load_settings
 from pipeline.home import beneath_of
 from pipeline.tables import plural, table
 from stages import repair as mend
 from stages.context import Context, Step
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, OdkdError, StoreError
+from storage_schemas.errors import (
+    REPAIRABLE,
+    CorruptEntryError,
+    MissingInputError,
+    OdkdError,
+    StoreError,
+    cache_command,
+    look_again,
+)
 from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
 
@@ -21,7 +29,7 @@ __all__ = ["repair", "sampled", "step_of"]
 
 
 def repair(options: argparse.Namespace) -> Answer:
-    """Make the damaged files of an entry again.
+    """Take the damaged files of an entry out of the home beneath, where that has the same, and make the others again.
 
     Raises:
         StoreError: entries of its kind are made as a whole.
@@ -35,15 +43,22 @@ def repair(options: argparse.Namespace) -> Answer:
     entry = entry_named(home, store, options.key, beneath=beneath)
     place, kind, damaged = entry.place, entry.manifest.kind, entry.damaged()
     if not damaged:
-        return Answer({"entry": place, "mended": []}, f"{place}: nothing was damaged")
-    then = mend_of(home, place, list(damaged.values()), users_of(home).get(place, ()), beneath=beneath)
+        return Answer({"entry": place, "mended": [], "fetched": []}, f"{place}: nothing was damaged")
     if unreadable := [problem for problem in damaged.values() if is_unreadable(problem)]:
-        raise CorruptEntryError(f"{place}: {unreadable[0]}", run=then)
+        raise CorruptEntryError(f"{place}: {unreadable[0]}", run=look_again(place, home))
+    twin = entry.twin(beneath) if beneath else None
+    fetched = mend.fetch(entry, twin, list(damaged)) if twin else []
+    left = [name for name in damaged if name not in fetched]
+    told = [f"{place}: {plural(len(fetched), 'file')} taken from {beneath}"] if fetched else []
+    answer = {"entry": place, "mended": list(damaged), "fetched": fetched}
+    if not left:
+        return Answer(answer, "\n".join([*fetched, *told]))
     if kind not in REPAIRABLE:
+        users = users_of(home).get(place, ())
         raise StoreError(
-            f"{place} is made as a whole: it has no shards that could be computed one by one",
-            allowed=f"repair of {' and '.join(REPAIRABLE)}",
-            run=then,
+            "\n".join([*told, f"{place} is made as a whole: it has no shards that could be computed one by one"]),
+            allowed=f"repair of {' and '.join(REPAIRABLE)}; of others only with --beneath HOME, where that has the same files",
+            run=entry.remake(command_of(home, users[0].config, beneath)) if users else cache_command(f"drop {place}", home),
         )
     context, step = step_of(home, place, beneath=beneath)
 
@@ -53,11 +68,11 @@ def repair(options: argparse.Namespace) -> Answer:
         cluster.check_home(home, context.beneath)
 
     try:
-        mend.repair(context, step, list(damaged), connect=connect)
+        mend.repair(context, step, left, connect=connect)
     finally:
         cluster.disconnect()
-    told = f"{place}: {plural(len(damaged), 'file')} made again"
-    return Answer({"entry": place, "mended": list(damaged)}, "\n".join([*damaged, told]))
+    told.append(f"{place}: {plural(len(left), 'file')} made again")
+    return Answer(answer, "\n".join([*damaged, *told]))
 
 
 def sampled(home: Place, places: Sequence[str], *, beneath: Place | None, rows: int) -> Answer:
@@ -83,37 +98,48 @@ def step_of(home: Place, place: str, *, beneath: Place | None) -> tuple[Context,
     What it was made from lies in ``home``, or in the home ``beneath``.
 
     Raises:
-        MissingInputError: no experiment of this home does, or none whose settings lead to it on this machine.
+        MissingInputError: no experiment of this home does, or none whose settings lead to it on this machine; or what it was
+            made from is not there.
     """
     runs = users_of(home).get(place, [])
     failed: list[str] = []
+    waiting: dict[Place, list[Step]] = {}
     for run in runs:
         try:
-            if found := _step_by(home, run.config, place, beneath):
-                return found
+            context = _context_of(home, run.config, beneath)
+            steps = [step for module in graph.STAGES.values() for step in module.steps(context)]
         except OdkdError as error:
             # Its settings are of another release, or its data is not here: those of another run may do.
             failed.append(f"{run.config}: {error.seen}")
+            continue
+        for step in steps:
+            if step.place == place:
+                return context, step
+        waiting[run.config] = graph.awaited([step for step in steps if step.kind == place.partition("/")[0]])
     if not runs:
         raise MissingInputError(
             f"No experiment of {home} uses {place}, so it is not known where its images are",
-            allowed="entries that 'python -m pipeline.cache ls' shows with an experiment",
+            allowed="entries that 'python -m pipeline.cache ls' shows with an experiment, or their settings as FILE",
             run=use_of(home),
         )
+    elsewhere = "" if beneath else "; with --beneath HOME, where what it was made from lies in a team's home"
+    for config, missing in waiting.items():
+        if missing:
+            # As long as that is so, its key cannot be worked out.
+            raise MissingInputError(
+                f"What {place} was made from is not there: {graph.named([step.title for step in missing])}",
+                allowed=f"an entry with all that it was made from{elsewhere}",
+                run=f"{command_of(home, config, beneath)} --stage {missing[0].stage}",
+            )
     raise MissingInputError(
         "\n".join([f"The settings of {', '.join(names_of(runs))} do not lead to {place} on this machine", *failed]),
         allowed="a machine with the same kind of device and the same versions of the libraries, and unchanged settings"
-        + ("" if beneath else "; with --beneath HOME, where what it was made from lies in a team's home"),
+        + elsewhere,
         run=f"{command_of(home, runs[0].config, beneath)} --stage targets --dry-run",
     )
 
 
-def _step_by(home: Place, config: Place, place: str, beneath: Place | None) -> tuple[Context, Step] | None:
+def _context_of(home: Place, config: Place, beneath: Place | None) -> Context:
     settings = load_settings(str(config))
     device = cluster.device(settings.cluster)
-    context = Context(settings, home, device, command=command_of(home, config, beneath), beneath=beneath)
-    for module in graph.STAGES.values():
-        for step in module.steps(context):
-            if step.place == place:
-                return context, step
-    return None
+    return Context(settings, home, device, command=command_of(home, config, beneath), beneath=beneath)

@@ -6,89 +6,130 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.answers import Answer, entry_named, maker_of, names_of, opened, users_of
+from pipeline.answers import Answer, maker_of, names_of, opened, users_of
 from pipeline.experiments import Run, experiments
 from pipeline.tables import plural, size_text
-from storage_schemas.entry import Entry
-from storage_schemas.errors import StoreError, cache_command, make_again
-from storage_schemas.inventory import Inventory, take_inventory
+from storage_schemas.entry import Entry, Store
+from storage_schemas.errors import CorruptEntryError, StoreError, cache_command, look_again, make_again
+from storage_schemas.garbage import remove, wreck_at
+from storage_schemas.inventory import Inventory, find_entry, find_place, held, take_inventory
+from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
 
 __all__ = ["drop"]
 
+_WRITABLE = "a store that this user may read and write, and where no run is at work on that entry"
 _KNOWN_BY_KEY = ("views", "targets")
 """Recipes name the others by their content: what is made in their place with other content is another input."""
 
 
 def drop(options: argparse.Namespace) -> Answer:
-    """Take entries out of the store.
+    """Take entries out of the store, also those whose manifests are damaged.
 
     Raises:
-        StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given; then none is dropped.
+        StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given; or one is of another schema
+            version. Then none is dropped.
+        CorruptEntryError: a manifest cannot be read by this user, and may be whole.
     """
     home, store = opened(options)
-    entries = list({entry.place: entry for entry in (entry_named(home, store, key) for key in options.keys)}.values())
+    places = list(dict.fromkeys(find_place(store, key) for key in options.keys))
+    entries = {place: _entry_at(home, store, place) for place in places}
     users = users_of(home)
     if not options.used:
-        for entry in entries:
-            _refuse_if_used(home, entry, users.get(entry.place, ()))
+        for place in places:
+            _refuse_if_used(home, place, users.get(place, ()))
     inventory = take_inventory(store)
-    told = [_facts(home, inventory, entry, users, dropped=entries) for entry in entries]
+    told = [_facts(home, store, inventory, place, entry, users, dropped=places) for place, entry in entries.items()]
     if not options.dry_run:
-        for entry in entries:
-            store.discard(entry)
-            if entry.folder.is_dir():
-                raise StoreError(f"{entry.folder} cannot be removed", allowed="a store that this user may write")
-    size = sum(entry.manifest.size for entry in entries)
-    total = f"{plural(len(entries), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
+        for place, entry in entries.items():
+            _remove(store, place, entry)
+    size = sum(facts["bytes"] for facts in told)
+    total = f"{plural(len(places), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
     return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]))
 
 
-def _refuse_if_used(home: Place, entry: Entry, runs: Sequence[Run]) -> None:
+def _entry_at(home: Place, store: Store, place: str) -> Entry | None:
+    """The entry, or None where its manifest is damaged."""
+    try:
+        return find_entry(store, place)
+    except CorruptEntryError as error:
+        if is_unreadable(error.seen):
+            raise CorruptEntryError(error.seen, allowed=_WRITABLE, run=look_again(place, home)) from error
+        return None
+
+
+def _remove(store: Store, place: str, entry: Entry | None) -> None:
+    if entry is None:
+        for item in wreck_at(store, place):
+            remove(store, item, ())
+        gone = not held(store, [place])
+    else:
+        store.discard(entry)
+        gone = not entry.folder.is_dir()
+    if not gone:
+        raise StoreError(
+            f"{store.root / place} is not removed: this user may not, or a writer is at work there", allowed=_WRITABLE
+        )
+
+
+def _refuse_if_used(home: Place, place: str, runs: Sequence[Run]) -> None:
     unknown = [experiment for experiment in experiments(home) if experiment.problem]
     if runs:
-        seen = f"{entry.place} is used by {', '.join(names_of(runs))}"
+        seen = f"{place} is used by {', '.join(names_of(runs))}"
     elif unknown:
-        seen = f"{entry.place} may be used by {unknown[0].name}, of which that is not known: {unknown[0].problem}"
+        seen = f"{place} may be used by {unknown[0].name}, of which that is not known: {unknown[0].problem}"
     else:
         return
     raise StoreError(
         seen,
         allowed="entries that no experiment uses; with --used others too, which will have to be made again",
-        run=cache_command(f"drop {entry.place} --used --dry-run", home),
+        run=cache_command(f"drop {place} --used --dry-run", home),
     )
 
 
 def _facts(
-    home: Place, inventory: Inventory, entry: Entry, users: Mapping[str, Sequence[Run]], *, dropped: Sequence[Entry]
+    home: Place,
+    store: Store,
+    inventory: Inventory,
+    place: str,
+    entry: Entry | None,
+    users: Mapping[str, Sequence[Run]],
+    *,
+    dropped: Sequence[str],
 ) -> dict[str, Any]:
-    """What goes, how it is made again, and what stays although it was made from it, with how that is made again.
+    """What goes, how it is made again, and what stays although it was made from it.
 
     A student is known by the keys of its views and targets, and keys hold how bits are made, not which came out: the same
     recipe may give other bits on another device. So what is found later for a recipe was always made by that recipe, which is
     what a key promises; but it need not have been made from the very bits that lie beside it. Whoever wants that of an
-    experiment drops what is named here too.
+    experiment drops what is named here as ``made_from_it`` too. People, teachers and students are known by their content: what
+    was made from them (``needs_it``) is found again only beside the same, bit for bit.
     """
-    gone = {other.place for other in dropped}
+    made_from = [] if entry is None else [other for other in _made_from(inventory, entry) if other.place not in dropped]
+    kind = place.partition("/")[0]
+    stage = None if entry is None else entry.manifest.made.get("stage")
+    known_by_key = kind in _KNOWN_BY_KEY
     return {
-        "place": entry.place,
-        "bytes": entry.manifest.size,
-        "experiments": names_of(users.get(entry.place, ())),
-        "next": make_again(entry.manifest.kind, maker_of(home, users.get(entry.place, ())), force=False),
+        "place": place,
+        "bytes": sum(item.size for item in wreck_at(store, place)) if entry is None else entry.manifest.size,
+        "experiments": names_of(users.get(place, ())),
+        "next": make_again(kind, maker_of(home, users.get(place, ())), force=False, stage=stage),
         "made_from_it": {
             other.place: cache_command(f"drop {other.place}{' --used' if other.place in users else ''}", home)
-            for other in _made_from(inventory, entry)
-            if other.place not in gone
+            for other in made_from
+            if known_by_key
         },
+        "needs_it": [] if known_by_key else [other.place for other in made_from],
     }
 
 
 def _made_from(inventory: Inventory, entry: Entry) -> Iterator[Entry]:
-    """What names the entry by its key, and what names that so, each once."""
+    """What names the entry, and what names that, each once; of one that is known by its key, only what is found by keys."""
     seen, waiting = {entry.place}, [entry]
+    by_content = entry.manifest.kind not in _KNOWN_BY_KEY
     while waiting:
         source = waiting.pop()
-        for other in inventory.entries.values() if source.manifest.kind in _KNOWN_BY_KEY else ():
+        for other in inventory.entries.values() if by_content or source.manifest.kind in _KNOWN_BY_KEY else ():
             if other.place not in seen and source.place in inventory.made_from(other):
                 seen.add(other.place)
                 waiting.append(other)
@@ -101,4 +142,6 @@ def _told(facts: Mapping[str, Any]) -> str:
     if facts["made_from_it"]:
         lines.append("  Made from it, and found by its key as before, although what is made in its place may have other bits:")
         lines += [f"    {place}   (to make it again too: {command})" for place, command in facts["made_from_it"].items()]
+    if more := facts["needs_it"]:
+        lines.append(f"  Made from it, and found again only if what is made in its place is the same: {', '.join(more)}")
     return "\n".join(lines)

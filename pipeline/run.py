@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError(
             "--force with --stage all would make everything again",
             allowed="--force with one stage, or with keys; to make everything again, another --home",
-            run=f"{_repeatable(options)} --stage distill --force   (or another stage)",
+            run=f"{_repeatable(options)} --stage distill --force",
         )
     home, beneath = home_of(options.home), beneath_of(options.beneath)
     # Ray and torch take seconds to import: a mistyped option is told before that.
@@ -134,7 +134,8 @@ def _work(
     is_whole = all(context.find(step) is not None for step in entries_of(context))
     kept = experiments.leave(context.run_dir, context.run, resolved, figures, is_whole=is_whole)
     if kept:
-        log.info("What earlier runs of '%s' left stays in use until all stages have run: %d entries", context.settings.name, kept)
+        name = context.settings.name
+        log.info("What earlier runs of '%s' left stays in use until all stages have run: %d entries", name, kept)
     _tell_result(context.run_dir, figures)
 
 

@@ -139,6 +139,6 @@ def _told(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
     total = f"{plural(len(new), 'entry')}, {size_text(sum(new))} imported into {store.root}"
     more = [_OTHER_BITS] if any(outcome == "there already, with other bits" for _, outcome in outcomes) else []
     if new:
-        more.append(f"To use them: {use_of(store.root.parent)}")
+        more.append(f"To use them, with their settings as FILE: {use_of(store.root.parent)}")
     shown = [table(("place", "size", "outcome"), rows, right=("size",)), ""] if rows else []
     return "\n".join([*shown, total + (f"; {there} there already" if there else ""), *more])

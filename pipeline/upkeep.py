@@ -11,10 +11,10 @@ from pipeline.answers import Answer, command_of, mend_of, opened, rank, removal_
 from pipeline.experiments import RESOLVED, Run, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
-from storage_schemas.entry import Store
-from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError
+from storage_schemas.entry import Entry, Store
+from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, make_again
 from storage_schemas.garbage import Garbage, find_garbage, remove
-from storage_schemas.inventory import Inventory, find_place, held, take_inventory
+from storage_schemas.inventory import Inventory, Unreadable, find_place, held, take_inventory
 from storage_schemas.places import Place, place_of
 from storage_schemas.verification import Verdict
 
@@ -43,20 +43,18 @@ def verify(options: argparse.Namespace) -> Answer:
     total = sum(len(entry.manifest.files) for entry in inventory.entries.values())
     with progress("verify", total, "files") as bar:
         verdict = verification.verify(store, inventory, advance=bar.advance)
+    if verdict.damaged and beneath is None:
+        beneath = _beneath_if_there()
     damaged = {
         place: {
             "problems": verdict.damaged[place],
-            "next": mend_of(
-                home,
-                place,
-                verdict.damaged[place],
-                users.get(place, []),
-                unreadable=inventory.unreadable.get(place),
-                beneath=beneath,
-            ),
+            "next": mend_of(home, place, found, verdict.damaged[place], users.get(place, []), beneath=beneath),
         }
-        for place in sorted(verdict.damaged, key=lambda place: (rank(place.partition("/")[0]), place))
+        for place, found in _in_order(inventory)
+        if place in verdict.damaged
     }
+    if beneath and not verdict.entries and not damaged:
+        log.warning("Entries of a home beneath are not read: --home %s does that", beneath)
     data = {
         "entries": len(verdict.entries),
         "files": verdict.num_files,
@@ -66,6 +64,28 @@ def verify(options: argparse.Namespace) -> Answer:
         "missing": missing,
     }
     return Answer(data, "\n".join([*_missing_told(missing), _told(verdict, damaged)]), _damage(list(damaged)))
+
+
+def _beneath_if_there() -> Place | None:
+    """The home that the environment names: out of reach, it only mends nothing."""
+    try:
+        return beneath_of(None)
+    except StoreError as error:
+        log.warning("%s", error.seen)
+        return None
+
+
+def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
+    """Every place with what is there, in an order in which it can be mended: by stage, and what was made from others later."""
+
+    def order(place: str) -> tuple[int, int, str]:
+        kind = place.partition("/")[0]
+        entry = inventory.entries.get(place)
+        sources = [] if entry is None else [other for other in inventory.made_from(entry) if other.startswith(f"{kind}/")]
+        return rank(kind), len(sources), place
+
+    found: dict[str, Entry | Unreadable] = {**inventory.entries, **inventory.unreadable}
+    return [(place, found[place]) for place in sorted(found, key=order)]
 
 
 def _missing(
@@ -82,10 +102,11 @@ def _missing(
     beneath = beneath_of(option) if lacking else None
     there = held(Store(beneath / "store"), list(lacking)) if beneath else set()
     found: dict[str, dict[str, Any]] = {}
-    for place in sorted(lacking.keys() - there):
+    # The first of an experiment is the first that can be made: the others may come with it, or be made from it.
+    for place in sorted(lacking.keys() - there, key=lambda place: (rank(place.partition("/")[0]), place)):
         for run in lacking[place]:
-            command = command_of(home, run.config, beneath)
-            about = found.setdefault(run.experiment, {"entries": [], "next": f"{command} --stage all --dry-run"})
+            again = make_again(place.partition("/")[0], command_of(home, run.config, beneath), force=False)
+            about = found.setdefault(run.experiment, {"entries": [], "next": again})
             about["entries"].append(place)
     return found
 
@@ -94,7 +115,7 @@ def _missing_told(missing: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Nothing is wrong with that: what was dropped is made again where it is needed."""
     return [
         f"Experiment '{name}' names {plural(len(found['entries']), 'entry')} of which there is none, such as "
-        f"{found['entries'][0]}\n  What would be made again, unless --beneath HOME has it: {found['next']}"
+        f"{found['entries'][0]}\n  Made again, unless --beneath HOME has it, by: {found['next']}"
         for name, found in missing.items()
     ]
 
@@ -113,7 +134,7 @@ def _sampled(options: argparse.Namespace) -> Answer:
         if not wanted:
             raise MissingInputError(
                 f"No experiment uses any of the {plural(len(there), 'entry')} of targets in {store.root}",
-                allowed="targets of an experiment, whose settings say where the images are",
+                allowed="targets of an experiment, whose settings say where the images are, or these as FILE",
                 run=use_of(home),
             )
         if len(wanted) < len(there):
@@ -220,9 +241,8 @@ def _used(home: Place) -> frozenset[str]:
             is_notes = experiment.spoilt != folder
             raise StoreError(
                 f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
-                allowed="experiments of which it is known, since what they need is not removed",
-                run=f"{drop}   (if that run is not wanted)"
-                if is_notes
-                else f"{command_of(home, folder / RESOLVED)} --stage all   (or {drop}, if it is not wanted)",
+                allowed="experiments of which it is known, since what they need is not removed; "
+                + ("if that run is not wanted, none" if is_notes else f"if it is not wanted, none: {drop}"),
+                run=drop if is_notes else f"{command_of(home, folder / RESOLVED)} --stage all",
             )
     return frozenset().union(*(experiment.places for experiment in found))

@@ -125,9 +125,18 @@ class Context:
         if entry is None:
             raise MissingInputError(
                 f"Stage '{step.stage}' has not made the {step.title} yet",
-                run=f"{self.command} --stage {step.stage}   (or --stage all)",
+                allowed="that stage first, or --stage all",
+                run=f"{self.command} --stage {step.stage}",
             )
         return entry
+
+    def check(self, entry: Entry) -> None:
+        """Hold the files of an entry against its manifest.
+
+        Raises:
+            CorruptEntryError: the first that is damaged, with what mends it as this run was started.
+        """
+        entry.check(self.command, beneath=self.beneath)
 
     def content(self, step: Step) -> str:
         """What later recipes know a step's entry by.

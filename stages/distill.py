@@ -102,7 +102,7 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
     def folder(step: Step) -> Folder:
         if step.key not in checked:
             entry = context.need(step)
-            entry.check()
+            context.check(entry)
             checked[step.key] = entry.whole()
         return checked[step.key]
 
@@ -124,7 +124,7 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
 def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Place) -> TrainingPlan:
     settings = context.settings
     people = context.need(instances_step(context, "train"))
-    people.check()
+    context.check(people)
     return TrainingPlan(
         title=f"distill: {arm}",
         network=NetworkSpec(network=settings.distill.network),

@@ -33,12 +33,13 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     for step in missing:
         about = step.about
         entry = context.need(about["network"])
-        entry.check(context.command)
+        context.check(entry)
         score_network(
             context,
             student_spec(context, about["network"].about["arm"]),
             context.content(about["network"]),
             about["who"],
+            stage="evaluate",
             subset=about["subset"],
             boxes=about["boxes"],
             divisor=about["divisor"],

@@ -21,7 +21,7 @@ from stages.progress import progress
 from stages.scoring import score_poses
 from stages.settings import Split
 from storage_schemas.atomic import sha256_known
-from storage_schemas.entry import Draft, Entry
+from storage_schemas.entry import Entry
 from storage_schemas.errors import DataError
 from storage_schemas.instances import ImageFacts, Instances, read_instances, write_instances
 from storage_schemas.predictions import coco_results, write_predictions, write_results
@@ -118,6 +118,7 @@ def score_network(
     content: str,
     who: str,
     *,
+    stage: Literal["teachers", "evaluate"],
     subset: Subset = "val",
     boxes: Path | None = None,
     divisor: int = 1,
@@ -125,7 +126,8 @@ def score_network(
 ) -> Entry:
     """Predict with the network of ``spec``, whose content is ``content``, score by every decoder, and commit the entry.
 
-    ``boxes`` is a detections file; without it, people are where they are annotated.
+    ``boxes`` is a detections file; without it, people are where they are annotated. ``stage`` is the one that asks: nothing
+    else in the entry says whether the network is a teacher.
     """
     recipe = _recipe(context, content, subset, boxes, divisor=divisor, withhold_mask=withhold_mask)
     with context.store.draft("evaluations", recipe, tell=context.tell) as draft:
@@ -144,7 +146,8 @@ def score_network(
             precision=_PRECISION,
             title=f"evaluate: {who}",
         )
-        return _commit(context, draft, subset, people, box_score_N, predicted)
+        measured, files = _scored(context, draft.work, subset, people, box_score_N, predicted)
+        return draft.commit(files, measured=measured, made={"device": context.device, "stage": stage})
 
 
 def _people(context: Context, subset: Subset, boxes: Path | None) -> tuple[Instances, npt.NDArray[np.float64]]:
@@ -185,14 +188,15 @@ def read_ground_truth(context: Context, subset: Subset) -> dict[str, Any]:
     return truth
 
 
-def _commit(
+def _scored(
     context: Context,
-    draft: Draft,
+    work: Path,
     subset: Subset,
     people: Instances,
     box_score_N: npt.NDArray[np.float64],
     predicted: dict[Any, npt.NDArray[np.float32]],
-) -> Entry:
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """What is measured of predictions by every decoder, and the names of the files in ``work`` that hold them."""
     truth = read_ground_truth(context, subset)
     image_ids = None if subset == "val" else [int(people.image_id_M[image]) for image in np.unique(people.image_N)]
     image_id_N = people.image_id_M[people.image_N]
@@ -205,7 +209,7 @@ def _commit(
         )
         measured[decoder] = scores
         results = coco_results(image_id_N[kept_N], score_N[kept_N], keypoints[kept_N])
-        write_results(draft.work / f"results-{decoder}.json", results)
+        write_results(work / f"results-{decoder}.json", results)
         columns["instance_id"] += people.id_N.tolist()
         columns["image_id"] += image_id_N.tolist()
         columns["decoder"] += [decoder] * len(score_N)
@@ -213,6 +217,5 @@ def _commit(
         columns["kept"] += kept_N.tolist()
     measured["images"] = measured["quarter"]["num_images"]
     stacked = np.concatenate([predicted[decoder] for decoder in DECODERS])
-    write_predictions(draft.work / PREDICTIONS, columns, stacked)
-    files: Sequence[str] = [PREDICTIONS, *(f"results-{decoder}.json" for decoder in DECODERS)]
-    return draft.commit(files, measured=measured, made={"device": context.device})
+    write_predictions(work / PREDICTIONS, columns, stacked)
+    return measured, [PREDICTIONS, *(f"results-{decoder}.json" for decoder in DECODERS)]

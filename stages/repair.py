@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -32,7 +35,9 @@ from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.places import Place, children, make_folder, mirror, remove_tree, upload
 from storage_schemas.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
 
-__all__ = ["Sample", "repair", "sample"]
+__all__ = ["Sample", "fetch", "repair", "sample"]
+
+log = logging.getLogger(__name__)
 
 _NUM_JOINTS = 17
 _SCRATCH = "repair-"
@@ -55,10 +60,10 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
         raise StoreError(
             f"{entry.place} lies in the home beneath, {context.beneath}, where nothing is written",
             allowed="entries of the own home",
-            run=entry.mend(context.command),
+            run=entry.remake(context.command),
         )
     for source in _inputs(context, step):
-        source.check(context.command)
+        context.check(source)
     connect()
     try:
         with _scratch(entry) as folder:
@@ -78,9 +83,35 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
             f"{step.place}: computed again on {context.device}, {_named(lost)} not what was lost, "
             f"which was made on {_place(entry)}"
             + (f"; {rest} of {len(damaged)} damaged files were made again" if rest else ""),
-            allowed="the same kind of device and the same versions of the libraries, which compute the same bits",
-            run=f"{cache_command(f'drop {step.place} --used', context.home)}   (it says how to make another in its place)",
+            allowed="the same kind of device and the same versions of the libraries, which compute the same bits; "
+            "or another entry in its place: to drop this one says how that is made",
+            run=cache_command(f"drop {step.place} --used", context.home),
         )
+
+
+def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
+    """Put copies of the files of ``twin``, the same entry in another store, in the place of ``damaged`` ones.
+
+    Returns:
+        The names of those that are whole now: a file of the twin may be damaged too.
+
+    Raises:
+        MissingInputError: the entry was taken out of the store meanwhile.
+    """
+    with _scratch(entry) as folder:
+        copied = [name for name in damaged if _copied(twin, name, mirror(folder) / name)]
+        upload(folder, copied)
+        return [name for name in copied if entry.put_back(name, folder / name)]
+
+
+def _copied(twin: Entry, name: str, target: Path) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(twin.path(name), target)
+    except (OSError, CorruptEntryError) as error:
+        log.warning("%s of %s cannot be taken: %s", name, twin.folder, error)
+        return False
+    return True
 
 
 def _gone(context: Context, step: Step) -> MissingInputError:
@@ -186,7 +217,7 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
         raise StoreError(f"{step.kind}/{step.key} holds no teacher's bits", allowed="a sample of entries of kind 'targets'")
     entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
     for source in (*_inputs(context, step), entry):
-        source.check(context.command)
+        context.check(source)
     num = int(entry.measured["rows"])
     chosen_B = np.sort(np.random.default_rng(seed).choice(num, min(rows, num), replace=False))
     width, height = context.heatmap_wh

@@ -163,7 +163,7 @@ def _check_inputs(context: Context, split: Split, drafts: dict[str, tuple[Step, 
             crops = view_step(context, split, step.about["view"])
             needed += [teacher_step(context, step.about["role"]), *([] if crops.key in drafts else [crops])]
     for step in {(step.kind, step.key): step for step in needed}.values():
-        context.need(step).check()
+        context.check(context.need(step))
 
 
 def array_specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:

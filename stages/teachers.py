@@ -28,6 +28,8 @@ __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "tra
 
 Part = Literal["primary", "base", "senior", "control"]
 _VERSION = 1
+_NO_SENIOR, _NO_PRIMARY = ("base",), ("network",)
+"""Fields that recipes of the others have: a senior is no earlier version of a primary, nor the other way round."""
 _NOT_IN_KEYS = {"workers", "loader_threads", "precision"}
 
 
@@ -98,7 +100,7 @@ def _step(context: Context, part: Part) -> Step:
             "weights": sha256_known(source.weights),
             "version": _VERSION,
         }
-        return Step("teachers", "teachers", title, given, about={"part": part})
+        return Step("teachers", "teachers", title, given, about={"part": part}, same=_NO_SENIOR)
     assert source.train is not None
     people = instances_step(context, "train")
     recipe: dict[str, Any] = {
@@ -111,7 +113,7 @@ def _step(context: Context, part: Part) -> Step:
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
-    return Step("teachers", "teachers", title, recipe, context.waits(people), {"part": part})
+    return Step("teachers", "teachers", title, recipe, context.waits(people), {"part": part}, _NO_SENIOR)
 
 
 def _senior_step(context: Context, part: Part, size_wh: list[int]) -> Step:
@@ -128,7 +130,7 @@ def _senior_step(context: Context, part: Part, size_wh: list[int]) -> Step:
         "version": _VERSION,
     }
     title = "senior teacher" if part == "senior" else "control of the senior"
-    return Step("teachers", "teachers", title, recipe, context.waits(base, people), {"part": part})
+    return Step("teachers", "teachers", title, recipe, context.waits(base, people), {"part": part}, _NO_PRIMARY)
 
 
 def _base_step(context: Context) -> Step:
@@ -166,12 +168,13 @@ def make(context: Context, missing: Sequence[Step]) -> None:
         if step.kind == "evaluations":
             network = step.about["network"]
             entry = context.need(network)
-            entry.check(context.command)
+            context.check(entry)
             score_network(
                 context,
                 network_spec(entry),
                 context.content(network),
                 step.about["who"],
+                stage="teachers",
                 withhold_mask=step.about["withhold_mask"],
             )
 
@@ -216,7 +219,7 @@ _WHO: dict[Part, str] = {
 
 
 def _score(context: Context, spec: NetworkSpec, content: str, who: str, *, withhold_mask: bool = False) -> dict[str, float]:
-    entry = score_network(context, spec, content, who, withhold_mask=withhold_mask)
+    entry = score_network(context, spec, content, who, stage="teachers", withhold_mask=withhold_mask)
     scores = {decoder: entry.measured[decoder]["AP"] for decoder in ("quarter", "dark", "centroid")}
     text = ", ".join(f"{value:.3f} {decoder}" for decoder, value in scores.items())
     context.tell(f"teachers: AP of the {who}{' without the mask' if withhold_mask else ''}: {text}")
@@ -248,7 +251,7 @@ def _from_labels(context: Context, part: Part, source: TeacherSource, draft: Dra
 def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
     settings = context.settings.teachers.senior
     under = context.need(_base_step(context))
-    under.check()
+    context.check(under)
     base = network_spec(under)
     spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
     # The control learns from the same people, so that all it lacks is the mask.
@@ -268,7 +271,7 @@ def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
 def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: TrainSettings) -> TrainingPlan:
     settings = context.settings
     people = context.need(instances_step(context, "train"))
-    people.check()
+    context.check(people)
     return TrainingPlan(
         title=title,
         network=spec,

@@ -151,9 +151,9 @@ def _export(entry: Entry, add: _Add, advance: Callable[[], None]) -> None:
 def _damaged(entry: Entry, seen: str) -> CorruptEntryError:
     return CorruptEntryError(
         f"{seen}; nothing is exported",
-        allowed="the files as its manifest describes them",
+        allowed="the files as its manifest describes them; 'verify' says what mends it",
         # Of the home that it lies in, which may be a team's: what mends it there depends on who uses it.
-        run=f"{cache_command(f'verify {entry.place}', entry.folder.parents[3])}   (which says what mends it)",
+        run=cache_command(f"verify {entry.place}", entry.folder.parents[3]),
     )
 
 

@@ -14,9 +14,10 @@ from storage_schemas.errors import (
     THE_SAME,
     CorruptEntryError,
     MissingInputError,
-    cache_command,
+    StoreError,
     look_again,
     make_again,
+    repair_command,
 )
 from storage_schemas.manifest import MANIFEST, Manifest
 from storage_schemas.near import File, Folder, RemoteFile, RemoteFolder, here
@@ -134,8 +135,16 @@ class Entry:
         sync_files(self.folder, [name])
         return True
 
-    def check(self, command: str = THE_SAME) -> None:
-        """Raise ``CorruptEntryError`` naming the first damaged file and what mends it, if need be with ``command``.
+    def twin(self, beneath: Place) -> Entry | None:
+        """The entry with the same files in the home ``beneath``, where there is one; its files are not looked at."""
+        try:
+            found = read_entry(beneath / "store" / self.place)
+        except (OSError, CorruptEntryError, StoreError):
+            return None
+        return found if found.manifest.files == self.manifest.files else None
+
+    def check(self, command: str = THE_SAME, *, beneath: Place | None = None) -> None:
+        """Raise ``CorruptEntryError`` naming the first damaged file and what mends it, which are as for ``mend``.
 
         In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
         damaged is found before work begins, and read only once.
@@ -150,20 +159,25 @@ class Entry:
             unreadable = [problem for problem in found if is_unreadable(problem)]
             raise CorruptEntryError(
                 f"Entry {self.place}: {(unreadable or found)[0]}{more}",
-                allowed="the files as its manifest describes them, which this user may read",
+                allowed="the files as its manifest describes them, which this user may read"
+                + ("; or an entry of your own, which --force makes" if self.is_borrowed else ""),
                 # What cannot be looked at may be whole: nothing is to be made in its place.
-                run=look_again(self.place, self.folder.parents[3]) if unreadable else self.mend(command),
+                run=look_again(self.place, self.folder.parents[3]) if unreadable else self.mend(command, beneath),
             )
         self.near()
 
-    def mend(self, command: str = THE_SAME) -> str:
-        """What to type next where files are damaged; ``command`` makes entries, without the stage."""
-        kind, home = self.manifest.kind, self.folder.parents[3]
-        if self.is_borrowed:
-            return f"{make_again(kind, command, force=self.place)}   (which makes one in your own home)"
-        if kind in REPAIRABLE:
-            return cache_command(f"repair {self.place}", home)
-        return make_again(kind, command, force=self.place)
+    def mend(self, command: str = THE_SAME, beneath: Place | None = None) -> str:
+        """What to type next where files are damaged.
+
+        ``command`` makes entries, without the stage; ``beneath`` is the home that is read beneath the entry's own.
+        """
+        if not self.is_borrowed and (self.manifest.kind in REPAIRABLE or (beneath is not None and self.twin(beneath))):
+            return repair_command(self.place, self.folder.parents[3], beneath)
+        return self.remake(command)
+
+    def remake(self, command: str = THE_SAME) -> str:
+        """What to type to have the whole entry made again; ``command`` is as for ``mend``."""
+        return make_again(self.manifest.kind, command, force=self.place, stage=self.manifest.made.get("stage"))
 
 
 def _make_way(folder: Place, name: str) -> None:

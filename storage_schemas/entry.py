@@ -107,14 +107,14 @@ class Store:
     ) -> tuple[Entry, list[tuple[str, object, object]]] | None:
         """The entry of this kind whose recipe differs in the fewest fields, with those fields; None if there is none.
 
-        In the fields ``same`` it may not differ.
+        In the fields ``same`` it may not differ, which either may lack.
         """
         wanted = as_json(recipe)
         if isinstance(self.root, ObjectPath) and kind not in self._seen:
             # A plan asks for each of its steps, and a bucket is far away.
             self._seen[kind] = list(self.entries(kind))
         there = self._seen[kind] if kind in self._seen else self.entries(kind)
-        found = [entry for entry in there if all(entry.manifest.recipe.get(name) == wanted[name] for name in same)]
+        found = [entry for entry in there if all(entry.manifest.recipe.get(name) == wanted.get(name) for name in same)]
         ranked = [(differing_fields(recipe, entry.manifest.recipe), entry) for entry in found]
         if not ranked:
             return None

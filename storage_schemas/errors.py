@@ -20,6 +20,7 @@ __all__ = [
     "cache_command",
     "look_again",
     "make_again",
+    "repair_command",
 ]
 
 _MADE_BY = {
@@ -104,22 +105,26 @@ def cache_command(words: str, home: object) -> str:
 
 def look_again(place: str, home: object) -> str:
     """What to type next where files could not be read, and may be whole: nothing that removes them."""
-    return f"{cache_command(f'verify {place}', home)}   (once this user can read all of it; if that cannot be, drop it)"
+    return cache_command(f"verify {place}", home)
+
+
+def repair_command(place: str, home: object, beneath: object | None) -> str:
+    """What to type to have the damaged files of an entry made again, or taken out of the home ``beneath``."""
+    return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
 
 
 THE_SAME = "the same command with"
 """Words for a command that makes entries, where whoever reads them has just typed it."""
 
 
-def make_again(kind: str, command: str = THE_SAME, *, force: bool | str = True) -> str:
+def make_again(kind: str, command: str = THE_SAME, *, force: bool | str = True, stage: str | None = None) -> str:
     """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``.
 
     ``force`` is the place (``kind/key``) of the entry, where that is known: all others of the stage stay then. It is not needed
-    where the entry counts as not there, or will: what is missing is made.
+    where the entry counts as not there, or will: what is missing is made. ``stage`` is the one that made it, if that is known:
+    teachers are scored in their own.
     """
     options = f" --force {force}" if isinstance(force, str) else " --force" if force else ""
     if kind not in _MADE_BY:
         return f"{command}{options} and the stage that makes '{kind}'"
-    again = f"{command} --stage {_MADE_BY[kind]}{options}"
-    # Teachers are scored in their own stage, and nothing in an entry of scores says whose they are.
-    return f"{again}   (with --stage teachers, where it is a teacher's)" if kind == "evaluations" else again
+    return f"{command} --stage {stage or _MADE_BY[kind]}{options}"

@@ -24,7 +24,7 @@ from storage_schemas.manifest import MANIFEST
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place, children, remove_tree
 
-__all__ = ["Garbage", "find_garbage", "remove"]
+__all__ = ["Garbage", "find_garbage", "remove", "wreck_at"]
 
 _POLL_SECONDS = 1.0
 
@@ -71,6 +71,15 @@ def find_garbage(
             found = _garbage_of(home, attempts, entry, now=now, is_used=place in used)
             garbage += [item for item in found if item.paths and item.age_seconds >= min_age_seconds]
     return garbage, left
+
+
+def wreck_at(store: Store, place: str) -> list[Garbage]:
+    """All that lies at a place whose manifest cannot be read, for whoever wants it to go: nothing where a writer lives."""
+    home = store.root / place
+    attempts = Attempts(home)
+    if attempts.living():
+        return []
+    return [item for item in _garbage_of(home, attempts, None, now=time.time(), is_used=False) if item.paths]
 
 
 def _busy(homes: Mapping[Place, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[Place, str]:

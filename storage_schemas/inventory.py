@@ -16,7 +16,6 @@ from storage_schemas.errors import (
     MissingInputError,
     StoreError,
     cache_command,
-    make_again,
 )
 from storage_schemas.manifest import MANIFEST
 from storage_schemas.objects import ObjectPath
@@ -139,18 +138,16 @@ def find_entry(store: Store, place: str) -> Entry:
         StoreError: it is of another schema version.
     """
     home = store.root / place
-    # It counts as not there, so that the stage makes it without being forced to make all of its entries.
-    again = make_again(home.parent.name, "the command that made it, with", force=False)
     try:
         return read_entry(home)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingInputError(
             f"There is no entry {place} in {store.root}", run=cache_command("ls", store.root.parent)
         ) from error
-    except CorruptEntryError as error:
-        raise CorruptEntryError(error.seen, run=again) from error
+    except CorruptEntryError:
+        raise
     except OSError as error:
-        raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})", run=again) from error
+        raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
 
 
 def find_place(store: Store, text: str, *, known: Collection[str] | None = None, beneath: Store | None = None) -> str:

@@ -70,14 +70,14 @@ def test_a_stage_without_its_inputs_is_refused_and_leaves_no_trace(
 ) -> None:
     home = tmp_path / "new" / "home"
     assert main(["--stage", stage, "--home", str(home)]) == USER_MISTAKE
-    assert f"  Next:    python -m pipeline.run --home {home} --stage prepare   (then teachers, " in capsys.readouterr().err
+    assert f"  Next:    python -m pipeline.run --home {home} --stage prepare\n" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_forcing_all_stages_is_refused_with_a_command_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--home", "/nowhere", "--set", "views.count=3"]
     assert main(["--stage", "all", "--force", *options]) == USER_MISTAKE
-    command = capsys.readouterr().err.partition("  Next:    python -m pipeline.run ")[2].partition("   (")[0]
+    command = capsys.readouterr().err.partition("  Next:    python -m pipeline.run ")[2].rstrip()
     assert command == "--home /nowhere --set views.count=3 --stage distill --force"
 
 

@@ -159,7 +159,7 @@ def test_notes_that_cannot_be_read_stop_everything_until_they_are_removed(cache:
     (notes / "entries.json").write_text("{")
     assert cache("gc") == USER_MISTAKE
     assert "What experiment 'demo' needs is not known: unfinished/lost/entries.json names no entries" in cache.err
-    assert f"  Next:    rm -r {notes}   (if that run is not wanted)" in cache.err
+    assert f"  Next:    rm -r {notes}\n" in cache.err
     shutil.rmtree(notes)
     assert cache("gc") == DONE
 

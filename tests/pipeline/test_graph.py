@@ -191,28 +191,28 @@ def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("stage_name", "prepared", "seen", "run"),
+    ("stage_name", "prepared", "seen", "before"),
     [
-        ("teachers", False, "prepare that are not there: train instances, val instances", "prepare   (or --stage all)"),
-        ("targets", False, "prepare and teachers that are not there: ", "prepare   (then teachers, or --stage all)"),
-        ("targets", True, "teachers that are not there: primary teacher, senior teacher", "teachers   (or --stage all)"),
-        ("distill", True, "teachers and targets that are not there: ", "teachers   (then targets, or --stage all)"),
+        ("teachers", False, "prepare that are not there: train instances, val instances", ["prepare"]),
+        ("targets", False, "prepare and teachers that are not there: ", ["prepare", "teachers"]),
+        ("targets", True, "teachers that are not there: primary teacher, senior teacher", ["teachers"]),
+        ("distill", True, "teachers and targets that are not there: ", ["teachers", "targets"]),
         (
             "evaluate",
             False,
             "prepare, teachers, targets and distill that are not there: ",
-            "prepare   (then teachers, targets and distill, or --stage all)",
+            ["prepare", "teachers", "targets", "distill"],
         ),
         (
             "report",
             True,
             "teachers, targets, distill and evaluate that are not there: ",
-            "teachers   (then targets, distill and evaluate, or --stage all)",
+            ["teachers", "targets", "distill", "evaluate"],
         ),
     ],
 )
 def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_that_does(
-    tmp_path: Path, stage_name: StageName, prepared: bool, seen: str, run: str
+    tmp_path: Path, stage_name: StageName, prepared: bool, seen: str, before: list[StageName]
 ) -> None:
     context = make_context(tmp_path)
     if prepared:
@@ -220,7 +220,8 @@ def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_tha
     with pytest.raises(MissingInputError) as caught:
         graph.check(context, [stage_name])
     assert caught.value.seen.startswith(f"Stage '{stage_name}' needs results of {seen}")
-    assert caught.value.run == f"odkd --stage {run}"
+    assert caught.value.run == f"odkd --stage {before[0]}"
+    assert caught.value.allowed == f"{', then '.join(before)} before it, or --stage all"
 
 
 def test_all_stages_together_need_nothing_that_they_do_not_make(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from buckets import local
-from cache_samples import Cache, leave_run
+from cache_samples import Cache, leave_run, put
 from step_samples import make_context, with_people
 
 from pipeline import cluster
@@ -18,8 +18,8 @@ from pipeline.experiments import noting, refer
 from pipeline.mending import step_of
 from stages import prepare, targets
 from stages.context import Context
-from storage_schemas.entry import Entry
-from storage_schemas.errors import MissingInputError
+from storage_schemas.entry import Draft, Entry, Store
+from storage_schemas.errors import CorruptEntryError, MissingInputError
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +42,68 @@ def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_makes_i
     assert cache("repair", place) == USER_MISTAKE
     assert cache.err.splitlines() == [
         f"StoreError: {place} is made as a whole: it has no shards that could be computed one by one",
-        "  Allowed: repair of views and targets",
+        "  Allowed: repair of views and targets; of others only with --beneath HOME, where that has the same files",
         f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage {stage} --force {place}",
     ]
+
+
+@pytest.mark.parametrize("name", ["student", "train bits", "unused"])
+def test_what_a_teams_home_has_is_taken_from_there_and_not_made_again(
+    cache: Cache, made: dict[str, Entry], tmp_path: Path, name: str
+) -> None:
+    entry, team = made[name], tmp_path / "team"
+    shutil.copytree(cache.home, team)
+    damaged = entry.path(next(iter(entry.manifest.files)))
+    damaged.unlink()
+    assert cache("verify", "--beneath", str(team)) == USER_MISTAKE
+    command = f"python -m pipeline.cache repair {entry.place} --home {cache.home} --beneath {team}"
+    assert f"  Next:    {command}\n" in cache.out
+    with pytest.raises(CorruptEntryError) as caught:
+        entry.check("odkd", beneath=team)
+    assert caught.value.run == command
+    assert cache(*command.split()[3:]) == DONE
+    assert cache.out.splitlines()[-1] == f"{entry.place}: 1 file taken from {team}"
+    assert entry.problems() == []
+    assert cache("verify") == DONE
+
+
+def test_what_is_damaged_in_the_teams_home_too_is_made_again(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+    entry, team = made["student"], tmp_path / "team"
+    entry.path("file").write_bytes(b"Content")
+    shutil.copytree(cache.home, team)
+    assert cache("repair", entry.place, "--beneath", str(team)) == USER_MISTAKE
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    again = (
+        f"python -m pipeline.run --config {config} --home {cache.home} --beneath {team} --stage distill --force {entry.place}"
+    )
+    assert cache.err.endswith(f"  Next:    {again}\n")
+    assert entry.problems() == ["file does not match its sha256"], "nothing wrong is put in its place"
+
+
+def test_of_an_entry_with_other_bits_nothing_is_taken(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+    entry = made["student"]
+    theirs = put(Store(tmp_path / "team" / "store"), "students", entry.manifest.recipe, file=b"trained elsewhere")
+    assert theirs.place == entry.place
+    assert entry.twin(tmp_path / "team") is None
+    entry.path("file").unlink()
+    assert (
+        "--stage distill --force" in cache.json("verify", "--beneath", str(tmp_path / "team"))["damaged"][entry.place]["next"]
+    )
+
+
+def test_scores_are_made_again_by_the_stage_that_made_them(cache: Cache, made: dict[str, Entry]) -> None:
+    """Nothing in the recipe tells a teacher's from a student's."""
+    store = Store(cache.home / "store")
+    with store.draft("evaluations", {"network": "of a teacher"}) as draft:
+        assert isinstance(draft, Draft)
+        local(draft.folder / "file").write_bytes(b"scores")
+        entry = draft.commit(["file"], measured={}, made={"stage": "teachers"})
+    leave_run(cache.home, "new", [entry])
+    entry.path("file").unlink()
+    assert f" --stage teachers --force {entry.place}" in cache.json("verify")["damaged"][entry.place]["next"]
+    made["scores of student"].path("file").unlink()
+    place = made["scores of student"].place
+    assert f" --stage evaluate --force {place}" in cache.json("verify")["damaged"][place]["next"]
 
 
 def _crops(home: Path, *overrides: str) -> tuple[Context, str]:
@@ -80,9 +139,11 @@ def test_what_an_entry_was_made_from_may_lie_in_a_teams_home(cache: Cache) -> No
         assert not isinstance(draft, Entry)
         draft.commit([], measured={})
     _leave(context, "demo", step.place)
-    with pytest.raises(MissingInputError, match="do not lead to") as caught:
+    with pytest.raises(MissingInputError) as caught:
         step_of(cache.home, step.place, beneath=None)
+    assert caught.value.seen == f"What {step.place} was made from is not there: val instances, train instances"
     assert "with --beneath HOME, where what it was made from lies in a team's home" in caught.value.allowed
+    assert caught.value.run.endswith("config.resolved.yaml --home " + f"{cache.home} --stage prepare")
     assert step_of(cache.home, step.place, beneath=teams)[1].key == step.key
 
 
@@ -98,7 +159,13 @@ def test_an_entry_whose_own_manifest_cannot_be_read_is_not_taken_for_that_of_the
     _leave(make_context(cache.home), "demo", place)
     assert cache("repair", place, "--beneath", str(teams)) == USER_MISTAKE
     assert cache.err.startswith("CorruptEntryError: ")
-    assert f"--home {cache.home} --beneath {teams} --stage targets\n" in cache.err
+    drop = f"python -m pipeline.cache drop {place} --used --home {cache.home}"
+    assert cache.err.endswith(f"  Next:    {drop}\n"), "a run would find the team's, and leave this one"
+    assert cache("verify", "--beneath", str(teams)) == USER_MISTAKE
+    assert f"  Next:    {drop}\n" in cache.out
+    assert cache(*drop.split()[3:]) == DONE
+    assert not (cache.home / "store" / place / "manifest.json").exists()
+    assert cache("verify", "--beneath", str(teams)) == DONE
 
 
 def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_repaired(cache: Cache) -> None:
@@ -161,4 +228,4 @@ def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made:
     made["unused"].path("file").unlink()
     assert cache("repair", made["unused"].key) == USER_MISTAKE
     assert f"No experiment of {cache.home} uses {made['unused'].place}" in cache.err
-    assert f"  Next:    python -m pipeline.run --config FILE --stage all --home {cache.home}   (" in cache.err
+    assert f"  Next:    python -m pipeline.run --config FILE --home {cache.home} --stage all\n" in cache.err

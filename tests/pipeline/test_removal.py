@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from buckets import local
 from cache_samples import Cache, leave_run, put, store_of
 
 from pipeline.exits import DONE, USER_MISTAKE
 from pipeline.experiments import refer
+from storage_schemas.attempts import lease_of
 from storage_schemas.entry import Entry
+from storage_schemas.lease import Lease
 
 
 def _places(cache: Cache) -> set[str]:
@@ -20,7 +24,7 @@ def test_an_entry_that_no_experiment_uses_goes_however_young_it_is(cache: Cache,
     assert cache("drop", entry.key[:9]) == DONE
     assert cache.out.splitlines() == [
         f"{entry.place}: 7 B",
-        "  Made again by: the command that made it (no experiment uses it), with --stage targets",
+        f"  Made again by: python -m pipeline.run --config FILE --home {cache.home} --stage targets",
         "1 entry, 7 B dropped",
     ]
     assert _places(cache) == {other.place for name, other in made.items() if name != "unused"}
@@ -106,8 +110,60 @@ def test_a_key_that_is_given_twice_is_one_entry(cache: Cache) -> None:
     assert [item["place"] for item in cache.json("drop", entry.key, entry.place)["dropped"]] == [entry.place]
 
 
-def test_an_entry_whose_manifest_cannot_be_read_counts_as_not_there(cache: Cache, made: dict[str, Entry]) -> None:
-    (local(made["unused"].folder).parent / "manifest.json").write_bytes(b"{")
-    assert cache("drop", made["unused"].key) == USER_MISTAKE
-    assert "the entry counts as not there" in cache.err
-    assert cache.err.endswith("the command that made it (no experiment uses it), with --stage targets\n")
+@pytest.mark.parametrize("damage", ["emptied", "a folder"])
+def test_an_entry_whose_manifest_is_damaged_goes_with_all_that_is_left_of_it(
+    cache: Cache, made: dict[str, Entry], damage: str
+) -> None:
+    entry = made["unused"]
+    manifest = local(entry.folder).parent / "manifest.json"
+    if damage == "emptied":
+        manifest.write_bytes(b"")
+    else:
+        manifest.unlink()
+        manifest.mkdir()
+    assert cache("verify") == USER_MISTAKE
+    assert f"  Next:    python -m pipeline.cache drop {entry.place} --home {cache.home}\n" in cache.out
+    assert cache("drop", "--dry-run", entry.key) == DONE
+    assert entry.folder.exists()
+    assert cache("drop", entry.key) == DONE
+    assert list(manifest.parent.iterdir()) == []
+    assert cache("verify") == DONE
+
+
+def test_an_entry_whose_manifest_this_user_may_not_read_stays(
+    cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = made["unused"]
+    reads = Path.read_bytes
+
+    def broken(path: Path) -> bytes:
+        if path == entry.folder.parent / "manifest.json":
+            raise PermissionError(13, "Permission denied")
+        return reads(path)
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    assert cache("drop", entry.key) == USER_MISTAKE
+    assert "manifest.json cannot be read (Permission denied)" in cache.err
+    assert f"  Next:    python -m pipeline.cache verify {entry.place} --home {cache.home}\n" in cache.err
+    assert entry.folder.exists()
+
+
+def test_where_a_writer_lives_a_damaged_manifest_stays(cache: Cache, made: dict[str, Entry]) -> None:
+    entry = made["unused"]
+    manifest = local(entry.folder).parent / "manifest.json"
+    manifest.write_bytes(b"")
+    with Lease(lease_of(manifest.parent / "0-new")):
+        assert cache("drop", entry.key) == USER_MISTAKE
+    assert f"{manifest.parent} is not removed" in cache.err
+    assert manifest.exists()
+    assert entry.folder.exists()
+
+
+def test_what_a_teacher_taught_is_told_to_depend_on_the_same_coming_out_again(cache: Cache, made: dict[str, Entry]) -> None:
+    """By hand: seniors and control stand on the primary, bits and students on those, and scores and the report on all."""
+    (dropped,) = cache.json("drop", "--used", "--dry-run", made["primary"].key)["dropped"]
+    lasting = {"train", "val", "primary", "val view", "train view", "baseline"}
+    assert set(dropped["needs_it"]) == {entry.place for name, entry in made.items() if name not in lasting}
+    assert cache("drop", "--used", "--dry-run", made["student"].key) == DONE
+    told = "  Made from it, and found again only if what is made in its place is the same: "
+    assert [line for line in cache.out.splitlines() if line.startswith(told)] == [told + made["scores of student"].place]

@@ -39,7 +39,7 @@ def test_an_experiment_comes_to_another_home_whole(
     assert other("import", str(tmp_path / name)) == DONE
     assert other.out.splitlines()[-2:] == [
         f"16 entries, 2.1 kB imported into {other.home / 'store'}",
-        f"To use them: python -m pipeline.run --config FILE --stage all --home {other.home}   (FILE: their settings)",
+        f"To use them, with their settings as FILE: python -m pipeline.run --config FILE --home {other.home} --stage all",
     ]
     assert "import: 17/17 files" in other.err
     assert other("verify") == DONE
@@ -183,7 +183,7 @@ def test_damage_in_a_teams_home_is_to_be_looked_at_there(
 ) -> None:
     made["train"].path("file").write_bytes(b"Content")
     assert other("export", made["train"].key, str(tmp_path / "out"), "--beneath", str(cache.home)) == USER_MISTAKE
-    assert f"  Next:    python -m pipeline.cache verify {made['train'].place} --home {cache.home}   (" in other.err
+    assert f"  Next:    python -m pipeline.cache verify {made['train'].place} --home {cache.home}\n" in other.err
 
 
 def test_an_experiment_that_is_run_again_is_exported_as_its_figures_have_it(

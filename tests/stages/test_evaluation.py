@@ -153,7 +153,7 @@ def by_pycocotools(results: Path) -> list[float]:
 
 
 def score(context: Context, boxes: Path | None) -> Entry:
-    return score_network(context, SPEC, context.content(NETWORK), "student", boxes=boxes)
+    return score_network(context, SPEC, context.content(NETWORK), "student", stage="evaluate", boxes=boxes)
 
 
 def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: Path, seen: list[Instances]) -> None:

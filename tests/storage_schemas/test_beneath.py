@@ -90,4 +90,4 @@ def test_damage_in_the_teams_store_is_told_with_what_this_user_may_do(own: Store
     with pytest.raises(CorruptEntryError, match="bits/c/0 is missing") as caught:
         entry.check()
     assert "--stage targets --force" in caught.value.run
-    assert "your own home" in caught.value.run
+    assert "an entry of your own" in caught.value.allowed

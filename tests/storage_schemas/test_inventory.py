@@ -60,7 +60,6 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     assert "is not a manifest" in errors[damaged.place].seen
     assert "schema version 7" in errors[newer.place].seen
     assert "manifest.json is a folder" in errors[folder.place].seen
-    assert errors[damaged.place].run == "the command that made it, with --stage targets", "it counts as not there"
 
 
 def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +69,8 @@ def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeyp
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(Path, "read_bytes", broken)
-    with pytest.raises(CorruptEntryError, match=r"manifest\.json cannot be read \(Input/output error\)") as caught:
+    with pytest.raises(CorruptEntryError, match=r"manifest\.json cannot be read \(Input/output error\)"):
         find_entry(store, made.place)
-    assert caught.value.run == "the command that made it, with --stage targets"
 
 
 def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> None:

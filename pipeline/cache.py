@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import listing, removal, transfer, upkeep
 from pipeline.answers import Answer
-from pipeline.exits import USER_MISTAKE, exit_status
+from pipeline.exits import USER_MISTAKE, answer_with, exit_status
 from pipeline.home import BENEATH_HELP, HOME_HELP
 from storage_schemas.errors import KINDS
 
@@ -117,18 +116,9 @@ def _run(options: argparse.Namespace) -> None:
     # The answer alone goes to standard output, so that a program can read it; progress is for people.
     with contextlib.redirect_stdout(sys.stderr):
         answer = _COMMANDS[options.command](options)
-    _print(json.dumps(answer.data, indent=1) if options.json else answer.text)
+    answer_with(json.dumps(answer.data, indent=1) if options.json else answer.text)
     if answer.error is not None:
         raise answer.error
-
-
-def _print(text: str) -> None:
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever reads it, such as head, has seen enough; Python would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

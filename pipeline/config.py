@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.exits import answer_with
 from pipeline.strict_yaml import dump, load, problem, shown
 from stages.settings import Settings
 from storage_schemas.errors import ConfigError
@@ -320,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a setting")
     options = parser.parse_args(arguments)
     try:
-        sys.stdout.write(resolved_yaml(load_settings(options.config, options.set)))
+        answer_with(resolved_yaml(load_settings(options.config, options.set)).rstrip())
     except ConfigError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2

@@ -21,6 +21,8 @@ _SHORT = 24
 # What follows from another field says nothing beside it: epochs from their number, layers from the network's name.
 _FOLLOWS = re.compile(r"(number of )?made_from\b|number of epochs|(.*\.)?architecture\.")
 _IN_LIST = re.compile(r"(?P<list>.*)\[\d+( and (?P<more>\d+) more)?\](\.(?P<field>.*))?")
+# As a report names what it is made from, by kind and key before, or alone.
+_PENDING = re.compile(r"(\w+ \w+ )?pending ")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
 _GIVEN_AS = {
     "instances": {
@@ -76,7 +78,7 @@ def _planned(context: Context, step: Step, *, force: Sequence[str] | None) -> Pl
 
 
 def _is_pending(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("pending ")
+    return isinstance(value, str) and _PENDING.match(value) is not None
 
 
 def _told(step: Step, field: Field) -> str:

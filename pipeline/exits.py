@@ -1,9 +1,10 @@
-"""How every command ends: messages on standard error, and an exit status that says whose turn it is."""
+"""How a command ends: its answer on standard output, messages on standard error, and a status that says whose turn it is."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from types import FrameType
 
 from storage_schemas.errors import OdkdError
 
-__all__ = ["DONE", "FAILED", "USER_MISTAKE", "exit_status", "own_term_handler"]
+__all__ = ["DONE", "FAILED", "USER_MISTAKE", "answer_with", "exit_status", "own_term_handler"]
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
 _STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -60,6 +61,16 @@ def _term_is_interrupt() -> Iterator[None]:
 
 def _interrupt(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def answer_with(text: str) -> None:
+    """Write what was asked for to standard output."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads it, such as head, has seen enough; Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_status(work: Callable[[], None], *, interrupted: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 
 from pipeline import experiments
 from pipeline.config import load_settings, preset_names, resolved_yaml
-from pipeline.exits import exit_status
+from pipeline.exits import answer_with, exit_status
 from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import BENEATH_HELP, HOME_HELP, beneath_of, home_of, make_home
 from stages.context import Context, StageName
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
         planned = dry_run.plan(context, stages, force=options.force)
-        print(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}", flush=True)  # noqa: T201 (the plan is the output)
+        answer_with(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}")
         # What the run would be refused for, the plan is refused for too.
         graph.check(context, stages, options.force)
         return

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,18 @@ def test_that_matplotlib_lists_fonts_is_not_told(caplog: pytest.LogCaptureFixtur
 
 
 # A dry run
+
+
+@pytest.mark.parametrize("words", ["run --stage all --dry-run --home", "cache ls --home", "config"])
+def test_whoever_reads_an_answer_may_have_seen_enough(tmp_path: Path, words: str) -> None:
+    """As ``head`` has."""
+    home = [str(tmp_path)] if words.endswith("--home") else []
+    command = [sys.executable, "-m", *f"pipeline.{words}".split(), *home]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, "Broken pipe" in done.stderr, "fault" in done.stderr) == (DONE, False, False), done.stderr
 
 
 def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from step_samples import leave_entry, make_context, with_all, with_people
 
 from pipeline import dry_run, graph
 from pipeline.dry_run import plan, render_plan
-from stages import distill, prepare
+from stages import distill, prepare, teachers
 from stages.context import StageName
 
 
@@ -30,6 +30,18 @@ def test_what_is_there_is_told_in_one_line_a_stage(finished: Path) -> None:
         "evaluate  hit    AP of the student on the validation set and 3 more",
         "report    hit    report",
     ]
+
+
+def test_what_waits_for_a_teacher_that_is_gone_is_no_earlier_version_of_what_is_there(tmp_path: Path) -> None:
+    """The senior is another network than the primary, and the page may be the same when all is there again."""
+    context = with_all(make_context(tmp_path))
+    context.forget(teachers.teacher_step(context, "primary"))
+    lines = render_plan(plan(make_context(tmp_path), ["teachers", "report"])).splitlines()
+    assert lines[:2] == [
+        "teachers  miss   primary teacher: not made yet",
+        "teachers  miss   senior teacher and 1 more: waits for primary teacher",
+    ]
+    assert lines[-1].startswith("report    miss   report: waits for primary teacher, ")
 
 
 def test_what_is_not_there_is_told_with_what_it_waits_for(tmp_path: Path) -> None:

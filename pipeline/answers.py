@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.experiments import Run, experiments
-from pipeline.home import home_of, make_home
+from pipeline.home import beneath_if_there, home_of, make_home
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import (
     KINDS,
@@ -29,6 +29,7 @@ from storage_schemas.places import Place
 __all__ = [
     "Answer",
     "command_of",
+    "drop_of",
     "entry_at",
     "entry_named",
     "maker_of",
@@ -86,6 +87,8 @@ def entry_at(home: Place, store: Store, place: str, *, beneath: Place | None = N
     try:
         return find_entry(store, place)
     except CorruptEntryError as error:
+        # What the environment names counts too: a run would find it there.
+        beneath = beneath or beneath_if_there(None, home)
         again = mend_of(home, place, error, [error.seen], users_of(home).get(place, ()), beneath=beneath)
         raise CorruptEntryError(error.seen, run=again) from error
 
@@ -142,6 +145,11 @@ def mend_of(
         # It counts as not there: nobody knows any more what its files should be, and none is put back.
         return make_again(place.partition("/")[0], maker, force=False)
     # Nobody needs it, and nobody knows any more from what settings it was made; or a run takes what is beneath, and leaves it.
+    return drop_of(home, place, users)
+
+
+def drop_of(home: Place, place: str, users: Sequence[Run]) -> str:
+    """What takes an entry out of the store."""
     return cache_command(f"drop {place}{' --used' if users else ''}", home)
 
 

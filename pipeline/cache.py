@@ -49,7 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="run the teachers of targets again on N random people instead, and tell the share of bits that differ",
     )
-    repair = add("repair", "make the damaged files of views or targets again, and nothing else of the entry")
+    repair = add(
+        "repair",
+        "take damaged files out of the home beneath, make those of views or targets again, and nothing else of the entry",
+    )
     repair.add_argument("key", metavar="KEY")
     diff = add("diff", "show the fields in which the recipes of two entries differ")
     diff.add_argument("keys", nargs=2, metavar="KEY")
@@ -62,14 +65,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HOURS",
         help="leave what is younger (default: 24; of files, not of work)",
     )
-    drop = add("drop", "remove entries, so that they are made anew, and tell how, and what was made from them")
+    drop = add(
+        "drop", "remove entries, or what is left of them, so that they are made anew, and tell how, and what was made from them"
+    )
     drop.add_argument("keys", nargs="+", metavar="KEY")
     drop.add_argument("--used", action="store_true", help="although an experiment uses them, or a run is about to")
     drop.add_argument("--dry-run", action="store_true", help="only print what would be removed")
     export = add("export", "copy entries, or all those of an experiment, to a folder or a tar file")
     export.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
     export.add_argument("target", metavar="DEST", help="a folder to be made, or a tar file if it ends in .tar")
-    for reads_inputs in (verify, repair, export):
+    for reads_inputs in (verify, repair, drop, export):
         reads_inputs.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
     take_in = add("import", "take the entries of an export into the store; what is there already stays")
     take_in.add_argument("source", metavar="SOURCE", help="the folder or tar file that export made")

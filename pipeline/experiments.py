@@ -9,8 +9,8 @@ Notes go when their run ends well; or, when their run is gone, as soon as a late
 name. Others stay, and ``gc`` tells of them: nobody else knows whether that work is still wanted.
 
 A run that cannot look for all entries of the experiment, since what they were made from is not there, leaves figures that name
-fewer. What the figures before them named stays named then, in ``earlier/<id>`` with the settings that it is of, until a run has
-found everything, and so knows what is needed no more.
+fewer. What the figures before them named stays named then, under ``earlier``, until a run has found everything, and so knows
+what is needed no more.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from storage_schemas.atomic import write_atomic
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.places import Place, children, remove_tree
 
-__all__ = ["EARLIER", "METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
+__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
 
-RESOLVED, METRICS, UNFINISHED, EARLIER = "config.resolved.yaml", "metrics.json", "unfinished", "earlier"
+RESOLVED, METRICS, UNFINISHED = "config.resolved.yaml", "metrics.json", "unfinished"
 _ENTRIES, _LEASE = "entries.json", "lease"
+_EARLIER = "earlier"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Run:
     places: frozenset[str]
     notes: Place | None = None
     """The folder of its notes, as long as it has not ended well."""
+    earlier: frozenset[str] = frozenset()
+    """Those of the places that its figures do not name: earlier ones did, and not all was there that tells which are needed."""
     decoder: str = ""
     """The decoder by which its figures and its report lead, once one was chosen."""
 
@@ -84,8 +87,9 @@ def refer(run_dir: Place, run: str, places: Iterable[str]) -> None:
     noted = _places(path)
     wanted = noted | set(places)
     if wanted != noted:
-        _note(path.parent, wanted)
-    for other in _folders(run_dir / UNFINISHED):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
+    for other in _unfinished(run_dir):
         # Only after our own are there: at no moment does nobody name what both need.
         if other != path.parent and LeaseWatch(other / _LEASE).is_gone() and _is_covered(other, wanted):
             _drop(other)
@@ -99,31 +103,31 @@ def leave(run_dir: Place, run: str, settings_yaml: str, figures: Mapping[str, An
 
     Returns:
         How many entries that is, beside those that the new figures name.
+
+    Raises:
+        OSError: the earlier figures cannot be read by this user.
     """
     config, metrics = run_dir / RESOLVED, run_dir / METRICS
-    try:
-        before = _places(metrics)
-    except ValueError:
-        before = set()
-    kept = set() if is_whole else before - set(figures["entries"].values())
-    if kept:
-        folder = run_dir / EARLIER / run
-        folder.mkdir(parents=True)
-        write_atomic(folder / RESOLVED, config.read_bytes() if config.exists() else settings_yaml.encode())
-        _note(folder, before)
+    kept = set() if is_whole else _named_before(metrics) - set(figures["entries"].values())
     if not config.exists() or config.read_bytes() != settings_yaml.encode():
+        if kept:
+            # As long as there are no figures the notes of this run name it.
+            refer(run_dir, run, kept)
         metrics.unlink(missing_ok=True)
         write_atomic(config, settings_yaml.encode())
-    write_atomic(metrics, (json.dumps(figures, indent=1) + "\n").encode())
-    if is_whole:
-        for folder in _folders(run_dir / EARLIER):
-            _drop(folder)
+    more = {_EARLIER: sorted(kept)} if kept else {}
+    write_atomic(metrics, (json.dumps({**figures, **more}, indent=1) + "\n").encode())
     return len(kept)
 
 
-def _note(folder: Place, places: Iterable[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / _ENTRIES, (json.dumps({"entries": sorted(places)}, indent=1) + "\n").encode())
+def _named_before(metrics: Place) -> set[str]:
+    try:
+        return set().union(*_named(metrics))
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            # They may be whole.
+            raise error.__cause__ from error
+        return set()
 
 
 def _is_covered(notes: Place, places: set[str]) -> bool:
@@ -149,10 +153,10 @@ def experiments(home: Place) -> list[Experiment]:
     return [_read(path) for path in children(home / "runs")[0]]
 
 
-def _folders(above: Place) -> list[Place]:
-    """The folders of notes, those of runs that have not ended well or of earlier ones."""
+def _unfinished(run_dir: Place) -> list[Place]:
+    """The notes of runs that have not ended well, by their folders."""
     try:
-        return children(above)[0]
+        return children(run_dir / UNFINISHED)[0]
     except NotADirectoryError:
         return []
 
@@ -162,7 +166,7 @@ def _read(run_dir: Place) -> Experiment:
     found: list[Run] = []
     listed = None
     # Notes that are gone now may have been taken over by a run that was not there yet: those are read too.
-    while (again := _folders(run_dir / UNFINISHED)) != listed:
+    while (again := _unfinished(run_dir)) != listed:
         listed, found = again, []
         for notes in listed:
             try:
@@ -170,19 +174,15 @@ def _read(run_dir: Place) -> Experiment:
             except ValueError as error:
                 return Experiment(run_dir.name, problem=f"{UNFINISHED}/{notes.name}/{error}", spoilt=notes)
     try:
-        finished = frozenset(_places(run_dir / METRICS))
+        finished, earlier = _named(run_dir / METRICS)
     except ValueError as error:
         return Experiment(run_dir.name, problem=str(error), spoilt=run_dir)
     if not (finished or found) and (run_dir / RESOLVED).exists() and not (run_dir / METRICS).exists():
         problem = f"there are settings, and neither {METRICS} nor notes in {UNFINISHED}"
         return Experiment(run_dir.name, problem=problem, spoilt=run_dir)
-    left = [Run(run_dir.name, run_dir / RESOLVED, finished, decoder=_decoder(run_dir / METRICS))] if finished else []
-    # These last: they are written before the figures that take the place of those that named it.
-    for notes in _folders(run_dir / EARLIER):
-        try:
-            left.append(Run(run_dir.name, notes / RESOLVED, frozenset(_places(notes / _ENTRIES))))
-        except ValueError as error:
-            return Experiment(run_dir.name, problem=f"{EARLIER}/{notes.name}/{error}", spoilt=notes)
+    config, metrics = run_dir / RESOLVED, run_dir / METRICS
+    places = frozenset(finished | earlier)
+    left = [Run(run_dir.name, config, places, earlier=frozenset(earlier), decoder=_decoder(metrics))] if places else []
     return Experiment(run_dir.name, (*left, *found))
 
 
@@ -195,20 +195,29 @@ def _decoder(metrics: Place) -> str:
 
 
 def _places(path: Place) -> set[str]:
-    """What a file of the experiment names under ``entries``: places, or places by title; nothing if there is no such file.
+    """What a file of the experiment names under ``entries``, as ``_named``."""
+    return _named(path)[0]
+
+
+def _named(path: Place) -> tuple[set[str], set[str]]:
+    """What a file of the experiment names under ``entries``, and under ``earlier`` if it has that; without a file nothing.
+
+    Both are places, or places by title.
 
     Raises:
-        ValueError: it cannot be read, or names none.
+        ValueError: it cannot be read, or names no entries.
     """
     try:
-        entries = json.loads(path.read_bytes())["entries"]
+        content = json.loads(path.read_bytes())
+        both = [content["entries"], content.get(_EARLIER, [])]
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        return set(), set()
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name} names no entries ({error!r})") from error
-    places = list(entries.values()) if isinstance(entries, dict) else entries
-    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+    found = [list(places.values()) if isinstance(places, dict) else places for places in both]
+    if not all(isinstance(places, list) and all(isinstance(place, str) for place in places) for places in found):
         raise ValueError(f"{path.name} names no entries")
-    return set(places)
+    entries, earlier = map(set, found)
+    return entries, earlier

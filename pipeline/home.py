@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -10,7 +11,9 @@ from storage_schemas.errors import StoreError
 from storage_schemas.objects import SCHEMES, ObjectPath
 from storage_schemas.places import Place, place_of
 
-__all__ = ["BENEATH_HELP", "HOME_HELP", "beneath_of", "home_of", "make_home"]
+__all__ = ["BENEATH_HELP", "HOME_HELP", "beneath_if_there", "beneath_of", "home_of", "make_home"]
+
+log = logging.getLogger("pipeline")
 
 _ALLOWED = " or ".join(["an absolute path on storage that every node sees", *(f"{each}://BUCKET/PREFIX" for each in SCHEMES)])
 HOME_HELP = "an absolute path that every node sees, or s3://BUCKET/PREFIX (default: $ODKD_HOME, else ~/.odkd)"
@@ -43,8 +46,19 @@ def home_of(option: str | None) -> Place:
     return home
 
 
-def beneath_of(option: str | None) -> Place | None:
-    """The home that ``--beneath`` or the environment names, to be read beneath one's own; None if there is none.
+def beneath_if_there(option: str | None, home: Place) -> Place | None:
+    """As ``beneath_of``, for whoever only proposes commands: one that is out of reach is warned of, and is none."""
+    try:
+        return beneath_of(option, home)
+    except StoreError as error:
+        log.warning("%s", error.seen)
+        return None
+
+
+def beneath_of(option: str | None, own: Place) -> Place | None:
+    """The home that ``--beneath`` or the environment names, to be read beneath one's ``own``; None if there is none.
+
+    Nor is there one where that is one's own, as it may be in an environment that is set up for all.
 
     Raises:
         StoreError: it is not a home: it holds no store; or the option is empty.
@@ -63,7 +77,7 @@ def beneath_of(option: str | None) -> Place | None:
         )
     try:
         if (home / "store").is_dir():
-            return home
+            return None if home == own else home
         problem = "there is no store in it"
     except OSError as error:
         problem = error.strerror or str(error)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, entry_named, names_of, opened, use_of, users_of
+from pipeline.answers import Answer, command_of, drop_of, entry_named, names_of, opened, use_of, users_of
 from pipeline.config import load_settings
 from pipeline.home import beneath_of
 from pipeline.tables import plural, table
@@ -19,7 +19,6 @@ from storage_schemas.errors import (
     MissingInputError,
     OdkdError,
     StoreError,
-    cache_command,
     look_again,
 )
 from storage_schemas.parts import is_unreadable
@@ -33,19 +32,22 @@ def repair(options: argparse.Namespace) -> Answer:
 
     Raises:
         StoreError: entries of its kind are made as a whole.
+        MissingInputError: no experiment uses it.
         CorruptEntryError: files of it cannot be read, and may be whole.
         CorruptEntryError: its manifest cannot be read, so that nobody knows what its files should be.
         OdkdError: as ``step_of`` and ``stages.repair.repair``.
     """
     home, store = opened(options)
-    beneath = beneath_of(options.beneath)
+    beneath = beneath_of(options.beneath, home)
     # One whose manifest cannot be read counts as not there, and one in the home beneath would be taken for it.
     entry = entry_named(home, store, options.key, beneath=beneath)
     place, kind, damaged = entry.place, entry.manifest.kind, entry.damaged()
     if not damaged:
         return Answer({"entry": place, "mended": [], "fetched": []}, f"{place}: nothing was damaged")
     if unreadable := [problem for problem in damaged.values() if is_unreadable(problem)]:
-        raise CorruptEntryError(f"{place}: {unreadable[0]}", run=look_again(place, home))
+        raise CorruptEntryError(
+            f"{place}: {unreadable[0]}", allowed="files that this user may read", run=look_again(place, home)
+        )
     twin = entry.twin(beneath) if beneath else None
     fetched = mend.fetch(entry, twin, list(damaged)) if twin else []
     left = [name for name in damaged if name not in fetched]
@@ -53,12 +55,18 @@ def repair(options: argparse.Namespace) -> Answer:
     answer = {"entry": place, "mended": list(damaged), "fetched": fetched}
     if not left:
         return Answer(answer, "\n".join([*fetched, *told]))
+    users = users_of(home).get(place, ())
+    if not users:
+        raise MissingInputError(
+            "\n".join([*told, f"No experiment of {home} uses {place}, so it is not known where its images are"]),
+            allowed="entries that 'python -m pipeline.cache ls' shows with an experiment, or to drop it",
+            run=drop_of(home, place, users),
+        )
     if kind not in REPAIRABLE:
-        users = users_of(home).get(place, ())
         raise StoreError(
             "\n".join([*told, f"{place} is made as a whole: it has no shards that could be computed one by one"]),
             allowed=f"repair of {' and '.join(REPAIRABLE)}; of others only with --beneath HOME, where that has the same files",
-            run=entry.remake(command_of(home, users[0].config, beneath)) if users else cache_command(f"drop {place}", home),
+            run=entry.remake(command_of(home, users[0].config, beneath)),
         )
     context, step = step_of(home, place, beneath=beneath)
 

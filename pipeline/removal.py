@@ -1,22 +1,26 @@
-"""``drop``: one entry goes, so that it can be made anew; what was made from it is told, since that stays."""
+"""``drop``: entries go, so that they can be made anew; what was made from them is told, since that stays."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.answers import Answer, maker_of, names_of, opened, users_of
 from pipeline.experiments import Run, experiments
+from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import CorruptEntryError, StoreError, cache_command, look_again, make_again
-from storage_schemas.garbage import remove, wreck_at
-from storage_schemas.inventory import Inventory, find_entry, find_place, held, take_inventory
+from storage_schemas.garbage import Garbage, remove, wreck_at
+from storage_schemas.inventory import Inventory, find_entry, find_place, take_inventory
 from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
 
 __all__ = ["drop"]
+
+log = logging.getLogger("pipeline")
 
 _WRITABLE = "a store that this user may read and write, and where no run is at work on that entry"
 _KNOWN_BY_KEY = ("views", "targets")
@@ -32,44 +36,41 @@ def drop(options: argparse.Namespace) -> Answer:
         CorruptEntryError: a manifest cannot be read by this user, and may be whole.
     """
     home, store = opened(options)
+    beneath = beneath_of(options.beneath, home)
     places = list(dict.fromkeys(find_place(store, key) for key in options.keys))
-    entries = {place: _entry_at(home, store, place) for place in places}
+    found = {place: _found_at(home, store, place) for place in places}
     users = users_of(home)
     if not options.used:
         for place in places:
             _refuse_if_used(home, place, users.get(place, ()))
     inventory = take_inventory(store)
-    told = [_facts(home, store, inventory, place, entry, users, dropped=places) for place, entry in entries.items()]
+    told = [_facts(home, inventory, place, what, users, dropped=places, beneath=beneath) for place, what in found.items()]
     if not options.dry_run:
-        for place, entry in entries.items():
-            _remove(store, place, entry)
+        for place, what in found.items():
+            _remove(store, place, what)
     size = sum(facts["bytes"] for facts in told)
     total = f"{plural(len(places), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
     return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]))
 
 
-def _entry_at(home: Place, store: Store, place: str) -> Entry | None:
-    """The entry, or None where its manifest is damaged."""
+def _found_at(home: Place, store: Store, place: str) -> Entry | list[Garbage]:
+    """The entry, or all that is left of it where its manifest is damaged."""
     try:
         return find_entry(store, place)
     except CorruptEntryError as error:
         if is_unreadable(error.seen):
             raise CorruptEntryError(error.seen, allowed=_WRITABLE, run=look_again(place, home)) from error
-        return None
+        return wreck_at(store, place, tell=log.info)
 
 
-def _remove(store: Store, place: str, entry: Entry | None) -> None:
-    if entry is None:
-        for item in wreck_at(store, place):
-            remove(store, item, ())
-        gone = not held(store, [place])
+def _remove(store: Store, place: str, found: Entry | list[Garbage]) -> None:
+    if isinstance(found, Entry):
+        store.discard(found)
+        gone = not found.folder.is_dir()
     else:
-        store.discard(entry)
-        gone = not entry.folder.is_dir()
+        gone = all(remove(store, item, ()) for item in found)
     if not gone:
-        raise StoreError(
-            f"{store.root / place} is not removed: this user may not, or a writer is at work there", allowed=_WRITABLE
-        )
+        raise StoreError(f"{store.root / place} is not removed: this user may not, or it was made anew", allowed=_WRITABLE)
 
 
 def _refuse_if_used(home: Place, place: str, runs: Sequence[Run]) -> None:
@@ -89,13 +90,13 @@ def _refuse_if_used(home: Place, place: str, runs: Sequence[Run]) -> None:
 
 def _facts(
     home: Place,
-    store: Store,
     inventory: Inventory,
     place: str,
-    entry: Entry | None,
+    found: Entry | list[Garbage],
     users: Mapping[str, Sequence[Run]],
     *,
     dropped: Sequence[str],
+    beneath: Place | None,
 ) -> dict[str, Any]:
     """What goes, how it is made again, and what stays although it was made from it.
 
@@ -105,15 +106,18 @@ def _facts(
     experiment drops what is named here as ``made_from_it`` too. People, teachers and students are known by their content: what
     was made from them (``needs_it``) is found again only beside the same, bit for bit.
     """
-    made_from = [] if entry is None else [other for other in _made_from(inventory, entry) if other.place not in dropped]
-    kind = place.partition("/")[0]
-    stage = None if entry is None else entry.manifest.made.get("stage")
+    kind, stage, size, made_from = place.partition("/")[0], None, 0, []
+    if isinstance(found, Entry):
+        size, stage = found.manifest.size, found.manifest.made.get("stage")
+        made_from = [other for other in _made_from(inventory, found) if other.place not in dropped]
+    else:
+        size = sum(item.size for item in found)
     known_by_key = kind in _KNOWN_BY_KEY
     return {
         "place": place,
-        "bytes": sum(item.size for item in wreck_at(store, place)) if entry is None else entry.manifest.size,
+        "bytes": size,
         "experiments": names_of(users.get(place, ())),
-        "next": make_again(kind, maker_of(home, users.get(place, ())), force=False, stage=stage),
+        "next": make_again(kind, maker_of(home, users.get(place, ()), beneath), force=False, stage=stage),
         "made_from_it": {
             other.place: cache_command(f"drop {other.place}{' --used' if other.place in users else ''}", home)
             for other in made_from
@@ -125,13 +129,14 @@ def _facts(
 
 def _made_from(inventory: Inventory, entry: Entry) -> Iterator[Entry]:
     """What names the entry, and what names that, each once; of one that is known by its key, only what is found by keys."""
-    seen, waiting = {entry.place}, [entry]
     by_content = entry.manifest.kind not in _KNOWN_BY_KEY
+    sources = {place: inventory.made_from(other).keys() for place, other in inventory.entries.items()}
+    seen, waiting = {entry.place}, [entry]
     while waiting:
         source = waiting.pop()
-        for other in inventory.entries.values() if by_content or source.manifest.kind in _KNOWN_BY_KEY else ():
-            if other.place not in seen and source.place in inventory.made_from(other):
-                seen.add(other.place)
+        for place, other in inventory.entries.items() if by_content or source.manifest.kind in _KNOWN_BY_KEY else ():
+            if place not in seen and source.place in sources[place]:
+                seen.add(place)
                 waiting.append(other)
                 yield other
 

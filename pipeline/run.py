@@ -73,7 +73,8 @@ def _run(options: argparse.Namespace) -> None:
             allowed="--force with one stage, or with keys; to make everything again, another --home",
             run=f"{_repeatable(options)} --stage distill --force",
         )
-    home, beneath = home_of(options.home), beneath_of(options.beneath)
+    home = home_of(options.home)
+    beneath = beneath_of(options.beneath, home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, dry_run, graph
 
@@ -129,7 +130,7 @@ def _work(
                 log.info("%s: done in %.1f s", stage, seconds)
     finally:
         cluster.disconnect()
-    report.publish(context, same_settings=_is_of(context.run_dir, resolved))
+    report.publish(context)
     figures = _figures(context, resolved)
     is_whole = all(context.find(step) is not None for step in entries_of(context))
     kept = experiments.leave(context.run_dir, context.run, resolved, figures, is_whole=is_whole)

@@ -59,11 +59,11 @@ def _sources(home: Place, store: Store, options: argparse.Namespace) -> dict[str
 
     own = dict.fromkeys(places(store), store)
     # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
-    beneath = None if options.beneath is None else beneath_of(options.beneath)
+    beneath = None if options.beneath is None else beneath_of(options.beneath, home)
     try:
         return wanted(own, [home])
     except (ConfigError, MissingInputError):
-        beneath = beneath or beneath_of(None)
+        beneath = beneath or beneath_of(None, home)
         if beneath is None:
             raise
     team = Store(beneath / "store")
@@ -94,11 +94,16 @@ def _places(
             raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", run=error.run) from error
     home, experiment = known[text]
     # What its figures name. What a run beside that has not finished is not wanted elsewhere, and may not be there yet.
-    wanted = frozenset().union(*(run.places for run in experiment.runs if run.notes is None))
+    ended = [run for run in experiment.runs if run.notes is None]
+    wanted = frozenset().union(*(run.places - run.earlier for run in ended))
     missing = sorted((wanted or experiment.places) - set(there))
-    if experiment.problem or missing or not wanted:
+    is_partial = any(run.earlier for run in ended)
+    if experiment.problem or missing or is_partial or not wanted:
         config = experiment.runs[0].config if experiment.runs else home / "runs" / text / RESOLVED
-        lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}" if missing else "no run of it has ended"
+        if missing:
+            lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}"
+        else:
+            lacks = "not all of it was there when it ran last" if is_partial else "no run of it has ended"
         beneath_it = homes[1] if homes[1:] and home == homes[0] else None
         raise MissingInputError(
             f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.answers import Answer, command_of, mend_of, opened, rank, removal_of, use_of, users_of
 from pipeline.experiments import RESOLVED, Run, experiments
-from pipeline.home import beneath_of
+from pipeline.home import beneath_if_there, beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, make_again
@@ -33,7 +33,7 @@ def verify(options: argparse.Namespace) -> Answer:
 
     home, store = opened(options)
     # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
-    beneath = None if options.beneath is None else beneath_of(options.beneath)
+    beneath = None if options.beneath is None else beneath_of(options.beneath, home)
     wanted = {find_place(store, key) for key in options.keys}
     inventory = take_inventory(store)
     inventory = inventory.only(wanted) if wanted else inventory
@@ -44,7 +44,7 @@ def verify(options: argparse.Namespace) -> Answer:
     with progress("verify", total, "files") as bar:
         verdict = verification.verify(store, inventory, advance=bar.advance)
     if verdict.damaged and beneath is None:
-        beneath = _beneath_if_there()
+        beneath = beneath_if_there(None, home)
     damaged = {
         place: {
             "problems": verdict.damaged[place],
@@ -64,15 +64,6 @@ def verify(options: argparse.Namespace) -> Answer:
         "missing": missing,
     }
     return Answer(data, "\n".join([*_missing_told(missing), _told(verdict, damaged)]), _damage(list(damaged)))
-
-
-def _beneath_if_there() -> Place | None:
-    """The home that the environment names: out of reach, it only mends nothing."""
-    try:
-        return beneath_of(None)
-    except StoreError as error:
-        log.warning("%s", error.seen)
-        return None
 
 
 def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
@@ -99,7 +90,7 @@ def _missing(
         and place not in inventory.unreadable
         and (ended := [run for run in runs if run.notes is None])
     }
-    beneath = beneath_of(option) if lacking else None
+    beneath = beneath_of(option, home) if lacking else None
     there = held(Store(beneath / "store"), list(lacking)) if beneath else set()
     found: dict[str, dict[str, Any]] = {}
     # The first of an experiment is the first that can be made: the others may come with it, or be made from it.
@@ -139,7 +130,7 @@ def _sampled(options: argparse.Namespace) -> Answer:
             )
         if len(wanted) < len(there):
             log.warning("Not looked at, since no experiment uses them: %d of the targets", len(there) - len(wanted))
-    return sampled(home, wanted, beneath=beneath_of(options.beneath), rows=options.sample)
+    return sampled(home, wanted, beneath=beneath_of(options.beneath, home), rows=options.sample)
 
 
 def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:

@@ -65,18 +65,10 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
     for source in _inputs(context, step):
         context.check(source)
     connect()
-    try:
-        with _scratch(entry) as folder:
-            _compute(context, step, entry, damaged, folder)
-            if not entry.is_there():
-                # The tasks have made its folder again: what lies in it would be nobody's.
-                raise _gone(context, step)
-            lost = [name for name in damaged if not entry.put_back(name, folder / name)]
-    except Exception as error:
-        # Whatever then fails fails since the files are gone, in whichever process.
-        if isinstance(error, OdkdError) or entry.is_there():
-            raise
-        raise _gone(context, step) from error
+    with _scratch(entry, make_again(step.kind, context.command, force=False)) as folder:
+        _compute(context, step, entry, damaged, folder)
+        mended = _put_back(entry, folder, damaged)
+    lost = [name for name in damaged if name not in mended]
     if lost:
         rest = len(damaged) - len(lost)
         raise CorruptEntryError(
@@ -98,26 +90,31 @@ def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
     Raises:
         MissingInputError: the entry was taken out of the store meanwhile.
     """
-    with _scratch(entry) as folder:
+    with _scratch(entry, make_again(entry.manifest.kind, force=False)) as folder:
         copied = [name for name in damaged if _copied(twin, name, mirror(folder) / name)]
         upload(folder, copied)
-        return [name for name in copied if entry.put_back(name, folder / name)]
+        return _put_back(entry, folder, copied)
 
 
 def _copied(twin: Entry, name: str, target: Path) -> bool:
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copyfile(twin.path(name), target)
+        source = twin.path(name)
+        # What cannot be read is the twin's fault, and what cannot be written one's own.
+        source.open("rb").close()
     except (OSError, CorruptEntryError) as error:
         log.warning("%s of %s cannot be taken: %s", name, twin.folder, error)
         return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
     return True
 
 
-def _gone(context: Context, step: Step) -> MissingInputError:
-    return MissingInputError(
-        f"The entry {step.place} was taken out of the store", run=make_again(step.kind, context.command, force=False)
-    )
+def _put_back(entry: Entry, folder: Place, names: Sequence[str]) -> list[str]:
+    """Those of the files ``names`` in ``folder`` that were what is lost, and are in their places now."""
+    if not entry.is_there():
+        # Its folder may have been made again for the scratch's: what lies in it would be nobody's.
+        raise FileNotFoundError(entry.folder)
+    return [name for name in names if entry.put_back(name, folder / name)]
 
 
 def _named(names: list[str]) -> str:
@@ -130,8 +127,24 @@ def _place(entry: Entry) -> str:
 
 
 @contextmanager
-def _scratch(entry: Entry) -> Iterator[Place]:
-    """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted."""
+def _scratch(entry: Entry, again: str) -> Iterator[Place]:
+    """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted.
+
+    Raises:
+        MissingInputError: the entry was taken out of the store meanwhile; the message names ``again``, which makes it.
+    """
+    try:
+        with _folder_in(entry) as folder:
+            yield folder
+    except Exception as error:
+        # Whatever then fails fails since the files are gone, in whichever process.
+        if isinstance(error, OdkdError) or entry.is_there():
+            raise
+        raise MissingInputError(f"The entry {entry.place} was taken out of the store", run=again) from error
+
+
+@contextmanager
+def _folder_in(entry: Entry) -> Iterator[Place]:
     for other in children(entry.folder)[0]:
         # What a repair left that was killed; one that lives keeps its own.
         if other.name.startswith(_SCRATCH) and LeaseWatch(lease_of(other)).is_gone():

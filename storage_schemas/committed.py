@@ -75,7 +75,7 @@ class Entry:
             raise CorruptEntryError(
                 f"Entry {self.place} has no file {name!r}",
                 allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
-                run=make_again(self.manifest.kind, force=self.place),
+                run=self.remake(),
             )
         if isinstance(self.folder, Path):
             return self.folder / name
@@ -164,7 +164,10 @@ class Entry:
                 # What cannot be looked at may be whole: nothing is to be made in its place.
                 run=look_again(self.place, self.folder.parents[3]) if unreadable else self.mend(command, beneath),
             )
-        self.near()
+        try:
+            self.near()
+        except CorruptEntryError as error:
+            raise CorruptEntryError(error.seen, allowed=error.allowed, run=self.mend(command, beneath)) from error
 
     def mend(self, command: str = THE_SAME, beneath: Place | None = None) -> str:
         """What to type next where files are damaged.

@@ -121,10 +121,11 @@ def make_again(kind: str, command: str = THE_SAME, *, force: bool | str = True, 
     """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``.
 
     ``force`` is the place (``kind/key``) of the entry, where that is known: all others of the stage stay then. It is not needed
-    where the entry counts as not there, or will: what is missing is made. ``stage`` is the one that made it, if that is known:
-    teachers are scored in their own.
+    where the entry counts as not there, or will: what is missing is made. ``stage`` is the one that made it, if that is known.
     """
     options = f" --force {force}" if isinstance(force, str) else " --force" if force else ""
     if kind not in _MADE_BY:
         return f"{command}{options} and the stage that makes '{kind}'"
-    return f"{command} --stage {stage or _MADE_BY[kind]}{options}"
+    # Teachers are scored in their own stage; and all stages cannot be forced without a key.
+    unknown = "all" if kind == "evaluations" and force is not True else _MADE_BY[kind]
+    return f"{command} --stage {stage or unknown}{options}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +21,9 @@ from storage_schemas.attempts import Attempts, lease_of
 from storage_schemas.entry import Entry, Store, read_entry
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.lease import EXPIRE_SECONDS
-from storage_schemas.manifest import MANIFEST
+from storage_schemas.manifest import MANIFEST, Manifest
 from storage_schemas.objects import ObjectPath
-from storage_schemas.places import Place, children, remove_tree
+from storage_schemas.places import Place, children, move, remove_tree
 
 __all__ = ["Garbage", "find_garbage", "remove", "wreck_at"]
 
@@ -73,13 +74,18 @@ def find_garbage(
     return garbage, left
 
 
-def wreck_at(store: Store, place: str) -> list[Garbage]:
-    """All that lies at a place whose manifest cannot be read, for whoever wants it to go: nothing where a writer lives."""
-    home = store.root / place
+def wreck_at(store: Store, place: str, *, tell: Callable[[str], None]) -> list[Garbage]:
+    """All that lies at a place whose manifest cannot be read, for whoever wants it to go.
+
+    Raises:
+        StoreError: a writer lives there.
+    """
+    home, now = store.root / place, time.time()
     attempts = Attempts(home)
-    if attempts.living():
-        return []
-    return [item for item in _garbage_of(home, attempts, None, now=time.time(), is_used=False) if item.paths]
+    busy = _busy({home: attempts}, now - EXPIRE_SECONDS, tell)
+    if busy:
+        raise StoreError(f"{place} stays: {busy[home]}", allowed="entries that nobody is making", run="the same command later")
+    return [item for item in _garbage_of(home, attempts, None, now=now, is_used=False) if item.paths]
 
 
 def _busy(homes: Mapping[Place, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[Place, str]:
@@ -192,10 +198,27 @@ def remove(store: Store, item: Garbage, used: Collection[str]) -> bool:
         if entry is not None and {entry.folder, home / MANIFEST} & set(item.paths):
             return False
         for path in item.paths:
+            if path == home / MANIFEST and _set_aside(path):
+                return False
             _remove(path)
     stays = [path for path in item.paths if path.exists() or path.is_dir()]
     if stays:
         raise StoreError(f"{stays[0]} cannot be removed", allowed="a store that this user may write")
+    return True
+
+
+def _set_aside(manifest: Place) -> bool:
+    """Take a damaged manifest away; True if it is back, since it was whole: a writer has committed just then."""
+    aside = manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}")
+    try:
+        move(manifest, aside)
+        Manifest.decode(aside.read_bytes(), where=str(aside))
+    except (CorruptEntryError, IsADirectoryError):
+        _remove(aside)
+        return False
+    except FileNotFoundError:
+        return False
+    move(aside, manifest)
     return True
 
 

@@ -144,8 +144,6 @@ def find_entry(store: Store, place: str) -> Entry:
         raise MissingInputError(
             f"There is no entry {place} in {store.root}", run=cache_command("ls", store.root.parent)
         ) from error
-    except CorruptEntryError:
-        raise
     except OSError as error:
         raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
 

@@ -44,20 +44,19 @@ def make(context: Context, missing: Sequence[Step]) -> None:
                 draft.commit([REPORT], measured={})
 
 
-def publish(context: Context, *, same_settings: bool) -> None:
-    """Copy the page into the folder of the run; where there is none yet, an older page is taken away.
+def publish(context: Context) -> None:
+    """Copy the page of these settings into the folder of the run; where there is none yet, an older page is taken away.
 
-    It would stand beside newer figures as if it were theirs. Its entry stays in the store. One of the ``same_settings`` stays
-    too, as long as it is not known whether it is still theirs, since not all is there that it was made from.
+    It would stand beside newer figures as if it were theirs. Its entry stays in the store.
     """
     shown = context.run_dir / REPORT
     for step in steps(context):
         entry = context.find(step)
         if entry is not None:
             write_atomic(shown, entry.path(REPORT).read_bytes())
-        elif shown.exists() and not (same_settings and step.waits_for):
+        elif shown.exists():
             shown.unlink()
-            context.tell(f"report: {shown} was of other settings or entries and is removed; --stage report writes a new one")
+            context.tell(f"report: {shown} was of other settings or entries and is removed; --stage report writes it anew")
 
 
 def _page(context: Context) -> Page:

@@ -79,22 +79,36 @@ def test_what_earlier_figures_named_stays_named_until_a_run_has_found_everything
     folder = tmp_path / "runs" / "a"
     folder.mkdir(parents=True)
     assert leave(folder, "1", "of: old\n", _figures("instances/1", "teachers/2", "targets/3"), is_whole=True) == 0
-    assert leave(folder, "2", "of: old\n", _figures("instances/1"), is_whole=False) == 2
-    assert leave(folder, "3", "of: old\n", _figures("instances/1"), is_whole=False) == 0, "these figures named no more"
-    assert leave(folder, "4", "of: new\n", _figures("instances/4"), is_whole=False) == 1
-    assert _places(tmp_path) == {"instances/1", "teachers/2", "targets/3", "instances/4"}
-    runs = experiments(tmp_path)[0].runs
-    assert [local(run.config).read_text() for run in runs] == ["of: new\n", "of: old\n", "of: old\n"]
-    assert all(run.notes is None for run in runs), "they have ended"
+    for run in ("2", "3"):
+        assert leave(folder, run, "of: old\n", _figures("instances/1"), is_whole=False) == 2
+    with noting(folder, "4", "of: new\n"):
+        assert leave(folder, "4", "of: new\n", _figures("instances/4", "targets/3"), is_whole=False) == 2
+    (left,) = experiments(tmp_path)[0].runs
+    assert left.places == {"instances/1", "teachers/2", "targets/3", "instances/4"}
+    assert left.earlier == {"instances/1", "teachers/2"}
     assert leave(folder, "5", "of: new\n", _figures("instances/4", "teachers/5"), is_whole=True) == 0
     assert _places(tmp_path) == {"instances/4", "teachers/5"}
-    assert {path.name for path in folder.iterdir()} == {"config.resolved.yaml", "metrics.json"}
+    assert {path.name for path in folder.iterdir()} >= {"config.resolved.yaml", "metrics.json"}
+
+
+def test_figures_that_this_user_may_not_read_are_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _left(tmp_path, "a", metrics_json={"entries": ["students/1"]})
+    before = (folder / "metrics.json").read_text()
+    monkeypatch.setattr(Path, "read_bytes", _refuse)
+    with pytest.raises(PermissionError):
+        leave(folder, "2", "of: new\n", _figures("instances/4"), is_whole=False)
+    assert (folder / "metrics.json").read_text() == before
+
+
+def _refuse(_: Path) -> bytes:
+    raise PermissionError(13, "Permission denied")
 
 
 @pytest.mark.parametrize("died_at", range(1, 5))
 def test_a_run_killed_as_it_leaves_its_figures_takes_no_reference_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died_at: int
 ) -> None:
+    """At its notes, as the old figures go, at the settings, and at the new figures."""
     folder = tmp_path / "runs" / "a"
     folder.mkdir(parents=True)
     leave(folder, "1", "of: old\n", _figures("instances/1", "targets/3"), is_whole=True)
@@ -106,21 +120,21 @@ def test_a_run_killed_as_it_leaves_its_figures_takes_no_reference_away(
             raise KeyboardInterrupt
         write_atomic(path, data)
 
+    def dying_too(path: Path, *, missing_ok: bool) -> None:
+        if path.name == "metrics.json":
+            written.append(path)
+            if len(written) == died_at:
+                raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    unlink = Path.unlink
     with suppress(KeyboardInterrupt), noting(folder, "2", "of: new\n"):
         refer(folder, "2", ["instances/4"])
         monkeypatch.setattr(module, "write_atomic", dying)
+        monkeypatch.setattr(Path, "unlink", dying_too)
         leave(folder, "2", "of: new\n", _figures("instances/4"), is_whole=False)
     assert len(written) == died_at, "it was killed there"
     assert _places(tmp_path) == {"instances/1", "targets/3", "instances/4"}
-
-
-def test_notes_of_an_earlier_run_that_cannot_be_read_are_a_problem(tmp_path: Path) -> None:
-    folder = _left(tmp_path, "a", metrics_json={"entries": ["students/1"]})
-    (folder / "earlier" / "2").mkdir(parents=True)
-    (folder / "earlier" / "2" / "entries.json").write_text("{")
-    (found,) = experiments(tmp_path)
-    assert found.problem.startswith("earlier/2/entries.json names no entries")
-    assert found.spoilt == folder / "earlier" / "2"
 
 
 def test_a_run_notes_its_own_settings_whatever_the_figures_are_of(tmp_path: Path) -> None:

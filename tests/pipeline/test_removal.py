@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.exits import DONE, USER_MISTAKE
 from pipeline.experiments import refer
 from storage_schemas.attempts import lease_of
 from storage_schemas.entry import Entry
+from storage_schemas.garbage import remove, wreck_at
 from storage_schemas.lease import Lease
 
 
@@ -154,9 +156,32 @@ def test_where_a_writer_lives_a_damaged_manifest_stays(cache: Cache, made: dict[
     manifest.write_bytes(b"")
     with Lease(lease_of(manifest.parent / "0-new")):
         assert cache("drop", entry.key) == USER_MISTAKE
-    assert f"{manifest.parent} is not removed" in cache.err
+    assert f"{entry.place} stays: process {os.getpid()} on " in cache.err
     assert manifest.exists()
     assert entry.folder.exists()
+
+
+def test_an_entry_that_is_committed_as_its_damaged_manifest_goes_stays(cache: Cache, made: dict[str, Entry]) -> None:
+    """A run sets the damaged one aside, and commits, after ``drop`` has looked."""
+    entry = made["unused"]
+    manifest = local(entry.folder).parent / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(b"")
+    store = store_of(cache.home)
+    item = next(item for item in wreck_at(store, entry.place, tell=print) if item.what == "damaged manifest")
+    reads = Path.read_bytes
+
+    def committing(path: Path) -> bytes:
+        data = reads(path)
+        if path == manifest:
+            manifest.write_bytes(whole)
+        return data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", committing)
+        assert not remove(store, item, ())
+    assert manifest.read_bytes() == whole
+    assert cache("verify") == DONE
 
 
 def test_what_a_teacher_taught_is_told_to_depend_on_the_same_coming_out_again(cache: Cache, made: dict[str, Entry]) -> None:

@@ -9,6 +9,7 @@ from store_samples import CONTENT, make_entry
 
 from stages.repair import fetch
 from storage_schemas.entry import Entry, Store
+from storage_schemas.errors import MissingInputError
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place, files_below, mirror
 
@@ -69,3 +70,10 @@ def test_what_is_damaged_there_too_stays_as_it_is(own: Entry, team: Entry, caplo
     (team.folder / FIRST).unlink()
     assert fetch(own, team, [FIRST]) == []
     assert f"{FIRST} of {team.folder} cannot be taken" in caplog.text
+
+
+def test_an_entry_that_is_taken_out_meanwhile_is_told_and_nothing_is_put_in_its_place(own: Entry, team: Entry) -> None:
+    Store(own.folder.parents[2]).discard(own)
+    with pytest.raises(MissingInputError, match=f"{own.place} was taken out of the store"):
+        fetch(own, team, [FIRST])
+    assert not any(name.endswith(FIRST) for name in files_below(own.folder.parents[2]))

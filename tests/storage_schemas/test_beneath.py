@@ -91,3 +91,26 @@ def test_damage_in_the_teams_store_is_told_with_what_this_user_may_do(own: Store
         entry.check()
     assert "--stage targets --force" in caught.value.run
     assert "an entry of your own" in caught.value.allowed
+
+
+def test_damage_in_ones_own_store_is_mended_out_of_the_teams(own: Store, team: Store) -> None:
+    mine = make_entry(Store(own.root))
+    home = team.root.parent
+    (mine.folder / "bits/c/0").unlink()
+    with pytest.raises(CorruptEntryError) as caught:
+        mine.check("odkd", beneath=home)
+    assert caught.value.run == f"python -m pipeline.cache repair {mine.place} --home {own.root.parent} --beneath {home}"
+
+
+def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: ObjectPath, tmp_path: Path) -> None:
+    """It is found only as the object comes down."""
+    mine = make_entry(Store(bucket / "own" / "store"))
+    make_entry(Store(tmp_path / "store"))
+    name = "bits/c/0"
+    damaged = mine.folder / name
+    assert isinstance(damaged, ObjectPath)
+    damaged.put(bytes([CONTENT[name][0] ^ 1]) + CONTENT[name][1:])
+    (mirror(mine.folder) / name).unlink()
+    with pytest.raises(CorruptEntryError) as caught:
+        mine.check("odkd", beneath=tmp_path)
+    assert caught.value.run == f"python -m pipeline.cache repair {mine.place} --home {bucket / 'own'} --beneath {tmp_path}"

@@ -26,6 +26,7 @@ def test_an_entry_is_made_again_by_the_stage_that_leaves_its_kind(kind: str, sta
 
 def test_the_scores_of_teachers_are_made_in_their_own_stage() -> None:
     assert make_again("evaluations", stage="teachers") == "the same command with --stage teachers --force"
+    assert make_again("evaluations", force="evaluations/1") == "the same command with --stage all --force evaluations/1"
 
 
 def test_a_kind_that_another_release_leaves_is_named() -> None:

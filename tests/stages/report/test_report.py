@@ -50,11 +50,11 @@ def test_the_page_is_copied_into_the_run_whether_it_was_made_or_found(tmp_path: 
     first, second = context(tmp_path), context(tmp_path, name="second")
     for run in (first, second):
         run.run_dir.mkdir(parents=True)
-    report.publish(first, same_settings=True)
+    report.publish(first)
     assert not (first.run_dir / report.REPORT).exists()
     report.make(first, [step])
-    report.publish(first, same_settings=True)
-    report.publish(second, same_settings=True)
+    report.publish(first)
+    report.publish(second)
     pages = [local(run.run_dir / report.REPORT).read_text(encoding="utf-8") for run in (first, second)]
     assert pages[0] == pages[1]
     assert pages[0].startswith("<!doctype html>")
@@ -70,30 +70,15 @@ def test_a_page_of_other_settings_is_taken_out_of_the_run_and_comes_back_with_th
     old.run_dir.mkdir(parents=True)
     shown = old.run_dir / report.REPORT
     report.make(old, report.steps(old))
-    report.publish(old, same_settings=False)
+    report.publish(old)
     assert shown.exists()
-    report.publish(new, same_settings=False)
+    report.publish(new)
     assert not shown.exists()
     assert f"{shown} was of other settings" in caplog.text
-    report.publish(new, same_settings=False)
+    report.publish(new)
     assert caplog.text.count("was of other settings") == 1
-    report.publish(old, same_settings=False)
+    report.publish(old)
     assert shown.exists()
-
-
-def test_a_page_of_these_settings_stays_while_it_is_not_known_whether_it_still_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = context(tmp_path)
-    waits = (Step("teachers", "teachers", "primary teacher", {}),)
-    monkeypatch.setattr(report, "steps", lambda _: [Step("report", "reports", "report", {}, waits)])
-    given.run_dir.mkdir(parents=True)
-    shown = local(given.run_dir / report.REPORT)
-    shown.write_text("the page")
-    report.publish(given, same_settings=True)
-    assert shown.read_text() == "the page"
-    report.publish(given, same_settings=False)
-    assert not shown.exists()
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ def users_of(home: Place) -> dict[str, list[Run]]:
         if experiment.problem:
             log.warning("What experiment '%s' uses is not known: %s", experiment.name, experiment.problem)
         for run in experiment.runs:
+            if run.config is None:
+                log.warning("The settings of experiment '%s' are lost: commands name FILE in their place", experiment.name)
             for place in run.places:
                 found.setdefault(place, []).append(run)
     return {place: sorted(runs, key=lambda run: run.notes is not None) for place, runs in found.items()}
@@ -117,7 +119,7 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> str:
     """The command that makes an entry that ``runs`` refer to, without the stage; without runs with FILE for the settings."""
-    return command_of(home, runs[0].config if runs else "FILE", beneath)
+    return command_of(home, next((run.config for run in runs if run.config), None), beneath)
 
 
 def mend_of(
@@ -155,7 +157,7 @@ def drop_of(home: Place, place: str, users: Sequence[Run]) -> str:
 
 def use_of(home: Place) -> str:
     """What makes an experiment of this home use entries that are there, such as imported ones; FILE stands for its settings."""
-    return f"{maker_of(home, ())} --stage all"
+    return f"{command_of(home, None)} --stage all"
 
 
 def removal_of(place: Place) -> str:
@@ -166,7 +168,7 @@ def removal_of(place: Place) -> str:
     return f"{tool} {shlex.quote(str(place))}"
 
 
-def command_of(home: Place, config: Place | str, beneath: Place | None = None) -> str:
-    """What runs an experiment again with the settings of ``config``, without the stage."""
+def command_of(home: Place, config: Place | None, beneath: Place | None = None) -> str:
+    """What runs an experiment again with the settings of ``config``, without the stage; FILE stands for unknown ones."""
     told = "" if beneath is None else f" --beneath {shlex.quote(str(beneath))}"
-    return f"python -m pipeline.run --config {shlex.quote(str(config))} --home {shlex.quote(str(home))}{told}"
+    return f"python -m pipeline.run --config {shlex.quote(str(config or 'FILE'))} --home {shlex.quote(str(home))}{told}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,16 +58,19 @@ class Planned:
 
 def plan(context: Context, stages: Sequence[StageName], *, force: Sequence[str] | None = None) -> list[Planned]:
     """What running ``stages`` would do, without doing it; ``force`` is as for ``graph.make_stage``."""
-    return [_planned(context, step, force=force) for stage in stages for step in STAGES[stage].steps(context)]
+    steps = [step for stage in stages for step in STAGES[stage].steps(context)]
+    # What is there for another step, such as the student's baseline, is no earlier version of what is missing.
+    there = {step.place for step in steps if context.find(step) is not None}
+    return [_planned(context, step, there, force=force) for step in steps]
 
 
-def _planned(context: Context, step: Step, *, force: Sequence[str] | None) -> Planned:
+def _planned(context: Context, step: Step, there: Collection[str], *, force: Sequence[str] | None) -> Planned:
     entry = context.find(step)
     if entry is not None:
         if is_forced(step, force):
             return Planned(step, "stale", "made again, by --force")
         return Planned(step, "hit", f"in {context.beneath}" if entry.is_borrowed else "")
-    nearest = context.store.nearest(step.kind, step.recipe, same=step.same)
+    nearest = context.store.nearest(step.kind, step.recipe, same=step.same, others=there)
     fields = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
     changed = [field for field in fields if not _FOLLOWS.match(field[0])] or fields
     # What differs in many fields is another thing altogether (another role), and no earlier version of this one.

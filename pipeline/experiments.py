@@ -26,7 +26,7 @@ from storage_schemas.atomic import write_atomic
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.places import Place, children, remove_tree
 
-__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
+__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer", "settings_in"]
 
 RESOLVED, METRICS, UNFINISHED = "config.resolved.yaml", "metrics.json", "unfinished"
 _ENTRIES, _LEASE = "entries.json", "lease"
@@ -38,7 +38,8 @@ class Run:
     """A run of an experiment: its settings, and the places (``kind/key``) of the entries that it left or needs."""
 
     experiment: str
-    config: Place
+    config: Place | None
+    """The file of its settings; None where that is lost."""
     places: frozenset[str]
     notes: Place | None = None
     """The folder of its notes, as long as it has not ended well."""
@@ -153,6 +154,19 @@ def experiments(home: Place) -> list[Experiment]:
     return [_read(path) for path in children(home / "runs")[0]]
 
 
+def settings_in(folder: Place) -> Place | None:
+    """The file of the settings in the folder of an experiment or of a run's notes; None where it is lost, or emptied."""
+    path = folder / RESOLVED
+    try:
+        # Of an empty file a run would take the defaults.
+        return path if path.read_bytes().strip() else None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError:
+        # Whoever is to use it is told.
+        return path
+
+
 def _unfinished(run_dir: Place) -> list[Place]:
     """The notes of runs that have not ended well, by their folders."""
     try:
@@ -170,7 +184,7 @@ def _read(run_dir: Place) -> Experiment:
         listed, found = again, []
         for notes in listed:
             try:
-                found.append(Run(run_dir.name, notes / RESOLVED, frozenset(_places(notes / _ENTRIES)), notes))
+                found.append(Run(run_dir.name, settings_in(notes), frozenset(_places(notes / _ENTRIES)), notes))
             except ValueError as error:
                 return Experiment(run_dir.name, problem=f"{UNFINISHED}/{notes.name}/{error}", spoilt=notes)
     try:
@@ -180,9 +194,8 @@ def _read(run_dir: Place) -> Experiment:
     if not (finished or found) and (run_dir / RESOLVED).exists() and not (run_dir / METRICS).exists():
         problem = f"there are settings, and neither {METRICS} nor notes in {UNFINISHED}"
         return Experiment(run_dir.name, problem=problem, spoilt=run_dir)
-    config, metrics = run_dir / RESOLVED, run_dir / METRICS
-    places = frozenset(finished | earlier)
-    left = [Run(run_dir.name, config, places, earlier=frozenset(earlier), decoder=_decoder(metrics))] if places else []
+    places, decoder = frozenset(finished | earlier), _decoder(run_dir / METRICS)
+    left = [Run(run_dir.name, settings_in(run_dir), places, earlier=frozenset(earlier), decoder=decoder)] if places else []
     return Experiment(run_dir.name, (*left, *found))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, drop_of, entry_named, names_of, opened, use_of, users_of
+from pipeline.answers import Answer, command_of, drop_of, entry_named, maker_of, names_of, opened, use_of, users_of
 from pipeline.config import load_settings
 from pipeline.home import beneath_of
 from pipeline.tables import plural, table
@@ -66,7 +66,7 @@ def repair(options: argparse.Namespace) -> Answer:
         raise StoreError(
             "\n".join([*told, f"{place} is made as a whole: it has no shards that could be computed one by one"]),
             allowed=f"repair of {' and '.join(REPAIRABLE)}; of others only with --beneath HOME, where that has the same files",
-            run=entry.remake(command_of(home, users[0].config, beneath)),
+            run=entry.remake(maker_of(home, users, beneath)),
         )
     context, step = step_of(home, place, beneath=beneath)
 
@@ -113,6 +113,9 @@ def step_of(home: Place, place: str, *, beneath: Place | None) -> tuple[Context,
     failed: list[str] = []
     waiting: dict[Place, list[Step]] = {}
     for run in runs:
+        if run.config is None:
+            failed.append(f"The settings of '{run.experiment}' are lost")
+            continue
         try:
             context = _context_of(home, run.config, beneath)
             steps = [step for module in graph.STAGES.values() for step in module.steps(context)]
@@ -124,10 +127,12 @@ def step_of(home: Place, place: str, *, beneath: Place | None) -> tuple[Context,
             if step.place == place:
                 return context, step
         waiting[run.config] = graph.awaited([step for step in steps if step.kind == place.partition("/")[0]])
-    if not runs:
+    if not any(run.config for run in runs):
+        lost = f"The settings of {', '.join(names_of(runs))}, which uses {place}, are lost"
+        nobody = f"No experiment of {home} uses {place}"
         raise MissingInputError(
-            f"No experiment of {home} uses {place}, so it is not known where its images are",
-            allowed="entries that 'python -m pipeline.cache ls' shows with an experiment, or their settings as FILE",
+            f"{lost if runs else nobody}, so it is not known where its images are",
+            allowed="entries of an experiment with its settings; or these as FILE, for a run that writes them down",
             run=use_of(home),
         )
     elsewhere = "" if beneath else "; with --beneath HOME, where what it was made from lies in a team's home"
@@ -143,7 +148,7 @@ def step_of(home: Place, place: str, *, beneath: Place | None) -> tuple[Context,
         "\n".join([f"The settings of {', '.join(names_of(runs))} do not lead to {place} on this machine", *failed]),
         allowed="a machine with the same kind of device and the same versions of the libraries, and unchanged settings"
         + elsewhere,
-        run=f"{command_of(home, runs[0].config, beneath)} --stage targets --dry-run",
+        run=f"{maker_of(home, runs, beneath)} --stage targets --dry-run",
     )
 
 

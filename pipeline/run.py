@@ -174,8 +174,9 @@ def _is_of(run_dir: Place, resolved: str) -> bool:
 def _tell_result(run_dir: Place, figures: dict[str, Any]) -> None:
     """The line that the user has been waiting for."""
     if "evaluate" in figures:
-        scores = figures["evaluate"]
-        rows = {"PT": figures["teachers"]["primary"], "ST": figures["teachers"]["senior"], "student": scores["student"]}
+        scores, teachers = figures["evaluate"], figures.get("teachers", {})
+        rows = {name: teachers[role] for name, role in (("PT", "primary"), ("ST", "senior")) if role in teachers}
+        rows["student"] = scores["student"]
         if "baseline" in scores:
             rows["baseline (without teachers)"] = scores["baseline"]
         log.info("AP: %s (%s)", ", ".join(f"{name} {row['AP']:.3f}" for name, row in rows.items()), scores["protocol"])

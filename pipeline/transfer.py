@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.answers import Answer, command_of, entry_at, opened, use_of
-from pipeline.experiments import RESOLVED, Experiment, experiments
+from pipeline.experiments import Experiment, experiments, settings_in
 from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text, table
 from storage_schemas.archive import check_target, export_entries
@@ -37,8 +37,13 @@ def export(options: argparse.Namespace) -> Answer:
     if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
     check_target(target)
-    sources = _sources(home, store, options)
-    entries = [entry_at(source.root.parent, source, place) for place, source in sorted(sources.items())]
+    # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
+    beneath = None if options.beneath is None else beneath_of(options.beneath, home)
+    sources = _sources(home, store, options.wanted, beneath)
+    entries = [
+        entry_at(source.root.parent, source, place, beneath=beneath if source == store else None)
+        for place, source in sorted(sources.items())
+    ]
     num_files = sum(len(entry.manifest.files) for entry in entries)
     size = sum(entry.manifest.size for entry in entries)
     with progress("export", num_files, "files") as bar:
@@ -48,18 +53,16 @@ def export(options: argparse.Namespace) -> Answer:
     return Answer(data, f"{told} exported to {target}")
 
 
-def _sources(home: Place, store: Store, options: argparse.Namespace) -> dict[str, Store]:
-    """The places that are wanted, each with the store that it is taken out of: one's own, or else a team's beneath it."""
+def _sources(home: Place, store: Store, texts: Sequence[str], beneath: Place | None) -> dict[str, Store]:
+    """The places that ``texts`` name, each with the store that it is taken out of: one's own, or else a team's beneath it."""
 
     def wanted(there: Mapping[str, Store], homes: Sequence[Place]) -> dict[str, Store]:
         # Of two experiments of one name one's own, which is that of the first home.
         known = {experiment.name: (place, experiment) for place in reversed(homes) for experiment in experiments(place)}
-        named = {place for text in options.wanted for place in _places(store, text, there, known, homes)}
+        named = {place for text in texts for place in _places(store, text, there, known, homes)}
         return {place: there[place] for place in named}
 
     own = dict.fromkeys(places(store), store)
-    # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
-    beneath = None if options.beneath is None else beneath_of(options.beneath, home)
     try:
         return wanted(own, [home])
     except (ConfigError, MissingInputError):
@@ -99,7 +102,7 @@ def _places(
     missing = sorted((wanted or experiment.places) - set(there))
     is_partial = any(run.earlier for run in ended)
     if experiment.problem or missing or is_partial or not wanted:
-        config = experiment.runs[0].config if experiment.runs else home / "runs" / text / RESOLVED
+        config = experiment.runs[0].config if experiment.runs else settings_in(home / "runs" / text)
         if missing:
             lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}"
         else:

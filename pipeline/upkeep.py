@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.answers import Answer, command_of, mend_of, opened, rank, removal_of, use_of, users_of
-from pipeline.experiments import RESOLVED, Run, experiments
+from pipeline.experiments import Run, experiments, settings_in
 from pipeline.home import beneath_if_there, beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Entry, Store
@@ -63,7 +63,7 @@ def verify(options: argparse.Namespace) -> Answer:
         "unnamed": verdict.unnamed,
         "missing": missing,
     }
-    return Answer(data, "\n".join([*_missing_told(missing), _told(verdict, damaged)]), _damage(list(damaged)))
+    return Answer(data, "\n".join(_told(verdict, damaged, missing)), _damage(list(damaged)))
 
 
 def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
@@ -102,15 +102,6 @@ def _missing(
     return found
 
 
-def _missing_told(missing: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Nothing is wrong with that: what was dropped is made again where it is needed."""
-    return [
-        f"Experiment '{name}' names {plural(len(found['entries']), 'entry')} of which there is none, such as "
-        f"{found['entries'][0]}\n  Made again, unless --beneath HOME has it, by: {found['next']}"
-        for name, found in missing.items()
-    ]
-
-
 def _sampled(options: argparse.Namespace) -> Answer:
     # Torch and Ray take seconds to import.
     from pipeline.mending import sampled
@@ -133,17 +124,25 @@ def _sampled(options: argparse.Namespace) -> Answer:
     return sampled(home, wanted, beneath=beneath_of(options.beneath, home), rows=options.sample)
 
 
-def _told(verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = []
+def _told(
+    verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Lines: what is damaged and what mends it first, and the sum of all last."""
     for place, found in damaged.items():
-        lines += [f"{place}: {printable(problem)}" for problem in found["problems"]]
-        lines.append(f"  Next:    {found['next']}")
+        yield from (f"{place}: {printable(problem)}" for problem in found["problems"])
+        yield f"  Next:    {found['next']}"
     for place, names in verdict.unnamed.items():
-        lines += [f"{place}: {printable(name)} is not named by the manifest, and not used" for name in names]
+        yield from (f"{place}: {printable(name)} is not named by the manifest, and not used" for name in names)
+    for name, found in missing.items():
+        # Nothing is wrong with that: what was dropped is made again where it is needed.
+        yield (
+            f"Experiment '{name}' names {plural(len(found['entries']), 'entry')} of which there is none, such as "
+            f"{found['entries'][0]}\n  Made again, unless --beneath HOME has it, by: {found['next']}"
+        )
     read = f"{plural(len(verdict.entries), 'entry')}, {plural(verdict.num_files, 'file')}, {size_text(verdict.size)}"
     bad = sum(map(len, verdict.damaged.values()))
     told = f"{plural(bad, 'damaged file')} in {plural(len(verdict.damaged), 'entry')}" if bad else "all as their manifests say"
-    return "\n".join([*lines, f"{read}: {told}"])
+    yield f"{read}: {told}"
 
 
 def _damage(damaged: Sequence[str]) -> OdkdError | None:
@@ -234,6 +233,6 @@ def _used(home: Place) -> frozenset[str]:
                 f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
                 allowed="experiments of which it is known, since what they need is not removed; "
                 + ("if that run is not wanted, none" if is_notes else f"if it is not wanted, none: {drop}"),
-                run=drop if is_notes else f"{command_of(home, folder / RESOLVED)} --stage all",
+                run=drop if is_notes else f"{command_of(home, settings_in(folder))} --stage all",
             )
     return frozenset().union(*(experiment.places for experiment in found))

@@ -82,6 +82,7 @@ def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Train what is missing; every cached file that will be read is checked against its manifest first."""
+    at_once = [context.settings.distill for _ in {step.key for step in steps(context)}]
     for group in side_by_side(context, missing):
         with ExitStack() as stack:
             drafts: list[tuple[Arm, Draft]] = []
@@ -90,7 +91,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
                 if isinstance(draft, Draft):
                     drafts.append((cast(Arm, step.about["arm"]), draft))
             plans = [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts]
-            for (_, draft), made in zip(drafts, run_trainings(context, plans), strict=True):
+            for (_, draft), made in zip(drafts, run_trainings(context, plans, at_once=at_once), strict=True):
                 # The curve holds times: the same weights, trained again, are the same content.
                 measured = {"network": context.settings.distill.network, "content": draft.payload([WEIGHTS])}
                 draft.commit([WEIGHTS, METRICS], measured=measured, made=made)

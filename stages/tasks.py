@@ -12,7 +12,7 @@ from stages.context import Context
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError
 
-__all__ = ["run_tasks", "task_options", "worker_threads"]
+__all__ = ["run_tasks", "task_options", "threads_of", "worker_threads"]
 
 Job = TypeVar("Job")
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -46,6 +46,11 @@ def worker_threads() -> int:
     if gpus := assigned.get("GPU", 0.0):
         here = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
         cpus = max(cpus, here.get("CPU", 0.0) * gpus / here["GPU"])
+    return threads_of(cpus)
+
+
+def threads_of(cpus: float) -> int:
+    """Threads of a process that was given so many CPUs, which may be a part of one."""
     return max(1, int(cpus))
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from stages.context import Context, Step, resolve_precision
 from stages.data.images import DECODER_VERSION
@@ -27,6 +27,8 @@ from storage_schemas.near import here
 __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "training_recipe"]
 
 Part = Literal["primary", "base", "senior", "control"]
+_SIDE_BY_SIDE: tuple[tuple[Part, ...], ...] = (("primary", "base"), ("senior", "control"))
+"""What is made at the same time: the others are made from these."""
 _VERSION = 1
 _NO_SENIOR, _NO_PRIMARY = ("base",), ("network",)
 """Fields that recipes of the others have: a senior is no earlier version of a primary, nor the other way round."""
@@ -35,14 +37,13 @@ _NOT_IN_KEYS = {"workers", "loader_threads", "precision"}
 
 def steps(context: Context) -> list[Step]:
     """Both teachers (and the network under the senior, and the control, where there are such), and the AP of each."""
+    return [*(_step(context, part) for part in _parts(context)), *evaluations(context).values()]
+
+
+def _parts(context: Context) -> list[Part]:
     senior = context.settings.teachers.senior
-    found = [teacher_step(context, "primary")]
-    if senior.base is not None:
-        found.append(_step(context, "base"))
-    found.append(teacher_step(context, "senior"))
-    if senior.control:
-        found.append(_step(context, "control"))
-    return [*found, *evaluations(context).values()]
+    wanted = {"primary": True, "base": senior.base is not None, "senior": True, "control": senior.control}
+    return [part for part in get_args(Part) if wanted[part]]
 
 
 def evaluations(context: Context) -> dict[str, Step]:
@@ -153,17 +154,10 @@ def _drawn_views(context: Context) -> dict[str, Any]:
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Make the missing teachers, then the missing scores."""
-    for group in side_by_side(context, [step for step in missing if step.kind == "teachers"]):
-        with ExitStack() as stack:
-            drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell)) for step in group]
-            begun = [
-                _begin(context, cast(Part, step.about["part"]), draft)
-                for step, draft in zip(group, drafts, strict=True)
-                if isinstance(draft, Draft)
-            ]
-            trained = iter(run_trainings(context, [teacher.training for teacher in begun if teacher.training]))
-            for teacher in begun:
-                _finish(context, teacher, made=next(trained) if teacher.training else {"device": context.device})
+    for parts in _SIDE_BY_SIDE:
+        at_once = [train for part in _parts(context) if part in parts and (train := _train_settings(context, part))]
+        for group in side_by_side(context, [step for step in missing if step.about.get("part") in parts]):
+            _make_group(context, group, at_once)
     for step in missing:
         if step.kind == "evaluations":
             network = step.about["network"]
@@ -177,6 +171,26 @@ def make(context: Context, missing: Sequence[Step]) -> None:
                 stage="teachers",
                 withhold_mask=step.about["withhold_mask"],
             )
+
+
+def _make_group(context: Context, group: Sequence[Step], at_once: Sequence[TrainSettings]) -> None:
+    with ExitStack() as stack:
+        drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell)) for step in group]
+        begun = [
+            _begin(context, cast(Part, step.about["part"]), draft)
+            for step, draft in zip(group, drafts, strict=True)
+            if isinstance(draft, Draft)
+        ]
+        plans = [teacher.training for teacher in begun if teacher.training]
+        trained = iter(run_trainings(context, plans, at_once=at_once))
+        for teacher in begun:
+            _finish(context, teacher, made=next(trained) if teacher.training else {"device": context.device})
+
+
+def _train_settings(context: Context, part: Part) -> TrainSettings | None:
+    """How a teacher is trained; None where its weights are given."""
+    senior = context.settings.teachers.senior
+    return senior.train if part in ("senior", "control") else _source(context, part).train
 
 
 @dataclass(frozen=True)

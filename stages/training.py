@@ -18,7 +18,7 @@ from stages.learning.plan import TrainingPlan
 from stages.progress import progress
 from stages.ray_storage import ray_storage
 from stages.settings import TrainSettings
-from stages.tasks import worker_threads
+from stages.tasks import threads_of, worker_threads
 from storage_schemas import errors
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ClusterError, OdkdError
@@ -50,8 +50,13 @@ def side_by_side(context: Context, steps: Sequence[Step]) -> list[list[Step]]:
     return [ordered] if context.device == "cpu" and ordered else [[step] for step in ordered]
 
 
-def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> list[dict[str, Any]]:
+def run_trainings(
+    context: Context, plans: Sequence[TrainingPlan], *, at_once: Sequence[TrainSettings] = ()
+) -> list[dict[str, Any]]:
     """Train all ``plans`` at the same time with Ray Train; afterwards the folder of each holds its weights and its curve.
+
+    ``at_once`` are those that run at the same time where none of them is there yet. Without GPUs the processors are shared
+    among so many, also where only one is missing: the number of threads changes how sums are rounded, and so the weights.
 
     A lost worker is replaced up to ``cluster.max_failures`` times, and the training goes on from its last checkpoint.
 
@@ -71,10 +76,11 @@ def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> list[dict[
         context.tell(
             f"{plans[0].title}: {sum(workers)} workers and {gpus} GPUs; it waits for more, which an autoscaler may start"
         )
-    trainers = [
-        _trainer(context, plan, _scaling(context, number, processes=sum(workers)))
-        for plan, number in zip(plans, workers, strict=True)
-    ]
+    cpus = None
+    if context.device == "cpu":
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        cpus = cpus_of_process(nodes, max(sum(workers), sum(_num_workers(train, 1) for train in at_once)))
+    trainers = [_trainer(context, plan, _scaling(number, cpus)) for plan, number in zip(plans, workers, strict=True)]
     raised: list[BaseException] = []
     from ray.train import TrainingFailedError
 
@@ -102,17 +108,18 @@ def run_trainings(context: Context, plans: Sequence[TrainingPlan]) -> list[dict[
             thread.join()
         if raised:
             raise raised[0]
-    return [_facts(plan, number) for plan, number in zip(plans, workers, strict=True)]
+    return [_facts(plan, number, cpus) for plan, number in zip(plans, workers, strict=True)]
 
 
-def _facts(plan: TrainingPlan, workers: int) -> dict[str, Any]:
+def _facts(plan: TrainingPlan, workers: int, cpus: float | None) -> dict[str, Any]:
     """Not in keys, and yet worth knowing: batch norm, for one, counts over the people of one worker."""
-    return {
+    facts = {
         "device": plan.device,
         "precision": plan.precision,
         "workers": workers,
         "people_per_worker": plan.train.batch_size // workers,
     }
+    return facts if cpus is None else {**facts, "threads_per_worker": threads_of(cpus)}
 
 
 def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> TorchTrainer:
@@ -139,13 +146,12 @@ def _num_workers(settings: TrainSettings, most: int) -> int:
     return next(workers for workers in range(max(1, most), 0, -1) if settings.batch_size % workers == 0)
 
 
-def _scaling(context: Context, workers: int, *, processes: int) -> ScalingConfig:
+def _scaling(workers: int, cpus: float | None) -> ScalingConfig:
+    """``cpus`` are those of a worker that runs without a GPU."""
     from ray.train import ScalingConfig
 
-    if context.device == "cuda":
+    if cpus is None:
         return ScalingConfig(num_workers=workers, use_gpu=True)
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    cpus = cpus_of_process(nodes, processes)
     return ScalingConfig(num_workers=workers, use_gpu=False, resources_per_worker={"CPU": cpus})
 
 

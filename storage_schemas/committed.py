@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import facts_of, file_problem, is_unreadable, size_problem
 from storage_schemas.places import Place, files_below, move
 
-__all__ = ["Entry", "read_entry"]
+__all__ = ["Entry", "in_the_way", "read_entry"]
 
 
 @dataclass(frozen=True)
@@ -196,18 +197,30 @@ def _make_way(folder: Place, name: str) -> None:
         shutil.rmtree(folder / name)
 
 
+def in_the_way(home: Place) -> StoreError:
+    """Of a file where the folder ``home`` of an entry belongs, or that above it: nobody knows what it is, so it is not lost."""
+    path = home.parent if home.parent.exists() and not home.parent.is_dir() else home
+    return StoreError(
+        f"{path} is a file, and a folder of the store belongs there",
+        allowed="the file under another name, under which it does no harm",
+        run=f"mv -n {shlex.quote(str(path))} {shlex.quote(f'{path}.aside')}",
+    )
+
+
 def read_entry(home: Place) -> Entry:
     """The entry of the folder ``<store>/<kind>/<key>``.
 
     Raises:
         FileNotFoundError: it has no manifest.
         CorruptEntryError: the manifest is damaged, or that of another entry.
-        StoreError: it was written by another schema version.
+        StoreError: it was written by another schema version; or a file is where a folder of the store belongs.
     """
     try:
         data = (home / MANIFEST).read_bytes()
     except IsADirectoryError as error:
         raise CorruptEntryError(f"{home / MANIFEST} is a folder: the entry counts as not there") from error
+    except NotADirectoryError as error:
+        raise in_the_way(home) from error
     manifest = Manifest.decode(data, where=str(home / MANIFEST))
     if (manifest.kind, manifest.key) != (home.parent.name, home.name):
         raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")

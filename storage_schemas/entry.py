@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from storage_schemas.atomic import sync_folder
 from storage_schemas.attempts import Attempts, lease_of
-from storage_schemas.committed import Entry, read_entry
+from storage_schemas.committed import Entry, in_the_way, read_entry
 from storage_schemas.draft import Draft
-from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.errors import KINDS, CorruptEntryError, StoreError, look_again
 from storage_schemas.lease import Lease
 from storage_schemas.listings import Listings
-from storage_schemas.manifest import MANIFEST, Recipe, as_json, differing_fields, key_of
+from storage_schemas.manifest import MANIFEST, Recipe, as_json, differing_fields, is_key, key_of
 from storage_schemas.objects import ObjectPath
 from storage_schemas.places import Place, children, in_threads, make_folder, move, remove_tree
 
@@ -71,7 +72,11 @@ class Store:
         return entry and replace(entry, is_borrowed=True)
 
     def _find(self, kind: str, key: str) -> Entry | None:
-        """Here, and at this moment."""
+        """Here, and at this moment.
+
+        Raises:
+            StoreError: its manifest cannot be read, and may be whole.
+        """
         try:
             return read_entry(self.root / kind / key)
         except FileNotFoundError:
@@ -79,6 +84,12 @@ class Store:
         except CorruptEntryError as error:
             self._warn(str(error))
             return None
+        except PermissionError as error:
+            raise StoreError(
+                f"{self.root / kind / key / MANIFEST} cannot be read ({error.strerror})",
+                allowed="manifests that this user may read; the entry may be whole, so none is made in its place",
+                run=look_again(f"{kind}/{key}", self.root.parent),
+            ) from error
 
     def _warn(self, text: str) -> None:
         """Once: every step of a plan looks at every entry."""
@@ -86,9 +97,34 @@ class Store:
             self._warned.add(text)
             log.warning("%s", text)
 
+    def homes(self) -> list[Place]:
+        """The folders of all entries, finished or not; of this store alone.
+
+        Raises:
+            StoreError: a file is where the folder of a kind or of an entry belongs.
+        """
+        folders, files = children(self.root)
+        kinds = [*folders, *(path for path in files if path.name in KINDS)]
+        return [home for kind in kinds for home in self._homes_of(kind)]
+
+    @staticmethod
+    def _homes_of(kind: Place) -> list[Place]:
+        try:
+            folders, files = children(kind)
+        except NotADirectoryError as error:
+            raise in_the_way(kind) from error
+        strays = [path for path in files if isinstance(path, Path) and is_key(path.name)]
+        if strays:
+            raise in_the_way(strays[0])
+        return folders
+
     def entries(self, kind: str) -> Iterator[Entry]:
-        """Every committed entry of a kind, of this store alone."""
-        homes = children(self.root / kind)[0]
+        """Every committed entry of a kind, of this store alone.
+
+        Raises:
+            StoreError: as ``homes``.
+        """
+        homes = self._homes_of(self.root / kind)
         read = in_threads(self._readable, homes) if isinstance(self.root, ObjectPath) else map(self._readable, homes)
         yield from (entry for entry in read if entry)
 
@@ -103,18 +139,22 @@ class Store:
             return None
 
     def nearest(
-        self, kind: str, recipe: Recipe, *, same: Sequence[str] = ()
+        self, kind: str, recipe: Recipe, *, same: Sequence[str] = (), others: Collection[str] = ()
     ) -> tuple[Entry, list[tuple[str, object, object]]] | None:
         """The entry of this kind whose recipe differs in the fewest fields, with those fields; None if there is none.
 
-        In the fields ``same`` it may not differ, which either may lack.
+        In the fields ``same`` it may not differ, which either may lack; and it is none of those at the places ``others``.
         """
         wanted = as_json(recipe)
         if isinstance(self.root, ObjectPath) and kind not in self._seen:
             # A plan asks for each of its steps, and a bucket is far away.
             self._seen[kind] = list(self.entries(kind))
         there = self._seen[kind] if kind in self._seen else self.entries(kind)
-        found = [entry for entry in there if all(entry.manifest.recipe.get(name) == wanted.get(name) for name in same)]
+        found = [
+            entry
+            for entry in there
+            if entry.place not in others and all(entry.manifest.recipe.get(name) == wanted.get(name) for name in same)
+        ]
         ranked = [(differing_fields(recipe, entry.manifest.recipe), entry) for entry in found]
         if not ranked:
             return None
@@ -133,11 +173,14 @@ class Store:
 
         Raises:
             RuntimeError: this process has begun the same entry and not ended it.
-            StoreError: another run took the work over meanwhile.
+            StoreError: another run took the work over meanwhile; or a file is where the entry's folder belongs.
         """
         key = key_of(kind, recipe)
         home = self.root / kind / key
-        home.mkdir(parents=True, exist_ok=True)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise in_the_way(home) from error
         attempts = Attempts(home)
         while True:
             attempts.wait(f"{kind}/{key}", tell)

@@ -54,9 +54,12 @@ def find_garbage(
     """What may go, and the places that were left alone although not all is well there, each with the reason.
 
     ``used`` are the places that experiments refer to.
+
+    Raises:
+        StoreError: a file is where a folder of the store belongs.
     """
     now = time.time()
-    homes = {home: Attempts(home) for kind in children(store.root)[0] for home in children(kind)[0]}
+    homes = {home: Attempts(home) for home in store.homes()}
     # A lease that has changed within the time in which one expires is that of a living writer, and needs no watching.
     busy = _busy(homes, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
     garbage: list[Garbage] = []

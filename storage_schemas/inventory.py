@@ -19,7 +19,7 @@ from storage_schemas.errors import (
 )
 from storage_schemas.manifest import MANIFEST
 from storage_schemas.objects import ObjectPath
-from storage_schemas.places import children, in_threads
+from storage_schemas.places import in_threads
 
 __all__ = ["Inventory", "find_entry", "find_place", "held", "places", "take_inventory"]
 
@@ -90,8 +90,12 @@ def _texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
 
 
 def places(store: Store) -> list[str]:
-    """Where there is a manifest, readable or not; nothing is opened."""
-    homes = [home for kind in children(store.root)[0] for home in children(kind)[0]]
+    """Where there is a manifest, readable or not; nothing is opened.
+
+    Raises:
+        StoreError: as ``homes``.
+    """
+    homes = store.homes()
     there = _looked_at(store, lambda home: (home / MANIFEST).exists(), homes)
     return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
 
@@ -135,12 +139,12 @@ def find_entry(store: Store, place: str) -> Entry:
     Raises:
         MissingInputError: there is none (any more).
         CorruptEntryError: its manifest is damaged.
-        StoreError: it is of another schema version.
+        StoreError: it is of another schema version; or a file is where a folder of the store belongs.
     """
     home = store.root / place
     try:
         return read_entry(home)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         raise MissingInputError(
             f"There is no entry {place} in {store.root}", run=cache_command("ls", store.root.parent)
         ) from error

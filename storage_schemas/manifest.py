@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ __all__ = [
     "canonical_json",
     "difference",
     "differing_fields",
+    "is_key",
     "is_plain_name",
     "key_of",
 ]
@@ -28,6 +30,8 @@ __all__ = [
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 """The file's name."""
+
+_KEY = re.compile("[0-9a-f]{16}")
 
 Recipe = Mapping[str, Any]
 """All that an entry's content depends on, as JSON; nothing else (no names, paths, machines or worker counts)."""
@@ -47,6 +51,11 @@ def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
 def key_of(kind: str, recipe: Recipe) -> str:
     """The key of an entry: 16 hexadecimal digits of the sha256 of its kind, schema version and recipe."""
     return hashlib.sha256(canonical_json({"kind": kind, "schema": SCHEMA_VERSION, "recipe": recipe})).hexdigest()[:16]
+
+
+def is_key(text: str) -> bool:
+    """Whether a text could be the key of an entry."""
+    return _KEY.fullmatch(text) is not None
 
 
 def differing_fields(ours: Recipe, theirs: Recipe, prefix: str = "") -> list[tuple[str, object, object]]:

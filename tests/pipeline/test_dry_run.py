@@ -44,6 +44,18 @@ def test_what_waits_for_a_teacher_that_is_gone_is_no_earlier_version_of_what_is_
     assert lines[-1].startswith("report    miss   report: waits for primary teacher, ")
 
 
+def test_what_is_there_for_another_step_is_no_earlier_version_of_what_is_missing(tmp_path: Path) -> None:
+    """Student and baseline differ in a few fields, and are two things."""
+    context = with_all(make_context(tmp_path))
+    for planned in plan(make_context(tmp_path, "distill.lr=0.01"), ["distill"]):
+        assert planned.why == "differs from what is there in distill.lr: 0.002 -> 0.01", "each from itself"
+    context.forget(distill.student_step(context, "student"))
+    assert render_plan(plan(make_context(tmp_path), ["distill"])).splitlines() == [
+        "distill   miss   student: not made yet",
+        "distill   hit    baseline (the student without teachers)",
+    ]
+
+
 def test_what_is_not_there_is_told_with_what_it_waits_for(tmp_path: Path) -> None:
     lines = render_plan(plan(make_context(tmp_path), ["prepare", "teachers", "distill"])).splitlines()
     assert lines[:3] == [

@@ -197,6 +197,20 @@ def test_force_makes_one_stage_again(finished: Path) -> None:
     assert len(changed) == 4, "student and baseline, on the validation set and on held-out people"
 
 
+def test_a_student_made_again_beside_its_baseline_is_the_same(finished: Path, tmp_path: Path) -> None:
+    """Also without the scores of the primary teacher, which may have gone with it."""
+    home = without(finished, tmp_path / "home")
+    student, scores = entry_of(home, "student"), entry_of(home, "AP of the primary teacher on the validation set")
+    shutil.rmtree(local(student.folder).parent)
+    shutil.rmtree(local(scores.folder).parent)
+    told = done(home, "distill")
+    assert entry_of(home, "student").content == student.content
+    [line] = [line for line in told.splitlines() if " AP: " in line]
+    assert "PT" not in line
+    assert "ST 0." in line
+    assert "PT 0." in done(home, "all")
+
+
 def test_a_killed_targets_stage_goes_on_and_ends_with_the_same_payload(finished: Path, tmp_path: Path) -> None:
     home = without(finished, tmp_path / "home", "targets", "views", "students", "evaluations", "reports")
     done(home, "teachers")

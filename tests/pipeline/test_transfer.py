@@ -186,6 +186,38 @@ def test_damage_in_a_teams_home_is_to_be_looked_at_there(
     assert f"  Next:    python -m pipeline.cache verify {made['train'].place} --home {cache.home}\n" in other.err
 
 
+def test_damage_that_a_teams_home_makes_good_is_to_be_dropped(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(cache.home, tmp_path / "own")
+    own = Cache(tmp_path / "own", capsys)
+    entry = made["unused"]
+    manifest = own.home / "store" / entry.place / "manifest.json"
+    manifest.write_bytes(b"")
+    beneath = ("--beneath", str(cache.home))
+    assert own("export", entry.place, str(tmp_path / "out"), *beneath) == USER_MISTAKE
+    assert f"  Next:    python -m pipeline.cache drop {entry.place} --home {own.home}\n" in own.err
+    assert own("drop", entry.place) == DONE
+    assert own("export", entry.place, str(tmp_path / "out"), *beneath) == DONE
+
+
+@pytest.mark.parametrize("where", ["kind", "entry"])
+def test_a_file_where_an_imported_entry_belongs_is_told(
+    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], where: str
+) -> None:
+    entry = made["unused"]
+    assert cache("export", entry.place, str(tmp_path / "out")) == DONE
+    path = other.home / "store" / (entry.place if where == "entry" else entry.manifest.kind)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a disk's own")
+    assert other("import", str(tmp_path / "out")) == USER_MISTAKE
+    assert f"StoreError: {path} is a file, and a folder of the store belongs there\n" in other.err
+    assert f"  Next:    mv -n {path} {path}.aside\n" in other.err
+    path.rename(f"{path}.aside")
+    assert other("import", str(tmp_path / "out")) == DONE
+    assert other("verify") == DONE
+
+
 def test_an_experiment_that_is_run_again_is_exported_as_its_figures_have_it(
     tmp_path: Path, cache: Cache, made: dict[str, Entry]
 ) -> None:
@@ -196,6 +228,7 @@ def test_an_experiment_that_is_run_again_is_exported_as_its_figures_have_it(
 
 def test_an_experiment_that_has_never_ended_is_refused_with_its_own_settings(tmp_path: Path, cache: Cache) -> None:
     refer(cache.home / "runs" / "new", "now", ["views/0"])
+    (cache.home / "runs" / "new" / "unfinished" / "now" / "config.resolved.yaml").write_text("name: new\n")
     assert cache("export", "new", str(tmp_path / "out")) == USER_MISTAKE
     assert "of its entries 1 are not there, such as views/0" in cache.err
     assert f"--config {cache.home}/runs/new/unfinished/now/config.resolved.yaml --home {cache.home} --stage all" in cache.err

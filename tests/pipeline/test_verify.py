@@ -72,6 +72,7 @@ def test_verify_names_the_settings_of_the_run_that_needs_what_is_damaged(cache: 
     refer(cache.home / "runs" / "demo", "now", [entry.place])
     entry.path("file").unlink()
     config = cache.home / "runs" / "demo" / "unfinished" / "now" / "config.resolved.yaml"
+    config.write_text("name: demo\n")
     command = f"python -m pipeline.run --config {config} --home {cache.home} --stage distill --force {entry.place}"
     assert cache.json("verify")["damaged"][entry.place]["next"] == command
 
@@ -157,6 +158,44 @@ def test_a_home_beneath_that_is_out_of_reach_is_asked_only_for_what_is_missing(
     assert cache("verify", made["student"].key) == DONE
     assert cache("verify") == USER_MISTAKE
     assert "The home beneath" in cache.err
+
+
+@pytest.mark.parametrize("command", [("verify",), ("ls",), ("gc",), ("drop", "targets")])
+@pytest.mark.parametrize("where", ["kind", "entry"])
+def test_a_file_where_a_folder_belongs_is_told_and_stays(
+    cache: Cache, made: dict[str, Entry], command: tuple[str, ...], where: str
+) -> None:
+    folder = local(made["val bits"].folder).parent
+    path = folder if where == "entry" else folder.parent
+    shutil.rmtree(path)
+    path.write_bytes(b"a disk's own")
+    assert cache(*command) == USER_MISTAKE
+    assert f"StoreError: {path} is a file, and a folder of the store belongs there\n" in cache.err
+    assert f"  Next:    mv -n {path} {path}.aside\n" in cache.err
+    assert path.read_bytes() == b"a disk's own"
+    path.rename(f"{path}.aside")
+    assert cache("verify") == DONE
+    assert made["val bits"].place in cache.json("verify")["missing"]["demo"]["entries"]
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty"])
+def test_lost_settings_are_told_and_stand_as_file_in_commands(
+    cache: Cache, made: dict[str, Entry], caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    """Of an empty file a run would take the defaults."""
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    config.write_text("\n")
+    if lost == "gone":
+        config.unlink()
+    local(made["student"].folder / "file").write_bytes(b"")
+    local(made["train bits"].folder / "zarr").write_bytes(b"")
+    damaged = cache.json("verify")["damaged"]
+    again = f"python -m pipeline.run --config FILE --home {cache.home}"
+    assert damaged[made["student"].place]["next"] == f"{again} --stage distill --force {made['student'].place}"
+    assert "The settings of experiment 'demo' are lost: commands name FILE in their place" in caplog.messages
+    assert cache("repair", made["train bits"].key) == USER_MISTAKE
+    assert f"The settings of demo, which uses {made['train bits'].place}, are lost" in cache.err
+    assert f"  Next:    {again} --stage all\n" in cache.err
 
 
 def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 from buckets import local
 from plan_samples import losses, make_plan, on_labels
@@ -132,8 +133,13 @@ def test_two_workers_learn_what_one_learns(tmp_path: Path, context: Context) -> 
     """Each step is one of the mean gradient over the whole batch, however it is shared out; so is the loss that is told."""
     program = _exported(tmp_path / "program.pt2")
     plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]
-    facts = [run_trainings(context, [plan])[0] for plan in plans]
+    # Alone, and as many threads as beside its partner.
+    facts = [
+        *run_trainings(context, plans[:1], at_once=[plans[0].train, plans[0].train]),
+        *run_trainings(context, plans[1:]),
+    ]
     assert [fact["workers"] for fact in facts] == [1, 2]
+    assert {fact["threads_per_worker"] for fact in facts} == {max(1, int(ray.cluster_resources()["CPU"]) // 2)}
     alone, shared = (load_weights(local(plan.folder / WEIGHTS)).state for plan in plans)
     assert losses(local(plans[1].folder)) == pytest.approx(losses(local(plans[0].folder)), rel=1e-4)
     assert losses(local(plans[0].folder))[0] > losses(local(plans[0].folder))[-1]

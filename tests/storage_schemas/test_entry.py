@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from store_samples import CONTENT, FILES, RECIPE, fill, flip_bit, make_entry, tr
 from storage_schemas import draft as draft_module
 from storage_schemas import parts
 from storage_schemas.entry import Draft, Entry, Store
-from storage_schemas.errors import CorruptEntryError, MissingInputError
+from storage_schemas.errors import CorruptEntryError, MissingInputError, StoreError
 from storage_schemas.manifest import Manifest, key_of
 
 
@@ -130,6 +131,35 @@ def test_a_folder_in_a_manifests_place_is_set_aside(tmp_path: Path, caplog: pyte
     make_entry(store)
     (aside,) = manifest.parent.glob("manifest.json.damaged-*")
     assert aside.is_dir(), "it is no writer's work, which the next one would take away"
+
+
+@pytest.mark.parametrize("where", ["kind", "entry"])
+def test_a_file_where_a_folder_belongs_is_neither_an_entry_nor_none(store: Store, where: str) -> None:
+    entry = make_entry(store)
+    folder = local(entry.folder).parent
+    path = folder if where == "entry" else folder.parent
+    shutil.rmtree(path)
+    path.write_bytes(b"")
+    for look in (
+        lambda: store.find("targets", RECIPE),
+        lambda: list(store.entries("targets")),
+        store.homes,
+        lambda: ExitStack().enter_context(store.draft("targets", RECIPE)),
+    ):
+        with pytest.raises(StoreError, match=f"^{path} is a file, and a folder of the store belongs there\n"):
+            look()
+
+
+def test_of_a_manifest_that_this_user_may_not_read_nothing_is_known(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = make_entry(store)
+
+    def broken(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read \(Permission denied\)") as caught:
+        store.find("targets", RECIPE)
+    assert caught.value.run == f"python -m pipeline.cache verify {entry.place} --home {local(store.root).parent}"
 
 
 def test_a_missing_manifest_is_a_missing_entry(store: Store) -> None:

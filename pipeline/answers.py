@@ -16,12 +16,11 @@ from storage_schemas.errors import (
     KINDS,
     CorruptEntryError,
     OdkdError,
-    StoreError,
     cache_command,
     look_again,
     make_again,
 )
-from storage_schemas.inventory import Unreadable, find_entry, find_place, held
+from storage_schemas.inventory import find_entry, find_place, held
 from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import is_unreadable
 from storage_schemas.places import Place
@@ -71,7 +70,7 @@ def entry_named(home: Place, store: Store, text: str, *, beneath: Place | None =
     Raises:
         ConfigError: it means none, or several.
         CorruptEntryError: its manifest cannot be read; the message names the whole command that makes it again.
-        StoreError: it is of another schema version.
+        SchemaVersionError: it is of another schema version.
     """
     return entry_at(home, store, find_place(store, text), beneath=beneath)
 
@@ -82,7 +81,7 @@ def entry_at(home: Place, store: Store, place: str, *, beneath: Place | None = N
     Raises:
         MissingInputError: there is none (any more).
         CorruptEntryError: as ``entry_named``.
-        StoreError: it is of another schema version.
+        SchemaVersionError: it is of another schema version.
     """
     try:
         return find_entry(store, place)
@@ -125,7 +124,7 @@ def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> 
 def mend_of(
     home: Place,
     place: str,
-    found: Entry | Unreadable,
+    found: Entry | CorruptEntryError,
     problems: Sequence[str],
     users: Sequence[Run],
     *,
@@ -135,8 +134,6 @@ def mend_of(
 
     ``found`` is what there is of it, which may be what is wrong with its manifest; ``problems`` are those of its files.
     """
-    if isinstance(found, StoreError):
-        return found.run
     if any(map(is_unreadable, problems)):
         return look_again(place, home)
     maker = maker_of(home, users, beneath)

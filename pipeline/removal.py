@@ -12,7 +12,7 @@ from pipeline.experiments import Run, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import CorruptEntryError, StoreError, cache_command, look_again, make_again
+from storage_schemas.errors import CorruptEntryError, SchemaVersionError, StoreError, cache_command, look_again, make_again
 from storage_schemas.garbage import Garbage, remove, wreck_at
 from storage_schemas.inventory import Inventory, find_entry, find_place, take_inventory
 from storage_schemas.parts import is_unreadable
@@ -28,11 +28,10 @@ _KNOWN_BY_KEY = ("views", "targets")
 
 
 def drop(options: argparse.Namespace) -> Answer:
-    """Take entries out of the store, also those whose manifests are damaged.
+    """Take entries out of the store, also those whose manifests are damaged, or of another schema version.
 
     Raises:
-        StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given; or one is of another schema
-            version. Then none is dropped.
+        StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given. Then none is dropped.
         CorruptEntryError: a manifest cannot be read by this user, and may be whole.
     """
     home, store = opened(options)
@@ -54,9 +53,11 @@ def drop(options: argparse.Namespace) -> Answer:
 
 
 def _found_at(home: Place, store: Store, place: str) -> Entry | list[Garbage]:
-    """The entry, or all that is left of it where its manifest is damaged."""
+    """The entry, or all that lies there where its manifest is damaged or of another schema version."""
     try:
         return find_entry(store, place)
+    except SchemaVersionError:
+        return wreck_at(store, place, tell=log.info)
     except CorruptEntryError as error:
         if is_unreadable(error.seen):
             raise CorruptEntryError(error.seen, allowed=_WRITABLE, run=look_again(place, home)) from error

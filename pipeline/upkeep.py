@@ -12,7 +12,15 @@ from pipeline.experiments import Run, experiments, settings_in
 from pipeline.home import beneath_if_there, beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, make_again
+from storage_schemas.errors import (
+    CorruptEntryError,
+    MissingInputError,
+    OdkdError,
+    SchemaVersionError,
+    StoreError,
+    cache_command,
+    make_again,
+)
 from storage_schemas.garbage import Garbage, find_garbage, remove
 from storage_schemas.inventory import Inventory, Unreadable, find_place, held, take_inventory
 from storage_schemas.places import Place, place_of
@@ -51,7 +59,7 @@ def verify(options: argparse.Namespace) -> Answer:
             "next": mend_of(home, place, found, verdict.damaged[place], users.get(place, []), beneath=beneath),
         }
         for place, found in _in_order(inventory)
-        if place in verdict.damaged
+        if place in verdict.damaged and not isinstance(found, SchemaVersionError)
     }
     if beneath and not verdict.entries and not damaged:
         log.warning("Entries of a home beneath are not read: --home %s does that", beneath)
@@ -60,10 +68,15 @@ def verify(options: argparse.Namespace) -> Answer:
         "files": verdict.num_files,
         "bytes": verdict.size,
         "damaged": damaged,
+        "other_versions": verdict.other_versions,
         "unnamed": verdict.unnamed,
         "missing": missing,
     }
-    return Answer(data, "\n".join(_told(verdict, damaged, missing)), _damage(list(damaged)))
+    error: OdkdError | None = _damage(list(damaged))
+    if wanted and not error and verdict.other_versions:
+        # It was to be looked at, and was not.
+        error = inventory.unreadable[verdict.other_versions[0]]
+    return Answer(data, "\n".join(_told(home, verdict, damaged, missing)), error)
 
 
 def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
@@ -125,7 +138,7 @@ def _sampled(options: argparse.Namespace) -> Answer:
 
 
 def _told(
-    verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping[str, Any]]
+    home: Place, verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
     """Lines: what is damaged and what mends it first, and the sum of all last."""
     for place, found in damaged.items():
@@ -133,6 +146,11 @@ def _told(
         yield f"  Next:    {found['next']}"
     for place, names in verdict.unnamed.items():
         yield from (f"{place}: {printable(name)} is not named by the manifest, and not used" for name in names)
+    if others := verdict.other_versions:
+        yield (
+            f"{plural(len(others), 'entry')} of another schema version, which the release that wrote it reads, such as "
+            f"{others[0]}\n  To take one away: {cache_command(f'drop {others[0]} --dry-run', home)}"
+        )
     for name, found in missing.items():
         # Nothing is wrong with that: what was dropped is made again where it is needed.
         yield (

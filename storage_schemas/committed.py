@@ -213,7 +213,8 @@ def read_entry(home: Place) -> Entry:
     Raises:
         FileNotFoundError: it has no manifest.
         CorruptEntryError: the manifest is damaged, or that of another entry.
-        StoreError: it was written by another schema version; or a file is where a folder of the store belongs.
+        SchemaVersionError: it was written by another schema version.
+        StoreError: a file is where a folder of the store belongs.
     """
     try:
         data = (home / MANIFEST).read_bytes()

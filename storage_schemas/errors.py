@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "MissingInputError",
     "OdkdError",
+    "SchemaVersionError",
     "StoreError",
     "TrainingError",
     "WeightsError",
@@ -87,7 +88,11 @@ class CorruptEntryError(OdkdError):
 
 
 class StoreError(OdkdError):
-    """The home or the store cannot be used: relative, not writable, out of space, or of another schema version."""
+    """The home or the store cannot be used: relative, not writable or out of space."""
+
+
+class SchemaVersionError(StoreError):
+    """An entry that a release of another schema version wrote: this one does not read it, and leaves it alone."""
 
 
 class ClusterError(OdkdError):

@@ -19,7 +19,7 @@ from typing import Literal
 
 from storage_schemas.attempts import Attempts, lease_of
 from storage_schemas.entry import Entry, Store, read_entry
-from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.errors import CorruptEntryError, SchemaVersionError, StoreError
 from storage_schemas.lease import EXPIRE_SECONDS
 from storage_schemas.manifest import MANIFEST, Manifest
 from storage_schemas.objects import ObjectPath
@@ -78,7 +78,7 @@ def find_garbage(
 
 
 def wreck_at(store: Store, place: str, *, tell: Callable[[str], None]) -> list[Garbage]:
-    """All that lies at a place whose manifest cannot be read, for whoever wants it to go.
+    """All that lies at a place whose manifest this release cannot read, for whoever wants it to go.
 
     Raises:
         StoreError: a writer lives there.
@@ -190,7 +190,7 @@ def remove(store: Store, item: Garbage, used: Collection[str]) -> bool:
     home = store.root / item.place
     try:
         entry: Entry | None = read_entry(home)
-    except (FileNotFoundError, CorruptEntryError):
+    except (FileNotFoundError, CorruptEntryError, SchemaVersionError):
         entry = None
     if item.what == "entry":
         if entry is None or entry.folder not in item.paths:
@@ -211,12 +211,12 @@ def remove(store: Store, item: Garbage, used: Collection[str]) -> bool:
 
 
 def _set_aside(manifest: Place) -> bool:
-    """Take a damaged manifest away; True if it is back, since it was whole: a writer has committed just then."""
+    """Take a manifest away that cannot be used; True if it is back, since it was whole: a writer has committed just then."""
     aside = manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}")
     try:
         move(manifest, aside)
         Manifest.decode(aside.read_bytes(), where=str(aside))
-    except (CorruptEntryError, IsADirectoryError):
+    except (CorruptEntryError, SchemaVersionError, IsADirectoryError):
         _remove(aside)
         return False
     except FileNotFoundError:

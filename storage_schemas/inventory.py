@@ -14,7 +14,7 @@ from storage_schemas.errors import (
     ConfigError,
     CorruptEntryError,
     MissingInputError,
-    StoreError,
+    SchemaVersionError,
     cache_command,
 )
 from storage_schemas.manifest import MANIFEST
@@ -27,7 +27,7 @@ _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
 """Recipes name these by the hash of their content, and views and targets by their keys."""
 _SHOWN = 5
 
-Unreadable = CorruptEntryError | StoreError
+Unreadable = CorruptEntryError | SchemaVersionError
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -125,7 +125,7 @@ def _found(store: Store, place: str) -> Entry | Unreadable | None:
     except MissingInputError:
         # Taken out of the store since it was listed.
         return None
-    except (CorruptEntryError, StoreError) as error:
+    except (CorruptEntryError, SchemaVersionError) as error:
         return error
 
 
@@ -139,7 +139,8 @@ def find_entry(store: Store, place: str) -> Entry:
     Raises:
         MissingInputError: there is none (any more).
         CorruptEntryError: its manifest is damaged.
-        StoreError: it is of another schema version; or a file is where a folder of the store belongs.
+        SchemaVersionError: it is of another schema version.
+        StoreError: a file is where a folder of the store belongs.
     """
     home = store.root / place
     try:
@@ -148,6 +149,9 @@ def find_entry(store: Store, place: str) -> Entry:
         raise MissingInputError(
             f"There is no entry {place} in {store.root}", run=cache_command("ls", store.root.parent)
         ) from error
+    except SchemaVersionError as error:
+        run = cache_command(f"drop {place} --dry-run", store.root.parent)
+        raise SchemaVersionError(error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", run=run) from error
     except OSError as error:
         raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.errors import CorruptEntryError, SchemaVersionError
 
 __all__ = [
     "MANIFEST",
@@ -162,7 +162,7 @@ class Manifest:
 
         Raises:
             CorruptEntryError: not JSON, a wrong hash, a key that does not follow from the recipe, or names outside the entry.
-            StoreError: written by another schema version.
+            SchemaVersionError: written by another schema version.
         """
         text, seal, stated = data.rpartition(_SEAL)
         if not (seal and stated.endswith(_END)):
@@ -175,7 +175,7 @@ class Manifest:
             del body["sha256"], body["payload"]
             schema = body.pop("schema")
             if type(schema) is not int or schema != SCHEMA_VERSION:
-                raise StoreError(
+                raise SchemaVersionError(
                     f"{where} has schema version {schema!r}",
                     allowed=f"version {SCHEMA_VERSION}, which this release writes",
                     run="use the release that wrote it, or give a new --home",

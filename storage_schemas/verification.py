@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import CorruptEntryError, MissingInputError, StoreError
+from storage_schemas.errors import CorruptEntryError, MissingInputError, SchemaVersionError
 from storage_schemas.inventory import Inventory, find_entry
 from storage_schemas.places import files_below
 
@@ -19,6 +19,8 @@ class Verdict:
 
     entries: Sequence[Entry]
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    other_versions: Sequence[str] = ()
+    """Places of entries of other schema versions, which were not looked at."""
     unnamed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -37,7 +39,8 @@ def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -
 
     A manifest that cannot be read counts as damage of its entry.
     """
-    damaged = {place: [error.seen] for place, error in inventory.unreadable.items()}
+    others = [place for place, error in inventory.unreadable.items() if isinstance(error, SchemaVersionError)]
+    damaged = {place: [error.seen] for place, error in inventory.unreadable.items() if place not in others}
     unnamed: dict[str, list[str]] = {}
     for entry in inventory.entries.values():
         problems = []
@@ -49,7 +52,7 @@ def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -
             damaged[entry.place] = problems
         if files := unnamed_files(entry):
             unnamed[entry.place] = files
-    return Verdict(list(inventory.entries.values()), damaged, unnamed)
+    return Verdict(list(inventory.entries.values()), damaged, others, unnamed)
 
 
 def _is_still_there(store: Store, entry: Entry) -> bool:
@@ -58,7 +61,7 @@ def _is_still_there(store: Store, entry: Entry) -> bool:
         return find_entry(store, entry.place).folder == entry.folder
     except MissingInputError:
         return False
-    except (CorruptEntryError, StoreError):
+    except (CorruptEntryError, SchemaVersionError):
         return True
 
 

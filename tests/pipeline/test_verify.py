@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from buckets import local
 from cache_samples import Cache, put, store_of
-from store_samples import flip_bit, truncate
+from store_samples import flip_bit, signed, truncate
 
 from pipeline.exits import DONE, USER_MISTAKE
 from pipeline.experiments import refer
@@ -130,6 +131,23 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
     command = f"python -m pipeline.run --config {config} --home {cache.home} --stage targets"
     assert cache.json("verify")["damaged"][made["val bits"].place]["next"] == command
     assert cache("verify", made["val"].key) == USER_MISTAKE
+
+
+def test_entries_of_another_schema_version_are_told_and_may_be_dropped(cache: Cache, made: dict[str, Entry]) -> None:
+    entry = made["unused"]
+    manifest = local(entry.folder).parent / "manifest.json"
+    manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 1}))
+    assert cache("verify") == DONE, "it is not damaged"
+    drop = f"python -m pipeline.cache drop {entry.place} --dry-run --home {cache.home}"
+    assert f"1 entry of another schema version, which the release that wrote it reads, such as {entry.place}" in cache.out
+    assert f"  To take one away: {drop}\n" in cache.out
+    assert cache.json("verify")["other_versions"] == [entry.place]
+    assert cache("verify", entry.key) == USER_MISTAKE, "it was to be looked at, and was not"
+    assert f"  Next:    {drop}\n" in cache.err
+    assert cache("gc", "--min-age", "0") == DONE
+    assert manifest.exists()
+    assert cache("drop", entry.key) == DONE
+    assert list(manifest.parent.iterdir()) == []
 
 
 def test_the_command_that_mends_reads_the_home_beneath_too(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cache_samples import a_home, put, store_of
 from store_samples import make_entry, signed
 
 from storage_schemas.entry import Store
-from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, StoreError
+from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, SchemaVersionError
 from storage_schemas.inventory import find_entry, find_place, places, take_inventory
 from storage_schemas.manifest import key_of
 
@@ -54,7 +54,7 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     errors = inventory.unreadable
     assert {place: type(error) for place, error in errors.items()} == {
         damaged.place: CorruptEntryError,
-        newer.place: StoreError,
+        newer.place: SchemaVersionError,
         folder.place: CorruptEntryError,
     }
     assert "is not a manifest" in errors[damaged.place].seen

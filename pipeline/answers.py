@@ -7,6 +7,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.experiments import Run, experiments
@@ -104,8 +105,6 @@ def users_of(home: Place) -> dict[str, list[Run]]:
         if experiment.problem:
             log.warning("What experiment '%s' uses is not known: %s", experiment.name, experiment.problem)
         for run in experiment.runs:
-            if run.config is None:
-                log.warning("The settings of experiment '%s' are lost: commands name FILE in their place", experiment.name)
             for place in run.places:
                 found.setdefault(place, []).append(run)
     return {place: sorted(runs, key=lambda run: run.notes is not None) for place, runs in found.items()}
@@ -117,8 +116,14 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 
 def maker_of(home: Place, runs: Sequence[Run], beneath: Place | None = None) -> str:
-    """The command that makes an entry that ``runs`` refer to, without the stage; without runs with FILE for the settings."""
-    return command_of(home, next((run.config for run in runs if run.config), None), beneath)
+    """The command that makes an entry that ``runs`` refer to, without the stage.
+
+    FILE stands for settings that are not known: without runs, or where those of all are lost, which is warned of.
+    """
+    configs = (run.config for run in runs)
+    return command_of(
+        home, next((config for config in configs if config), None), beneath, name=runs[0].experiment if runs else ""
+    )
 
 
 def mend_of(
@@ -165,7 +170,19 @@ def removal_of(place: Place) -> str:
     return f"{tool} {shlex.quote(str(place))}"
 
 
-def command_of(home: Place, config: Place | None, beneath: Place | None = None) -> str:
-    """What runs an experiment again with the settings of ``config``, without the stage; FILE stands for unknown ones."""
+def command_of(home: Place, config: Place | None, beneath: Place | None = None, *, name: str = "") -> str:
+    """What runs an experiment again with the settings of ``config``, without the stage.
+
+    FILE stands for unknown ones. Where they are those of an experiment ``name``, and lost, that is warned of.
+    """
     told = "" if beneath is None else f" --beneath {shlex.quote(str(beneath))}"
-    return f"python -m pipeline.run --config {shlex.quote(str(config or 'FILE'))} --home {shlex.quote(str(home))}{told}"
+    lost = f" --name {shlex.quote(name)}" if name and config is None else ""
+    if lost:
+        _warn_of_lost(name, home / "runs" / name)
+    return f"python -m pipeline.run --config {shlex.quote(str(config or 'FILE'))}{lost} --home {shlex.quote(str(home))}{told}"
+
+
+@cache
+def _warn_of_lost(name: str, folder: Place) -> None:
+    """Once, however many commands name them."""
+    log.warning("The settings of experiment '%s' in %s are lost: FILE stands for a file with them", name, folder)

@@ -18,7 +18,17 @@ from storage_schemas.errors import OdkdError
 __all__ = ["DONE", "FAILED", "USER_MISTAKE", "answer_with", "exit_status", "own_term_handler"]
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
-_STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_STORAGE_FAULTS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+)
 
 
 class _Messages(logging.Handler):

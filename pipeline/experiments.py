@@ -24,7 +24,7 @@ from typing import Any
 
 from storage_schemas.atomic import write_atomic
 from storage_schemas.lease import Lease, LeaseWatch
-from storage_schemas.places import Place, children, remove_tree
+from storage_schemas.places import Place, children, make_folders, remove_tree
 
 __all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer", "settings_in"]
 
@@ -38,8 +38,8 @@ class Run:
     """A run of an experiment: its settings, and the places (``kind/key``) of the entries that it left or needs."""
 
     experiment: str
-    config: Place | None
-    """The file of its settings; None where that is lost."""
+    folder: Place
+    """Where its settings are: that of the experiment, or as long as it has not ended well that of its notes."""
     places: frozenset[str]
     notes: Place | None = None
     """The folder of its notes, as long as it has not ended well."""
@@ -47,6 +47,11 @@ class Run:
     """Those of the places that its figures do not name: earlier ones did, and not all was there that tells which are needed."""
     decoder: str = ""
     """The decoder by which its figures and its report lead, once one was chosen."""
+
+    @property
+    def config(self) -> Place | None:
+        """The file of its settings; None where that is lost, or emptied."""
+        return settings_in(self.folder)
 
     @property
     def holder(self) -> str:
@@ -73,9 +78,13 @@ class Experiment:
 
 @contextmanager
 def noting(run_dir: Place, run: str, settings_yaml: str) -> Iterator[None]:
-    """Around a run that calls ``refer``: its notes go with its orderly end, when the figures name what it left."""
+    """Around a run that calls ``refer``: its notes go with its orderly end, when the figures name what it left.
+
+    Raises:
+        StoreError: a file is where a folder of the experiment belongs.
+    """
     folder = run_dir / UNFINISHED / run
-    folder.mkdir(parents=True)
+    make_folders(folder)
     with Lease(folder / _LEASE):
         write_atomic(folder / RESOLVED, settings_yaml.encode())
         yield
@@ -169,10 +178,7 @@ def settings_in(folder: Place) -> Place | None:
 
 def _unfinished(run_dir: Place) -> list[Place]:
     """The notes of runs that have not ended well, by their folders."""
-    try:
-        return children(run_dir / UNFINISHED)[0]
-    except NotADirectoryError:
-        return []
+    return children(run_dir / UNFINISHED)[0]
 
 
 def _read(run_dir: Place) -> Experiment:
@@ -184,7 +190,7 @@ def _read(run_dir: Place) -> Experiment:
         listed, found = again, []
         for notes in listed:
             try:
-                found.append(Run(run_dir.name, settings_in(notes), frozenset(_places(notes / _ENTRIES)), notes))
+                found.append(Run(run_dir.name, notes, frozenset(_places(notes / _ENTRIES)), notes))
             except ValueError as error:
                 return Experiment(run_dir.name, problem=f"{UNFINISHED}/{notes.name}/{error}", spoilt=notes)
     try:
@@ -195,7 +201,7 @@ def _read(run_dir: Place) -> Experiment:
         problem = f"there are settings, and neither {METRICS} nor notes in {UNFINISHED}"
         return Experiment(run_dir.name, problem=problem, spoilt=run_dir)
     places, decoder = frozenset(finished | earlier), _decoder(run_dir / METRICS)
-    left = [Run(run_dir.name, settings_in(run_dir), places, earlier=frozenset(earlier), decoder=decoder)] if places else []
+    left = [Run(run_dir.name, run_dir, places, earlier=frozenset(earlier), decoder=decoder)] if places else []
     return Experiment(run_dir.name, (*left, *found))
 
 
@@ -230,7 +236,11 @@ def _named(path: Place) -> tuple[set[str], set[str]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name} names no entries ({error!r})") from error
     found = [list(places.values()) if isinstance(places, dict) else places for places in both]
-    if not all(isinstance(places, list) and all(isinstance(place, str) for place in places) for places in found):
+    if not all(isinstance(places, list) and all(map(_is_place, places)) for places in found):
         raise ValueError(f"{path.name} names no entries")
     entries, earlier = map(set, found)
     return entries, earlier
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, str) and len(value.split("/")) == 2 and all(value.split("/"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.answers import Answer, command_of, drop_of, entry_named, maker_of, names_of, opened, use_of, users_of
+from pipeline.answers import Answer, command_of, drop_of, entry_named, maker_of, names_of, opened, users_of
 from pipeline.config import load_settings
 from pipeline.home import beneath_of
 from pipeline.tables import plural, table
@@ -38,7 +38,8 @@ def repair(options: argparse.Namespace) -> Answer:
         OdkdError: as ``step_of`` and ``stages.repair.repair``.
     """
     home, store = opened(options)
-    beneath = beneath_of(options.beneath, home)
+    # One that is only in the environment is asked if something is damaged, and need not be within reach otherwise.
+    beneath = None if options.beneath is None else beneath_of(options.beneath, home)
     # One whose manifest cannot be read counts as not there, and one in the home beneath would be taken for it.
     entry = entry_named(home, store, options.key, beneath=beneath)
     place, kind, damaged = entry.place, entry.manifest.kind, entry.damaged()
@@ -48,6 +49,7 @@ def repair(options: argparse.Namespace) -> Answer:
         raise CorruptEntryError(
             f"{place}: {unreadable[0]}", allowed="files that this user may read", run=look_again(place, home)
         )
+    beneath = beneath or beneath_of(None, home)
     twin = entry.twin(beneath) if beneath else None
     fetched = mend.fetch(entry, twin, list(damaged)) if twin else []
     left = [name for name in damaged if name not in fetched]
@@ -113,27 +115,28 @@ def step_of(home: Place, place: str, *, beneath: Place | None) -> tuple[Context,
     failed: list[str] = []
     waiting: dict[Place, list[Step]] = {}
     for run in runs:
-        if run.config is None:
+        config = run.config
+        if config is None:
             failed.append(f"The settings of '{run.experiment}' are lost")
             continue
         try:
-            context = _context_of(home, run.config, beneath)
+            context = _context_of(home, config, beneath)
             steps = [step for module in graph.STAGES.values() for step in module.steps(context)]
         except OdkdError as error:
             # Its settings are of another release, or its data is not here: those of another run may do.
-            failed.append(f"{run.config}: {error.seen}")
+            failed.append(f"{config}: {error.seen}")
             continue
         for step in steps:
             if step.place == place:
                 return context, step
-        waiting[run.config] = graph.awaited([step for step in steps if step.kind == place.partition("/")[0]])
+        waiting[config] = graph.awaited([step for step in steps if step.kind == place.partition("/")[0]])
     if not any(run.config for run in runs):
         lost = f"The settings of {', '.join(names_of(runs))}, which uses {place}, are lost"
         nobody = f"No experiment of {home} uses {place}"
         raise MissingInputError(
             f"{lost if runs else nobody}, so it is not known where its images are",
             allowed="entries of an experiment with its settings; or these as FILE, for a run that writes them down",
-            run=use_of(home),
+            run=f"{maker_of(home, runs)} --stage all",
         )
     elsewhere = "" if beneath else "; with --beneath HOME, where what it was made from lies in a team's home"
     for config, missing in waiting.items():

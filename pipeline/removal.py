@@ -9,10 +9,18 @@ from typing import Any
 
 from pipeline.answers import Answer, maker_of, names_of, opened, users_of
 from pipeline.experiments import Run, experiments
-from pipeline.home import beneath_of
+from pipeline.home import beneath_if_there
 from pipeline.tables import plural, size_text
 from storage_schemas.entry import Entry, Store
-from storage_schemas.errors import CorruptEntryError, SchemaVersionError, StoreError, cache_command, look_again, make_again
+from storage_schemas.errors import (
+    CorruptEntryError,
+    OdkdError,
+    SchemaVersionError,
+    StoreError,
+    cache_command,
+    look_again,
+    make_again,
+)
 from storage_schemas.garbage import Garbage, remove, wreck_at
 from storage_schemas.inventory import Inventory, find_entry, find_place, take_inventory
 from storage_schemas.parts import is_unreadable
@@ -35,7 +43,8 @@ def drop(options: argparse.Namespace) -> Answer:
         CorruptEntryError: a manifest cannot be read by this user, and may be whole.
     """
     home, store = opened(options)
-    beneath = beneath_of(options.beneath, home)
+    # Only for the commands that it names: one that is out of reach keeps nothing from going.
+    beneath = beneath_if_there(options.beneath, home)
     places = list(dict.fromkeys(find_place(store, key) for key in options.keys))
     found = {place: _found_at(home, store, place) for place in places}
     users = users_of(home)
@@ -43,13 +52,25 @@ def drop(options: argparse.Namespace) -> Answer:
         for place in places:
             _refuse_if_used(home, place, users.get(place, ()))
     inventory = take_inventory(store)
-    told = [_facts(home, inventory, place, what, users, dropped=places, beneath=beneath) for place, what in found.items()]
-    if not options.dry_run:
-        for place, what in found.items():
-            _remove(store, place, what)
+    gone, error = (places, None) if options.dry_run else _remove_all(home, store, found, used_too=options.used)
+    told = [_facts(home, inventory, place, found[place], users, dropped=gone, beneath=beneath) for place in gone]
     size = sum(facts["bytes"] for facts in told)
-    total = f"{plural(len(places), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
-    return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]))
+    total = f"{plural(len(told), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
+    return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]), error)
+
+
+def _remove_all(
+    home: Place, store: Store, found: Mapping[str, Entry | list[Garbage]], *, used_too: bool
+) -> tuple[list[str], OdkdError | None]:
+    """The places where all went, and the error that ended it, if one did."""
+    gone: list[str] = []
+    for place, what in found.items():
+        try:
+            _remove(home, store, place, what, used_too=used_too)
+        except OdkdError as error:
+            return gone, error
+        gone.append(place)
+    return gone, None
 
 
 def _found_at(home: Place, store: Store, place: str) -> Entry | list[Garbage]:
@@ -64,14 +85,26 @@ def _found_at(home: Place, store: Store, place: str) -> Entry | list[Garbage]:
         return wreck_at(store, place, tell=log.info)
 
 
-def _remove(store: Store, place: str, found: Entry | list[Garbage]) -> None:
+def _remove(home: Place, store: Store, place: str, found: Entry | list[Garbage], *, used_too: bool) -> None:
+    def is_used() -> bool:
+        if not used_too:
+            # A run may have begun since.
+            _refuse_if_used(home, place, users_of(home).get(place, ()))
+        return False
+
     if isinstance(found, Entry):
-        store.discard(found)
-        gone = not found.folder.is_dir()
+        try:
+            gone = store.discard(found, is_needed=is_used) and not found.folder.is_dir()
+        except OSError as error:
+            raise _stays(place, f"{error.filename} cannot be removed ({error.strerror})") from error
     else:
-        gone = all(remove(store, item, ()) for item in found)
+        gone = all(remove(store, item, is_used) for item in found)
     if not gone:
-        raise StoreError(f"{store.root / place} is not removed: this user may not, or it was made anew", allowed=_WRITABLE)
+        raise _stays(place, "this user may not remove it, or it was made anew")
+
+
+def _stays(place: str, why: str) -> StoreError:
+    return StoreError(f"{place} stays: {why}", allowed=_WRITABLE, run="the same command as a user who may, or later")
 
 
 def _refuse_if_used(home: Place, place: str, runs: Sequence[Run]) -> None:

@@ -19,7 +19,7 @@ from pipeline.home import BENEATH_HELP, HOME_HELP, beneath_of, home_of, make_hom
 from stages.context import Context, StageName
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ConfigError
-from storage_schemas.places import Place
+from storage_schemas.places import Place, make_folders
 
 __all__ = ["build_parser", "main"]
 
@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> None:
     graph.check(context, stages, options.force)
     # After all that can be refused without it: a refusal leaves nothing behind.
     make_home(home)
-    context.run_dir.mkdir(parents=True, exist_ok=True)
+    make_folders(context.run_dir)
     resolved = resolved_yaml(settings)
     with experiments.noting(context.run_dir, context.run, resolved):
         _work(context, stages, resolved, force=options.force, connect=connect)

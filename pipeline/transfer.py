@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pipeline.answers import Answer, command_of, entry_at, opened, use_of
-from pipeline.experiments import Experiment, experiments, settings_in
+from pipeline.answers import Answer, entry_at, maker_of, opened, use_of
+from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import beneath_of
 from pipeline.tables import plural, size_text, table
 from storage_schemas.archive import check_target, export_entries
@@ -102,7 +102,6 @@ def _places(
     missing = sorted((wanted or experiment.places) - set(there))
     is_partial = any(run.earlier for run in ended)
     if experiment.problem or missing or is_partial or not wanted:
-        config = experiment.runs[0].config if experiment.runs else settings_in(home / "runs" / text)
         if missing:
             lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}"
         else:
@@ -112,7 +111,7 @@ def _places(
             f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
             allowed="an experiment that is finished, or the keys of entries"
             + ("" if homes[1:] else "; with --beneath HOME, where they lie in a team's home"),
-            run=f"{command_of(home, config, beneath_it)} --stage all",
+            run=f"{maker_of(home, experiment.runs or [Run(text, home / 'runs' / text, frozenset())], beneath_it)} --stage all",
         )
     return wanted
 

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.answers import Answer, command_of, mend_of, opened, rank, removal_of, use_of, users_of
-from pipeline.experiments import Run, experiments, settings_in
+from pipeline.answers import Answer, maker_of, mend_of, opened, rank, removal_of, use_of, users_of
+from pipeline.experiments import Run, experiments
 from pipeline.home import beneath_if_there, beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
 from storage_schemas.entry import Entry, Store
@@ -72,7 +72,7 @@ def verify(options: argparse.Namespace) -> Answer:
         "unnamed": verdict.unnamed,
         "missing": missing,
     }
-    error: OdkdError | None = _damage(list(damaged))
+    error: OdkdError | None = _damage(damaged)
     if wanted and not error and verdict.other_versions:
         # It was to be looked at, and was not.
         error = inventory.unreadable[verdict.other_versions[0]]
@@ -109,7 +109,7 @@ def _missing(
     # The first of an experiment is the first that can be made: the others may come with it, or be made from it.
     for place in sorted(lacking.keys() - there, key=lambda place: (rank(place.partition("/")[0]), place)):
         for run in lacking[place]:
-            again = make_again(place.partition("/")[0], command_of(home, run.config, beneath), force=False)
+            again = make_again(place.partition("/")[0], maker_of(home, [run], beneath), force=False)
             about = found.setdefault(run.experiment, {"entries": [], "next": again})
             about["entries"].append(place)
     return found
@@ -163,14 +163,14 @@ def _told(
     yield f"{read}: {told}"
 
 
-def _damage(damaged: Sequence[str]) -> OdkdError | None:
+def _damage(damaged: Mapping[str, Mapping[str, Any]]) -> OdkdError | None:
     if not damaged:
         return None
-    first, *more = damaged
+    (first, about), *more = damaged.items()
     return CorruptEntryError(
         f"{first} and {plural(len(more), 'more entry')} are damaged" if more else f"{first} is damaged",
         allowed="files as the manifests describe them",
-        run="the commands above, in their order" if more else "the command above",
+        run="the commands behind 'Next:' above, in their order" if more else about["next"],
     )
 
 
@@ -225,9 +225,12 @@ def _remove(home: Place, store: Store, garbage: Sequence[Garbage]) -> tuple[list
     """What was removed, and the error that ended it, if one did."""
     gone: list[Garbage] = []
     for item in garbage:
+        # What is used is looked up again each time: a run may have begun since.
+        def is_used(place: str = item.place) -> bool:
+            return place in _used(home)
+
         try:
-            # What is used is looked up again each time: a run may have begun since.
-            if remove(store, item, _used(home)):
+            if remove(store, item, is_used):
                 gone.append(item)
         except OdkdError as error:
             return gone, error
@@ -251,6 +254,6 @@ def _used(home: Place) -> frozenset[str]:
                 f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
                 allowed="experiments of which it is known, since what they need is not removed; "
                 + ("if that run is not wanted, none" if is_notes else f"if it is not wanted, none: {drop}"),
-                run=drop if is_notes else f"{command_of(home, settings_in(folder))} --stage all",
+                run=drop if is_notes else f"{maker_of(home, [Run(experiment.name, folder, frozenset())])} --stage all",
             )
     return frozenset().union(*(experiment.places for experiment in found))

@@ -227,7 +227,11 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
         StoreError: the entry holds no bits of a teacher.
     """
     if step.kind != "targets":
-        raise StoreError(f"{step.kind}/{step.key} holds no teacher's bits", allowed="a sample of entries of kind 'targets'")
+        raise StoreError(
+            f"{step.kind}/{step.key} holds no teacher's bits",
+            allowed="a sample of entries of kind 'targets'",
+            run=cache_command("ls targets", context.home),
+        )
     entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
     for source in (*_inputs(context, step), entry):
         context.check(source)

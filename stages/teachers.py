@@ -24,7 +24,7 @@ from storage_schemas.entry import Draft, Entry
 from storage_schemas.errors import WeightsError
 from storage_schemas.near import here
 
-__all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "training_recipe"]
+__all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
 
 Part = Literal["primary", "base", "senior", "control"]
 _SIDE_BY_SIDE: tuple[tuple[Part, ...], ...] = (("primary", "base"), ("senior", "control"))
@@ -155,7 +155,7 @@ def _drawn_views(context: Context) -> dict[str, Any]:
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Make the missing teachers, then the missing scores."""
     for parts in _SIDE_BY_SIDE:
-        at_once = [train for part in _parts(context) if part in parts and (train := _train_settings(context, part))]
+        at_once = trained_at_once(context, parts)
         for group in side_by_side(context, [step for step in missing if step.about.get("part") in parts]):
             _make_group(context, group, at_once)
     for step in missing:
@@ -185,6 +185,12 @@ def _make_group(context: Context, group: Sequence[Step], at_once: Sequence[Train
         trained = iter(run_trainings(context, plans, at_once=at_once))
         for teacher in begun:
             _finish(context, teacher, made=next(trained) if teacher.training else {"device": context.device})
+
+
+def trained_at_once(context: Context, parts: Sequence[Part]) -> list[TrainSettings]:
+    """How those of ``parts`` are trained that are, each entry once: two may be the same."""
+    known = {_step(context, part).key: _train_settings(context, part) for part in _parts(context) if part in parts}
+    return [train for train in known.values() if train]
 
 
 def _train_settings(context: Context, part: Part) -> TrainSettings | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tarfile
 import uuid
@@ -63,11 +64,23 @@ def check_target(target: Path) -> None:
         StoreError: it is there already, cannot be there, or is called like an archive of another kind, and would be a folder.
     """
     if os.path.lexists(target):
-        raise StoreError(f"{target} is there already", allowed="the name of a folder or .tar file to be made")
+        raise StoreError(
+            f"{target} is there already",
+            allowed="the name of a folder or .tar file to be made",
+            run="the same command with another name",
+        )
     if not target.parent.is_dir():
-        raise StoreError(f"There is no folder {target.parent}", allowed=f"a folder that {target.name} can be made in")
-    if target.suffix in _OTHER_ARCHIVES:
-        raise StoreError(f"{target.name} would be a folder", allowed="a name that ends in .tar, or one of a folder")
+        raise StoreError(
+            f"There is no folder {target.parent}",
+            allowed=f"a folder that {target.name} can be made in",
+            run=f"mkdir -p {shlex.quote(str(target.parent))}",
+        )
+    if target.suffix != ".tar" and target.suffix.lower() in (".tar", *_OTHER_ARCHIVES):
+        raise StoreError(
+            f"{target.name} would be a folder",
+            allowed="a name that ends in .tar, or one of a folder",
+            run=f"the same command with {target.stem}.tar",
+        )
 
 
 def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[[], None]) -> None:

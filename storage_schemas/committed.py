@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,12 @@ from storage_schemas.manifest import MANIFEST, Manifest
 from storage_schemas.near import File, Folder, RemoteFile, RemoteFolder, here
 from storage_schemas.objects import ObjectPath
 from storage_schemas.parts import facts_of, file_problem, is_unreadable, size_problem
-from storage_schemas.places import Place, files_below, move
+from storage_schemas.places import Place, files_below, in_the_way, move
 
-__all__ = ["Entry", "in_the_way", "read_entry"]
+__all__ = ["ASIDE", "Entry", "read_entry", "set_aside"]
+
+ASIDE = f"{MANIFEST}.damaged-"
+"""How the names begin under which manifests lie that nobody is to find."""
 
 
 @dataclass(frozen=True)
@@ -185,26 +188,19 @@ class Entry:
 
 
 def _make_way(folder: Place, name: str) -> None:
-    """Take away what a user or a failing disk has left where the file ``name`` belongs: a folder, or a file above it."""
+    """Take away what lies where the file ``name`` belongs: a folder or a link, or a file above it."""
     if isinstance(folder, ObjectPath):
         return
     above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
     for path in above:
-        if path.is_file():
-            path.unlink()
+        # A link to a folder may lead to another disk, which is as good.
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
         path.mkdir(exist_ok=True)
-    if (folder / name).is_dir():
+    if (folder / name).is_symlink():
+        (folder / name).unlink()
+    elif (folder / name).is_dir():
         shutil.rmtree(folder / name)
-
-
-def in_the_way(home: Place) -> StoreError:
-    """Of a file where the folder ``home`` of an entry belongs, or that above it: nobody knows what it is, so it is not lost."""
-    path = home.parent if home.parent.exists() and not home.parent.is_dir() else home
-    return StoreError(
-        f"{path} is a file, and a folder of the store belongs there",
-        allowed="the file under another name, under which it does no harm",
-        run=f"mv -n {shlex.quote(str(path))} {shlex.quote(f'{path}.aside')}",
-    )
 
 
 def read_entry(home: Place) -> Entry:
@@ -215,14 +211,28 @@ def read_entry(home: Place) -> Entry:
         CorruptEntryError: the manifest is damaged, or that of another entry.
         SchemaVersionError: it was written by another schema version.
         StoreError: a file is where a folder of the store belongs.
+        OSError: the manifest cannot be read, and may be whole.
     """
     try:
         data = (home / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if stray := in_the_way(home):
+            raise stray from None
+        raise
     except IsADirectoryError as error:
         raise CorruptEntryError(f"{home / MANIFEST} is a folder: the entry counts as not there") from error
-    except NotADirectoryError as error:
-        raise in_the_way(home) from error
     manifest = Manifest.decode(data, where=str(home / MANIFEST))
     if (manifest.kind, manifest.key) != (home.parent.name, home.name):
         raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
     return Entry(manifest, home / manifest.folder)
+
+
+def set_aside(manifest: Place) -> Place:
+    """Give a manifest another name, so that its entry is not found; that name.
+
+    Raises:
+        FileNotFoundError: it is not there (any more).
+    """
+    aside = manifest.with_name(f"{ASIDE}{uuid.uuid4().hex[:8]}")
+    move(manifest, aside)
+    return aside

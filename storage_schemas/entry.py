@@ -10,22 +10,20 @@ another's manifest is there and nobody can be at work in it, so that a writer wr
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from storage_schemas.atomic import sync_folder
+from storage_schemas.atomic import sync_folder, write_atomic
 from storage_schemas.attempts import Attempts, lease_of
-from storage_schemas.committed import Entry, in_the_way, read_entry
+from storage_schemas.committed import Entry, read_entry, set_aside
 from storage_schemas.draft import Draft
 from storage_schemas.errors import KINDS, CorruptEntryError, StoreError, look_again
 from storage_schemas.lease import Lease
 from storage_schemas.listings import Listings
-from storage_schemas.manifest import MANIFEST, Recipe, as_json, differing_fields, is_key, key_of
+from storage_schemas.manifest import MANIFEST, Manifest, Recipe, as_json, differing_fields, is_key, key_of
 from storage_schemas.objects import ObjectPath
-from storage_schemas.places import Place, children, in_threads, make_folder, move, remove_tree
+from storage_schemas.places import Place, children, in_the_way, in_threads, make_folder, make_folders, remove_tree
 
 __all__ = ["Draft", "Entry", "Store", "read_entry"]
 
@@ -41,6 +39,14 @@ def _told_if_taken_over(draft: Draft) -> Iterator[None]:
         if isinstance(error, StoreError) or not draft.was_taken_over:
             raise
         raise draft.taken_over() from error
+
+
+def _homes_of(kind: Place) -> list[Place]:
+    folders, files = children(kind)
+    strays = [error for path in files if is_key(path.name) and (error := in_the_way(path))]
+    if strays:
+        raise strays[0]
+    return folders
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,9 @@ class Store:
 
         It is looked for here and then beneath. Of a bucket the answer may be that of some seconds ago: work may be begun
         that another has just finished, which ``draft`` finds out.
+
+        Raises:
+            StoreError: its manifest cannot be read, and may be whole; or something is where a folder of the store belongs.
         """
         key = key_of(kind, recipe)
         found = self._find(kind, key) if self._listings.may_hold(self.root / kind, key) else None
@@ -72,11 +81,7 @@ class Store:
         return entry and replace(entry, is_borrowed=True)
 
     def _find(self, kind: str, key: str) -> Entry | None:
-        """Here, and at this moment.
-
-        Raises:
-            StoreError: its manifest cannot be read, and may be whole.
-        """
+        """Here, and at this moment; the errors are those of ``find``."""
         try:
             return read_entry(self.root / kind / key)
         except FileNotFoundError:
@@ -84,9 +89,9 @@ class Store:
         except CorruptEntryError as error:
             self._warn(str(error))
             return None
-        except PermissionError as error:
+        except OSError as error:
             raise StoreError(
-                f"{self.root / kind / key / MANIFEST} cannot be read ({error.strerror})",
+                f"{self.root / kind / key / MANIFEST} cannot be read ({error.strerror or error})",
                 allowed="manifests that this user may read; the entry may be whole, so none is made in its place",
                 run=look_again(f"{kind}/{key}", self.root.parent),
             ) from error
@@ -101,22 +106,11 @@ class Store:
         """The folders of all entries, finished or not; of this store alone.
 
         Raises:
-            StoreError: a file is where the folder of a kind or of an entry belongs.
+            StoreError: a file or a link that leads nowhere is where the folder of a kind or of an entry belongs.
         """
         folders, files = children(self.root)
         kinds = [*folders, *(path for path in files if path.name in KINDS)]
-        return [home for kind in kinds for home in self._homes_of(kind)]
-
-    @staticmethod
-    def _homes_of(kind: Place) -> list[Place]:
-        try:
-            folders, files = children(kind)
-        except NotADirectoryError as error:
-            raise in_the_way(kind) from error
-        strays = [path for path in files if isinstance(path, Path) and is_key(path.name)]
-        if strays:
-            raise in_the_way(strays[0])
-        return folders
+        return [home for kind in kinds for home in _homes_of(kind)]
 
     def entries(self, kind: str) -> Iterator[Entry]:
         """Every committed entry of a kind, of this store alone.
@@ -124,7 +118,7 @@ class Store:
         Raises:
             StoreError: as ``homes``.
         """
-        homes = self._homes_of(self.root / kind)
+        homes = _homes_of(self.root / kind)
         read = in_threads(self._readable, homes) if isinstance(self.root, ObjectPath) else map(self._readable, homes)
         yield from (entry for entry in read if entry)
 
@@ -136,6 +130,9 @@ class Store:
             return None
         except (CorruptEntryError, StoreError) as error:
             self._warn(str(error))
+            return None
+        except OSError as error:
+            self._warn(f"{home / MANIFEST} cannot be read ({error.strerror or error})")
             return None
 
     def nearest(
@@ -173,14 +170,11 @@ class Store:
 
         Raises:
             RuntimeError: this process has begun the same entry and not ended it.
-            StoreError: another run took the work over meanwhile; or a file is where the entry's folder belongs.
+            StoreError: another run took the work over meanwhile; or as ``find``.
         """
         key = key_of(kind, recipe)
         home = self.root / kind / key
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise in_the_way(home) from error
+        make_folders(home)
         attempts = Attempts(home)
         while True:
             attempts.wait(f"{kind}/{key}", tell)
@@ -211,24 +205,50 @@ class Store:
         manifest = draft.folder.with_name(MANIFEST)
         if manifest.exists():
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
-            move(manifest, manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}"))
+            set_aside(manifest)
         make_folder(draft.folder)
         adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:
             tell(f"{draft.kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
 
-    def discard(self, entry: Entry) -> None:
-        """Take an entry out of the store: the manifest first, so that nothing half removed is ever found."""
+    def discard(self, entry: Entry, *, is_needed: Callable[[], bool] = lambda: False) -> bool:
+        """Take an entry out of the store: the manifest first, so that nothing half removed is ever found.
+
+        ``is_needed`` is asked when nobody finds the entry any more: whoever notes that it is needed, and looks for it after
+        that, is seen here, or does not find it. The manifest is put back then.
+
+        Returns:
+            Whether it went.
+
+        Raises:
+            OSError: this user may not remove it.
+        """
         if entry.is_borrowed:
             # It stays for all others, and another is made here.
             self.forced.add(entry.place)
-            return
-        home = self.root / entry.place
+            return True
         current = self._find(entry.manifest.kind, entry.key)
         # Another run may have discarded it before us, and made it again: that one stays.
-        if current is not None and current.folder == entry.folder:
-            (home / MANIFEST).unlink(missing_ok=True)
-            sync_folder(home)
+        if current is not None and (current.folder != entry.folder or not self._take_manifest(entry, is_needed)):
+            return False
         # One beneath would be found in its place, and not made again.
         self.forced.add(entry.place)
         remove_tree(entry.folder)
+        return True
+
+    def _take_manifest(self, entry: Entry, is_needed: Callable[[], bool]) -> bool:
+        """Take the manifest away, unless the entry is needed or is another meanwhile; whether it went."""
+        manifest = self.root / entry.place / MANIFEST
+        aside = set_aside(manifest)
+        stays = True
+        try:
+            found = Manifest.decode(aside.read_bytes(), where=str(aside))
+            stays = found.folder != entry.manifest.folder or is_needed()
+        finally:
+            if stays:
+                # Whoever has missed it, and has made another, was first.
+                with suppress(FileExistsError):
+                    write_atomic(manifest, aside.read_bytes(), exclusive=True)
+            aside.unlink(missing_ok=True)
+        sync_folder(manifest.parent)
+        return not stays

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from storage_schemas.attempts import Attempts, lease_of
-from storage_schemas.entry import Entry, Store, read_entry
+from storage_schemas.committed import ASIDE, Entry, read_entry, set_aside
+from storage_schemas.entry import Store
 from storage_schemas.errors import CorruptEntryError, SchemaVersionError, StoreError
 from storage_schemas.lease import EXPIRE_SECONDS
 from storage_schemas.manifest import MANIFEST, Manifest
@@ -59,11 +59,10 @@ def find_garbage(
         StoreError: a file is where a folder of the store belongs.
     """
     now = time.time()
-    homes = {home: Attempts(home) for home in store.homes()}
+    homes, left = _lookable(store)
     # A lease that has changed within the time in which one expires is that of a living writer, and needs no watching.
     busy = _busy(homes, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
     garbage: list[Garbage] = []
-    left: dict[str, str] = {}
     for home, attempts in homes.items():
         place = f"{home.parent.name}/{home.name}"
         reason = busy.get(home)
@@ -75,6 +74,19 @@ def find_garbage(
             found = _garbage_of(home, attempts, entry, now=now, is_used=place in used)
             garbage += [item for item in found if item.paths and item.age_seconds >= min_age_seconds]
     return garbage, left
+
+
+def _lookable(store: Store) -> tuple[dict[Place, Attempts], dict[str, str]]:
+    """The writers at each place, and the places that this user may not look into, each with the reason."""
+    homes = {home: Attempts(home) for home in store.homes()}
+    closed = {}
+    for home, attempts in homes.items():
+        try:
+            attempts.living()
+        except OSError as error:
+            closed[home] = f"{home} cannot be read ({error.strerror or error})"
+    left = {f"{home.parent.name}/{home.name}": reason for home, reason in closed.items()}
+    return {home: attempts for home, attempts in homes.items() if home not in closed}, left
 
 
 def wreck_at(store: Store, place: str, *, tell: Callable[[str], None]) -> list[Garbage]:
@@ -145,7 +157,7 @@ def _garbage_of(home: Place, attempts: Attempts, entry: Entry | None, *, now: fl
                 yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
         elif lease_of(folder).exists():
             yield item("lease", lease_of(folder))
-    left: dict[What, tuple[str, str]] = {"damaged manifest": (f"{MANIFEST}.damaged-", ""), "partial file": (".", ".partial")}
+    left: dict[What, tuple[str, str]] = {"damaged manifest": (ASIDE, ""), "partial file": (".", ".partial")}
     folders, files = children(home)
     for what, (beginning, end) in left.items():
         yield from (
@@ -179,13 +191,20 @@ def _bytes(path: Place) -> int:
     return sum(fact.st_size for fact in _stats(path) if fact.st_nlink == 1 and not stat.S_ISDIR(fact.st_mode))
 
 
-def remove(store: Store, item: Garbage, used: Collection[str]) -> bool:
-    """Remove it; False if it stays, since a writer has begun there meanwhile, or an experiment refers to it now.
+def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
+    """Remove it; False if it stays, since a writer has begun there meanwhile, or an experiment refers to its place now.
 
     Raises:
         StoreError: it cannot be removed.
     """
-    if item.attempts.living() or (item.if_unused and item.place in used):
+    try:
+        return _removed(store, item, is_used)
+    except OSError as error:
+        raise _stays(item, error.filename or item.paths[0], error.strerror or str(error)) from error
+
+
+def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
+    if item.attempts.living() or (item.if_unused and is_used()):
         return False
     home = store.root / item.place
     try:
@@ -193,28 +212,34 @@ def remove(store: Store, item: Garbage, used: Collection[str]) -> bool:
     except (FileNotFoundError, CorruptEntryError, SchemaVersionError):
         entry = None
     if item.what == "entry":
-        if entry is None or entry.folder not in item.paths:
+        if entry is None or entry.folder not in item.paths or not store.discard(entry, is_needed=is_used):
             return False
-        store.discard(entry)
     else:
         # Committed since it was looked at.
         if entry is not None and {entry.folder, home / MANIFEST} & set(item.paths):
             return False
         for path in item.paths:
-            if path == home / MANIFEST and _set_aside(path):
+            if path == home / MANIFEST and _is_back(path):
                 return False
             _remove(path)
     stays = [path for path in item.paths if path.exists() or path.is_dir()]
     if stays:
-        raise StoreError(f"{stays[0]} cannot be removed", allowed="a store that this user may write")
+        raise _stays(item, stays[0], "it is still there")
     return True
 
 
-def _set_aside(manifest: Place) -> bool:
+def _stays(item: Garbage, path: object, why: str) -> StoreError:
+    return StoreError(
+        f"{item.place} stays: {path} cannot be removed ({why})",
+        allowed="a store that this user may write",
+        run="the same command as a user who may",
+    )
+
+
+def _is_back(manifest: Place) -> bool:
     """Take a manifest away that cannot be used; True if it is back, since it was whole: a writer has committed just then."""
-    aside = manifest.with_name(f"{MANIFEST}.damaged-{uuid.uuid4().hex[:8]}")
     try:
-        move(manifest, aside)
+        aside = set_aside(manifest)
         Manifest.decode(aside.read_bytes(), where=str(aside))
     except (CorruptEntryError, SchemaVersionError, IsADirectoryError):
         _remove(aside)

@@ -63,8 +63,10 @@ def opened_archive(path: Path) -> Iterator[Archive]:
         return
     if not path.exists():
         raise StoreError(f"There is no {path}", allowed="a folder or a .tar file that 'export' has left")
+    if not path.is_file():
+        raise StoreError(f"{path} is neither a file nor a folder", allowed="a folder or a .tar file that 'export' has left")
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _opened_tar(path) as tar:
             source = _tar(path, tar)
             yield Archive(_manifests(source), source)
     except tarfile.TarError as error:
@@ -93,7 +95,7 @@ def _folder(path: Path) -> _Source:
 def _tar(path: Path, tar: tarfile.TarFile) -> _Source:
     members: dict[str, tarfile.TarInfo] = {}
     # Not by getmembers(): a negative size leads back to members that were read already, and it would go round for ever.
-    for member in tar:
+    for member in _members(tar):
         if not is_plain_name(member.name):
             raise _bad(path, f"holds {member.name!r}, which is no plain name of a file inside of it")
         if not member.isreg() or member.issparse():
@@ -108,6 +110,26 @@ def _tar(path: Path, tar: tarfile.TarFile) -> _Source:
         return stream
 
     return _Source(path, {name: member.size for name, member in members.items()}, opened)
+
+
+@contextmanager
+def _numbers_in_headers() -> Iterator[None]:
+    """Those that are none are raised by tarfile as they are found, and not as what they mean."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        raise tarfile.ReadError(f"a header that is none ({error})") from error
+
+
+def _opened_tar(path: Path) -> tarfile.TarFile:
+    # The first header is read already.
+    with _numbers_in_headers():
+        return tarfile.open(path, "r:")
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    with _numbers_in_headers():
+        yield from tar
 
 
 def _manifests(source: _Source) -> list[Manifest]:
@@ -157,7 +179,21 @@ def import_entry(
 
     Raises:
         CorruptEntryError: a file is not as its manifest says; nothing of the entry is in the store then.
+        StoreError: it cannot be written, as on a disk that is full.
     """
+    try:
+        return _imported(store, archive, manifest, advance=advance, tell=tell)
+    except OSError as error:
+        raise StoreError(
+            f"{manifest.place} cannot be taken in: {error.strerror or error} ({error.filename or store.root})",
+            allowed="a store that this user may write, with room for it; what came in before stays",
+            run="the same command: what is there already is passed over",
+        ) from error
+
+
+def _imported(
+    store: Store, archive: Archive, manifest: Manifest, *, advance: Callable[[], None], tell: Callable[[str], None]
+) -> Outcome:
     # Bits of a dead writer are not adopted: they may be others.
     with store.draft(manifest.kind, manifest.recipe, adopt=False, tell=tell) as draft:
         if isinstance(draft, Draft):

@@ -19,7 +19,7 @@ from storage_schemas.errors import (
 )
 from storage_schemas.manifest import MANIFEST
 from storage_schemas.objects import ObjectPath
-from storage_schemas.places import in_threads
+from storage_schemas.places import Place, in_threads
 
 __all__ = ["Inventory", "find_entry", "find_place", "held", "places", "take_inventory"]
 
@@ -93,21 +93,33 @@ def places(store: Store) -> list[str]:
     """Where there is a manifest, readable or not; nothing is opened.
 
     Raises:
-        StoreError: as ``homes``.
+        StoreError: as ``Store.homes``.
     """
     homes = store.homes()
-    there = _looked_at(store, lambda home: (home / MANIFEST).exists(), homes)
+    there = _looked_at(store, _has_manifest, homes)
     return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
+
+
+def _has_manifest(home: Place) -> bool:
+    try:
+        return (home / MANIFEST).exists()
+    except OSError:
+        # A folder that this user may not enter may hold one, and whoever reads it is told.
+        return True
 
 
 def held(store: Store, wanted: Sequence[str]) -> set[str]:
     """Those of the places ``wanted`` where there is a manifest; only those are looked at."""
-    there = _looked_at(store, lambda place: (store.root / place / MANIFEST).exists(), wanted)
+    there = _looked_at(store, lambda place: _has_manifest(store.root / place), wanted)
     return {place for place, has in zip(wanted, there, strict=True) if has}
 
 
 def take_inventory(store: Store) -> Inventory:
-    """Read every manifest; no other file is looked at."""
+    """Read every manifest; no other file is looked at.
+
+    Raises:
+        StoreError: as ``Store.homes``.
+    """
     entries: dict[str, Entry] = {}
     unreadable: dict[str, Unreadable] = {}
     there = places(store)

@@ -7,22 +7,27 @@ weights see plain files; and nothing is read from a mirror before its size and s
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+from storage_schemas.errors import StoreError
 from storage_schemas.objects import SCHEMES, ObjectFacts, ObjectPath
 
 __all__ = [
     "Place",
     "children",
     "files_below",
+    "in_the_way",
     "in_threads",
     "link",
     "make_folder",
+    "make_folders",
     "mirror",
     "mirror_root",
     "move",
@@ -71,14 +76,63 @@ def make_folder(place: Place) -> None:
 
 
 def children(place: Place) -> tuple[list[Place], list[Place]]:
-    """The folders and the files right below a place; none where it is not there."""
+    """The folders and the files right below a place; none where it is not there.
+
+    Raises:
+        StoreError: as ``in_the_way`` gives it.
+        OSError: this user may not look.
+    """
     if isinstance(place, ObjectPath):
         folders, files = place.children()
         return [*folders], [*files]
-    with suppress(FileNotFoundError):
+    try:
         paths = sorted(place.iterdir())
-        return [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
-    return [], []
+    except OSError as error:
+        if stray := in_the_way(place):
+            raise stray from error
+        if isinstance(error, FileNotFoundError):
+            return [], []
+        raise
+    return [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
+
+
+def in_the_way(folder: Place) -> StoreError | None:
+    """The error of a file, or of a link that leads nowhere, where a ``folder`` of a home or one of two above it belongs.
+
+    What it is nobody knows, so it is not to be lost; and behind a link there may be all that is looked for.
+    """
+    if isinstance(folder, ObjectPath):
+        return None
+    for path in (folder.parent.parent, folder.parent, folder):
+        if not os.path.lexists(path) or path.is_dir():
+            continue
+        name = shlex.quote(str(path))
+        if path.is_symlink() and not path.is_file():
+            return StoreError(
+                f"{path} is a link that leads nowhere",
+                allowed="the folder that it leads to, on a disk that is there; or to remove the link",
+                run=f"ls -l {name}",
+            )
+        free = next(aside for number in count() if not os.path.lexists(aside := f"{path}.aside{number or ''}"))
+        return StoreError(
+            f"{path} is a file, and a folder belongs there",
+            allowed="the file under another name, under which it does no harm",
+            run=f"mv {name} {shlex.quote(free)}",
+        )
+    return None
+
+
+def make_folders(folder: Place) -> None:
+    """Make a folder and those above it, unless they are there; in a bucket there is nothing to be made.
+
+    Raises:
+        StoreError: as ``in_the_way`` gives it.
+        OSError: this user may not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise in_the_way(folder) or error from error
 
 
 def files_below(place: Place) -> dict[str, ObjectFacts]:

@@ -49,7 +49,7 @@ def test_a_finished_experiment_refers_to_the_entries_of_its_figures(tmp_path: Pa
     figures = {"entries": {"student": "students/1", "view": "views/2"}, "seconds": {}}
     folder = _left(tmp_path, "b", metrics_json=figures, config_resolved_yaml="name: b\n")
     _left(tmp_path, "a", metrics_json={"entries": {}})
-    run = Run("b", folder / "config.resolved.yaml", frozenset({"students/1", "views/2"}))
+    run = Run("b", folder, frozenset({"students/1", "views/2"}))
     assert experiments(tmp_path) == [Experiment("a"), Experiment("b", (run,))]
     assert experiments(tmp_path)[1].places == {"students/1", "views/2"}
 

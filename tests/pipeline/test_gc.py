@@ -23,6 +23,7 @@ from stages.context import Context
 from storage_schemas import garbage
 from storage_schemas.entry import Entry, Store
 from storage_schemas.lease import Lease
+from storage_schemas.places import Place
 
 
 @pytest.fixture
@@ -249,11 +250,56 @@ def test_a_run_that_begins_during_gc_keeps_what_it_finds(
     places = [item["place"] for item in cache.json("gc", "--dry-run")["removed"]]
     real = garbage.remove
 
-    def begins(store: Store, item: garbage.Garbage, used: frozenset[str]) -> bool:
+    def begins(store: Store, item: garbage.Garbage, is_used: Callable[[], bool]) -> bool:
         if item.place == places[0]:
             refer(cache.home / "runs" / "new", "now", places[2:])
-        return real(store, item, used)
+        return real(store, item, is_used)
 
     monkeypatch.setattr(upkeep, "remove", begins)
     assert [item["place"] for item in cache.json("gc")["removed"]] == places[:2]
     assert _there(cache) == set(places[2:])
+
+
+def test_an_entry_that_may_not_be_removed_is_told_beside_what_was(
+    cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(cache.home / "runs")
+    first, second, *_ = (item["place"] for item in cache.json("gc", "--dry-run")["removed"])
+    manifest = cache.home / "store" / second / "manifest.json"
+    moves = Path.replace
+
+    def not_allowed(path: Path, target: Path) -> Path:
+        if path == manifest:
+            raise PermissionError(13, "Permission denied", str(path))
+        return moves(path, target)
+
+    monkeypatch.setattr(Path, "replace", not_allowed)
+    assert cache("gc") == USER_MISTAKE
+    assert [line.split()[0] for line in cache.out.splitlines()[1:2]] == [first]
+    assert f"{second} stays: {manifest} cannot be removed (Permission denied)" in cache.err
+    assert manifest.exists()
+
+
+def test_a_folder_that_this_user_may_not_enter_is_left_alone(
+    cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this user everything is allowed, perhaps: the system's answer to another one is given here."""
+    closed = old["unused"].folder.parent
+    for name in ("iterdir", "exists", "read_bytes"):
+        monkeypatch.setattr(Path, name, _not_allowed_below(closed, getattr(Path, name)))
+    assert cache.json("gc", "--min-age", "0")["removed"] == []
+    assert cache.json("gc")["left"] == {old["unused"].place: f"{closed} cannot be read (Permission denied)"}
+    assert cache("ls") == DONE
+    assert cache.json("ls")["unreadable"] == {old["unused"].place: f"{closed}/manifest.json cannot be read (Permission denied)"}
+    assert cache("verify", old["student"].key) == DONE
+    found = cache.json("verify")["damaged"]
+    assert found[old["unused"].place]["next"] == f"python -m pipeline.cache verify {old['unused'].place} --home {cache.home}"
+
+
+def _not_allowed_below(closed: Place, real: Callable[..., object]) -> Callable[..., object]:
+    def looks(path: Path, *arguments: object) -> object:
+        if path == closed or path.parent == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments)
+
+    return looks

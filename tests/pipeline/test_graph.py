@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,3 +234,19 @@ def test_all_stages_together_need_nothing_that_they_do_not_make(tmp_path: Path) 
         with pytest.raises(MissingInputError) as caught:
             graph.check(context, [*stages[:index], *stages[index + 1 :]])
         assert f"needs results of {stage} that" in caught.value.seen
+
+
+def test_processors_are_shared_among_all_that_could_train_at_the_same_time(tmp_path: Path) -> None:
+    """Whichever of them is missing; what is one entry, or has given weights, trains once or not at all."""
+    first: tuple[teachers.Part, ...] = ("primary", "base")
+    second: tuple[teachers.Part, ...] = ("senior", "control")
+    train = {"network": "hrnet_w8_tiny", "train": {"epochs": 1}}
+    base = f"teachers.senior.base={json.dumps(train)}"
+    alone = with_people(make_context(tmp_path))
+    assert [len(teachers.trained_at_once(alone, parts)) for parts in (first, second)] == [1, 1]
+    both = with_people(make_context(tmp_path, base, "teachers.senior.control=true"))
+    assert [len(teachers.trained_at_once(both, parts)) for parts in (first, second)] == [2, 2]
+    same = {**train, "train": both.settings.teachers.primary.model_dump(mode="json")["train"]}
+    same["network"] = both.settings.teachers.primary.network
+    one = with_people(make_context(tmp_path, f"teachers.senior.base={json.dumps(same)}"))
+    assert len(teachers.trained_at_once(one, first)) == 1

@@ -230,3 +230,27 @@ def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made:
     assert cache("repair", made["unused"].key) == USER_MISTAKE
     assert f"No experiment of {cache.home} uses {made['unused'].place}" in cache.err
     assert f"  Next:    python -m pipeline.cache drop {made['unused'].place} --home {cache.home}\n" in cache.err
+
+
+@pytest.mark.parametrize("lies_there", ["link to a folder", "dangling link", "folder", "nothing above", "dangling link above"])
+def test_whatever_lies_where_a_lost_file_belongs_it_is_mended(
+    cache: Cache, made: dict[str, Entry], tmp_path: Path, lies_there: str
+) -> None:
+    entry, team = made["train bits"], tmp_path / "team"
+    shutil.copytree(cache.home, team)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "own").write_bytes(b"somebody's")
+    path = entry.path("bits/c/0")
+    if lies_there.endswith("above"):
+        shutil.rmtree(path.parents[1])
+        path = path.parents[1]
+    else:
+        path.unlink()
+    if lies_there == "folder":
+        path.mkdir()
+    elif lies_there != "nothing above":
+        path.symlink_to(tmp_path / ("elsewhere" if lies_there == "link to a folder" else "nowhere"))
+    assert cache("repair", entry.place, "--beneath", str(team)) == DONE
+    assert entry.problems() == []
+    assert cache("verify") == DONE
+    assert (tmp_path / "elsewhere" / "own").exists()

@@ -9,11 +9,13 @@ import pytest
 from buckets import local
 from cache_samples import Cache, leave_run, put, store_of
 
+from pipeline import removal
 from pipeline.exits import DONE, USER_MISTAKE
 from pipeline.experiments import refer
 from storage_schemas.attempts import lease_of
-from storage_schemas.entry import Entry
+from storage_schemas.entry import Entry, Store
 from storage_schemas.garbage import remove, wreck_at
+from storage_schemas.inventory import Inventory, take_inventory
 from storage_schemas.lease import Lease
 
 
@@ -179,7 +181,7 @@ def test_an_entry_that_is_committed_as_its_damaged_manifest_goes_stays(cache: Ca
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_bytes", committing)
-        assert not remove(store, item, ())
+        assert not remove(store, item, lambda: False)
     assert manifest.read_bytes() == whole
     assert cache("verify") == DONE
 
@@ -192,3 +194,45 @@ def test_what_a_teacher_taught_is_told_to_depend_on_the_same_coming_out_again(ca
     assert cache("drop", "--used", "--dry-run", made["student"].key) == DONE
     told = "  Made from it, and found again only if what is made in its place is the same: "
     assert [line for line in cache.out.splitlines() if line.startswith(told)] == [told + made["scores of student"].place]
+
+
+def test_what_went_before_an_error_is_told_with_what_makes_it_again(
+    cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, stays = made["scores of student"], made["student"]
+    moves = Path.replace
+
+    def not_allowed(path: Path, target: Path) -> Path:
+        if path == stays.folder.parent / "manifest.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return moves(path, target)
+
+    monkeypatch.setattr(Path, "replace", not_allowed)
+    assert cache("drop", "--used", gone.key, stays.key, made["train"].key) == USER_MISTAKE
+    assert cache.out.startswith(f"{gone.place}: 7 B, used by demo\n  Made again by: python -m pipeline.run --config ")
+    assert cache.out.endswith("\n1 entry, 7 B dropped\n")
+    assert f"{stays.place} stays: {stays.folder.parent}/manifest.json cannot be removed (Permission denied)" in cache.err
+    assert cache("verify", stays.key, made["train"].key) == DONE
+
+
+def test_an_entry_that_a_run_begins_to_use_is_not_dropped(
+    cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = made["unused"]
+
+    def begins(store: Store) -> Inventory:
+        refer(cache.home / "runs" / "new", "now", [entry.place])
+        return take_inventory(store)
+
+    monkeypatch.setattr(removal, "take_inventory", begins)
+    assert cache("drop", entry.key) == USER_MISTAKE
+    assert f"{entry.place} is used by new" in cache.err
+    assert cache("verify", entry.key) == DONE
+
+
+def test_a_home_beneath_out_of_reach_keeps_nothing_from_going(
+    cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODKD_BENEATH", "/nowhere/to/be/found")
+    assert cache("drop", made["unused"].key) == DONE
+    assert cache("repair", made["student"].key) == DONE, "nothing is damaged"

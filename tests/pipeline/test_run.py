@@ -204,7 +204,9 @@ def test_a_student_made_again_beside_its_baseline_is_the_same(finished: Path, tm
     shutil.rmtree(local(student.folder).parent)
     shutil.rmtree(local(scores.folder).parent)
     told = done(home, "distill")
-    assert entry_of(home, "student").content == student.content
+    again = entry_of(home, "student")
+    assert again.content == student.content
+    assert again.manifest.made["threads_per_worker"] == student.manifest.made["threads_per_worker"]
     [line] = [line for line in told.splitlines() if " AP: " in line]
     assert "PT" not in line
     assert "ST 0." in line

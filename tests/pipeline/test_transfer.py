@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from archive_samples import content_of
 from cache_samples import Cache, leave_run, put, store_of
+from small_disk import remount, small_disk
 
 from pipeline.exits import DONE, USER_MISTAKE
 from pipeline.experiments import refer
@@ -138,7 +139,7 @@ def test_the_teams_experiments_are_known_by_name_too(
 
 
 def test_a_name_of_an_archive_that_would_be_a_folder_is_refused(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
-    for name in ("demo.tgz", "demo.tar.gz", "demo.zip"):
+    for name in ("demo.tgz", "demo.tar.gz", "demo.ZIP", "demo.TAR"):
         assert cache("export", "demo", str(tmp_path / name)) == USER_MISTAKE
         assert f"StoreError: {name} would be a folder" in cache.err
     assert not list(tmp_path.glob("demo*"))
@@ -201,18 +202,35 @@ def test_damage_that_a_teams_home_makes_good_is_to_be_dropped(
     assert own("export", entry.place, str(tmp_path / "out"), *beneath) == DONE
 
 
-@pytest.mark.parametrize("where", ["kind", "entry"])
+def test_what_came_in_before_the_disk_was_full_is_told(
+    tmp_path: Path, cache: Cache, made: dict[str, Entry], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cache("export", "demo", str(tmp_path / "out.tar")) == DONE
+    with small_disk(tmp_path / "small", "size=100k"):
+        small = Cache(tmp_path / "small", capsys)
+        assert small("import", str(tmp_path / "out.tar")) == USER_MISTAKE
+        assert "cannot be taken in: No space left on device" in small.err
+        told = [line.split()[0] for line in small.out.splitlines() if line.endswith("  imported")]
+        assert 0 < len(told) < 16
+        assert {f"{row['kind']}/{row['key']}" for row in small.json("ls")["entries"]} == set(told)
+        remount(tmp_path / "small", "size=2m")
+        assert small("import", str(tmp_path / "out.tar")) == DONE
+        assert small("verify") == DONE
+        assert len(small.json("ls")["entries"]) == 16
+
+
+@pytest.mark.parametrize("where", ["store", "kind", "entry"])
 def test_a_file_where_an_imported_entry_belongs_is_told(
     tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], where: str
 ) -> None:
     entry = made["unused"]
     assert cache("export", entry.place, str(tmp_path / "out")) == DONE
-    path = other.home / "store" / (entry.place if where == "entry" else entry.manifest.kind)
+    path = other.home / {"store": "store", "kind": f"store/{entry.manifest.kind}", "entry": f"store/{entry.place}"}[where]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"a disk's own")
     assert other("import", str(tmp_path / "out")) == USER_MISTAKE
-    assert f"StoreError: {path} is a file, and a folder of the store belongs there\n" in other.err
-    assert f"  Next:    mv -n {path} {path}.aside\n" in other.err
+    assert f"StoreError: {path} is a file, and a folder belongs there\n" in other.err
+    assert f"  Next:    mv {path} {path}.aside\n" in other.err
     path.rename(f"{path}.aside")
     assert other("import", str(tmp_path / "out")) == DONE
     assert other("verify") == DONE

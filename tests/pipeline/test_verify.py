@@ -49,7 +49,7 @@ def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
     assert cache.err.splitlines()[-3:] == [
         f"CorruptEntryError: {entry.place} is damaged",
         "  Allowed: files as the manifests describe them",
-        "  Next:    the command above",
+        f"  Next:    {command}",
     ]
     assert cache.json("verify")["damaged"] == {entry.place: {"problems": [said], "next": command}}
     assert cache("verify", made["student"].key) == DONE
@@ -179,21 +179,50 @@ def test_a_home_beneath_that_is_out_of_reach_is_asked_only_for_what_is_missing(
 
 
 @pytest.mark.parametrize("command", [("verify",), ("ls",), ("gc",), ("drop", "targets")])
-@pytest.mark.parametrize("where", ["kind", "entry"])
+@pytest.mark.parametrize("where", ["store", "kind", "entry", "runs", "unfinished"])
 def test_a_file_where_a_folder_belongs_is_told_and_stays(
     cache: Cache, made: dict[str, Entry], command: tuple[str, ...], where: str
 ) -> None:
-    folder = local(made["val bits"].folder).parent
-    path = folder if where == "entry" else folder.parent
-    shutil.rmtree(path)
+    if where in ("runs", "unfinished") and command[0] == "drop":
+        command = ("drop", made["unused"].key)
+    path = _folder(cache, made, where)
+    shutil.rmtree(path, ignore_errors=True)
     path.write_bytes(b"a disk's own")
+    Path(f"{path}.aside").write_bytes(b"of the last time")
     assert cache(*command) == USER_MISTAKE
-    assert f"StoreError: {path} is a file, and a folder of the store belongs there\n" in cache.err
-    assert f"  Next:    mv -n {path} {path}.aside\n" in cache.err
+    assert f"StoreError: {path} is a file, and a folder belongs there\n" in cache.err
+    assert f"  Next:    mv {path} {path}.aside1\n" in cache.err
     assert path.read_bytes() == b"a disk's own"
-    path.rename(f"{path}.aside")
+    path.rename(f"{path}.aside1")
     assert cache("verify") == DONE
-    assert made["val bits"].place in cache.json("verify")["missing"]["demo"]["entries"]
+
+
+def _folder(cache: Cache, made: dict[str, Entry], where: str) -> Path:
+    runs, entry = cache.home / "runs", local(made["val bits"].folder).parent
+    return {
+        "store": cache.home / "store",
+        "kind": entry.parent,
+        "entry": entry,
+        "runs": runs,
+        "unfinished": runs / "demo" / "unfinished",
+    }[where]
+
+
+@pytest.mark.parametrize("command", [("verify",), ("ls", "targets"), ("gc",), ("drop", "targets")])
+@pytest.mark.parametrize("where", ["store", "kind", "entry"])
+def test_a_link_to_a_disk_that_is_not_there_is_no_empty_folder(
+    cache: Cache, made: dict[str, Entry], tmp_path: Path, command: tuple[str, ...], where: str
+) -> None:
+    path = _folder(cache, made, where)
+    path.rename(tmp_path / "the disk")
+    path.symlink_to(tmp_path / "the disk")
+    assert cache("verify") == DONE
+    (tmp_path / "the disk").rename(tmp_path / "elsewhere")
+    assert cache(*command) == USER_MISTAKE
+    assert f"StoreError: {path} is a link that leads nowhere\n" in cache.err
+    assert f"  Next:    ls -l {path}\n" in cache.err
+    (tmp_path / "elsewhere").rename(tmp_path / "the disk")
+    assert cache("verify") == DONE
 
 
 @pytest.mark.parametrize("lost", ["gone", "empty"])
@@ -208,9 +237,10 @@ def test_lost_settings_are_told_and_stand_as_file_in_commands(
     local(made["student"].folder / "file").write_bytes(b"")
     local(made["train bits"].folder / "zarr").write_bytes(b"")
     damaged = cache.json("verify")["damaged"]
-    again = f"python -m pipeline.run --config FILE --home {cache.home}"
+    again = f"python -m pipeline.run --config FILE --name demo --home {cache.home}"
     assert damaged[made["student"].place]["next"] == f"{again} --stage distill --force {made['student'].place}"
-    assert "The settings of experiment 'demo' are lost: commands name FILE in their place" in caplog.messages
+    told = f"The settings of experiment 'demo' in {cache.home}/runs/demo are lost: FILE stands for a file with them"
+    assert caplog.messages.count(told) == 1
     assert cache("repair", made["train bits"].key) == USER_MISTAKE
     assert f"The settings of demo, which uses {made['train bits'].place}, are lost" in cache.err
     assert f"  Next:    {again} --stage all\n" in cache.err

@@ -146,7 +146,7 @@ def test_a_file_where_a_folder_belongs_is_neither_an_entry_nor_none(store: Store
         store.homes,
         lambda: ExitStack().enter_context(store.draft("targets", RECIPE)),
     ):
-        with pytest.raises(StoreError, match=f"^{path} is a file, and a folder of the store belongs there\n"):
+        with pytest.raises(StoreError, match=f"^{path} is a file, and a folder belongs there\n"):
             look()
 
 

@@ -87,7 +87,7 @@ def test_a_store_that_may_only_be_read_gives_what_it_has_and_takes_nothing(tmp_p
         assert {item.what for item in garbage} == {"entry", "unfinished work"}
         for item in garbage:
             with pytest.raises((OSError, StoreError), match=r"Read-only file system|cannot be removed"):
-                remove(store, item, set())
+                remove(store, item, lambda: False)
         remount(tmp_path / "disk", "rw")
         assert store.find("targets", OTHER) == entry
         assert entry.problems() == []

@@ -41,7 +41,7 @@ def _told(garbage: Collection[Garbage]) -> list[tuple[str, str]]:
 
 def _collect(store: Store, used: Collection[str] = ()) -> None:
     for item in _find(store, used):
-        assert remove(store, item, used)
+        assert remove(store, item, lambda: False)
 
 
 def _files(store: Store) -> set[str]:
@@ -60,7 +60,7 @@ def test_an_old_entry_that_nobody_uses_goes_and_one_that_is_used_stays(store: St
     # Files of 11, 11 and 2 bytes, and the manifest.
     assert item.size == 24 + local(manifest).stat().st_size
     assert item.age_seconds == pytest.approx(25 * HOUR, abs=60)
-    assert remove(store, item, {used.place})
+    assert remove(store, item, lambda: False)
     assert list(local(unused.folder.parent).iterdir()) == []
     assert used.problems() == []
 
@@ -86,7 +86,7 @@ def test_an_entry_is_taken_out_manifest_first(store: Store, monkeypatch: pytest.
 
     monkeypatch.setattr("shutil.rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        remove(store, item, ())
+        remove(store, item, lambda: False)
     monkeypatch.undo()
     assert store.find("targets", RECIPE) is None
     assert made.problems() == []
@@ -111,7 +111,58 @@ def test_an_entry_that_is_used_since_it_was_looked_at_stays(store: Store) -> Non
     made = make_entry(store)
     grow_old(local(store.root), 25)
     (item,) = _find(store)
-    assert not remove(store, item, {PLACE})
+    assert not remove(store, item, lambda: True)
+    assert store.find("targets", RECIPE) == made
+    assert _files(store) == {"manifest.json", made.folder.name}
+
+
+def test_an_entry_that_a_run_notes_and_finds_as_it_goes_stays(store: Store) -> None:
+    """Whoever notes it before its manifest went is asked for after that, and whoever notes it later does not find it."""
+    made = make_entry(store)
+    grow_old(local(store.root), 25)
+    (item,) = _find(store)
+    found: list[Entry | None] = []
+
+    def is_used() -> bool:
+        found.append(store.find("targets", RECIPE))
+        return len(found) == 2
+
+    assert not remove(store, item, is_used)
+    assert found == [made, None]
+    assert store.find("targets", RECIPE) == made
+    assert made.problems() == []
+    assert _files(store) == {"manifest.json", made.folder.name}
+
+
+def test_an_entry_made_again_while_its_manifest_was_away_is_the_one_that_stays(store: Store) -> None:
+    make_entry(store)
+    grow_old(local(store.root), 25)
+    (item,) = _find(store)
+    again: list[Entry] = []
+
+    def is_used() -> bool:
+        if store.find("targets", RECIPE) is None:
+            again.append(make_entry(store))
+            return True
+        return False
+
+    assert not remove(store, item, is_used)
+    assert [store.find("targets", RECIPE)] == again
+    assert again[0].problems() == []
+
+
+def test_when_it_cannot_be_told_who_uses_an_entry_it_stays(store: Store) -> None:
+    made = make_entry(store)
+    grow_old(local(store.root), 25)
+    (item,) = _find(store)
+
+    def is_used() -> bool:
+        if store.find("targets", RECIPE) is None:
+            raise StoreError("metrics.json names no entries")
+        return False
+
+    with pytest.raises(StoreError, match="names no entries"):
+        remove(store, item, is_used)
     assert store.find("targets", RECIPE) == made
 
 
@@ -121,7 +172,7 @@ def test_an_entry_made_again_since_it_was_looked_at_stays(store: Store) -> None:
     (item,) = _find(store)
     store.discard(first)
     second = make_entry(store)
-    assert not remove(store, item, ())
+    assert not remove(store, item, lambda: False)
     assert store.find("targets", RECIPE) == second
     assert second.problems() == []
 
@@ -132,7 +183,7 @@ def test_what_cannot_be_removed_is_told(store: Store, monkeypatch: pytest.Monkey
     (item,) = _find(store)
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(StoreError, match="cannot be removed"):
-        remove(store, item, ())
+        remove(store, item, lambda: False)
 
 
 # What dead writers left
@@ -145,7 +196,7 @@ def test_the_work_of_a_dead_writer_goes_when_it_is_old_and_nobody_wants_it(store
     assert _find(store, {PLACE}) == [], "an experiment goes on from it"
     (item,) = _find(store)
     assert (item.what, item.paths) == ("unfinished work", (folder,))
-    assert remove(store, item, ())
+    assert remove(store, item, lambda: False)
     assert _files(store) == set()
 
 
@@ -166,7 +217,7 @@ def test_work_that_an_entry_has_superseded_goes_though_the_entry_is_used(store: 
     (item,) = _find(store, {PLACE})
     assert (item.what, item.paths) == ("unfinished work", (attempt,))
     assert item.size == 5, "what the entry shares frees nothing"
-    assert remove(store, item, {PLACE})
+    assert remove(store, item, lambda: True)
     assert _files(store) == {"manifest.json", made.folder.name}
     assert made.problems() == []
 
@@ -180,7 +231,7 @@ def test_work_that_is_committed_since_it_was_looked_at_stays(store: Store, monke
         grow_old(local(store.root), 25)
         (item,) = _find(store)
         made = draft.commit(FILES, measured={})
-    assert not remove(store, item, ())
+    assert not remove(store, item, lambda: False)
     assert made.problems() == []
 
 
@@ -241,7 +292,7 @@ def test_a_manifest_that_is_whole_since_it_was_looked_at_stays(store: Store) -> 
     grow_old(local(store.root), 25)
     garbage = _find(store)
     again = make_entry(store)
-    assert [remove(store, item, ()) for item in garbage] == [False, True]
+    assert [remove(store, item, lambda: False) for item in garbage] == [False, True]
     assert store.find("targets", RECIPE) == again
     assert again.problems() == []
 
@@ -271,7 +322,7 @@ def test_nothing_goes_where_a_writer_has_begun_since_it_was_looked_at(store: Sto
     (item,) = _find(store)
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
-        assert not remove(store, item, ())
+        assert not remove(store, item, lambda: False)
         for name in FILES[1:]:
             write_file(draft, name)
         assert draft.commit(FILES, measured={}).problems() == []
@@ -314,7 +365,7 @@ def test_a_writer_elsewhere_is_watched_for_a_minute_and_not_judged_by_the_clock(
         assert (found, left) == ([], {PLACE: "process 1 on elsewhere is making it"})
     else:
         assert [item.paths for item in found] == [(folder, folder.with_name(f"{folder.name}.lease"))]
-        assert remove(store, found[0], ())
+        assert remove(store, found[0], lambda: False)
         assert _files(store) == set()
 
 

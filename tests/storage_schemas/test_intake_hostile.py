@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from archive_samples import OTHER, content_of, exported, imported, is_untouched,
 from store_samples import signed
 
 from storage_schemas.entry import Draft, Entry, Store
-from storage_schemas.errors import CorruptEntryError
+from storage_schemas.errors import CorruptEntryError, StoreError
 
 
 @pytest.fixture
@@ -155,3 +156,20 @@ def test_links_in_a_folder_are_not_followed(tmp_path: Path, store: Store, entrie
     with pytest.raises(CorruptEntryError, match=r"bits/c/. is missing"):
         imported(store, source)
     assert is_untouched(store)
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.map": "a,b"}, {"GNU.sparse.size": "x", "GNU.sparse.map": "0,1"}])
+def test_headers_with_numbers_that_are_none_are_refused(tmp_path: Path, store: Store, headers: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "out.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("export.json")
+        member.pax_headers = headers
+        tar.addfile(member)
+    with pytest.raises(CorruptEntryError, match="cannot be read as a tar file"):
+        imported(store, tmp_path / "out.tar")
+    assert is_untouched(store)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, store: Store) -> None:
+    os.mkfifo(tmp_path / "out.tar")
+    with pytest.raises(StoreError, match="is neither a file nor a folder"):
+        imported(store, tmp_path / "out.tar")

@@ -325,7 +325,7 @@ def test_what_died_long_ago_and_what_nobody_uses_is_garbage(store: Store) -> Non
     assert find_garbage(store, {made.place}, min_age_seconds=0, tell=lambda _: None)[0] != garbage
     for item in garbage:
         assert item.size > 0
-        assert remove(store, item, ())
+        assert remove(store, item, lambda: False)
     assert _names(store) == set()
 
 

@@ -239,7 +239,11 @@ class Store:
     def _take_manifest(self, entry: Entry, is_needed: Callable[[], bool]) -> bool:
         """Take the manifest away, unless the entry is needed or is another meanwhile; whether it went."""
         manifest = self.root / entry.place / MANIFEST
-        aside = set_aside(manifest)
+        try:
+            aside = set_aside(manifest)
+        except FileNotFoundError:
+            # Another run was quicker.
+            return True
         stays = True
         try:
             found = Manifest.decode(aside.read_bytes(), where=str(aside))

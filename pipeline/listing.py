@@ -13,6 +13,7 @@ from pipeline.answers import Answer, entry_named, names_of, opened, rank, users_
 from pipeline.experiments import Run
 from pipeline.tables import age_text, plural, printable, size_text, table, tree, values_text
 from storage_schemas.entry import Entry
+from storage_schemas.errors import SchemaVersionError
 from storage_schemas.inventory import Inventory, Unreadable, take_inventory
 from storage_schemas.manifest import as_mappings, differing_fields
 
@@ -51,8 +52,12 @@ def ls(options: argparse.Namespace) -> Answer:
     unreadable = {
         place: error for place, error in inventory.unreadable.items() if options.kind in (None, place.partition("/")[0])
     }
-    for error in unreadable.values():
-        log.warning("%s", error.seen)
+    others = [place for place, error in unreadable.items() if isinstance(error, SchemaVersionError)]
+    if others:
+        log.warning("%s of another schema version, such as %s", plural(len(others), "entry"), others[0])
+    for place, error in unreadable.items():
+        if place not in others:
+            log.warning("%s", error.seen)
     data = {
         "entries": [vars(row) for row in rows],
         "unreadable": {place: error.seen for place, error in unreadable.items()},

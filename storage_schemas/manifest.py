@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from storage_schemas.errors import CorruptEntryError, SchemaVersionError
@@ -180,7 +181,7 @@ class Manifest:
                     allowed=f"version {SCHEMA_VERSION}, which this release writes",
                     run="use the release that wrote it, or give a new --home",
                 )
-            body["files"] = {name: FileFacts(**facts) for name, facts in body["files"].items()}
+            body["files"] = _read_facts(body["files"])
             manifest = cls(**body)
             manifest._check_types()
             key = key_of(manifest.kind, manifest.recipe)
@@ -204,6 +205,16 @@ class Manifest:
             raise TypeError("a size that is not a number of bytes")
         # A number like 1e999 is read as one that has no spelling.
         canonical_json([self.measured, self.made])
+
+
+_facts_in = itemgetter(*FileFacts._fields)
+
+
+def _read_facts(files: dict[str, dict[str, Any]]) -> dict[str, FileFacts]:
+    # By column too.
+    if {*map(len, files.values())} - {len(FileFacts._fields)}:
+        raise TypeError("facts of a file that are more than its size and hash")
+    return dict(zip(files, map(FileFacts._make, map(_facts_in, files.values())), strict=True))
 
 
 _VERSION_1 = b'\n "schema": 1'

@@ -93,7 +93,8 @@ def children(place: Place) -> tuple[list[Place], list[Place]]:
         if isinstance(error, FileNotFoundError):
             return [], []
         raise
-    return [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
+    folders = [path for path in paths if path.is_dir()]
+    return folders, [path for path in paths if path not in {*folders}] if len(folders) < len(paths) else []
 
 
 def in_the_way(folder: Place) -> StoreError | None:

@@ -8,7 +8,6 @@ import platform
 import socket
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 __all__ = ["provenance"]
@@ -31,6 +30,9 @@ def provenance() -> dict[str, Any]:
 @cache
 def _versions() -> dict[str, str]:
     """Looked up once: it takes longer than everything else that is said here."""
+    # It is half of what a list of entries would import.
+    from importlib import metadata
+
     found = {}
     for name in _VERSIONS_OF:
         try:

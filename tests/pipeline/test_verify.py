@@ -133,7 +133,9 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
     assert cache("verify", made["val"].key) == USER_MISTAKE
 
 
-def test_entries_of_another_schema_version_are_told_and_may_be_dropped(cache: Cache, made: dict[str, Entry]) -> None:
+def test_entries_of_another_schema_version_are_told_and_may_be_dropped(
+    cache: Cache, made: dict[str, Entry], caplog: pytest.LogCaptureFixture
+) -> None:
     entry = made["unused"]
     manifest = local(entry.folder).parent / "manifest.json"
     manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 1}))
@@ -144,6 +146,8 @@ def test_entries_of_another_schema_version_are_told_and_may_be_dropped(cache: Ca
     assert cache.json("verify")["other_versions"] == [entry.place]
     assert cache("verify", entry.key) == USER_MISTAKE, "it was to be looked at, and was not"
     assert f"  Next:    {drop}\n" in cache.err
+    assert cache("ls") == DONE
+    assert f"1 entry of another schema version, such as {entry.place}" in caplog.messages
     assert cache("gc", "--min-age", "0") == DONE
     assert manifest.exists()
     assert cache("drop", entry.key) == DONE

@@ -93,8 +93,8 @@ def children(place: Place) -> tuple[list[Place], list[Place]]:
         if isinstance(error, FileNotFoundError):
             return [], []
         raise
-    folders = [path for path in paths if path.is_dir()]
-    return folders, [path for path in paths if path not in {*folders}] if len(folders) < len(paths) else []
+    is_folder = {path: path.is_dir() for path in paths}
+    return [path for path in paths if is_folder[path]], [path for path in paths if not is_folder[path]]
 
 
 def in_the_way(folder: Place) -> StoreError | None:

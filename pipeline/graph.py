@@ -104,7 +104,7 @@ def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | Non
 
     What earlier stages make is there: ``check`` has seen it. ``connect`` is called before any work, and not at all without.
 
-    With ``force`` what the stage left is taken out of the store first, or of that only what these keys name.
+    With ``force`` what the stage left is made again, or of that only what these keys name; it goes when the new is there.
 
     Raises:
         CorruptEntryError: what is to be made again was made from entries that are damaged; it stays.
@@ -114,11 +114,11 @@ def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | Non
     if force is not None:
         there = [step for step in module.steps(context) if is_forced(step, force) and context.find(step) is not None]
         if there:
-            # Before anything is taken away: from damaged inputs, or without a cluster, it could not be made again.
+            # Before any work: from damaged inputs, or without a cluster, it could not be made again.
             _check_inputs(context, stage, there)
             connect()
         for step in there:
-            context.forget(step)
+            context.replace(step)
     refer(context, [stage])
     missing = _missing(context, module)
     if not missing:

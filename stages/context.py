@@ -103,11 +103,11 @@ class Context:
                 self._found[step.kind, step.key] = known
         return known
 
-    def forget(self, step: Step) -> None:
-        """Take a step's entry out of the store, so that it is made again."""
+    def replace(self, step: Step) -> None:
+        """Have a step's entry made again; it goes when another is in its place."""
         entry = self.find(step)
         if entry is not None:
-            self.store.discard(entry)
+            self.store.replace(entry)
             del self._found[step.kind, step.key]
 
     def look_again(self) -> None:

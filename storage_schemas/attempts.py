@@ -43,14 +43,14 @@ class Attempts:
         """Those that ``living`` has found dead, the newest, which has adopted the most, first."""
         return [path for path, watch in reversed(self._watches.items()) if watch.is_dead()]
 
-    def wait(self, what: str, tell: Callable[[str], None]) -> None:
-        """Wait until the entry is there or none of the writers lives.
+    def wait(self, what: str, tell: Callable[[str], None], *, is_there: Callable[[], bool]) -> None:
+        """Wait until the entry ``is_there`` or none of the writers lives.
 
         Raises:
             RuntimeError: a writer is this very process, which would wait for itself for ever: a fault of the program.
         """
         told = False
-        while not (self._home / MANIFEST).exists() and (living := self.living()):
+        while not is_there() and (living := self.living()):
             if any(watch.is_own() for watch in living.values()):
                 raise RuntimeError(f"{what} was begun twice by this process, which cannot wait for itself")
             if not told:

@@ -31,13 +31,15 @@ class Draft:
     """An entry in the making: a folder of its own, under a lease.
 
     Files are written below ``work``, which is the folder itself, or where that lies in a bucket, its mirror on this node.
+    ``replaces`` is the folder of an entry that goes when this one is committed, and is found until then.
     """
 
-    def __init__(self, home: Place, kind: str, recipe: Recipe) -> None:
+    def __init__(self, home: Place, kind: str, recipe: Recipe, *, replaces: Place | None = None) -> None:
         self.kind, self.recipe, self.key = kind, as_json(recipe), key_of(kind, recipe)
         self._home = home
         self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
         self._started = time.monotonic()
+        self._replaces = replaces
         self._superseded: list[Place] = []
         self._ended = False
 
@@ -50,6 +52,13 @@ class Draft:
     def was_taken_over(self) -> bool:
         """True if the folder is gone although nothing is committed from here: another run held this writer for dead."""
         return not self._ended and not self.folder.is_dir()
+
+    def stands_to_be_replaced(self) -> bool:
+        """Whether the entry that this one replaces is the one that is there."""
+        try:
+            return self._replaces is not None and read_entry(self._home).folder == self._replaces
+        except (FileNotFoundError, CorruptEntryError):
+            return False
 
     def parts(self) -> dict[str, Part]:
         """The finished parts, by name: those adopted from a writer that died and those made since."""
@@ -158,7 +167,7 @@ class Draft:
             CorruptEntryError: a file of a finished part has changed since, or is not what is ``expected`` of it.
             StoreError: another run has taken this work over, and has not finished it yet.
         """
-        if (self._home / MANIFEST).exists():
+        if self._is_late():
             return self._give_way()
         try:
             facts = self._facts(files, expected)
@@ -167,18 +176,25 @@ class Draft:
         except FileNotFoundError as error:
             if not self.was_taken_over:
                 raise
-            if (self._home / MANIFEST).exists():
+            if self._is_late():
                 return self._give_way()
             raise self.taken_over() from error
         everything = {**provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
         manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, as_json(measured), as_json(everything))
+        # What is replaced is there until it is written over, so that at no moment there is neither.
+        replaces = self.stands_to_be_replaced()
         try:
-            write_atomic(self._home / MANIFEST, manifest.encode(), exclusive=True)
+            write_atomic(self._home / MANIFEST, manifest.encode(), exclusive=not replaces)
         except FileExistsError:
             return self._give_way()
         self._ended = True
+        if replaces and self._replaces is not None:
+            self._superseded.append(self._replaces)
         self._clean(keep=set(facts))
         return Entry(manifest, self.folder)
+
+    def _is_late(self) -> bool:
+        return (self._home / MANIFEST).exists() and not self.stands_to_be_replaced()
 
     def abandon(self) -> None:
         """Give up, and take away what was written: for work that nobody could go on from."""

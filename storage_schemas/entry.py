@@ -57,6 +57,8 @@ class Store:
     beneath: Store | None = None
     forced: set[str] = field(default_factory=set, compare=False)
     """Places (``kind/key``) that are not looked for beneath, since they are to be made here."""
+    _replaced: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
+    """By place the folder of the entry that counts as not there, until another is committed in its stead."""
     _listings: Listings = field(default_factory=Listings, compare=False, repr=False)
     _warned: set[str] = field(default_factory=set, compare=False, repr=False)
     _seen: dict[str, list[Entry]] = field(default_factory=dict, compare=False, repr=False)
@@ -83,7 +85,8 @@ class Store:
     def _find(self, kind: str, key: str) -> Entry | None:
         """Here, and at this moment; the errors are those of ``find``."""
         try:
-            return read_entry(self.root / kind / key)
+            found = read_entry(self.root / kind / key)
+            return None if found.folder == self._replaced.get(found.place) else found
         except FileNotFoundError:
             return None
         except CorruptEntryError as error:
@@ -177,14 +180,15 @@ class Store:
         make_folders(home)
         attempts = Attempts(home)
         while True:
-            attempts.wait(f"{kind}/{key}", tell)
+            attempts.wait(f"{kind}/{key}", tell, is_there=lambda: self._find(kind, key) is not None)
             found = self._find(kind, key) or self._find_beneath(kind, key, recipe)
             if found:
                 # Another's, perhaps: who asks for it next must not be told what was known before it was there.
                 self._listings.forget(self.root / kind)
                 yield found
                 return
-            draft = Draft(home, kind, recipe)
+            replaces = self._replaced.get(f"{kind}/{key}")
+            draft = Draft(home, kind, recipe, replaces=replaces)
             with Lease(lease_of(draft.folder)):
                 # Of two that begin at the same time the older one goes on, unless the other has begun already.
                 if any(
@@ -192,7 +196,7 @@ class Store:
                 ):
                     continue
                 # A writer that has ended since may have committed: only without its manifest is its folder free.
-                dead = attempts.dead()
+                dead = [folder for folder in attempts.dead() if folder != replaces]
                 if self._find(kind, key) is None:
                     self._begin(draft, dead if adopt else [], tell)
                     self._listings.forget(self.root / kind)
@@ -203,13 +207,23 @@ class Store:
     @staticmethod
     def _begin(draft: Draft, dead: Sequence[Place], tell: Callable[[str], None]) -> None:
         manifest = draft.folder.with_name(MANIFEST)
-        if manifest.exists():
+        if manifest.exists() and not draft.stands_to_be_replaced():
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
             set_aside(manifest)
         make_folder(draft.folder)
         adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:
             tell(f"{draft.kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
+
+    def replace(self, entry: Entry) -> None:
+        """Have an entry made again: it counts as not there from now on, and goes when another is committed in its place.
+
+        Until then it stays for everybody else, and for the next run if this one comes to nothing.
+        """
+        # One beneath would be found, and not made again.
+        self.forced.add(entry.place)
+        if not entry.is_borrowed:
+            self._replaced[entry.place] = entry.folder
 
     def discard(self, entry: Entry, *, is_needed: Callable[[], bool] = lambda: False) -> bool:
         """Take an entry out of the store: the manifest first, so that nothing half removed is ever found.
@@ -223,16 +237,10 @@ class Store:
         Raises:
             OSError: this user may not remove it.
         """
-        if entry.is_borrowed:
-            # It stays for all others, and another is made here.
-            self.forced.add(entry.place)
-            return True
         current = self._find(entry.manifest.kind, entry.key)
         # Another run may have discarded it before us, and made it again: that one stays.
         if current is not None and (current.folder != entry.folder or not self._take_manifest(entry, is_needed)):
             return False
-        # One beneath would be found in its place, and not made again.
-        self.forced.add(entry.place)
         remove_tree(entry.folder)
         return True
 

@@ -1,7 +1,8 @@
 """A writer of the store in a process of its own, to be killed: ``python store_writer.py MODE FOLDER``.
 
 ``hang`` finishes one part, says so and waits; ``make`` makes the entry; ``kills`` makes it once for every file operation that
-a making takes, killed before that operation, and each time once more; ``race`` makes it twice at the same time, in rounds.
+a making takes, killed before that operation, and each time once more; ``replaces`` does so where there is one, which is to be
+made again; ``race`` makes it twice at the same time, in rounds.
 Results are lines of JSON.
 """
 
@@ -31,10 +32,13 @@ def _say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201
 
 
-def _make(root: Place, *, pause: float = 0.0) -> tuple[Entry, list[str]]:
-    """The entry, and the files that this process wrote."""
+def _make(root: Place, *, pause: float = 0.0, replace: bool = False) -> tuple[Entry, list[str]]:
+    """The entry, and the files that this process wrote; with ``replace`` in the place of the one that is there."""
     wrote: list[str] = []
-    with Store(root).draft("targets", RECIPE, tell=lambda message: _say(told=message)) as draft:
+    store = Store(root)
+    if replace and (old := store.find("targets", RECIPE)):
+        store.replace(old)
+    with store.draft("targets", RECIPE, tell=lambda message: _say(told=message)) as draft:
         if isinstance(draft, Entry):
             return draft, wrote
         done = draft.parts()
@@ -106,22 +110,25 @@ def _forked(work: Callable[[], object]) -> Callable[[], bool]:
     return wait
 
 
-def _report(root: Place, **facts: object) -> None:
-    entry, wrote = _make(root)
+def _report(root: Place, *, replace: bool = False, **facts: object) -> None:
+    entry, wrote = _make(root, replace=replace)
     files = set(files_below(entry.folder.parent))
     mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
     _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
 
 
-def _kills(root: Place) -> None:
+def _kills(root: Place, *, replace: bool = False) -> None:
     killed, number = True, 0
     while killed:
         number += 1
         home = root / str(number)
 
+        if replace:
+            _forked(partial(_make, home))()
+
         def interrupted(number: int = number, home: Place = home) -> None:
             _die_before(number, home)
-            _make(home)
+            _make(home, replace=replace)
 
         killed = _forked(interrupted)()
 
@@ -129,7 +136,7 @@ def _kills(root: Place) -> None:
         def again(home: Place = home, killed: bool = killed) -> None:
             found = Store(home).find("targets", RECIPE)
             before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}
-            _report(home, killed=killed, before=before)
+            _report(home, replace=replace, killed=killed, before=before)
 
         _forked(again)()
 
@@ -161,4 +168,5 @@ def _hang(root: Place) -> None:
 
 
 if __name__ == "__main__":
-    {"kills": _kills, "race": _race, "hang": _hang, "make": _report}[sys.argv[1]](place_of(sys.argv[2]))
+    modes = {"kills": _kills, "replaces": partial(_kills, replace=True), "race": _race, "hang": _hang, "make": _report}
+    modes[sys.argv[1]](place_of(sys.argv[2]))

@@ -35,7 +35,7 @@ def test_what_is_there_is_told_in_one_line_a_stage(finished: Path) -> None:
 def test_what_waits_for_a_teacher_that_is_gone_is_no_earlier_version_of_what_is_there(tmp_path: Path) -> None:
     """The senior is another network than the primary, and the page may be the same when all is there again."""
     context = with_all(make_context(tmp_path))
-    context.forget(teachers.teacher_step(context, "primary"))
+    context.store.discard(context.need(teachers.teacher_step(context, "primary")))
     lines = render_plan(plan(make_context(tmp_path), ["teachers", "report"])).splitlines()
     assert lines[:2] == [
         "teachers  miss   primary teacher: not made yet",
@@ -49,7 +49,7 @@ def test_what_is_there_for_another_step_is_no_earlier_version_of_what_is_missing
     context = with_all(make_context(tmp_path))
     for planned in plan(make_context(tmp_path, "distill.lr=0.01"), ["distill"]):
         assert planned.why == "differs from what is there in distill.lr: 0.002 -> 0.01", "each from itself"
-    context.forget(distill.student_step(context, "student"))
+    context.store.discard(context.need(distill.student_step(context, "student")))
     assert render_plan(plan(make_context(tmp_path), ["distill"])).splitlines() == [
         "distill   miss   student: not made yet",
         "distill   hit    baseline (the student without teachers)",
@@ -116,7 +116,7 @@ def test_a_changed_teacher_is_named_and_its_hash_is_not(finished: Path, tmp_path
     context = make_context(tmp_path)
     with_all(context)
     for step in graph.STAGES["teachers"].steps(context)[:1]:
-        context.forget(step)
+        context.replace(step)
         leave_entry(context, step, content="0" * 64)
     told = {item.step.title: item.why for item in plan(context, ["teachers", "targets"]) if item.why}
     assert told["senior teacher"] == "differs from what is there in base"

@@ -17,7 +17,7 @@ from pipeline import graph
 from pipeline.experiments import experiments
 from stages import distill, targets, teachers
 from stages.context import Context, StageName, Step
-from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, MissingInputError
+from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, DataError, MissingInputError
 
 
 @dataclass
@@ -26,12 +26,15 @@ class _Stage:
 
     given: Callable[[Context], list[Step]]
     made: list[str] = field(default_factory=list)
+    fails_at: str = ""
 
     def steps(self, context: Context) -> list[Step]:
         return self.given(context)
 
     def make(self, context: Context, missing: Sequence[Step]) -> None:
         for step in missing:
+            if step.title == self.fails_at:
+                raise DataError("The picture has changed")
             self.made.append(step.title)
             leave_entry(context, step)
 
@@ -95,6 +98,18 @@ def test_force_takes_nothing_away_when_the_cluster_cannot_be_reached(tmp_path: P
     assert all(make_context(tmp_path).find(step) for step in stage.steps(context))
     graph.make_stage(make_context(tmp_path), "distill", force=(), connect=lambda: None)
     assert stage.made == ["one", "two"] * 2
+
+
+def test_force_takes_nothing_away_when_the_work_comes_to_nothing(tmp_path: Path, stage: _Stage) -> None:
+    """Such as of a picture that is damaged, which nobody looks at before."""
+    graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
+    before = [make_context(tmp_path).find(step) for step in stage.steps(make_context(tmp_path))]
+    stage.fails_at = "two"
+    with pytest.raises(DataError):
+        graph.make_stage(make_context(tmp_path), "distill", force=(), connect=lambda: None)
+    after = [make_context(tmp_path).find(step) for step in stage.steps(make_context(tmp_path))]
+    assert after[0] not in (None, before[0]), "the first was made again"
+    assert after[1] == before[1]
 
 
 def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp_path: Path) -> None:

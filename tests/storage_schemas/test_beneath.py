@@ -72,14 +72,16 @@ def test_ones_own_entry_comes_first(own: Store, team: Store) -> None:
 
 def test_what_is_forced_is_made_in_ones_own_store_and_the_teams_stays(own: Store, team: Store) -> None:
     before = _state(team.root)
-    own.discard(_found(own))
+    own.replace(_found(own))
     assert own.find("targets", RECIPE) is None
     with own.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
     mine = make_entry(own)
     assert _found(own) == mine
-    own.discard(mine)
+    own.replace(mine)
     assert own.find("targets", RECIPE) is None
+    assert make_entry(own).folder != mine.folder
+    assert not mine.folder.is_dir()
     assert _state(team.root) == before
 
 

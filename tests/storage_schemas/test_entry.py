@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from buckets import local
-from store_samples import CONTENT, FILES, RECIPE, fill, flip_bit, make_entry, truncate
+from store_samples import CONTENT, FILES, RECIPE, fill, flip_bit, make_entry, signed, truncate
 
 from storage_schemas import draft as draft_module
 from storage_schemas import parts
@@ -276,6 +277,50 @@ def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.M
 
 
 # Taking out, and looking around
+
+
+def test_an_entry_that_is_to_be_made_again_stays_until_another_is_there(store: Store) -> None:
+    old = make_entry(store)
+    store.replace(old)
+    assert store.find("targets", RECIPE) is None
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert draft.parts() == {}, "nothing of the old one is taken over"
+        assert Store(store.root).find("targets", RECIPE) == old
+    assert Store(store.root).find("targets", RECIPE) == old
+    assert old.problems() == []
+    again = make_entry(store)
+    assert again.folder != old.folder
+    assert _found(store) == Store(store.root).find("targets", RECIPE) == again
+    assert not old.folder.is_dir()
+    assert again.problems() == []
+
+
+def test_what_another_run_has_made_again_meanwhile_is_not_made_once_more(store: Store) -> None:
+    old = make_entry(store)
+    store.replace(old)
+    other = Store(store.root)
+    other.replace(old)
+    again = make_entry(other)
+    with store.draft("targets", RECIPE) as found:
+        assert found == again
+    assert _found(store) == again
+
+
+def test_an_entry_that_was_made_again_while_this_one_was_is_given_way_to(store: Store) -> None:
+    old = make_entry(store)
+    store.replace(old)
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        old_manifest = local(old.folder).parent / "manifest.json"
+        old_manifest.unlink()
+        other = replace(old, folder=old.folder.with_name("another"))
+        local(old.folder).rename(local(other.folder))
+        data = json.loads(old.manifest.encode())
+        old_manifest.write_bytes(signed({**data, "folder": "another"}))
+        assert draft.commit(FILES, measured={}).folder == other.folder
+    assert other.problems() == []
 
 
 def test_discard_removes_the_manifest_before_any_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

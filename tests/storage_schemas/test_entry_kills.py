@@ -111,6 +111,18 @@ def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root
 
 
 @pytest.mark.slow
+def test_killed_before_any_file_operation_of_making_an_entry_again_there_is_always_one(root: Place, payload: str) -> None:
+    """The old one, or the new: what is forced is not lost if it comes to nothing."""
+    runs = [line for line in _lines("replaces", root) if "payload" in line]
+    assert [run["killed"] for run in runs] == [True] * (len(runs) - 1) + [False]
+    assert len(runs) > (40 if isinstance(root, Path) else 11)
+    for run in runs:
+        assert run["before"] == {"payload": payload, "problems": []}
+        assert (run["payload"], run["problems"]) == (payload, [])
+        assert all(name.endswith(".partial") for name in run["litter"])
+
+
+@pytest.mark.slow
 def test_two_processes_at_once_return_the_same_entry_and_the_work_is_done_once(root: Place, payload: str) -> None:
     lines = _lines("race", root)
     made = 0

@@ -164,8 +164,8 @@ def test_of_two_that_begin_together_one_gives_way(
     left = iter(names)
     real = Draft.__init__
 
-    def named(self: Draft, home: Path, kind: str, recipe: dict[str, Any]) -> None:
-        real(self, home, kind, recipe)
+    def named(self: Draft, home: Path, kind: str, recipe: dict[str, Any], *, replaces: Path | None) -> None:
+        real(self, home, kind, recipe, replaces=replaces)
         self.folder = home / next(left)
 
     monkeypatch.setattr(Draft, "__init__", named)

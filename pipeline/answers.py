@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipeline.experiments import Run, experiments
+from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import beneath_if_there, home_of, make_home
 from storage_schemas.entry import Entry, Store
 from storage_schemas.errors import (
@@ -32,6 +32,7 @@ __all__ = [
     "drop_of",
     "entry_at",
     "entry_named",
+    "known_by",
     "maker_of",
     "mend_of",
     "names_of",
@@ -103,7 +104,10 @@ def users_of(home: Place) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for experiment in experiments(home):
         if experiment.problem:
-            log.warning("What experiment '%s' uses is not known: %s", experiment.name, experiment.problem)
+            again = known_by(home, experiment)
+            log.warning(
+                "What experiment '%s' uses is not known: %s; to know it: %s", experiment.name, experiment.problem, again
+            )
         for run in experiment.runs:
             for place in run.places:
                 found.setdefault(place, []).append(run)
@@ -141,6 +145,10 @@ def mend_of(
     """
     if any(map(is_unreadable, problems)):
         return look_again(place, home)
+    unsure = [] if users else [experiment for experiment in experiments(home) if experiment.problem]
+    if unsure:
+        # It may be used by that one.
+        return known_by(home, unsure[0])
     maker = maker_of(home, users, beneath)
     if isinstance(found, Entry):
         if users or (beneath and found.twin(beneath)):
@@ -150,6 +158,15 @@ def mend_of(
         return make_again(place.partition("/")[0], maker, force=False)
     # Nobody needs it, and nobody knows any more from what settings it was made; or a run takes what is beneath, and leaves it.
     return drop_of(home, place, users)
+
+
+def known_by(home: Place, experiment: Experiment) -> str:
+    """The command after which it is known again what an experiment with a ``problem`` uses."""
+    folder = home / "runs" / experiment.name
+    if experiment.spoilt is not None and experiment.spoilt != folder:
+        # Notes of a run that did not end, which no other run writes anew.
+        return removal_of(experiment.spoilt)
+    return f"{maker_of(home, [Run(experiment.name, folder, frozenset())])} --stage all"
 
 
 def drop_of(home: Place, place: str, users: Sequence[Run]) -> str:

@@ -19,11 +19,13 @@ from pipeline.home import BENEATH_HELP, HOME_HELP, beneath_of, home_of, make_hom
 from stages.context import Context, StageName
 from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ConfigError
-from storage_schemas.places import Place, make_folders
+from storage_schemas.places import Place, folder_in_the_way, make_folders
 
 __all__ = ["build_parser", "main"]
 
 log = logging.getLogger("pipeline")
+
+REPORT = "report.html"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -99,6 +101,10 @@ def _run(options: argparse.Namespace) -> None:
     # After all that can be refused without it: a refusal leaves nothing behind.
     make_home(home)
     make_folders(context.run_dir)
+    for name in (RESOLVED, METRICS, REPORT):
+        # Before any work, which would end with it.
+        if stray := folder_in_the_way(context.run_dir / name):
+            raise stray
     resolved = resolved_yaml(settings)
     with experiments.noting(context.run_dir, context.run, resolved):
         _work(context, stages, resolved, force=options.force, connect=connect)
@@ -109,7 +115,7 @@ def _work(
 ) -> None:
     """Make what the stages lack, and leave the figures."""
     from pipeline import cluster, graph
-    from stages import report
+    from stages import distill, report
     from stages.summary import entries_of
 
     # Of the stages before too, whose entries these stages read.
@@ -137,6 +143,10 @@ def _work(
     if kept:
         name = context.settings.name
         log.info("What earlier runs of '%s' left stays in use until all stages have run: %d entries", name, kept)
+    student = context.find(distill.student_step(context, "student"))
+    if student is not None:
+        # Who is told where the weights are takes them for whole.
+        context.check(student)
     _tell_result(context.run_dir, figures)
 
 
@@ -182,7 +192,7 @@ def _tell_result(run_dir: Place, figures: dict[str, Any]) -> None:
         log.info("AP: %s (%s)", ", ".join(f"{name} {row['AP']:.3f}" for name, row in rows.items()), scores["protocol"])
     if "weights" in figures:
         log.info("weights of the student: %s", figures["weights"])
-    for name in ("report.html", "metrics.json"):
+    for name in (REPORT, METRICS):
         if (run_dir / name).exists():
             log.info("%s", run_dir / name)
 

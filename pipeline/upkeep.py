@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.answers import Answer, maker_of, mend_of, opened, rank, removal_of, use_of, users_of
+from pipeline.answers import Answer, known_by, maker_of, mend_of, opened, rank, removal_of, use_of, users_of
 from pipeline.experiments import Run, experiments
 from pipeline.home import beneath_if_there, beneath_of
 from pipeline.tables import age_text, plural, printable, size_text, table
@@ -247,13 +247,15 @@ def _used(home: Place) -> frozenset[str]:
     for experiment in found:
         if experiment.problem:
             folder = home / "runs" / experiment.name
-            drop = removal_of(experiment.spoilt or folder)
-            # Running it again writes the figures anew; notes that another run has left it does not touch.
-            is_notes = experiment.spoilt != folder
+            spoilt = experiment.spoilt or folder
             raise StoreError(
                 f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
                 allowed="experiments of which it is known, since what they need is not removed; "
-                + ("if that run is not wanted, none" if is_notes else f"if it is not wanted, none: {drop}"),
-                run=drop if is_notes else f"{maker_of(home, [Run(experiment.name, folder, frozenset())])} --stage all",
+                + (
+                    "if that run is not wanted, none"
+                    if spoilt != folder
+                    else f"if it is not wanted, none: {removal_of(spoilt)}"
+                ),
+                run=known_by(home, experiment),
             )
     return frozenset().union(*(experiment.places for experiment in found))

@@ -32,7 +32,7 @@ from storage_schemas.entry import Entry
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.instances import read_instances
 from storage_schemas.lease import Lease, LeaseWatch
-from storage_schemas.places import Place, children, make_folder, mirror, remove_tree, upload
+from storage_schemas.places import Place, children, make_folder, make_folders, mirror, remove_tree, upload
 from storage_schemas.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
 
 __all__ = ["Sample", "fetch", "repair", "sample"]
@@ -145,6 +145,9 @@ def _scratch(entry: Entry, again: str) -> Iterator[Place]:
 
 @contextmanager
 def _folder_in(entry: Entry) -> Iterator[Place]:
+    if entry.is_there():
+        # All of it may be lost.
+        make_folders(entry.folder)
     for other in children(entry.folder)[0]:
         # What a repair left that was killed; one that lives keeps its own.
         if other.name.startswith(_SCRATCH) and LeaseWatch(lease_of(other)).is_gone():

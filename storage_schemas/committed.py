@@ -163,7 +163,7 @@ class Entry:
             unreadable = [problem for problem in found if is_unreadable(problem)]
             raise CorruptEntryError(
                 f"Entry {self.place}: {(unreadable or found)[0]}{more}",
-                allowed="the files as its manifest describes them, which this user may read"
+                allowed="the files as its manifest describes them, which this user may read (pipeline.cache verify names all)"
                 + ("; or an entry of your own, which --force makes" if self.is_borrowed else ""),
                 # What cannot be looked at may be whole: nothing is to be made in its place.
                 run=look_again(self.place, self.folder.parents[3]) if unreadable else self.mend(command, beneath),

@@ -23,6 +23,7 @@ __all__ = [
     "Place",
     "children",
     "files_below",
+    "folder_in_the_way",
     "in_the_way",
     "in_threads",
     "link",
@@ -107,20 +108,28 @@ def in_the_way(folder: Place) -> StoreError | None:
     for path in (folder.parent.parent, folder.parent, folder):
         if not os.path.lexists(path) or path.is_dir():
             continue
-        name = shlex.quote(str(path))
         if path.is_symlink() and not path.is_file():
             return StoreError(
                 f"{path} is a link that leads nowhere",
                 allowed="the folder that it leads to, on a disk that is there; or to remove the link",
-                run=f"ls -l {name}",
+                run=f"ls -l {shlex.quote(str(path))}",
             )
-        free = next(aside for number in count() if not os.path.lexists(aside := f"{path}.aside{number or ''}"))
-        return StoreError(
-            f"{path} is a file, and a folder belongs there",
-            allowed="the file under another name, under which it does no harm",
-            run=f"mv {name} {shlex.quote(free)}",
-        )
+        return _misplaced(path, "a file", "a folder")
     return None
+
+
+def folder_in_the_way(file: Place) -> StoreError | None:
+    """The error of a folder where a ``file`` of a home belongs."""
+    return _misplaced(file, "a folder", "a file") if isinstance(file, Path) and file.is_dir() else None
+
+
+def _misplaced(path: Path, is_there: str, belongs: str) -> StoreError:
+    free = next(aside for number in count() if not os.path.lexists(aside := f"{path}.aside{number or ''}"))
+    return StoreError(
+        f"{path} is {is_there}, and {belongs} belongs there",
+        allowed="what is there under another name, under which it does no harm",
+        run=f"mv {shlex.quote(str(path))} {shlex.quote(free)}",
+    )
 
 
 def make_folders(folder: Place) -> None:

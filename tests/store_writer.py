@@ -168,5 +168,11 @@ def _hang(root: Place) -> None:
 
 
 if __name__ == "__main__":
-    modes = {"kills": _kills, "replaces": partial(_kills, replace=True), "race": _race, "hang": _hang, "make": _report}
+    modes: dict[str, Callable[[Place], None]] = {
+        "kills": _kills,
+        "replaces": partial(_kills, replace=True),
+        "race": _race,
+        "hang": _hang,
+        "make": _report,
+    }
     modes[sys.argv[1]](place_of(sys.argv[2]))

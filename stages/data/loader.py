@@ -90,7 +90,9 @@ def load_image(root: Place, instances: Instances, image: int) -> npt.NDArray[np.
     except ImageError as error:
         raise DataError(
             f"The picture '{name}' below {root} was good when the data set was prepared and is not now: {error}",
-            run="python -m pipeline.run --stage prepare --force, with the same configuration",
+            allowed="the picture as it was; without its folder, the embedded data set is drawn again by --stage prepare. "
+            "Or --stage prepare --force, with which all is made anew from the pictures as they are",
+            run="the same command, once the picture is back",
         ) from error
 
 

@@ -220,6 +220,32 @@ def _referred(home: Path) -> set[str]:
     return set(experiment.places)
 
 
+@pytest.mark.parametrize("name", ["config.resolved.yaml", "metrics.json", "report.html"])
+def test_a_folder_where_a_result_belongs_is_told_before_any_work(
+    tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / "runs" / "demo" / name
+    path.mkdir(parents=True)
+    assert run("prepare", 3.0) == USER_MISTAKE
+    assert f"StoreError: {path} is a folder, and a file belongs there\n" in capsys.readouterr().err
+    assert {each.name for each in path.parent.iterdir()} == {name}
+    path.rmdir()
+    assert run("prepare", 3.0) == DONE
+
+
+@pytest.mark.parametrize("where", ["runs", "runs/demo", "runs/demo/unfinished"])
+def test_a_file_where_an_experiments_folder_belongs_is_told(
+    tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    path = tmp_path / where
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"a disk's own")
+    assert run("prepare", 3.0) == USER_MISTAKE
+    assert f"StoreError: {path} is a file, and a folder belongs there\n" in capsys.readouterr().err
+    path.unlink()
+    assert run("prepare", 3.0) == DONE
+
+
 def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: Path, run: Callable[..., int]) -> None:
     def instances(**changes: str) -> set[str]:
         settings = load_settings(None, [f"{name.replace('__', '.')}={value}" for name, value in changes.items()])

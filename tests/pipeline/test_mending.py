@@ -232,7 +232,9 @@ def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made:
     assert f"  Next:    python -m pipeline.cache drop {made['unused'].place} --home {cache.home}\n" in cache.err
 
 
-@pytest.mark.parametrize("lies_there", ["link to a folder", "dangling link", "folder", "nothing above", "dangling link above"])
+@pytest.mark.parametrize(
+    "lies_there", ["link to a folder", "dangling link", "folder", "nothing above", "dangling link above", "nothing at all"]
+)
 def test_whatever_lies_where_a_lost_file_belongs_it_is_mended(
     cache: Cache, made: dict[str, Entry], tmp_path: Path, lies_there: str
 ) -> None:
@@ -241,14 +243,16 @@ def test_whatever_lies_where_a_lost_file_belongs_it_is_mended(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "own").write_bytes(b"somebody's")
     path = entry.path("bits/c/0")
-    if lies_there.endswith("above"):
+    if lies_there == "nothing at all":
+        shutil.rmtree(local(entry.folder))
+    elif lies_there.endswith("above"):
         shutil.rmtree(path.parents[1])
         path = path.parents[1]
     else:
         path.unlink()
     if lies_there == "folder":
         path.mkdir()
-    elif lies_there != "nothing above":
+    elif not lies_there.startswith("nothing"):
         path.symlink_to(tmp_path / ("elsewhere" if lies_there == "link to a folder" else "nowhere"))
     assert cache("repair", entry.place, "--beneath", str(team)) == DONE
     assert entry.problems() == []

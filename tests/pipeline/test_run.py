@@ -161,6 +161,12 @@ def test_nothing_is_unused_since_what_it_was_made_from_is_gone(finished: Path, t
     assert "evaluate" in metrics(home)
     assert "earlier" not in metrics(home)
     assert (home / "runs" / "demo" / "report.html").exists(), "it is back"
+    student = entry_of(home, "student")
+    student.path("weights.safetensors").write_bytes(b"")
+    result = run(home, "prepare")
+    assert result.returncode == 2, "whoever is told where the weights are takes them for whole"
+    assert f"Entry {student.place}: weights.safetensors has 0 bytes where" in result.stderr
+    assert f" --stage distill --force {student.place}\n" in result.stderr
 
 
 def test_a_second_run_finds_every_entry_and_runs_no_teacher(finished: Path) -> None:

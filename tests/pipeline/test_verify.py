@@ -229,6 +229,18 @@ def test_a_link_to_a_disk_that_is_not_there_is_no_empty_folder(
     assert cache("verify") == DONE
 
 
+def test_damage_that_an_experiment_may_use_is_not_to_be_dropped(
+    cache: Cache, made: dict[str, Entry], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its figures are lost, and a run of all stages, which finds everything, writes them again."""
+    (cache.home / "runs" / "demo" / "metrics.json").write_bytes(b"")
+    made["train bits"].path("zarr").unlink()
+    config = cache.home / "runs" / "demo" / "config.resolved.yaml"
+    again = f"python -m pipeline.run --config {config} --home {cache.home} --stage all"
+    assert cache.json("verify")["damaged"][made["train bits"].place]["next"] == again
+    assert f"; to know it: {again}" in caplog.text
+
+
 @pytest.mark.parametrize("lost", ["gone", "empty"])
 def test_lost_settings_are_told_and_stand_as_file_in_commands(
     cache: Cache, made: dict[str, Entry], caplog: pytest.LogCaptureFixture, lost: str

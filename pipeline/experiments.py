@@ -26,7 +26,7 @@ from storage_schemas.atomic import write_atomic
 from storage_schemas.lease import Lease, LeaseWatch
 from storage_schemas.places import Place, children, make_folders, remove_tree
 
-__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer", "settings_in"]
+__all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
 
 RESOLVED, METRICS, UNFINISHED = "config.resolved.yaml", "metrics.json", "unfinished"
 _ENTRIES, _LEASE = "entries.json", "lease"
@@ -51,7 +51,7 @@ class Run:
     @property
     def config(self) -> Place | None:
         """The file of its settings; None where that is lost, or emptied."""
-        return settings_in(self.folder)
+        return _settings_in(self.folder)
 
     @property
     def holder(self) -> str:
@@ -163,7 +163,7 @@ def experiments(home: Place) -> list[Experiment]:
     return [_read(path) for path in children(home / "runs")[0]]
 
 
-def settings_in(folder: Place) -> Place | None:
+def _settings_in(folder: Place) -> Place | None:
     """The file of the settings in the folder of an experiment or of a run's notes; None where it is lost, or emptied."""
     path = folder / RESOLVED
     try:

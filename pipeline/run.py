@@ -25,8 +25,6 @@ __all__ = ["build_parser", "main"]
 
 log = logging.getLogger("pipeline")
 
-REPORT = "report.html"
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The options; everything else is a setting."""
@@ -79,6 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     beneath = beneath_of(options.beneath, home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, dry_run, graph
+    from stages.report import REPORT
 
     device = cluster.device(settings.cluster)
     context = Context(settings, home, device, command=_repeatable(options), beneath=beneath)
@@ -183,6 +182,8 @@ def _is_of(run_dir: Place, resolved: str) -> bool:
 
 def _tell_result(run_dir: Place, figures: dict[str, Any]) -> None:
     """The line that the user has been waiting for."""
+    from stages.report import REPORT
+
     if "evaluate" in figures:
         scores, teachers = figures["evaluate"], figures.get("teachers", {})
         rows = {name: teachers[role] for name, role in (("PT", "primary"), ("ST", "senior")) if role in teachers}

@@ -90,13 +90,19 @@ def test_a_waiting_process_takes_over_at_once_when_the_writer_is_killed(root: Pl
     assert result["wrote"] == FILES[1:]
 
 
-@pytest.mark.slow
-def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root: Place, payload: str) -> None:
-    runs = [line for line in _lines("kills", root) if "payload" in line]
+def _killed(root: Place, mode: str) -> list[dict[str, Any]]:
+    """What the runs after each kill tell."""
+    runs = [line for line in _lines(mode, root) if "payload" in line]
     assert [run["killed"] for run in runs] == [True] * (len(runs) - 1) + [False]
     # Opening, syncing, linking and renaming three files, two markers, a manifest and a lease come to more than that; in a
     # bucket each is one request, and the markers are removed in the end.
     assert len(runs) > (40 if isinstance(root, Path) else 11)
+    return runs
+
+
+@pytest.mark.slow
+def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root: Place, payload: str) -> None:
+    runs = _killed(root, "kills")
     for run in runs:
         assert (run["payload"], run["problems"]) == (payload, [])
         # The manifest comes last: an entry is found whole or not at all.
@@ -113,10 +119,7 @@ def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root
 @pytest.mark.slow
 def test_killed_before_any_file_operation_of_making_an_entry_again_there_is_always_one(root: Place, payload: str) -> None:
     """The old one, or the new: what is forced is not lost if it comes to nothing."""
-    runs = [line for line in _lines("replaces", root) if "payload" in line]
-    assert [run["killed"] for run in runs] == [True] * (len(runs) - 1) + [False]
-    assert len(runs) > (40 if isinstance(root, Path) else 11)
-    for run in runs:
+    for run in _killed(root, "replaces"):
         assert run["before"] == {"payload": payload, "problems": []}
         assert (run["payload"], run["problems"]) == (payload, [])
         assert all(name.endswith(".partial") for name in run["litter"])

@@ -12,12 +12,12 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.exits import own_term_handler
-from stages.context import Device
+from pipeline.cli import own_term_handler
+from stages.base import Device
 from stages.settings import ClusterSettings
-from storage_schemas.atomic import write_atomic
 from storage_schemas.errors import ClusterError, OdkdError, StoreError
-from storage_schemas.places import Place, children, remove_tree
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.path import Place, children, remove_tree
 
 __all__ = ["check_home", "check_resources", "connect", "device", "disconnect"]
 

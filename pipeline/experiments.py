@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.atomic import write_atomic
-from storage_schemas.lease import Lease, LeaseWatch
-from storage_schemas.places import Place, children, make_folders, remove_tree
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.path import Place, children, make_folders, remove_tree
+from storage_schemas.store.lease import Lease, LeaseWatch
 
 __all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
 

@@ -8,10 +8,12 @@ from types import ModuleType
 from typing import get_args
 
 from pipeline import experiments
-from stages import distill, evaluate, prepare, report, targets, teachers
-from stages.context import Context, StageName, Step
+from stages import distill, evaluate, prepare, teachers
+from stages.base import Context, StageName, Step
+from stages.report import stage as report
+from stages.targets import stage as targets
 from storage_schemas.errors import ConfigError, MissingInputError, cache_command
-from storage_schemas.inventory import Inventory
+from storage_schemas.store.inventory import Inventory
 
 __all__ = ["STAGES", "awaited", "check", "is_forced", "make_stage", "named", "refer"]
 

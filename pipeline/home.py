@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 
 from storage_schemas.errors import StoreError
-from storage_schemas.objects import SCHEMES, ObjectPath
-from storage_schemas.places import Place, place_of
+from storage_schemas.paths.bucket import SCHEMES, ObjectPath
+from storage_schemas.paths.path import Place, place_of
 
 __all__ = ["BENEATH_HELP", "HOME_HELP", "beneath_if_there", "beneath_of", "home_of", "make_home"]
 

@@ -12,14 +12,14 @@ from functools import cache
 from typing import Any, cast, get_args
 
 from pipeline import experiments
-from pipeline.config import load_settings, preset_names, resolved_yaml
-from pipeline.exits import answer_with, exit_status
+from pipeline.cli import answer_with, exit_status
+from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import BENEATH_HELP, HOME_HELP, beneath_of, home_of, make_home
-from stages.context import Context, StageName
-from storage_schemas.atomic import write_atomic
+from stages.base import Context, StageName
 from storage_schemas.errors import ConfigError
-from storage_schemas.places import Place, folder_in_the_way, make_folders
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.path import Place, folder_in_the_way, make_folders
 
 __all__ = ["build_parser", "main"]
 
@@ -76,8 +76,9 @@ def _run(options: argparse.Namespace) -> None:
     home = home_of(options.home)
     beneath = beneath_of(options.beneath, home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
-    from pipeline import cluster, dry_run, graph
-    from stages.report import REPORT
+    from pipeline import cluster, graph
+    from pipeline import plan as dry_run
+    from stages.report.stage import REPORT
 
     device = cluster.device(settings.cluster)
     context = Context(settings, home, device, command=_repeatable(options), beneath=beneath)
@@ -114,8 +115,9 @@ def _work(
 ) -> None:
     """Make what the stages lack, and leave the figures."""
     from pipeline import cluster, graph
-    from stages import distill, report
-    from stages.summary import entries_of
+    from stages import distill
+    from stages.report import stage as report
+    from stages.report.summary import entries_of
 
     # Of the stages before too, whose entries these stages read.
     graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
@@ -151,8 +153,8 @@ def _work(
 
 def _figures(context: Context, resolved: str) -> dict[str, Any]:
     """What ``metrics.json`` says: all that is known of the experiment, and what each stage took, in this run or before."""
-    from stages import report
-    from stages.summary import summary
+    from stages.report import stage as report
+    from stages.report.summary import summary
 
     figures = summary(context)
     figures["entries"] |= {step.title: step.place for step in report.steps(context) if context.find(step) is not None}
@@ -182,7 +184,7 @@ def _is_of(run_dir: Place, resolved: str) -> bool:
 
 def _tell_result(run_dir: Place, figures: dict[str, Any]) -> None:
     """The line that the user has been waiting for."""
-    from stages.report import REPORT
+    from stages.report.stage import REPORT
 
     if "evaluate" in figures:
         scores, teachers = figures["evaluate"], figures.get("teachers", {})

@@ -7,19 +7,19 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Literal, cast
 
-from stages.context import Context, Step, resolve_precision
+from stages.base import Context, Step, resolve_precision
 from stages.data.images import DECODER_VERSION
-from stages.learning.loop import METRICS, WEIGHTS
-from stages.learning.plan import EpochPlan, TrainingPlan, Weights, epoch_weights, view_of_epoch
-from stages.networks.teacher import NetworkSpec
+from stages.distributed.ray_train import run_trainings, side_by_side
+from stages.networks.spec import NetworkSpec
 from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.settings import Role
-from stages.targets import target_step, view_step
+from stages.targets.stage import target_step, view_step
 from stages.teachers import architecture, training_recipe
-from stages.training import run_trainings, side_by_side
-from storage_schemas.entry import Draft
-from storage_schemas.near import Folder
-from storage_schemas.places import Place
+from stages.training.loop import METRICS, WEIGHTS
+from stages.training.plan import EpochPlan, TrainingPlan, Weights, epoch_weights, view_of_epoch
+from storage_schemas.paths.node_cache import Folder
+from storage_schemas.paths.path import Place
+from storage_schemas.store.store import Draft
 
 __all__ = ["Arm", "arms", "make", "steps", "student_step"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stages.context import Context, Step
+from stages.base import Context, Step
 from stages.distill import Arm, arms, student_step
-from stages.evaluation import Subset, evaluation_step, score_network
-from stages.learning.loop import WEIGHTS
-from stages.networks.teacher import NetworkSpec
-from stages.predict import DECODERS
+from stages.distributed.predict import DECODERS
+from stages.networks.spec import NetworkSpec
 from stages.prepare import instances_step
+from stages.scoring.network_scores import Subset, evaluation_step, score_network
 from stages.settings import DecoderName
+from stages.training.loop import WEIGHTS
 
 __all__ = ["GROUND_TRUTH_BOXES", "chosen_decoder", "make", "protocol", "scores_of", "steps", "student_spec"]
 

@@ -15,23 +15,23 @@ from typing import Any, cast
 
 import ray
 
-from stages.context import Context, Step
+from stages.base import Context, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
 from stages.data.images import ImageError, ImageFacts, read_image
-from stages.data.synthetic import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
+from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
 from stages.data.windows import CROPS_RECIPE, Pictures, WindowWriter
+from stages.distributed.tasks import run_tasks, task_options
 from stages.progress import progress
 from stages.settings import Split
-from stages.tasks import run_tasks, task_options
-from storage_schemas.atomic import sha256_known, write_atomic
-from storage_schemas.entry import Draft
 from storage_schemas.errors import DataError
-from storage_schemas.instances import Instances, write_instances
-from storage_schemas.manifest import canonical_json
-from storage_schemas.near import RemoteFile, here
-from storage_schemas.parts import MARKER, Part, copy_part, facts_of, finish_part, read_marker
-from storage_schemas.places import Place, mirror
-from storage_schemas.stored_crops import CROPS_INDEX, StoredCrop, write_index
+from storage_schemas.formats.instances import Instances, write_instances
+from storage_schemas.formats.windows import CROPS_INDEX, StoredCrop, write_index
+from storage_schemas.paths.local import sha256_known, write_atomic
+from storage_schemas.paths.node_cache import RemoteFile, here
+from storage_schemas.paths.path import Place, mirror
+from storage_schemas.store.manifest import canonical_json
+from storage_schemas.store.parts import MARKER, Part, copy_part, facts_of, finish_part, read_marker
+from storage_schemas.store.store import Draft
 
 __all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "steps"]
 

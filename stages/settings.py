@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from storage_schemas.objects import ObjectPath
-from storage_schemas.places import Place, place_of
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place, place_of
 
 __all__ = [
     "AugmentSettings",

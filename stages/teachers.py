@@ -8,21 +8,21 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-from stages.context import Context, Step, resolve_precision
+from stages.base import Context, Step, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
-from stages.evaluation import evaluation_step, score_network
-from stages.learning.loop import METRICS, WEIGHTS
-from stages.learning.plan import EpochPlan, TrainingPlan, Weights
+from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.networks.hrnet import hrnet_config
-from stages.networks.teacher import NetworkSpec, load_network
+from stages.networks.spec import NetworkSpec, load_network
 from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Role, TeacherSource, TrainSettings
-from stages.training import run_trainings, side_by_side
-from storage_schemas.atomic import sha256_known
-from storage_schemas.entry import Draft, Entry
+from stages.training.loop import METRICS, WEIGHTS
+from stages.training.plan import EpochPlan, TrainingPlan, Weights
 from storage_schemas.errors import WeightsError
-from storage_schemas.near import here
+from storage_schemas.paths.local import sha256_known
+from storage_schemas.paths.node_cache import here
+from storage_schemas.store.store import Draft, Entry
 
 __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
 

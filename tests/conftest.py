@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from buckets import Server, local, served
-from cache_samples import Cache, a_home
 
-from storage_schemas.entry import Entry
-from storage_schemas.objects import ObjectPath
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.store.store import Entry
+from tests.support.buckets import Server, local, served
+from tests.support.cache_samples import Cache, a_home
 
 # The machine that runs the tests may have two cores: workers of several processes must not starve each other.
 torch.set_num_threads(1)

@@ -19,19 +19,19 @@ from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
 from pipeline.bench.__main__ import build_parser as build_bench_parser
-from pipeline.cache import build_parser as cache_parser
-from pipeline.config import load_settings, preset_names
+from pipeline.cache.__main__ import build_parser as cache_parser
+from pipeline.config.load import load_settings, preset_names
 from pipeline.run import build_parser
-from stages.networks.teacher import NetworkSpec, load_network
+from stages.networks.spec import NetworkSpec, load_network
 from stages.settings import Settings
-from storage_schemas.checkpoints import save_weights
+from storage_schemas.formats.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = {path.name: path.read_text() for path in sorted(ROOT.glob("*.md"))}
 COMMANDS_IN = [
     *DOCUMENTS.values(),
-    *(path.read_text() for path in (*ROOT.glob("*.yaml"), *ROOT.glob("pipeline/presets/*.yaml"))),
+    *(path.read_text() for path in (*ROOT.glob("*.yaml"), *ROOT.glob("pipeline/config/presets/*.yaml"))),
 ]
 FILE_ENDINGS = {"json", "jsonl", "html", "md", "onnx", "png", "pt2", "pth", "py", "safetensors", "toml", "txt", "yaml"}
 MODULES = {"pipeline", "stages", "storage_schemas", "torch"}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from step_samples import make_context, with_all
-
 from pipeline import graph
+from tests.support.step_samples import make_context, with_all
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.bench.output import FIGURES
 from pipeline.bench.scale import PARTS
-from pipeline.exits import exit_status
+from pipeline.cli import exit_status
 from pipeline.home import HOME_HELP, home_of
 from storage_schemas.errors import ConfigError, StoreError
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from pipeline.bench.place import Place
+from pipeline.bench.device import Place
 from pipeline.bench.scale import Scale
-from storage_schemas.provenance import provenance
+from storage_schemas.store.provenance import provenance
 
 __all__ = ["about_run", "machine"]
 

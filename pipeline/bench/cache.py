@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pipeline.bench.about import about_run
 from pipeline.bench.crops import Photographs, measure_crops
+from pipeline.bench.device import this_device, this_place
 from pipeline.bench.entries import Data
 from pipeline.bench.filling import measure_filling
 from pipeline.bench.output import FIGURES, save_figures, table
-from pipeline.bench.picture import PICTURE, save_picture
-from pipeline.bench.place import this_device, this_place
+from pipeline.bench.plot import PICTURE, save_picture
 from pipeline.bench.reading import measure_reading
 from pipeline.bench.results import Part
 from pipeline.bench.scale import FULL, FULL_ON_GPU, QUICK, PartName

@@ -22,8 +22,8 @@ from stages.data.windows import Pictures, WindowWriter
 from stages.progress import progress
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
-from storage_schemas.instances import ImageFacts, Instances, Record
-from storage_schemas.stored_crops import StoredCrop, write_index
+from storage_schemas.formats.instances import ImageFacts, Instances, Record
+from storage_schemas.formats.windows import StoredCrop, write_index
 
 __all__ = ["Photographs", "find_photographs", "measure_crops"]
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from stages.data.coco import read_coco, sort_out
 from stages.data.crops import crop_keypoints
 from stages.data.images import check_image
-from stages.data.synthetic import SyntheticSpec, draw_dataset
+from stages.data.synthetic.dataset import SyntheticSpec, draw_dataset
 from stages.data.views import Views
 from stages.pose.heatmap import sigma_of
 from stages.progress import progress
 from stages.settings import Role
-from storage_schemas.instances import Instances, Record, write_instances
+from storage_schemas.formats.instances import Instances, Record, write_instances
 
 __all__ = ["People", "draw_people", "heatmaps"]
 

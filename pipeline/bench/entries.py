@@ -19,11 +19,9 @@ from stages.data.views import Views, draw_views
 from stages.pose.binarize import binarize
 from stages.progress import progress
 from stages.settings import AugmentSettings, BinarizeSettings, Role
-from stages.target_blocks import part_name
-from storage_schemas.entry import Draft, Entry, Store
-from storage_schemas.instances import Instances
-from storage_schemas.parts import finish_part
-from storage_schemas.targets import (
+from stages.targets.block import part_name
+from storage_schemas.formats.instances import Instances
+from storage_schemas.formats.targets import (
     ArraySpec,
     block_files,
     create_arrays,
@@ -34,6 +32,8 @@ from storage_schemas.targets import (
     view_arrays,
     write_block,
 )
+from storage_schemas.store.parts import finish_part
+from storage_schemas.store.store import Draft, Entry, Store
 
 __all__ = ["Arrays", "CachedView", "Data", "write_entry"]
 

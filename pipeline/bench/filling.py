@@ -9,23 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.bench.device import Place
 from pipeline.bench.entries import Data
-from pipeline.bench.place import Place
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
 from pipeline.bench.timing import Subject, interleaved, ratio
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.data.windows import Pictures
+from stages.distributed.predict import runner
 from stages.networks.hrnet import HRNet, hrnet_config
 from stages.networks.normalize import normalize
-from stages.networks.teacher import NetworkSpec
-from stages.predict import runner
+from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, BinarizeSettings
-from stages.target_blocks import BlockJob, BlockTeacher, BlockView, fill_block
-from storage_schemas.checkpoints import save_weights
-from storage_schemas.instances import Instances, write_instances
-from storage_schemas.targets import create_arrays, target_arrays, view_arrays
+from stages.targets.block import BlockJob, BlockTeacher, BlockView, fill_block
+from storage_schemas.formats.checkpoints import save_weights
+from storage_schemas.formats.instances import Instances, write_instances
+from storage_schemas.formats.targets import create_arrays, target_arrays, view_arrays
 
 __all__ = ["measure_filling"]
 

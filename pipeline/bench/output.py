@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.results import Part, Row
-from storage_schemas.atomic import write_atomic
+from storage_schemas.paths.local import write_atomic
 
 __all__ = ["FIGURES", "figure_text", "ratio_text", "save_figures", "table"]
 

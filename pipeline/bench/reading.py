@@ -37,8 +37,8 @@ from pipeline.bench.records import (
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
 from pipeline.bench.timing import Subject, interleaved, one_core, ratio
-from stages.data.mapped import MappedArray
-from stages.learning.loss import unpack_bits
+from stages.training.loss import unpack_bits
+from stages.training.memory_map import MappedArray
 
 __all__ = ["measure_reading"]
 

@@ -24,8 +24,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from stages.data.views import Views
-from storage_schemas.entry import Entry
-from storage_schemas.targets import read_rows, rows_per_block
+from storage_schemas.formats.targets import read_rows, rows_per_block
+from storage_schemas.store.store import Entry
 
 __all__ = [
     "CAVEAT",

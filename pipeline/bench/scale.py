@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from storage_schemas.targets import rows_per_block
+from storage_schemas.formats.targets import rows_per_block
 
 __all__ = ["FULL", "FULL_ON_GPU", "PARTS", "QUICK", "PartName", "Scale"]
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline.bench.records import CAVEAT, COMPRESSED, PICKLES, RECORDS, as_records, compressed, pickled, read_view_targets
 from pipeline.bench.results import Ask, Part, Ratio, Row
-from storage_schemas.entry import Entry, Store
-from storage_schemas.inventory import find_entry, find_place
-from storage_schemas.manifest import MANIFEST
-from storage_schemas.places import Place
-from storage_schemas.targets import array_facts
+from storage_schemas.formats.targets import array_facts
+from storage_schemas.paths.path import Place
+from storage_schemas.store.inventory import find_entry, find_place
+from storage_schemas.store.manifest import MANIFEST
+from storage_schemas.store.store import Entry, Store
 
 __all__ = ["TargetEntries", "find_entries", "measure_sizes"]
 

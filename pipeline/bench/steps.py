@@ -13,21 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.bench.device import Place
 from pipeline.bench.entries import Data
-from pipeline.bench.place import Place
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
 from pipeline.bench.timing import F64, Subject, interleaved, ratio
 from stages.data.loader import Batch, CropLoader
-from stages.data.mapped import MappedArray
 from stages.data.windows import Pictures
-from stages.learning.optimizer import make_optimizer
-from stages.learning.plan import TrainingPlan, Weights
-from stages.learning.step import Learner, Source
+from stages.networks.device import on_device
 from stages.networks.normalize import normalize
-from stages.networks.placement import on_device
-from stages.networks.teacher import NetworkSpec, load_network
+from stages.networks.spec import NetworkSpec, load_network
 from stages.settings import AugmentSettings, Role, TrainSettings
+from stages.training.memory_map import MappedArray
+from stages.training.optimizer import make_optimizer
+from stages.training.plan import TrainingPlan, Weights
+from stages.training.step import Learner, Source
 
 __all__ = ["measure_steps"]
 

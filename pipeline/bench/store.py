@@ -13,12 +13,12 @@ from pipeline.bench.entries import Arrays, CachedView, Data, write_entry
 from pipeline.bench.records import read_view_targets
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.timing import interleaved, one_core
-from storage_schemas.atomic import write_atomic
-from storage_schemas.entry import Entry, Store
-from storage_schemas.inventory import take_inventory
-from storage_schemas.manifest import MANIFEST, Manifest, key_of
-from storage_schemas.targets import ArraySpec
-from storage_schemas.verification import verify
+from storage_schemas.formats.targets import ArraySpec
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.store.inventory import take_inventory
+from storage_schemas.store.manifest import MANIFEST, Manifest, key_of
+from storage_schemas.store.store import Entry, Store
+from storage_schemas.store.verify import verify
 
 __all__ = ["measure_store"]
 

@@ -43,7 +43,7 @@ from stages.data.images import file_name_fault, size_fault
 from stages.data.segmentation import SegmentationError, mask_rle
 from stages.pose.affine import box_to_center_size, trim_box
 from stages.pose.skeleton import COCO_KEYPOINTS
-from storage_schemas.instances import Record
+from storage_schemas.formats.instances import Record
 
 __all__ = ["CocoFile", "Quarantined", "Record", "SortedOut", "ground_truth_json", "is_held_out", "read_coco", "sort_out"]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from stages.data.images import ImageError, ImageFacts, check_image
 from stages.pose.affine import box_to_center_size
 from storage_schemas.errors import DataError
-from storage_schemas.instances import Record
-from storage_schemas.places import Place
+from storage_schemas.formats.instances import Record
+from storage_schemas.paths.path import Place
 
 __all__ = ["check_pictures", "read_detections"]
 

@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from storage_schemas.instances import ImageFacts
-from storage_schemas.near import fetched
-from storage_schemas.places import Place, mirror
+from storage_schemas.formats.instances import ImageFacts
+from storage_schemas.paths.node_cache import fetched
+from storage_schemas.paths.path import Place, mirror
 
 __all__ = [
     "DECODER_VERSION",

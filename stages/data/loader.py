@@ -23,9 +23,9 @@ from stages.data.views import Views
 from stages.data.windows import CropWindows, Pictures, served_by_windows
 from stages.pose.affine import moved_origin, scale_affine
 from storage_schemas.errors import DataError
-from storage_schemas.instances import Instances
-from storage_schemas.near import here
-from storage_schemas.places import Place
+from storage_schemas.formats.instances import Instances
+from storage_schemas.paths.node_cache import here
+from storage_schemas.paths.path import Place
 
 __all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "epoch_order", "load_image"]
 

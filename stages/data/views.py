@@ -13,7 +13,7 @@ import numpy.typing as npt
 from stages.pose.affine import box_to_center_size, crop_affine
 from stages.pose.skeleton import LOWER_BODY, UPPER_BODY
 from stages.settings import AugmentSettings
-from storage_schemas.instances import Instances
+from storage_schemas.formats.instances import Instances
 
 __all__ = ["VIEWS_VERSION", "Views", "draw_views"]
 

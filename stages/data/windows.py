@@ -20,10 +20,10 @@ from stages.data.images import ImageError, decode_image
 from stages.data.views import Views
 from stages.pose.affine import apply_affine, invert_affine
 from storage_schemas.errors import CorruptEntryError, make_again
-from storage_schemas.instances import Instances, Record
-from storage_schemas.near import Folder
-from storage_schemas.places import Place
-from storage_schemas.stored_crops import CropShards, StoredCrop, write_shard
+from storage_schemas.formats.instances import Instances, Record
+from storage_schemas.formats.windows import CropShards, StoredCrop, write_shard
+from storage_schemas.paths.node_cache import Folder
+from storage_schemas.paths.path import Place
 
 __all__ = ["CROPS_RECIPE", "CropWindows", "Pictures", "WindowWriter", "served_by_windows", "window_of"]
 

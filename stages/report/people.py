@@ -11,21 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.context import Context
+from stages.base import Context
 from stages.data.loader import Batch, CropLoader
 from stages.data.views import Views
-from stages.evaluation import PREDICTIONS
 from stages.pose.affine import apply_affine
 from stages.pose.skeleton import SIGMAS
 from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.report.page.content import Person, Tile
+from stages.report.page.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height
 from stages.report.scores import SHORT_NAMES, Compared
-from stages.reporting.content import Person, Tile
-from stages.reporting.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height
+from stages.scoring.network_scores import PREDICTIONS
 from stages.settings import DecoderName
-from stages.targets import target_step, view_step
-from storage_schemas.instances import Instances, read_instances
-from storage_schemas.predictions import read_predictions
-from storage_schemas.targets import read_rows, unpack_bits
+from stages.targets.stage import target_step, view_step
+from storage_schemas.formats.instances import Instances, read_instances
+from storage_schemas.formats.predictions import read_predictions
+from storage_schemas.formats.targets import read_rows, unpack_bits
 
 __all__ = ["best_poses", "person_oks", "shown_people", "spread_ranks"]
 

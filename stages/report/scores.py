@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from stages import evaluate, teachers
-from stages.context import Context, Step
-from stages.evaluation import is_on_ground_truth, read_ground_truth
+from stages.base import Context, Step
+from stages.distributed.predict import DECODERS
 from stages.networks.profile import measure_latency, profile
-from stages.networks.teacher import NetworkSpec, load_network
-from stages.pose.coco_ap import paired_bootstrap
-from stages.predict import DECODERS
-from stages.reporting.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
+from stages.networks.spec import NetworkSpec, load_network
+from stages.report.page.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
+from stages.scoring.coco_ap import paired_bootstrap
+from stages.scoring.network_scores import is_on_ground_truth, read_ground_truth
 from stages.settings import DecoderName, Role
-from stages.targets import target_step
-from storage_schemas.entry import Entry
+from stages.targets.stage import target_step
+from storage_schemas.store.store import Entry
 
 __all__ = [
     "SHORT_NAMES",

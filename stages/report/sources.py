@@ -6,16 +6,17 @@ from collections import defaultdict
 from collections.abc import Mapping
 from itertools import groupby
 
-from stages import distill, prepare, targets, teachers
-from stages.context import Context
-from stages.learning.loop import METRICS
-from stages.learning.plan import Weights, epoch_weights
+from stages import distill, prepare, teachers
+from stages.base import Context
+from stages.distributed.ray_train import read_curve
+from stages.report.page.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
 from stages.report.scores import SHORT_NAMES
-from stages.reporting.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
+from stages.report.summary import entries_of
 from stages.settings import Role
-from stages.summary import entries_of
-from stages.training import read_curve
-from storage_schemas.entry import Entry
+from stages.targets import stage as targets
+from stages.training.loop import METRICS
+from stages.training.plan import Weights, epoch_weights
+from storage_schemas.store.store import Entry
 
 __all__ = ["cache", "entries", "phases", "splits", "student_curves", "teacher_curves", "versions", "views_bytes"]
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import ray
 import torch
-from buckets import Server
 from ray.exceptions import AuthenticationError, RaySystemError
 
 from pipeline import cluster
-from stages.context import Device
+from stages.base import Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError
-from storage_schemas.objects import ObjectPath
-from storage_schemas.places import Place
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place
+from tests.support.buckets import Server
 
 
 @pytest.fixture(autouse=True)

@@ -15,18 +15,20 @@ from typing import Any
 
 import pytest
 import yaml
-from buckets import local
 
 from pipeline import cluster, graph
-from pipeline.config import load_settings
-from pipeline.exits import DONE, FAILED, USER_MISTAKE, exit_status
+from pipeline.cli import DONE, FAILED, USER_MISTAKE, exit_status
+from pipeline.config.load import load_settings
 from pipeline.experiments import experiments
 from pipeline.run import build_parser, main
-from stages import prepare, report, targets, teachers
-from stages.context import Context, StageName, Step
-from storage_schemas.atomic import write_atomic
-from storage_schemas.entry import Draft
+from stages import prepare, teachers
+from stages.base import Context, StageName, Step
+from stages.report import stage as report
+from stages.targets import stage as targets
 from storage_schemas.errors import ClusterError
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.store.store import Draft
+from tests.support.buckets import local
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from buckets import local
 
 from pipeline import experiments as module
 from pipeline.experiments import Experiment, Run, experiments, leave, noting, refer
-from storage_schemas.atomic import write_atomic
+from storage_schemas.paths.local import write_atomic
+from tests.support.buckets import local
 
 
 def _left(home: Path, name: str, **files: object) -> Path:

@@ -10,14 +10,15 @@ from types import ModuleType
 from typing import cast
 
 import pytest
-from buckets import local
-from step_samples import leave_entry, make_context, with_all, with_people
 
 from pipeline import graph
 from pipeline.experiments import experiments
-from stages import distill, targets, teachers
-from stages.context import Context, StageName, Step
+from stages import distill, teachers
+from stages.base import Context, StageName, Step
+from stages.targets import stage as targets
 from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, DataError, MissingInputError
+from tests.support.buckets import local
+from tests.support.step_samples import leave_entry, make_context, with_all, with_people
 
 
 @dataclass

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buckets import local
-from small_disk import remount, small_disk
 
-from storage_schemas.entry import Entry, Store
-from storage_schemas.parts import facts_of
-from storage_schemas.targets import read_rows, write_block
+from storage_schemas.formats.targets import read_rows, write_block
+from storage_schemas.store.parts import facts_of
+from storage_schemas.store.store import Entry, Store
+from tests.support.buckets import local
+from tests.support.small_disk import remount, small_disk
 
 pytestmark = pytest.mark.slow
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from buckets import Server, served
 
 from stages.data.loader import load_image
-from storage_schemas.entry import Store
-from storage_schemas.instances import read_instances
-from storage_schemas.inventory import take_inventory
-from storage_schemas.places import Place, children, files_below, mirror, place_of
+from storage_schemas.formats.instances import read_instances
+from storage_schemas.paths.path import Place, children, files_below, mirror, place_of
+from storage_schemas.store.inventory import take_inventory
+from storage_schemas.store.store import Store
+from tests.support.buckets import Server, served
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import ray
-from buckets import local
 
 from stages import prepare
-from stages.context import Context
+from stages.base import Context
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.data.windows import CropWindows, Pictures
@@ -30,8 +29,9 @@ from stages.settings import (
     TrainSettings,
 )
 from storage_schemas.errors import CorruptEntryError, DataError, MissingInputError
-from storage_schemas.instances import read_instances
-from storage_schemas.stored_crops import CROPS_INDEX
+from storage_schemas.formats.instances import read_instances
+from storage_schemas.formats.windows import CROPS_INDEX
+from tests.support.buckets import local
 
 pytestmark = pytest.mark.slow
 

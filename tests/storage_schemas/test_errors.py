@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.context import StageName
+from stages.base import StageName
 from storage_schemas.errors import make_again
 
 

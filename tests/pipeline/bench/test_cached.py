@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from buckets import local
 
 from pipeline.bench.drawn import heatmaps
 from pipeline.bench.entries import Data
@@ -18,7 +17,8 @@ from pipeline.bench.records import COMPRESSED, PICKLES, RECORDS, as_records, com
 from pipeline.bench.scale import QUICK
 from pipeline.bench.sizes import TargetEntries, find_entries, measure_sizes
 from storage_schemas.errors import ConfigError
-from storage_schemas.targets import unpack_bits
+from storage_schemas.formats.targets import unpack_bits
+from tests.support.buckets import local
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bench.output import FIGURES, figure_text, ratio_text, save_figures, table
-from pipeline.bench.picture import save_picture
+from pipeline.bench.plot import save_picture
 from pipeline.bench.results import Ask, Part, Ratio, Row
 
 PART = Part(

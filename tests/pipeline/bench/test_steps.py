@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.bench.place import Place
+from pipeline.bench.device import Place
 from pipeline.bench.scale import QUICK
 from pipeline.bench.steps import _from_cache, _seconds
 from stages.data.loader import Batch
-from stages.data.mapped import MappedArray
-from stages.learning.plan import Weights
-from stages.learning.step import Learner
 from stages.settings import Role
+from stages.training.memory_map import MappedArray
+from stages.training.plan import Weights
+from stages.training.step import Learner
 
 PLACE = Place("cpu", "float32", 1)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from shared_data import shared_data
 
 from stages.data.coco import Quarantined, Record, SortedOut, ground_truth_json, is_held_out, read_coco, sort_out
-from stages.pose.coco_ap import evaluate
-from storage_schemas.predictions import coco_results
+from stages.scoring.coco_ap import evaluate
+from storage_schemas.formats.predictions import coco_results
+from tests.support.shared_data import shared_data
 
 Json = dict[str, Any]
 NAN, INF = float("nan"), float("inf")

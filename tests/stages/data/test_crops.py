@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from people_samples import PICTURE_PX, mask_rle
 
 from stages.data.crops import crop_image, crop_keypoints, crop_mask, heatmap_mask
 from stages.pose.affine import crop_affine
 from stages.pose.heatmap import encode
+from tests.support.people_samples import PICTURE_PX, mask_rle
 
 # pycocotools 2.0.11 under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

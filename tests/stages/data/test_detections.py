@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from people_samples import PICTURE_PX, write_pictures
 
 from stages.data.detections import check_pictures, read_detections
 from storage_schemas.errors import DataError
+from tests.support.people_samples import PICTURE_PX, write_pictures
 
 
 def image(image_id: int) -> dict[str, Any]:

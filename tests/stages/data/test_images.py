@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import simplejpeg
-from shared_data import shared_data
 
 from stages.data import images
 from stages.data.images import (
@@ -30,8 +29,9 @@ from stages.data.images import (
     read_image_file,
     size_fault,
 )
-from storage_schemas.objects import ObjectPath
-from storage_schemas.places import Place
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place
+from tests.support.shared_data import shared_data
 
 U8 = npt.NDArray[np.uint8]
 GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from people_samples import PICTURE_PX, make_people, mask_rle, write_pictures
 
 from stages.data import loader as loader_module
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
@@ -20,7 +19,8 @@ from stages.data.views import Views, draw_views
 from stages.data.windows import Pictures
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
-from storage_schemas.instances import Instances
+from storage_schemas.formats.instances import Instances
+from tests.support.people_samples import PICTURE_PX, make_people, mask_rle, write_pictures
 
 # pycocotools 2.0.11 under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

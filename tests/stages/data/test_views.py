@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
-from people_samples import make_people
 
 from stages.data.views import Views, draw_views
 from stages.pose.affine import apply_affine, crop_affine, invert_affine
 from stages.settings import AugmentSettings
+from tests.support.people_samples import make_people
 
 SIZE_WH = (48, 64)
 PLAIN = AugmentSettings(scale=0.0, rotation_prob=0.0, flip_prob=0.0, half_body_prob=0.0)
@@ -25,7 +25,7 @@ F64 = npt.NDArray[np.float64]
 ELSEWHERE = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
-from people_samples import make_people
+from tests.support.people_samples import make_people
 from stages.data.views import draw_views
 from stages.settings import AugmentSettings
 views = draw_views(make_people([1] * 50), 2, seed=7, augment=AugmentSettings(), size_wh=(48, 64))
@@ -81,7 +81,7 @@ def test_a_person_gets_the_same_view_in_any_order_and_any_company() -> None:
 
 
 def test_another_process_draws_the_same() -> None:
-    folder = __file__.rpartition("/stages/")[0]
+    folder = __file__.rpartition("/tests/")[0]
     command = [sys.executable, "-c", ELSEWHERE, folder]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     views = draw_views(make_people([1] * 50), 2, seed=7, augment=AugmentSettings(), size_wh=SIZE_WH)

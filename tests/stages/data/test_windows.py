@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from shared_data import shared_data
 
 from stages.data import loader as loader_module
 from stages.data.coco import read_coco, sort_out
@@ -20,8 +19,9 @@ from stages.data.windows import Pictures, WindowWriter, served_by_windows, windo
 from stages.pose.affine import box_to_center_size, crop_affine
 from stages.settings import AugmentSettings
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.instances import ImageFacts, Instances, Record
-from storage_schemas.stored_crops import write_index
+from storage_schemas.formats.instances import ImageFacts, Instances, Record
+from storage_schemas.formats.windows import write_index
+from tests.support.shared_data import shared_data
 
 SIZE_WH = (48, 64)
 PICTURE_WH = (320, 240)

@@ -11,11 +11,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from shared_data import shared_data
 from torch import nn
 
 from stages.networks.hrnet import HRNET_PRESETS, BasicBlock, Bottleneck, HRNet, hrnet_config
 from storage_schemas.errors import ConfigError
+from tests.support.shared_data import shared_data
 
 
 def _formula(folder: Path) -> ModuleType:

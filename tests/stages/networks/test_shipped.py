@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from plan_samples import make_plan, on_labels
 from torch import Tensor, nn
 
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
-from stages.learning.loop import Worker, train
+from stages.distributed.predict import Runner
 from stages.networks.hrnet import HRNet, hrnet_config
-from stages.predict import Runner
-from storage_schemas.instances import read_instances
-from storage_schemas.near import here
+from stages.training.loop import Worker, train
+from storage_schemas.formats.instances import read_instances
+from storage_schemas.paths.node_cache import here
+from tests.support.plan_samples import make_plan, on_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -6,9 +6,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shared_data import shared_data
 
 from stages.pose.affine import apply_affine, box_to_center_size, crop_affine, invert_affine, scale_affine, trim_box
+from tests.support.shared_data import shared_data
 
 F64 = npt.NDArray[np.float64]
 CROP_WH = (192, 256)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_data import shared_data
 
 from stages.pose.affine import apply_affine, box_to_center_size, crop_affine
 from stages.pose.decode import Decoder, decode, decode_bits, to_image
+from tests.support.shared_data import shared_data
 
 F64 = npt.NDArray[np.float64]
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from shared_data import shared_data
 
 from stages.pose.flip import flip_merge
+from tests.support.shared_data import shared_data
 
 
 def test_a_flipped_map_is_mirrored_and_shifted_with_column_0_kept() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared_data import shared_data
 
 from stages.pose.decode import decode
 from stages.pose.heatmap import encode
+from tests.support.shared_data import shared_data
 
 SIZE_WH = (48, 64)
 

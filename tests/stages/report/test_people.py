@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from people_samples import make_people
 
 from stages.pose.skeleton import SIGMAS
 from stages.report.people import best_poses, person_oks, spread_ranks
+from tests.support.people_samples import make_people
 
 
 def columns(**values: list[Any]) -> dict[str, npt.NDArray[Any]]:

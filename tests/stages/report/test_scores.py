@@ -3,15 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from buckets import local
 
-from stages.context import Context, Step
-from stages.networks.teacher import NetworkSpec
+from stages.base import Context, Step
+from stages.networks.spec import NetworkSpec
 from stages.report import scores
+from stages.report.page.content import AP_COLUMNS, Cost
 from stages.report.scores import Compared, by_decoder, table
-from stages.reporting.content import AP_COLUMNS, Cost
 from stages.settings import Settings
-from storage_schemas.entry import Draft, Entry
+from storage_schemas.store.store import Draft, Entry
+from tests.support.buckets import local
 
 SCORES = {decoder: dict.fromkeys(AP_COLUMNS, 0.5) for decoder in ("quarter", "dark", "centroid")}
 

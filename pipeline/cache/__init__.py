@@ -1,0 +1,1 @@
+"""Commands on the store's entries, one module a command."""

@@ -1,0 +1,1 @@
+"""The configuration: presets, loading, and explaining mistakes."""

@@ -1,0 +1,168 @@
+"""What every stage gets: the settings, the store, and the steps of the other stages to ask for.
+
+A stage module has two functions. ``steps(context)`` names every entry that the stage leaves, each with its recipe;
+``make(context, steps)`` makes those that are not there. A recipe that needs the content of an entry which does not exist yet
+says which step it waits for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+from uuid import uuid4
+
+from stages.settings import Precision, Settings, Split
+from storage_schemas.errors import MissingInputError
+from storage_schemas.paths.path import Place
+from storage_schemas.store.manifest import Recipe, key_of
+from storage_schemas.store.store import Entry, Store
+
+__all__ = ["Context", "Device", "StageName", "Step", "resolve_precision"]
+
+log = logging.getLogger(__name__)
+
+StageName = Literal["prepare", "teachers", "targets", "distill", "evaluate", "report"]
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry that a stage leaves: where it belongs, what it is made from, and what it waits for."""
+
+    stage: StageName
+    kind: str
+    title: str
+    recipe: Recipe
+    waits_for: tuple[Step, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What ``make`` needs to know beside the recipe (a split, a view, a role)."""
+    same: tuple[str, ...] = ()
+    """Fields of the recipe that say what the entry is of: one in which they differ is no earlier version of it."""
+
+    @cached_property
+    def key(self) -> str:
+        """The entry's key; not final while the step waits for another."""
+        return key_of(self.kind, self.recipe)
+
+    @property
+    def place(self) -> str:
+        """``kind/key``: where below the store the entry lies."""
+        return f"{self.kind}/{self.key}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of the pipeline."""
+
+    settings: Settings
+    home: Place
+    device: Device
+    command: str = "python -m pipeline.run"
+    """How this run was started, without ``--stage``: the command that an error proposes begins with it."""
+    counters: Counter[str] = field(default_factory=Counter)
+    """What this run did, such as ``teacher_forwards.primary``."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each stage of this run took."""
+    run: str = field(default_factory=lambda: uuid4().hex[:8])
+    """Tells this run from others of the same experiment."""
+    beneath: Place | None = None
+    """The home of a team, whose store is looked in after the own one, and only read."""
+    sources: dict[Split, Mapping[str, Any]] = field(default_factory=dict)
+    """What a run has found of its data sets: every step of every stage asks."""
+    _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of this home."""
+        beneath = None if self.beneath is None else Store(self.beneath / "store")
+        return Store(self.home / "store", beneath=beneath)
+
+    @property
+    def run_dir(self) -> Place:
+        """Where this experiment keeps its configuration, metrics and report."""
+        return self.home / "runs" / self.settings.name
+
+    @property
+    def heatmap_wh(self) -> tuple[int, int]:
+        """Size (W, H) of the teachers' heatmaps."""
+        width, height = self.settings.crop.size_wh
+        return width // 4, height // 4
+
+    def find(self, step: Step) -> Entry | None:
+        """The entry of a step, or None; a step that waits has none."""
+        if step.waits_for:
+            return None
+        known = self._found.get((step.kind, step.key))
+        if known is None:
+            known = self.store.find(step.kind, step.recipe)
+            if known is not None:
+                self._found[step.kind, step.key] = known
+        return known
+
+    def replace(self, step: Step) -> None:
+        """Have a step's entry made again; it goes when another is in its place."""
+        entry = self.find(step)
+        if entry is not None:
+            self.store.replace(entry)
+            del self._found[step.kind, step.key]
+
+    def look_again(self) -> None:
+        """Forget what was found: it may have been taken out of the store since."""
+        self._found.clear()
+        self.sources.clear()
+
+    def need(self, step: Step) -> Entry:
+        """The entry of a step.
+
+        Raises:
+            MissingInputError: it is not there; the message names the command that makes it.
+        """
+        entry = self.find(step)
+        if entry is None:
+            raise MissingInputError(
+                f"Stage '{step.stage}' has not made the {step.title} yet",
+                allowed="that stage first, or --stage all",
+                run=f"{self.command} --stage {step.stage}",
+            )
+        return entry
+
+    def check(self, entry: Entry) -> None:
+        """Hold the files of an entry against its manifest.
+
+        Raises:
+            CorruptEntryError: the first that is damaged, with what mends it as this run was started.
+        """
+        entry.check(self.command, beneath=self.beneath)
+
+    def content(self, step: Step) -> str:
+        """What later recipes know a step's entry by.
+
+        For an entry that is not there yet it is a placeholder, and the asking step must name ``step`` in ``waits_for``.
+        """
+        entry = self.find(step)
+        return f"pending {step.key}" if entry is None else entry.content
+
+    def waits(self, *steps: Step) -> tuple[Step, ...]:
+        """Those of the steps whose entries are not there."""
+        return tuple(step for step in steps if self.find(step) is None)
+
+    def tell(self, message: str) -> None:
+        """Say something to the user."""
+        log.info("%s", message)
+
+
+def resolve_precision(precision: Precision, device: Device) -> Literal["float32", "bfloat16"]:
+    """What ``auto`` means: bfloat16 where the device computes in it (GPUs and some CPUs), else float32; keys hold which."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device == "cuda" or _native_bfloat16() else "float32"
+
+
+def _native_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001 (there is no public way to ask)

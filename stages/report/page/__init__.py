@@ -1,0 +1,1 @@
+"""The report's page: template, figures and drawn people."""

@@ -1,0 +1,91 @@
+"""Stage report: one self-contained page with all that an experiment found, and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import yaml
+
+from stages.base import Context, Step
+from stages.evaluate import chosen_decoder, protocol
+from stages.report import people, scores, sources
+from stages.report.page.content import Page
+from stages.report.summary import entries_of
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.store.store import Draft
+
+__all__ = ["REPORT", "make", "publish", "steps"]
+
+REPORT = "report.html"
+_VERSION = 3
+
+
+def steps(context: Context) -> list[Step]:
+    """The page: known by every entry it is made from and by the settings, all of which it shows."""
+    made_from = entries_of(context)
+    recipe = {
+        "made_from": [f"{step.kind} {step.key} {context.content(step)[:16]}" for step in made_from],
+        "settings": context.settings.model_dump(mode="json"),
+        "version": _VERSION,
+    }
+    return [Step("report", "reports", "report", recipe, context.waits(*made_from))]
+
+
+def make(context: Context, missing: Sequence[Step]) -> None:
+    """Write the page."""
+    # It draws with matplotlib, which takes longer to import than a plan takes to make.
+    from stages.report.page.render import render
+
+    for step in missing:
+        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
+            if isinstance(draft, Draft):
+                (draft.work / REPORT).write_text(render(_page(context)), encoding="utf-8")
+                draft.commit([REPORT], measured={})
+
+
+def publish(context: Context) -> None:
+    """Copy the page of these settings into the folder of the run; where there is none yet, an older page is taken away.
+
+    It would stand beside newer figures as if it were theirs. Its entry stays in the store.
+    """
+    shown = context.run_dir / REPORT
+    for step in steps(context):
+        entry = context.find(step)
+        if entry is not None:
+            write_atomic(shown, entry.path(REPORT).read_bytes())
+        elif shown.exists():
+            shown.unlink()
+            context.tell(f"report: {shown} was of other settings or entries and is removed; --stage report writes it anew")
+
+
+def _page(context: Context) -> Page:
+    compared = scores.compared(context)
+    decoder, reason = chosen_decoder(context)
+    overlays, worst = people.shown_people(context, compared, decoder)
+    return Page(
+        name=context.settings.name,
+        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        protocol=protocol(context),
+        decoder_reason=reason,
+        machine=scores.machine(context),
+        rows=scores.table(context, compared, decoder),
+        decoders=scores.by_decoder(compared),
+        targets=scores.targets(context),
+        differences=scores.differences(context, compared, decoder),
+        phases=sources.phases(context),
+        curves=sources.student_curves(context),
+        teacher_curves=sources.teacher_curves(context),
+        overlays=overlays,
+        worst=worst,
+        joints=scores.joints(compared, decoder),
+        joint_series=scores.joint_series(compared),
+        cache=sources.cache(context),
+        views_bytes=sources.views_bytes(context),
+        splits=sources.splits(context),
+        entries=sources.entries(context),
+        settings_yaml=yaml.safe_dump(context.settings.model_dump(mode="json"), sort_keys=False),
+        versions=sources.versions(context),
+        command=f"{context.command} --stage report --force",
+        seconds=context.seconds,
+    )

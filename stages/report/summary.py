@@ -1,0 +1,114 @@
+"""All figures of an experiment in one place, read from the manifests of its entries: for metrics.json and for the report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import mean
+from typing import Any, get_args
+
+from stages import distill, evaluate, prepare, teachers
+from stages.base import Context, Step
+from stages.settings import Role
+from stages.targets import stage as targets
+from stages.training.loop import WEIGHTS
+
+__all__ = ["entries_of", "summary"]
+
+
+def entries_of(context: Context) -> list[Step]:
+    """Every step of the experiment up to evaluation, in order."""
+    return [step for module in (prepare, teachers, targets, distill, evaluate) for step in module.steps(context)]
+
+
+def summary(context: Context) -> dict[str, Any]:
+    """What is known so far; parts whose entries are not there are left out."""
+    found: dict[str, Any] = {
+        "name": context.settings.name,
+        "device": context.device,
+        "seconds": {stage: round(seconds, 2) for stage, seconds in context.seconds.items()},
+        "this_run": _this_run(context),
+    }
+    for name, part in (("data", _data), ("teachers", _teachers), ("targets", _targets), ("evaluate", _evaluate)):
+        if values := part(context):
+            found[name] = values
+    found["entries"] = _entries(context)
+    student = context.find(distill.student_step(context, "student"))
+    if student is not None:
+        found["weights"] = str(student.folder / WEIGHTS)
+    return found
+
+
+def _this_run(context: Context) -> dict[str, Any]:
+    """What the run that writes these figures did itself: nothing, where all was there."""
+    roles = get_args(Role)
+    return {
+        "seconds": {stage: round(seconds, 2) for stage, seconds in context.seconds.items()},
+        "teacher_forwards": {role: context.counters[f"teacher_forwards.{role}"] for role in roles},
+    }
+
+
+def _entries(context: Context) -> dict[str, str]:
+    """Where below the store the entry of each step lies, by the step's title."""
+    found: dict[str, str] = {}
+    for step in entries_of(context):
+        if context.find(step) is not None:
+            # Targets by further binarizations (targets.extra_binarizations) have the title of the first.
+            title = f"{step.title} ({step.key})" if step.title in found else step.title
+            found[title] = step.place
+    return found
+
+
+def _data(context: Context) -> dict[str, Any]:
+    entries = {str(step.about["split"]): context.find(step) for step in prepare.steps(context)}
+    return {split: entry.measured for split, entry in entries.items() if entry}
+
+
+def _teachers(context: Context) -> dict[str, Any]:
+    """The AP of each teacher by the table's decoder once that is chosen (by quarter offset before), and by every decoder."""
+    decoder = _decoder(context)
+    found: dict[str, Any] = {}
+    for name, step in teachers.evaluations(context).items():
+        if entry := context.find(step):
+            every = {decoder: entry.measured[decoder]["AP"] for decoder in ("quarter", "dark", "centroid")}
+            found[name] = {"AP": every[decoder], "AP_by_decoder": every}
+    if "senior" in found and "senior without mask" in found:
+        found["senior"]["AP_without_mask"] = found.pop("senior without mask")["AP"]
+    return found
+
+
+def _targets(context: Context) -> dict[str, Any]:
+    """Per teacher: AP from the validation set's bits, bytes a view (of the training set), and the share of joints seen."""
+    found: dict[str, dict[str, Any]] = {}
+    seen: dict[str, list[float]] = defaultdict(list)
+    for step in targets.steps(context):
+        entry = context.find(step)
+        if entry is None or step.kind != "targets" or step.about["rule"] != context.settings.binarize:
+            continue
+        role = found.setdefault(step.about["role"], {})
+        if step.about["split"] == "val":
+            role |= {name: entry.measured[name] for name in ("AP_from_bits", "AP_float_quarter", "AP_float_dark")}
+            role["joints_seen_val"] = entry.measured["seen"]
+        else:
+            role["bytes_per_view"] = entry.manifest.size
+            role["bytes_per_person_and_view"] = entry.measured["bytes_per_person"]
+            seen[step.about["role"]].append(entry.measured["seen"])
+            role["joints_seen_train"] = round(mean(seen[step.about["role"]]), 4)
+    return found
+
+
+def _evaluate(context: Context) -> dict[str, Any]:
+    if any(context.find(step) is None for step in evaluate.steps(context)):
+        return {}
+    decoder, how = evaluate.chosen_decoder(context)
+    found: dict[str, Any] = {"protocol": evaluate.protocol(context), "decoder": decoder, "decoder_chosen_by": how}
+    for arm in distill.arms(context):
+        scores = evaluate.scores_of(context, arm)
+        every = {name: scores[name]["AP"] for name in ("quarter", "dark", "centroid")}
+        found[arm] = {**scores[decoder], "AP_by_decoder": every}
+    return found
+
+
+def _decoder(context: Context) -> str:
+    if any(context.find(step) is None for step in evaluate.steps(context)):
+        return "quarter"
+    return evaluate.chosen_decoder(context)[0]

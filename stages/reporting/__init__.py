@@ -1,1 +1,0 @@
-"""The page of an experiment: figures, overlays and HTML, made from arrays and dataclasses alone."""

@@ -1,0 +1,1 @@
+"""Scores of predicted poses: OKS, COCO AP, and intervals."""

@@ -1,0 +1,1 @@
+"""Stage targets: the teachers' heatmaps as packed bits."""

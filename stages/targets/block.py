@@ -1,0 +1,189 @@
+"""One task of stage targets: a block of people is cropped, seen by the teachers, binarized and written.
+
+Each picture is decoded once for all views of the task; the block's rows are held in memory until all are there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from torch import Tensor
+
+from stages.base import Device
+from stages.data.crops import heatmap_mask
+from stages.data.loader import Batch, CropLoader, batches_ahead
+from stages.data.views import Views, draw_views
+from stages.data.windows import Pictures
+from stages.distributed.predict import runner
+from stages.distributed.tasks import worker_threads
+from stages.networks.spec import NetworkSpec
+from stages.pose.binarize import binarize
+from stages.pose.decode import dark_kernel_of, decode, to_image
+from stages.settings import AugmentSettings, BinarizeSettings, Role
+from storage_schemas.formats.instances import Instances, read_instances
+from storage_schemas.formats.targets import (
+    ArraySpec,
+    block_files,
+    create_arrays,
+    pack_bits,
+    read_rows,
+    view_arrays,
+    write_block,
+)
+from storage_schemas.paths.node_cache import File, Folder, here
+from storage_schemas.paths.path import Place, mirror
+from storage_schemas.store.parts import finish_part
+
+__all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
+
+FLOAT_DECODERS: tuple[Literal["quarter", "dark"], ...] = ("quarter", "dark")
+
+
+@dataclass(frozen=True)
+class BlockTeacher:
+    """A teacher in a task: its network, and the folders that its bits go to, each with its rule."""
+
+    role: Role
+    spec: NetworkSpec
+    outputs: tuple[tuple[BinarizeSettings, Place], ...]
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """A view in a task: where it is stored or goes, and which teachers look at it."""
+
+    view: int
+    stored: Folder | None
+    draft: Place | None
+    teachers: tuple[BlockTeacher, ...]
+
+
+@dataclass(frozen=True)
+class BlockJob:
+    """A block of people and the views of them that are missing."""
+
+    block: int
+    start: int
+    stop: int
+    num: int
+    """People of the whole table."""
+    people: File
+    pictures: Pictures
+    views: tuple[BlockView, ...]
+    size_wh: tuple[int, int]
+    seed: int
+    augment: AugmentSettings
+    device: Device
+    precision: Literal["float32", "bfloat16"]
+    batch_size: int
+    score: bool
+
+
+def part_name(block: int) -> str:
+    """The name of a finished block among the parts of a draft."""
+    return f"block-{block:05d}"
+
+
+@ray.remote(max_calls=0)
+def run_block(job: BlockJob) -> dict[str, int]:
+    """``fill_block`` as a Ray task."""
+    return fill_block(job, threads=worker_threads())
+
+
+def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
+    """Write the job's block of every array; how many crops each teacher saw."""
+    instances = read_instances(here(job.people)).select(np.arange(job.start, job.stop))
+    crops = [_crops(job, view, instances) for view in job.views]
+    collected = _Collected(job, crops, threads)
+    # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
+    with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
+    loader = CropLoader(instances, job.pictures, size_wh=job.size_wh, threads=threads, ahead=batches_ahead(job.device))
+    num = len(instances.id_N)
+    rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
+    try:
+        for batches in loader.batches(rows, crops, with_mask=with_mask):
+            for index, batch in enumerate(batches):
+                collected.add(index, batch)
+    finally:
+        loader.close()
+    collected.write()
+    return dict(collected.forwards)
+
+
+def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
+    if view.stored is None:
+        return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
+    folder = here(view.stored)
+    # Of a part that was fetched to this node only the rows are there yet.
+    create_arrays(folder, view_arrays((job.size_wh[0] // 4, job.size_wh[1] // 4)), job.num)
+    affine = read_rows(folder, "affine", job.start, job.stop).astype(np.float32)
+    return Views(affine, read_rows(folder, "flip", job.start, job.stop).astype(np.bool_))
+
+
+class _Collected:
+    """The rows of a block as they come out of the teachers, until all are there and the block is written."""
+
+    def __init__(self, job: BlockJob, crops: Sequence[Views], threads: int) -> None:
+        self._job, self._crops, self._threads = job, crops, threads
+        self._rows: dict[Place, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
+        self.forwards: dict[str, int] = defaultdict(int)
+        self._bad: dict[Place, int] = defaultdict(int)
+
+    def add(self, index: int, batch: Batch) -> None:
+        """Take a batch of one view: the mask at heatmap size, and what each teacher says about it."""
+        job, view = self._job, self._job.views[index]
+        if view.draft is not None:
+            masks = np.stack([heatmap_mask(mask) for mask in batch.mask_Bhw])
+            self._keep(view.draft, affine=self._crops[index].affine_N23[batch.rows_B])
+            self._keep(view.draft, flip=self._crops[index].flip_N[batch.rows_B])
+            self._keep(view.draft, mask=pack_bits(masks), has_mask=batch.has_mask_B)
+        for teacher in view.teachers:
+            ready = runner(teacher.spec, job.size_wh, job.device, job.precision, self._threads)
+            heat_BKHW = ready.heatmaps(batch)
+            self.forwards[teacher.role] += len(batch.rows_B)
+            for rule, folder in teacher.outputs:
+                self._binarize(heat_BKHW, rule, folder)
+                if job.score:
+                    self._score(heat_BKHW, folder, self._crops[index].affine_N23[batch.rows_B])
+
+    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: Place) -> None:
+        bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
+        self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
+        self._bad[folder] += int(bad.sum())
+
+    def _score(self, heat_BKHW: Tensor, folder: Place, affine_B23: npt.NDArray[np.float32]) -> None:
+        """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
+        kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
+        for decoder in FLOAT_DECODERS:
+            xy, score = decode(heat_BKHW, decoder=decoder, dark_kernel=kernel)
+            keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
+            self._keep(folder, **{decoder: keypoints.astype(np.float32)})
+
+    def _keep(self, folder: Place, **arrays: npt.NDArray[Any]) -> None:
+        for name, rows in arrays.items():
+            self._rows[folder][name].append(rows)
+
+    def write(self) -> None:
+        """Write the block of every array, read it back, and mark it as finished."""
+        block = self._job.block
+        for folder, arrays in self._rows.items():
+            whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
+            scores = {name: whole.pop(name) for name in FLOAT_DECODERS if name in whole}
+            specs = tuple(ArraySpec(name, rows.shape[1:], rows.dtype.name) for name, rows in whole.items())
+            work = mirror(folder)
+            create_arrays(work, specs, self._job.num)
+            write_block(work, block, whole)
+            for name, rows in whole.items():
+                stored = read_rows(work, name, self._job.start, self._job.stop)
+                assert np.array_equal(stored, rows, equal_nan=rows.dtype.kind == "f"), f"{name} did not come back as written"
+            files = block_files(specs, block)
+            if scores:
+                files.append(f"{part_name(block)}.npz")
+                np.savez(work / files[-1], quarter=scores["quarter"], dark=scores["dark"])
+            finish_part(folder, part_name(block), files, notes={"bad": self._bad[folder]})

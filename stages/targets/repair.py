@@ -1,0 +1,293 @@
+"""Mending cached views and targets, and testing them: lost shards are computed again, and rows are asked of a teacher anew."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stages.base import Context, Device, Step, resolve_precision
+from stages.data.loader import CropLoader, batches_ahead
+from stages.data.views import Views
+from stages.distributed.predict import runner
+from stages.distributed.tasks import run_tasks, task_options
+from stages.pose.binarize import binarize
+from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.progress import progress
+from stages.settings import Role, Split
+from stages.targets.block import BlockTeacher, BlockView, run_block
+from stages.targets.stage import array_specs, block_job, view_step
+from stages.teachers import network_spec, teacher_step
+from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, cache_command, make_again
+from storage_schemas.formats.instances import read_instances
+from storage_schemas.formats.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
+from storage_schemas.paths.path import Place, children, make_folder, make_folders, mirror, remove_tree, upload
+from storage_schemas.store.lease import Lease, LeaseWatch
+from storage_schemas.store.store import Entry
+from storage_schemas.store.writers import lease_of
+
+__all__ = ["Sample", "fetch", "repair", "sample"]
+
+log = logging.getLogger(__name__)
+
+_NUM_JOINTS = 17
+_SCRATCH = "repair-"
+
+
+def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Callable[[], None]) -> None:
+    """Compute the blocks again that hold the ``damaged`` files of the entry of ``step``, views or targets, and put those back.
+
+    A file is put back only if it is, byte for byte, what the manifest describes: an entry is never changed, only made whole.
+    ``connect`` is called before any work, and not at all where that cannot be done.
+
+    Raises:
+        StoreError: it lies in the home beneath.
+        ClusterError: as ``connect``.
+        CorruptEntryError: what was computed is something else, as on another kind of device; or an input is damaged itself.
+        MissingInputError: the entry was taken out of the store meanwhile.
+    """
+    entry = context.need(step)
+    if entry.is_borrowed:
+        raise StoreError(
+            f"{entry.place} lies in the home beneath, {context.beneath}, where nothing is written",
+            allowed="entries of the own home",
+            run=entry.remake(context.command),
+        )
+    for source in _inputs(context, step):
+        context.check(source)
+    connect()
+    with _scratch(entry, make_again(step.kind, context.command, force=False)) as folder:
+        _compute(context, step, entry, damaged, folder)
+        mended = _put_back(entry, folder, damaged)
+    lost = [name for name in damaged if name not in mended]
+    if lost:
+        rest = len(damaged) - len(lost)
+        raise CorruptEntryError(
+            f"{step.place}: computed again on {context.device}, {_named(lost)} not what was lost, "
+            f"which was made on {_place(entry)}"
+            + (f"; {rest} of {len(damaged)} damaged files were made again" if rest else ""),
+            allowed="the same kind of device and the same versions of the libraries, which compute the same bits; "
+            "or another entry in its place: to drop this one says how that is made",
+            run=cache_command(f"drop {step.place} --used", context.home),
+        )
+
+
+def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
+    """Put copies of the files of ``twin``, the same entry in another store, in the place of ``damaged`` ones.
+
+    Returns:
+        The names of those that are whole now: a file of the twin may be damaged too.
+
+    Raises:
+        MissingInputError: the entry was taken out of the store meanwhile.
+    """
+    with _scratch(entry, make_again(entry.manifest.kind, force=False)) as folder:
+        copied = [name for name in damaged if _copied(twin, name, mirror(folder) / name)]
+        upload(folder, copied)
+        return _put_back(entry, folder, copied)
+
+
+def _copied(twin: Entry, name: str, target: Path) -> bool:
+    try:
+        source = twin.path(name)
+        # What cannot be read is the twin's fault, and what cannot be written one's own.
+        source.open("rb").close()
+    except (OSError, CorruptEntryError) as error:
+        log.warning("%s of %s cannot be taken: %s", name, twin.folder, error)
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return True
+
+
+def _put_back(entry: Entry, folder: Place, names: Sequence[str]) -> list[str]:
+    """Those of the files ``names`` in ``folder`` that were what is lost, and are in their places now."""
+    if not entry.is_there():
+        # Its folder may have been made again for the scratch's: what lies in it would be nobody's.
+        raise FileNotFoundError(entry.folder)
+    return [name for name in names if entry.put_back(name, folder / name)]
+
+
+def _named(names: list[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more files are"
+
+
+def _place(entry: Entry) -> str:
+    made = entry.manifest.made
+    return ", ".join(str(made[name]) for name in ("device", "host") if name in made)
+
+
+@contextmanager
+def _scratch(entry: Entry, again: str) -> Iterator[Place]:
+    """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted.
+
+    Raises:
+        MissingInputError: the entry was taken out of the store meanwhile; the message names ``again``, which makes it.
+    """
+    try:
+        with _folder_in(entry) as folder:
+            yield folder
+    except Exception as error:
+        # Whatever then fails fails since the files are gone, in whichever process.
+        if isinstance(error, OdkdError) or entry.is_there():
+            raise
+        raise MissingInputError(f"The entry {entry.place} was taken out of the store", run=again) from error
+
+
+@contextmanager
+def _folder_in(entry: Entry) -> Iterator[Place]:
+    if entry.is_there():
+        # All of it may be lost.
+        make_folders(entry.folder)
+    for other in children(entry.folder)[0]:
+        # What a repair left that was killed; one that lives keeps its own.
+        if other.name.startswith(_SCRATCH) and LeaseWatch(lease_of(other)).is_gone():
+            remove_tree(other)
+            lease_of(other).unlink(missing_ok=True)
+    folder = entry.folder / f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
+    with Lease(lease_of(folder)):
+        make_folder(folder)
+        try:
+            yield folder
+        finally:
+            remove_tree(folder)
+
+
+def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str], folder: Place) -> None:
+    """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
+    split, num = cast(Split, step.about["split"]), int(entry.measured["rows"])
+    people = context.need(instances_step(context, split))
+    specs = array_specs(context, step)
+    create_arrays(mirror(folder), specs, num)
+    upload(folder, metadata_files(specs))
+    blocks = [
+        block for block in range(-(-num // rows_per_block(num))) if not set(block_files(specs, block)).isdisjoint(damaged)
+    ]
+    view = _block_view(context, step, folder)
+    jobs = [block_job(context, split, people.file(INSTANCES), num, block, (view,), score=False) for block in blocks]
+    if step.kind == "targets":
+        # Not in the key, and yet a bit near the threshold may depend on it.
+        jobs = [replace(job, batch_size=_batch_size(context, step)) for job in jobs]
+    options = task_options(context, network=True)
+    sized = [(job, job.stop - job.start) for job in jobs]
+    for _ in run_tasks(run_block, sized, options=options, title=f"repair: {step.title}", unit="crops"):
+        pass
+
+
+def _inputs(context: Context, step: Step) -> list[Entry]:
+    """What views or targets were made from, in the order in which that can be mended."""
+    split = cast(Split, step.about["split"])
+    people = context.need(instances_step(context, split))
+    if step.kind == "views":
+        return [people]
+    teacher = context.need(teacher_step(context, cast(Role, step.about["role"])))
+    return [people, teacher, context.need(view_step(context, split, step.about["view"]))]
+
+
+def _block_view(context: Context, step: Step, folder: Place) -> BlockView:
+    number = step.about["view"]
+    if step.kind == "views":
+        return BlockView(number, None, folder, ())
+    crops = context.need(view_step(context, step.about["split"], number))
+    return BlockView(number, crops.whole(), None, (_teacher(context, step, folder),))
+
+
+def _teacher(context: Context, step: Step, folder: Place) -> BlockTeacher:
+    role = cast(Role, step.about["role"])
+    teacher = context.need(teacher_step(context, role))
+    return BlockTeacher(role, network_spec(teacher), ((step.about["rule"], folder),))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a teacher says today about some rows, against the bits that are cached."""
+
+    rows: int
+    bits: int
+    """Compared: all pixels of all maps."""
+    differing: int
+    set_bits: int
+    """Of the cached ones; most pixels are 0 whatever a teacher says."""
+    maps: int
+    differing_maps: int
+    """With one bit that differs, or more."""
+
+
+def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
+    """Run the teacher of the targets of ``step`` again on ``rows`` random people, in this process, and compare the bits.
+
+    Raises:
+        CorruptEntryError: files are damaged.
+        StoreError: the entry holds no bits of a teacher.
+    """
+    if step.kind != "targets":
+        raise StoreError(
+            f"{step.kind}/{step.key} holds no teacher's bits",
+            allowed="a sample of entries of kind 'targets'",
+            run=cache_command("ls targets", context.home),
+        )
+    entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
+    for source in (*_inputs(context, step), entry):
+        context.check(source)
+    num = int(entry.measured["rows"])
+    chosen_B = np.sort(np.random.default_rng(seed).choice(num, min(rows, num), replace=False))
+    width, height = context.heatmap_wh
+    cached = unpack_bits(_rows(entry, "bits", chosen_B).astype(np.uint8), (_NUM_JOINTS, height, width))
+    fresh = _bits_again(context, step, crops, chosen_B)
+    differs = cached != fresh
+    return Sample(
+        rows=len(chosen_B),
+        bits=differs.size,
+        differing=int(differs.sum()),
+        set_bits=int(cached.sum()),
+        maps=len(chosen_B) * _NUM_JOINTS,
+        differing_maps=int(differs.any(axis=(2, 3)).sum()),
+    )
+
+
+def _bits_again(context: Context, step: Step, crops: Entry, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """The bits [B, K, H, W] that the teacher gives for the chosen rows, in batches as large as when the entry was made."""
+    split, rule, size_wh = cast(Split, step.about["split"]), step.about["rule"], context.settings.crop.size_wh
+    instances = read_instances(context.need(instances_step(context, split)).path(INSTANCES)).select(chosen_B)
+    affine_B23 = _rows(crops, "affine", chosen_B).astype(np.float32)
+    views = Views(affine_B23, _rows(crops, "flip", chosen_B).astype(np.bool_))
+    # The driver may sit on a machine without the GPUs that its workers have.
+    device: Device = "cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu"
+    spec = _teacher(context, step, crops.folder).spec
+    threads = torch.get_num_threads()
+    ready = runner(spec, size_wh, device, resolve_precision(context.settings.targets.precision, context.device), threads)
+    loader = CropLoader(instances, pictures_of(context, split), size_wh=size_wh, threads=threads, ahead=batches_ahead(device))
+    found = []
+    try:
+        batches = np.split(
+            np.arange(len(chosen_B)), range(_batch_size(context, step), len(chosen_B), _batch_size(context, step))
+        )
+        with progress(f"verify: {step.title}", total=len(chosen_B), unit="people") as bar:
+            for (batch,) in loader.batches(batches, [views], with_mask=spec.senior):
+                heat_BKHW = ready.heatmaps(batch)
+                bits, _, _ = binarize(
+                    heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep
+                )
+                found.append(bits.cpu().numpy())
+                bar.advance(len(batch.rows_B))
+    finally:
+        loader.close()
+    return np.concatenate(found)
+
+
+def _batch_size(context: Context, step: Step) -> int:
+    return int(context.need(step).manifest.made["batch_size"])
+
+
+def _rows(entry: Entry, name: str, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+    """Some rows of an array, one by one: there may be millions, and few are wanted."""
+    return np.concatenate([read_rows(entry.near(), name, row, row + 1) for row in chosen_B.tolist()])

@@ -1,0 +1,99 @@
+"""Our own weights on disk: a safetensors file whose metadata says what the weights are, and a digest over both.
+
+The metadata is one JSON text, since the order of several entries is not the same in every run and equal weights are to give
+equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from storage_schemas.errors import WeightsError
+from storage_schemas.paths.local import write_atomic
+
+__all__ = ["CHECKPOINT_SCHEMA", "Checkpoint", "decode_checkpoint", "encode_checkpoint", "load_weights", "save_weights"]
+
+CHECKPOINT_SCHEMA = 1
+_KEY = "odkd_checkpoint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and what they are: the network's name and configuration, what they were trained from."""
+
+    state: dict[str, Tensor]
+    description: dict[str, str]
+
+
+def save_weights(path: Path, network: nn.Module, description: Mapping[str, str]) -> None:
+    """Write the state of any ``network`` to ``path``, whole or not at all."""
+    write_atomic(path, encode_checkpoint(network.state_dict(), description))
+
+
+def load_weights(path: Path) -> Checkpoint:
+    """What ``save_weights`` wrote; raises ``WeightsError`` for a file that is missing, damaged or of another schema."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"no checkpoint at '{path}': {error.strerror}", allowed="a file that save_weights wrote") from error
+    return decode_checkpoint(data, source=str(path))
+
+
+def encode_checkpoint(state: Mapping[str, Tensor], description: Mapping[str, str]) -> bytes:
+    """The bytes of a checkpoint, the same for the same weights and description."""
+    from safetensors.torch import save
+
+    # Copies, because safetensors refuses tensors that share memory, as tied weights of an exported program do.
+    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in sorted(state.items())}
+    record = {
+        "schema": CHECKPOINT_SCHEMA,
+        "description": dict(sorted(description.items())),
+        "sha256": _digest(tensors, description),
+    }
+    return save(tensors, metadata={_KEY: json.dumps(record, sort_keys=True)})
+
+
+def decode_checkpoint(data: bytes, *, source: str) -> Checkpoint:
+    """The reverse of ``encode_checkpoint``; a single changed byte raises ``WeightsError``."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        state = load(data)
+        record = _record(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"'{source}' is damaged or not a checkpoint: {error}", allowed="a file that save_weights wrote"
+        ) from error
+    if record["schema"] != CHECKPOINT_SCHEMA:
+        raise WeightsError(f"'{source}' has checkpoint schema {record['schema']}", allowed=f"schema {CHECKPOINT_SCHEMA}")
+    if _digest(state, record["description"]) != record["sha256"]:
+        raise WeightsError(
+            f"'{source}' is damaged: its contents differ from its digest", allowed="a file as save_weights wrote it"
+        )
+    return Checkpoint(state=state, description=record["description"])
+
+
+def _record(data: bytes) -> dict[str, Any]:
+    """Our metadata in the header of a safetensors file: 8 bytes of length, then JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    record = json.loads(header["__metadata__"][_KEY])
+    if not isinstance(record, dict) or not {"schema", "description", "sha256"} <= record.keys():
+        raise ValueError("its description is incomplete")
+    return record
+
+
+def _digest(state: Mapping[str, Tensor], description: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode())
+    for name, value in sorted(state.items()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Paths on file systems and in buckets."""

@@ -1,0 +1,1 @@
+"""Entries: found by key, written by drafts, verified by hash."""

@@ -1,0 +1,231 @@
+"""A draft: an entry in the making, a folder of parts under a lease, which its manifest, written last, makes an entry."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.local import sync_files, write_atomic
+from storage_schemas.paths.node_cache import File, Folder, RemoteFile, RemoteFolder, here
+from storage_schemas.paths.path import Place, children, files_below, link, mirror, remove_tree, upload
+from storage_schemas.store.entry import Entry, read_entry
+from storage_schemas.store.lease import LeaseWatch
+from storage_schemas.store.manifest import MANIFEST, FileFacts, Manifest, Recipe, as_json, key_of
+from storage_schemas.store.parts import MARKER, Part, facts_of, finished_parts, markers_of, part_folder, read_marker
+from storage_schemas.store.provenance import provenance
+from storage_schemas.store.writers import lease_of
+
+__all__ = ["Draft"]
+
+log = logging.getLogger(__name__)
+
+
+class Draft:
+    """An entry in the making: a folder of its own, under a lease.
+
+    Files are written below ``work``, which is the folder itself, or where that lies in a bucket, its mirror on this node.
+    ``replaces`` is the folder of an entry that goes when this one is committed, and is found until then.
+    """
+
+    def __init__(self, home: Place, kind: str, recipe: Recipe, *, replaces: Place | None = None) -> None:
+        self.kind, self.recipe, self.key = kind, as_json(recipe), key_of(kind, recipe)
+        self._home = home
+        self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
+        self._started = time.monotonic()
+        self._replaces = replaces
+        self._superseded: list[Place] = []
+        self._ended = False
+
+    @property
+    def work(self) -> Path:
+        """Where this process writes and reads the files."""
+        return mirror(self.folder)
+
+    @property
+    def was_taken_over(self) -> bool:
+        """True if the folder is gone although nothing is committed from here: another run held this writer for dead."""
+        return not self._ended and not self.folder.is_dir()
+
+    def stands_to_be_replaced(self) -> bool:
+        """Whether the entry that this one replaces is the one that is there."""
+        try:
+            return self._replaces is not None and read_entry(self._home).folder == self._replaces
+        except (FileNotFoundError, CorruptEntryError):
+            return False
+
+    def parts(self) -> dict[str, Part]:
+        """The finished parts, by name: those adopted from a writer that died and those made since."""
+        return {part.name: part for part in finished_parts(self.folder)}
+
+    def near(self, *beginnings: str) -> Path:
+        """The folder on this node with those files of finished parts whose names begin so, to be read."""
+        if isinstance(self.folder, ObjectPath):
+            facts = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
+            here(RemoteFolder(self.folder, tuple(item for item in facts.items() if item[0].startswith(beginnings))))
+        return self.work
+
+    def part_folder(self, name: str) -> Folder:
+        """The folder with the files of the finished part ``name``, to be handed to another process."""
+        part = read_marker(self.folder / f"{name}{MARKER}")
+        assert part is not None, f"{name} is not finished"
+        return part_folder(self.folder, part)
+
+    def file(self, name: str) -> File:
+        """A file that a finished part holds or that this process wrote, to be handed to another process."""
+        if isinstance(self.folder, Path):
+            return self.folder / name
+        known = {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
+        if name not in known:
+            upload(self.folder, [name])
+        return RemoteFile(self.folder / name, known.get(name) or facts_of(self.work / name))
+
+    def adopt(self, other: Place) -> int:
+        """Take over the finished parts of the attempt folder ``other`` that this one lacks; how many there were.
+
+        They are hard links (in a bucket copies), and ``other`` is removed only after the commit and if its writer is surely
+        gone.
+        """
+        self._superseded.append(other)
+        taken = 0
+        have = {path.name for path in children(self.folder)[1]}
+        for part in finished_parts(other):
+            marker = f"{part.name}{MARKER}"
+            taken += marker not in have and self._link(other, (*part.files, marker))
+        return taken
+
+    def _link(self, other: Place, names: Sequence[str]) -> bool:
+        """Link the files of a part, its marker last; all or none."""
+        try:
+            for name in names:
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link(other / name, target)
+        except FileNotFoundError:
+            # Another writer has committed and removed it. A half linked part shares its files with that entry.
+            for name in names:
+                (self.folder / name).unlink(missing_ok=True)
+            return False
+        return True
+
+    def payload(self, files: Sequence[str]) -> str:
+        """The hash that the entry's payload will have if ``files`` (names below the folder) are committed as they are."""
+        return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
+
+    def size(self, files: Sequence[str]) -> int:
+        """Bytes of ``files`` together, those of finished parts as they say."""
+        known = {name: facts.size for part in markers_of(self.folder) for name, facts in part.files.items()}
+        return sum(known[name] if name in known else (self.work / name).stat().st_size for name in files)
+
+    def _facts(self, files: Sequence[str], expected: Mapping[str, FileFacts] | None = None) -> dict[str, FileFacts]:
+        marked = {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
+        known = marked | dict(expected or {})
+        if isinstance(self.folder, ObjectPath):
+            found = self._remote_facts(files, marked)
+        else:
+            found = {name: facts_of(self.folder / name) for name in sorted(files)}
+        for name, facts in found.items():
+            if known.get(name, facts) != facts:
+                raise CorruptEntryError(
+                    f"{self.folder / name} is not as it was when it was finished",
+                    allowed="the bytes that were written; a failing disk changes them, or another process",
+                    run="the same command again, which makes this part anew",
+                )
+        return found
+
+    def _remote_facts(self, files: Sequence[str], marked: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
+        """As markers say, and of this node's own files as they are; an object of another size is not what was finished.
+
+        Raises:
+            FileNotFoundError: a file is neither in a part nor here.
+        """
+        sizes = files_below(self.folder)
+        if lost := next((name for name in files if name in marked and name not in sizes), None):
+            raise FileNotFoundError(f"{self.folder / lost} is missing")
+        return {
+            name: FileFacts(sizes[name].size, marked[name].sha256) if name in marked else facts_of(self.work / name)
+            for name in sorted(files)
+        }
+
+    def commit(
+        self,
+        files: Sequence[str],
+        *,
+        measured: Mapping[str, Any],
+        made: Mapping[str, Any] | None = None,
+        expected: Mapping[str, FileFacts] | None = None,
+    ) -> Entry:
+        """Write the manifest over ``files`` (names below the folder); if another writer was first, its entry is the result.
+
+        Raises:
+            CorruptEntryError: a file of a finished part has changed since, or is not what is ``expected`` of it.
+            StoreError: another run has taken this work over, and has not finished it yet.
+        """
+        if self._is_late():
+            return self._give_way()
+        try:
+            facts = self._facts(files, expected)
+            sync_files(self.folder, facts)
+            upload(self.folder, set(facts) - {name for part in markers_of(self.folder) for name in part.files})
+        except FileNotFoundError as error:
+            if not self.was_taken_over:
+                raise
+            if self._is_late():
+                return self._give_way()
+            raise self.taken_over() from error
+        everything = {**provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
+        manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, as_json(measured), as_json(everything))
+        # What is replaced is there until it is written over, so that at no moment there is neither.
+        replaces = self.stands_to_be_replaced()
+        try:
+            write_atomic(self._home / MANIFEST, manifest.encode(), exclusive=not replaces)
+        except FileExistsError:
+            return self._give_way()
+        self._ended = True
+        if replaces and self._replaces is not None:
+            self._superseded.append(self._replaces)
+        self._clean(keep=set(facts))
+        return Entry(manifest, self.folder)
+
+    def _is_late(self) -> bool:
+        return (self._home / MANIFEST).exists() and not self.stands_to_be_replaced()
+
+    def abandon(self) -> None:
+        """Give up, and take away what was written: for work that nobody could go on from."""
+        self._ended = True
+        remove_tree(self.folder)
+
+    def taken_over(self) -> StoreError:
+        """What to say where ``was_taken_over``."""
+        return StoreError(
+            f"Another run took the work on {self.kind}/{self.key} over: its folder {self.folder} is gone",
+            allowed="this process showing that it lives in time; one that was stopped, or cut off from the store, does not",
+            run="the same command: it goes on from what the other run has finished",
+        )
+
+    def _give_way(self) -> Entry:
+        entry = read_entry(self._home)
+        self._ended = True
+        # It is our own where NFS, or a bucket, has lost the answer to the first request and says "exists" to the second.
+        if entry.folder != self.folder:
+            log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
+            remove_tree(self.folder)
+        else:
+            self._clean(keep=set(entry.manifest.files))
+        return entry
+
+    def _clean(self, keep: set[str]) -> None:
+        for folder in {self.folder, self.work}:
+            for name in files_below(folder).keys() - keep:
+                (folder / name).unlink(missing_ok=True)
+        for other in self._superseded:
+            # A writer elsewhere that was held for dead may live: its folder stays, and goes when it gives way itself.
+            if LeaseWatch(lease_of(other)).is_gone():
+                remove_tree(other)
+                lease_of(other).unlink(missing_ok=True)

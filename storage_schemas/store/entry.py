@@ -1,0 +1,238 @@
+"""A committed entry: its manifest, and its files as they are found, read, checked and put back."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage_schemas.errors import (
+    REPAIRABLE,
+    THE_SAME,
+    CorruptEntryError,
+    MissingInputError,
+    StoreError,
+    look_again,
+    make_again,
+    repair_command,
+)
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.local import sync_files
+from storage_schemas.paths.node_cache import File, Folder, RemoteFile, RemoteFolder, here
+from storage_schemas.paths.path import Place, files_below, in_the_way, move
+from storage_schemas.store.manifest import MANIFEST, Manifest
+from storage_schemas.store.parts import facts_of, file_problem, is_unreadable, size_problem
+
+__all__ = ["ASIDE", "Entry", "read_entry", "set_aside"]
+
+ASIDE = f"{MANIFEST}.damaged-"
+"""How the names begin under which manifests lie that nobody is to find."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A committed entry: the manifest, and the folder that holds its files."""
+
+    manifest: Manifest
+    folder: Place
+    is_borrowed: bool = False
+    """Whether it lies in a store that is only read, beneath the own one."""
+
+    @property
+    def key(self) -> str:
+        """The entry's key."""
+        return self.manifest.key
+
+    @property
+    def place(self) -> str:
+        """``kind/key``: where below the store it lies."""
+        return self.manifest.place
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What was found out while the entry was made."""
+        return self.manifest.measured
+
+    @property
+    def content(self) -> str:
+        """What later recipes know the entry by: the hash of its content, so that equal content is the same input."""
+        return str(self.measured.get("content", self.manifest.payload))
+
+    def path(self, name: str) -> Path:
+        """The absolute path of one of the entry's files on this node; out of a bucket it is fetched.
+
+        Raises:
+            CorruptEntryError: as ``file``; or the object is missing, or is not what the manifest describes.
+        """
+        return here(self.file(name))
+
+    def file(self, name: str) -> File:
+        """One of the entry's files, to be handed to another process.
+
+        Raises:
+            CorruptEntryError: the manifest names no such file: an entry may come from elsewhere, and what it measured too.
+        """
+        if name not in self.manifest.files:
+            raise CorruptEntryError(
+                f"Entry {self.place} has no file {name!r}",
+                allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
+                run=self.remake(),
+            )
+        if isinstance(self.folder, Path):
+            return self.folder / name
+        return RemoteFile(self.folder / name, self.manifest.files[name], self.mend())
+
+    def whole(self) -> Folder:
+        """The folder with all of the entry's files, to be handed to another process."""
+        if isinstance(self.folder, Path):
+            return self.folder
+        return RemoteFolder(self.folder, tuple(self.manifest.files.items()), self.mend())
+
+    def near(self) -> Path:
+        """The folder with all of the entry's files on this node; out of a bucket they are fetched, as by ``path``."""
+        return here(self.whole())
+
+    def problems(self) -> list[str]:
+        """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
+        return list(self.damaged().values())
+
+    def damaged(self) -> dict[str, str]:
+        """The names of the files that are not as the manifest describes them, and what is wrong with each."""
+        return {name: problem for name, problem in zip(self.manifest.files, self.look(), strict=True) if problem}
+
+    def look(self) -> Iterator[str]:
+        """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
+        for name, facts in self.manifest.files.items():
+            yield file_problem(self.folder, name, facts)
+
+    def is_there(self) -> bool:
+        """Whether the manifest in the store is still that of these files; the folder says nothing, others may write into it."""
+        try:
+            return read_entry(self.folder.parent).folder == self.folder
+        except (FileNotFoundError, CorruptEntryError):
+            return False
+
+    def put_back(self, name: str, made: Place) -> bool:
+        """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
+
+        True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
+        nothing wrong can come of it. Otherwise nothing is done.
+
+        Raises:
+            MissingInputError: the entry was taken out of the store meanwhile.
+        """
+        target = self.folder / name
+        try:
+            if facts_of(made) != self.manifest.files[name]:
+                return False
+            _make_way(self.folder, name)
+            move(made, target)
+        except FileNotFoundError as error:
+            if self.is_there():
+                return False
+            raise MissingInputError(
+                f"The entry {self.place} was taken out of the store", run=make_again(self.manifest.kind, force=False)
+            ) from error
+        sync_files(self.folder, [name])
+        return True
+
+    def twin(self, beneath: Place) -> Entry | None:
+        """The entry with the same files in the home ``beneath``, where there is one; its files are not looked at."""
+        try:
+            found = read_entry(beneath / "store" / self.place)
+        except (OSError, CorruptEntryError, StoreError):
+            return None
+        return found if found.manifest.files == self.manifest.files else None
+
+    def check(self, command: str = THE_SAME, *, beneath: Place | None = None) -> None:
+        """Raise ``CorruptEntryError`` naming the first damaged file and what mends it, which are as for ``mend``.
+
+        In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
+        damaged is found before work begins, and read only once.
+        """
+        if isinstance(self.folder, ObjectPath):
+            sizes = files_below(self.folder)
+            found = [problem for name, facts in self.manifest.files.items() if (problem := size_problem(name, facts, sizes))]
+        else:
+            found = self.problems()
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            unreadable = [problem for problem in found if is_unreadable(problem)]
+            raise CorruptEntryError(
+                f"Entry {self.place}: {(unreadable or found)[0]}{more}",
+                allowed="the files as its manifest describes them, which this user may read (pipeline.cache verify names all)"
+                + ("; or an entry of your own, which --force makes" if self.is_borrowed else ""),
+                # What cannot be looked at may be whole: nothing is to be made in its place.
+                run=look_again(self.place, self.folder.parents[3]) if unreadable else self.mend(command, beneath),
+            )
+        try:
+            self.near()
+        except CorruptEntryError as error:
+            raise CorruptEntryError(error.seen, allowed=error.allowed, run=self.mend(command, beneath)) from error
+
+    def mend(self, command: str = THE_SAME, beneath: Place | None = None) -> str:
+        """What to type next where files are damaged.
+
+        ``command`` makes entries, without the stage; ``beneath`` is the home that is read beneath the entry's own.
+        """
+        if not self.is_borrowed and (self.manifest.kind in REPAIRABLE or (beneath is not None and self.twin(beneath))):
+            return repair_command(self.place, self.folder.parents[3], beneath)
+        return self.remake(command)
+
+    def remake(self, command: str = THE_SAME) -> str:
+        """What to type to have the whole entry made again; ``command`` is as for ``mend``."""
+        return make_again(self.manifest.kind, command, force=self.place, stage=self.manifest.made.get("stage"))
+
+
+def _make_way(folder: Place, name: str) -> None:
+    """Take away what lies where the file ``name`` belongs: a folder or a link, or a file above it."""
+    if isinstance(folder, ObjectPath):
+        return
+    above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
+    for path in above:
+        # A link to a folder may lead to another disk, which is as good.
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+        path.mkdir(exist_ok=True)
+    if (folder / name).is_symlink():
+        (folder / name).unlink()
+    elif (folder / name).is_dir():
+        shutil.rmtree(folder / name)
+
+
+def read_entry(home: Place) -> Entry:
+    """The entry of the folder ``<store>/<kind>/<key>``.
+
+    Raises:
+        FileNotFoundError: it has no manifest.
+        CorruptEntryError: the manifest is damaged, or that of another entry.
+        SchemaVersionError: it was written by another schema version.
+        StoreError: a file is where a folder of the store belongs.
+        OSError: the manifest cannot be read, and may be whole.
+    """
+    try:
+        data = (home / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if stray := in_the_way(home):
+            raise stray from None
+        raise
+    except IsADirectoryError as error:
+        raise CorruptEntryError(f"{home / MANIFEST} is a folder: the entry counts as not there") from error
+    manifest = Manifest.decode(data, where=str(home / MANIFEST))
+    if (manifest.kind, manifest.key) != (home.parent.name, home.name):
+        raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
+    return Entry(manifest, home / manifest.folder)
+
+
+def set_aside(manifest: Place) -> Place:
+    """Give a manifest another name, so that its entry is not found; that name.
+
+    Raises:
+        FileNotFoundError: it is not there (any more).
+    """
+    aside = manifest.with_name(f"{ASIDE}{uuid.uuid4().hex[:8]}")
+    move(manifest, aside)
+    return aside

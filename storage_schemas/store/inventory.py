@@ -1,0 +1,220 @@
+"""What the store holds, as one look at all its manifests: every entry, what cannot be read, and who was made from whom."""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from storage_schemas.errors import (
+    KINDS,
+    ConfigError,
+    CorruptEntryError,
+    MissingInputError,
+    SchemaVersionError,
+    cache_command,
+)
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place, in_threads
+from storage_schemas.store.manifest import MANIFEST
+from storage_schemas.store.store import Entry, Store, read_entry
+
+__all__ = ["Inventory", "find_entry", "find_place", "held", "places", "take_inventory"]
+
+_KNOWN_BY_CONTENT = ("instances", "teachers", "students")
+"""Recipes name these by the hash of their content, and views and targets by their keys."""
+_SHOWN = 5
+
+Unreadable = CorruptEntryError | SchemaVersionError
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All entries by place (``kind/key``), and what is wrong with the manifests that cannot be used."""
+
+    entries: Mapping[str, Entry]
+    unreadable: Mapping[str, Unreadable]
+
+    @cached_property
+    def _by_content(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries.values():
+            if entry.manifest.kind in _KNOWN_BY_CONTENT:
+                found[entry.content].append(entry)
+        return dict(found)
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries.values():
+            found[entry.key].append(entry)
+        return dict(found)
+
+    def named_by(self, text: str) -> list[Entry]:
+        """The entries that a text of a recipe names: by key, by content, or as a report does, by kind, key and content."""
+        found = self._by_key.get(text) or self._by_content.get(text)
+        if found is None and (there := self.entries.get("/".join(text.split(" ")[:2]))):
+            found = [there]
+        return found or []
+
+    def only(self, places: Collection[str]) -> Inventory:
+        """The part of it that lies at ``places``."""
+        return Inventory(
+            {place: entry for place, entry in self.entries.items() if place in places},
+            {place: error for place, error in self.unreadable.items() if place in places},
+        )
+
+    def made_from(self, entry: Entry) -> dict[str, str]:
+        """The entries that the recipe of ``entry`` names and the store holds: by place, the first field that names each."""
+        found: dict[str, str] = {}
+        for field, text in _texts(entry.manifest.recipe):
+            for other in self.named_by(text):
+                found.setdefault(other.place, field)
+        return found
+
+
+def _texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a recipe with the dotted name of its field; elements of a list are numbered."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _texts(below, f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for number, below in enumerate(value):
+            yield from _texts(below, f"{field}[{number}]")
+
+
+def places(store: Store) -> list[str]:
+    """Where there is a manifest, readable or not; nothing is opened.
+
+    Raises:
+        StoreError: as ``Store.homes``.
+    """
+    homes = store.homes()
+    there = _looked_at(store, _has_manifest, homes)
+    return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
+
+
+def _has_manifest(home: Place) -> bool:
+    try:
+        return (home / MANIFEST).exists()
+    except OSError:
+        # A folder that this user may not enter may hold one, and whoever reads it is told.
+        return True
+
+
+def held(store: Store, wanted: Sequence[str]) -> set[str]:
+    """Those of the places ``wanted`` where there is a manifest; only those are looked at."""
+    there = _looked_at(store, lambda place: _has_manifest(store.root / place), wanted)
+    return {place for place, has in zip(wanted, there, strict=True) if has}
+
+
+def take_inventory(store: Store) -> Inventory:
+    """Read every manifest; no other file is looked at.
+
+    Raises:
+        StoreError: as ``Store.homes``.
+    """
+    entries: dict[str, Entry] = {}
+    unreadable: dict[str, Unreadable] = {}
+    there = places(store)
+    with _without_collecting():
+        for place, found in zip(there, _looked_at(store, lambda place: _found(store, place), there), strict=True):
+            if isinstance(found, Entry):
+                entries[place] = found
+            elif found is not None:
+                unreadable[place] = found
+    return Inventory(entries, unreadable)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Python would look for garbage again and again among facts of files, which all stay: a tenth of the time of a list."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _found(store: Store, place: str) -> Entry | Unreadable | None:
+    try:
+        return find_entry(store, place)
+    except MissingInputError:
+        # Taken out of the store since it was listed.
+        return None
+    except (CorruptEntryError, SchemaVersionError) as error:
+        return error
+
+
+def _looked_at(store: Store, look: Callable[[T], R], where: Sequence[T]) -> Iterator[R]:
+    return in_threads(look, where) if isinstance(store.root, ObjectPath) else map(look, where)
+
+
+def find_entry(store: Store, place: str) -> Entry:
+    """The entry at a place.
+
+    Raises:
+        MissingInputError: there is none (any more).
+        CorruptEntryError: its manifest is damaged.
+        SchemaVersionError: it is of another schema version.
+        StoreError: a file is where a folder of the store belongs.
+    """
+    home = store.root / place
+    try:
+        return read_entry(home)
+    except FileNotFoundError as error:
+        raise MissingInputError(
+            f"There is no entry {place} in {store.root}", run=cache_command("ls", store.root.parent)
+        ) from error
+    except SchemaVersionError as error:
+        run = cache_command(f"drop {place} --dry-run", store.root.parent)
+        raise SchemaVersionError(error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", run=run) from error
+    except OSError as error:
+        raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
+
+
+def find_place(store: Store, text: str, *, known: Collection[str] | None = None, beneath: Store | None = None) -> str:
+    """The place that ``text`` means: a key or its beginning, alone or as ``kind/key``.
+
+    It is looked for among the ``known`` places, which may be of a store ``beneath`` too; without them among those of ``store``.
+
+    Raises:
+        ConfigError: it means none, or several.
+    """
+    roots = [str(each.root) for each in (store, beneath) if each]
+    # As it stands in a path that was pasted.
+    wanted = next((text.removeprefix(f"{root}/") for root in roots if text.startswith(f"{root}/")), text).rstrip("/")
+    found = _matching(places(store) if known is None else known, wanted)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        is_kind = wanted in KINDS
+        raise ConfigError(
+            f"'{wanted}' is a kind of entries, and not one of them"
+            if is_kind
+            else f"No entry in {' or '.join(roots)} has a key that begins with '{text}'",
+            allowed="a key, or its beginning, alone or as kind/key",
+            run=cache_command(f"ls {wanted}" if is_kind else "ls", store.root.parent),
+        )
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    raise ConfigError(
+        f"'{text}' is the beginning of {len(found)} keys: {', '.join(found[:_SHOWN])}{more}",
+        allowed="so much of a key that it is the only one",
+        run="the same command with one of these",
+    )
+
+
+def _matching(known: Collection[str], text: str) -> list[str]:
+    kind, slash, key = text.rpartition("/")
+    found = [place.partition("/") for place in known]
+    return ["".join(place) for place in found if text and place[2].startswith(key) and (not slash or place[0] == kind)]

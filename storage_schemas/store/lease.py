@@ -1,0 +1,195 @@
+"""A lease on work in progress: it saves a second writer the work, and never decides what is correct."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.path import Place
+
+__all__ = ["BEAT_SECONDS", "EXPIRE_SECONDS", "Lease", "LeaseWatch"]
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 5.0
+EXPIRE_SECONDS = 60.0
+
+
+class Lease:
+    """A file that its holder rewrites every ``BEAT_SECONDS``; used as a context manager around the work."""
+
+    def __init__(self, path: Place) -> None:
+        self.path = path
+        self._facts = {"owner": uuid.uuid4().hex, **_this_process()}
+        self._beats = 0
+        self._held = False
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Lease:
+        self._write(self.path)
+        self._held = True
+        _HEART.add(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _HEART.remove(self)
+        # The lock waits for a beat that is being written, which would otherwise put the file back.
+        with self._lock:
+            self._held = False
+            self.path.unlink(missing_ok=True)
+
+    def beat(self) -> None:
+        """Show that the holder lives; a lease that another process has taken away is not written again."""
+        with self._lock:
+            if not self._held:
+                return
+            # One thread beats for all: one request that hangs must not make the others look dead.
+            path = self.path if isinstance(self.path, Path) else self.path.in_a_hurry()
+            try:
+                # Asking too can fail, on NFS with ESTALE or EIO.
+                if not path.exists():
+                    return
+                self._beats += 1
+                self._write(path)
+            except OSError as error:
+                log.warning("The lease %s could not be renewed: %s", self.path, error)
+
+    def _write(self, path: Place) -> None:
+        # Not durable: a lease that is lost with the power is the lease of a process that is lost with it.
+        write_atomic(path, json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
+
+
+class _Heart:
+    """The one thread of this process that beats for all its leases; it runs while there are any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leases: list[Lease] = []
+        self._stop = threading.Event()
+
+    def add(self, lease: Lease) -> None:
+        with self._lock:
+            self._leases.append(lease)
+            if len(self._leases) == 1:
+                self._stop = threading.Event()
+                threading.Thread(target=self._run, args=(self._stop,), name="odkd-leases", daemon=True).start()
+
+    def remove(self, lease: Lease) -> None:
+        with self._lock:
+            self._leases.remove(lease)
+            if not self._leases:
+                self._stop.set()
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(BEAT_SECONDS):
+            with self._lock:
+                leases = list(self._leases)
+            for lease in leases:
+                try:
+                    lease.beat()
+                except Exception:
+                    # Without this thread every lease of the process would expire while its work goes on.
+                    log.exception("The lease %s could not be renewed", lease.path)
+
+
+_HEART = _Heart()
+
+
+class LeaseWatch:
+    """Judges from outside whether a lease's holder lives: by changing content, never by comparing clocks."""
+
+    def __init__(self, path: Place) -> None:
+        self.path = path
+        self._seen = b""
+        self._facts: dict[str, object] | None = None
+        self._since = time.monotonic()
+
+    def holder(self) -> str:
+        """Where the holder runs, for a message."""
+        facts = self._read() or {}
+        return f"process {facts.get('pid', '?')} on {facts.get('host', '?')}"
+
+    def is_own(self) -> bool:
+        """True if this very process is the holder."""
+        facts = self._read()
+        return facts is not None and _ran_here(facts) and facts.items() >= _this_process().items()
+
+    def is_dead(self) -> bool:
+        """True if there is no holder, if it ran here and is gone, or if nothing has changed for ``EXPIRE_SECONDS``."""
+        facts = self._read()
+        if facts is not None and (not facts or _ran_here(facts)):
+            return _is_gone(facts)
+        return time.monotonic() - self._since > EXPIRE_SECONDS
+
+    def is_gone(self) -> bool:
+        """True if nobody can hold it any more: there is no lease, or its holder ran here and has ended.
+
+        A holder elsewhere is never known to be gone: one that is ``is_dead`` may only have been slow.
+        """
+        facts = self._read()
+        return facts is not None and _is_gone(facts)
+
+    def _read(self) -> dict[str, object] | None:
+        """What the lease says, empty if there is none; what it said last, or None, while it cannot be read."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            self._facts = {}
+            return self._facts
+        except OSError as error:
+            log.warning("The lease %s cannot be read: %s", self.path, error)
+            return self._facts
+        if data != self._seen:
+            self._seen, self._since = data, time.monotonic()
+        self._facts = _decode(data)
+        return self._facts
+
+
+def _decode(data: bytes) -> dict[str, object]:
+    """The facts of a lease; none where it is not one, since a lease is written whole or not at all."""
+    try:
+        facts = json.loads(data)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _ran_here(facts: dict[str, object]) -> bool:
+    machine = _machine()
+    return bool(machine) and facts.get("host") == socket.gethostname() and facts.get("machine") == machine
+
+
+def _is_gone(facts: dict[str, object]) -> bool:
+    return not facts or (_ran_here(facts) and _start_time(str(facts.get("pid", 0))) != facts.get("started"))
+
+
+def _this_process() -> dict[str, object]:
+    pid = str(os.getpid())
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "started": _start_time(pid)}
+
+
+def _machine() -> str:
+    """Tells apart two machines, or two containers, of the same host name: their process ids mean nothing to each other."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _start_time(pid: str) -> str:
+    """When a process of this machine started, in ticks since boot (a reused id has another one); '' if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return ""
+    # The command's name stands in parentheses and may hold spaces; the state is the first field behind it.
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]

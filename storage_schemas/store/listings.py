@@ -1,0 +1,35 @@
+"""Which keys a kind has in a bucket, for some seconds: thousands of entries may be asked for that are not there."""
+
+from __future__ import annotations
+
+import time
+
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place, children
+
+__all__ = ["Listings"]
+
+_SECONDS = 5.0
+
+
+class Listings:
+    """Answers by one list request a kind what would be a request for every entry."""
+
+    def __init__(self) -> None:
+        self._known: dict[Place, tuple[float, frozenset[str]]] = {}
+
+    def may_hold(self, folder: Place, key: str) -> bool:
+        """False if there was nothing of that key in ``folder`` some seconds ago; on file systems always True."""
+        if not isinstance(folder, ObjectPath):
+            return True
+        since, keys = self._known.get(folder, (0.0, frozenset()))
+        if key in keys:
+            return True
+        if not since or time.monotonic() - since > _SECONDS:
+            keys = frozenset(path.name for path in children(folder)[0])
+            self._known[folder] = time.monotonic(), keys
+        return key in keys
+
+    def forget(self, folder: Place) -> None:
+        """Look again: something is going to be made there."""
+        self._known.pop(folder, None)

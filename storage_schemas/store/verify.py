@@ -1,0 +1,70 @@
+"""Whether the files of entries are what their manifests say: size and sha256 of each, and what lies beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from storage_schemas.errors import CorruptEntryError, MissingInputError, SchemaVersionError
+from storage_schemas.paths.path import files_below
+from storage_schemas.store.inventory import Inventory, find_entry
+from storage_schemas.store.store import Entry, Store
+
+__all__ = ["Verdict", "unnamed_files", "verify"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was read, and by place what is wrong with an entry (a line a file) and which files its manifest does not name."""
+
+    entries: Sequence[Entry]
+    damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    other_versions: Sequence[str] = ()
+    """Places of entries of other schema versions, which were not looked at."""
+    unnamed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def num_files(self) -> int:
+        """Files that the manifests name."""
+        return sum(len(entry.manifest.files) for entry in self.entries)
+
+    @property
+    def size(self) -> int:
+        """Their bytes."""
+        return sum(entry.manifest.size for entry in self.entries)
+
+
+def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -> Verdict:
+    """Read every file of the inventory's entries, and call ``advance`` after each.
+
+    A manifest that cannot be read counts as damage of its entry.
+    """
+    others = [place for place, error in inventory.unreadable.items() if isinstance(error, SchemaVersionError)]
+    damaged = {place: [error.seen] for place, error in inventory.unreadable.items() if place not in others}
+    unnamed: dict[str, list[str]] = {}
+    for entry in inventory.entries.values():
+        problems = []
+        for problem in entry.look():
+            advance()
+            if problem:
+                problems.append(problem)
+        if problems and _is_still_there(store, entry):
+            damaged[entry.place] = problems
+        if files := unnamed_files(entry):
+            unnamed[entry.place] = files
+    return Verdict(list(inventory.entries.values()), damaged, others, unnamed)
+
+
+def _is_still_there(store: Store, entry: Entry) -> bool:
+    """False where the entry was taken out of the store, or made again, while its files were read."""
+    try:
+        return find_entry(store, entry.place).folder == entry.folder
+    except MissingInputError:
+        return False
+    except (CorruptEntryError, SchemaVersionError):
+        return True
+
+
+def unnamed_files(entry: Entry) -> list[str]:
+    """Files in the entry's folder that its manifest does not name: what a writer that was killed left, or a user."""
+    return sorted(files_below(entry.folder).keys() - set(entry.manifest.files))

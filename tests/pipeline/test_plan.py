@@ -1,0 +1,162 @@
+"""The plan of a dry run: what is told to be made, and why, in names that the user knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import graph
+from pipeline import plan as dry_run
+from pipeline.plan import plan, render_plan
+from stages import distill, prepare, teachers
+from stages.base import StageName
+from tests.support.step_samples import leave_entry, make_context, with_all, with_people
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which all stages have run."""
+    home = tmp_path_factory.mktemp("finished")
+    with_all(make_context(home))
+    return home
+
+
+def test_what_is_there_is_told_in_one_line_a_stage(finished: Path) -> None:
+    assert render_plan(plan(make_context(finished), list(graph.STAGES))).splitlines() == [
+        "prepare   hit    train instances and 1 more",
+        "teachers  hit    primary teacher and 4 more",
+        "targets   hit    val view 0 and 10 more",
+        "distill   hit    student and 1 more",
+        "evaluate  hit    AP of the student on the validation set and 3 more",
+        "report    hit    report",
+    ]
+
+
+def test_what_waits_for_a_teacher_that_is_gone_is_no_earlier_version_of_what_is_there(tmp_path: Path) -> None:
+    """The senior is another network than the primary, and the page may be the same when all is there again."""
+    context = with_all(make_context(tmp_path))
+    context.store.discard(context.need(teachers.teacher_step(context, "primary")))
+    lines = render_plan(plan(make_context(tmp_path), ["teachers", "report"])).splitlines()
+    assert lines[:2] == [
+        "teachers  miss   primary teacher: not made yet",
+        "teachers  miss   senior teacher and 1 more: waits for primary teacher",
+    ]
+    assert lines[-1].startswith("report    miss   report: waits for primary teacher, ")
+
+
+def test_what_is_there_for_another_step_is_no_earlier_version_of_what_is_missing(tmp_path: Path) -> None:
+    """Student and baseline differ in a few fields, and are two things."""
+    context = with_all(make_context(tmp_path))
+    for planned in plan(make_context(tmp_path, "distill.lr=0.01"), ["distill"]):
+        assert planned.why == "differs from what is there in distill.lr: 0.002 -> 0.01", "each from itself"
+    context.store.discard(context.need(distill.student_step(context, "student")))
+    assert render_plan(plan(make_context(tmp_path), ["distill"])).splitlines() == [
+        "distill   miss   student: not made yet",
+        "distill   hit    baseline (the student without teachers)",
+    ]
+
+
+def test_what_is_not_there_is_told_with_what_it_waits_for(tmp_path: Path) -> None:
+    lines = render_plan(plan(make_context(tmp_path), ["prepare", "teachers", "distill"])).splitlines()
+    assert lines[:3] == [
+        "prepare   miss   train instances and 1 more: not made yet",
+        "teachers  miss   primary teacher: waits for train instances",
+        "teachers  miss   senior teacher: waits for primary teacher, train instances",
+    ]
+    assert lines[-2].startswith("distill   miss   student: waits for train instances, train view 1, ")
+    assert lines[-2].endswith(" and 6 more"), "of many only a few are named"
+
+
+def test_force_makes_what_is_there_again_and_a_plan_takes_nothing_away(tmp_path: Path) -> None:
+    context = make_context(tmp_path)
+    first, _ = prepare.steps(context)
+    leave_entry(context, first)
+    assert render_plan(plan(context, ["prepare"])).splitlines() == [
+        "prepare   hit    train instances",
+        "prepare   miss   val instances: not made yet",
+    ]
+    assert render_plan(plan(context, ["prepare"], force=())).splitlines() == [
+        "prepare   stale  train instances: made again, by --force",
+        "prepare   miss   val instances: not made yet",
+    ]
+    assert context.find(first)
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "told"),
+    [
+        ("data.embedded.train_images=100", "prepare", "data.embedded.train_images: 800 -> 100"),
+        ("prepare.holdout_fraction=0.1", "prepare", "prepare.holdout_fraction: 0.05 -> 0.1"),
+        ("crop.size_wh=[64, 64]", "prepare", "crop.size_wh (width over height): 0.75 -> 1"),
+        ("teachers.primary.train.epochs=3", "teachers", "teachers.primary.train.epochs: 6 -> 3"),
+        ("teachers.senior.mask_drop=0.3", "teachers", "teachers.senior.mask_drop: 0.1 -> 0.3"),
+        ("teachers.senior.adapter_lr=0.5", "teachers", "teachers.senior.adapter_lr: "),
+        ("teachers.senior.train.lr=0.5", "teachers", "teachers.senior.train.lr: "),
+        ("views.augment.scale=0.2", "targets", "views.augment.scale: 0.1 -> 0.2"),
+        ("binarize.threshold=0.4", "targets", "binarize.threshold: 0.5 -> 0.4"),
+        ("distill.lr=0.5", "distill", "distill.lr: "),
+        # Neither the layers nor the epochs, which follow from these.
+        ("distill.network=hrnet_w8_small", "distill", "distill.network: hrnet_w24_tiny -> hrnet_w8_small"),
+        ("distill.epochs=7", "distill", "distill.epochs: 5 -> 7"),
+        ("evaluate.min_keypoint_score=0.5", "evaluate", "evaluate.min_keypoint_score: 0.2 -> 0.5"),
+        ("report.worst=3", "report", "report.worst: 8 -> 3"),
+        # Nor the results that follow from it.
+        ("distill.lr=0.5", "report", "distill.lr: "),
+    ],
+)
+def test_a_changed_setting_is_told_as_the_user_gives_it(finished: Path, override: str, stage: StageName, told: str) -> None:
+    changed = [item.why for item in plan(make_context(finished, override), [stage]) if item.why.startswith("differs")]
+    assert changed
+    for why in changed:
+        assert why.startswith(f"differs from what is there in {told}")
+        assert "," not in why, "nothing else"
+
+
+def test_a_changed_teacher_is_named_and_its_hash_is_not(finished: Path, tmp_path: Path) -> None:
+    context = make_context(tmp_path)
+    with_all(context)
+    for step in graph.STAGES["teachers"].steps(context)[:1]:
+        context.replace(step)
+        leave_entry(context, step, content="0" * 64)
+    told = {item.step.title: item.why for item in plan(context, ["teachers", "targets"]) if item.why}
+    assert told["senior teacher"] == "differs from what is there in base"
+    assert told["targets of the primary teacher, val view 0"] == "differs from what is there in primary teacher"
+
+
+def test_changed_weights_of_a_teacher_are_told_with_the_number_of_epochs(tmp_path: Path) -> None:
+    six = ("distill.epochs=6", "distill.finish=0.0")
+    context = make_context(tmp_path, *six, "distill.teacher_weight=0.5")
+    leave_entry(context, distill.student_step(context, "student"))
+    (planned, _) = plan(make_context(tmp_path, *six, "distill.teacher_weight=0.7"), ["distill"])
+    # In the first half the primary's share goes from 0.5 to 0.7.
+    assert "weights.ground_truth in 6 of the epochs: 0.5 -> 0.3" in planned.why
+    assert "weights.primary in 3 of the epochs: 0.5 -> 0.7" in planned.why
+
+
+def test_another_view_is_no_earlier_version_of_a_view(tmp_path: Path) -> None:
+    context = with_people(make_context(tmp_path, "views.count=1"))
+    first = next(step for step in graph.STAGES["targets"].steps(context) if step.title == "train view 1")
+    leave_entry(context, first)
+    more = make_context(tmp_path, "views.count=2", "distill.epochs=2")
+    planned = {item.step.title: (item.status, item.why) for item in plan(more, ["targets"])}
+    assert planned["train view 1"] == ("hit", "")
+    assert planned["train view 2"] == ("miss", "not made yet")
+    other = {item.step.title: item.why for item in plan(make_context(tmp_path, "views.seed=5"), ["targets"])}
+    assert other["train view 1"] == "differs from what is there in views.seed: 0 -> 5"
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.5, 0.7), ["0.5", "0.7"]),
+        ((0.30000000000000004, 0.1), ["0.3", "0.1"]),
+        ((0.30000000000000004, 0.3), ["0.30000000000000004", "0.3"]),
+        ((None, [1, 2]), ["nothing", "[1, 2]"]),
+        (("a" * 30, "b" * 30), ["a" * 12 + "...", "b" * 12 + "..."]),
+        (("evaluations of 3f9c1a2b4d5e", "evaluations of 77b02e2b4d5e"), ["...3f9c1a2b4d5e", "...77b02e2b4d5e"]),
+        (("the same and more of it all", "the same and more of it"), ["... all", "..."]),
+    ],
+)
+def test_values_that_differ_are_cut_so_that_they_still_do(values: tuple[object, object], shown: list[str]) -> None:
+    assert dry_run._short(*values) == shown

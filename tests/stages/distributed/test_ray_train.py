@@ -1,0 +1,148 @@
+"""How trainings are shared out over processors, by hand, and what several workers learn; the rest runs in tests/pipeline."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from torch import nn
+
+from pipeline import cluster
+from stages.base import Context
+from stages.distributed.ray_train import cpus_of_process, run_trainings
+from stages.networks.spec import NetworkSpec
+from stages.settings import (
+    ClusterSettings,
+    DataSettings,
+    EmbeddedData,
+    Settings,
+    TeacherSource,
+    TeachersSettings,
+    TrainSettings,
+)
+from stages.training.loop import WEIGHTS
+from stages.training.plan import EpochPlan, TrainingPlan, Weights
+from storage_schemas.errors import CorruptEntryError
+from storage_schemas.formats.checkpoints import load_weights
+from storage_schemas.formats.targets import create_arrays, target_arrays, write_block
+from tests.support.buckets import local
+from tests.support.plan_samples import losses, make_plan, on_labels
+
+
+@pytest.mark.parametrize(
+    ("nodes", "processes", "cpus"),
+    [
+        ([2], 1, 2),
+        ([2], 2, 1),
+        ([2], 4, 0.5),
+        ([16], 3, 5),
+        ([16, 16, 16, 16], 4, 16),  # one on each node, not four on the first
+        ([16, 16], 4, 8),
+        ([16, 4], 2, 8),
+        ([0, 8], 1, 8),  # a head without processors
+        ([3, 3], 4, 1),
+    ],
+)
+def test_every_process_gets_the_most_for_which_all_find_a_place(nodes: list[int], processes: int, cpus: float) -> None:
+    assert cpus_of_process(nodes, processes) == cpus
+
+
+class _WithoutBatchNorm(nn.Module):
+    """Heatmaps of 17 joints; batch norm would count over the people of one worker, and so differ by their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.head = nn.Conv2d(8, 17, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        heat: torch.Tensor = self.head(torch.relu(self.stem(image)))
+        return heat
+
+
+def _exported(path: Path) -> Path:
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    image = torch.zeros(2, 3, 64, 64)
+    torch.export.save(torch.export.export(_WithoutBatchNorm(), (image,), dynamic_shapes=({0: batch},)), path)
+    return path
+
+
+def _plan(folder: Path, program: Path, *, workers: int) -> TrainingPlan:
+    folder.mkdir()
+    plan = make_plan(folder, on_labels(3), images=(1, 2, 3, 4, 5, 6, 7, 8))
+    train = plan.train.model_copy(update={"batch_size": 4, "workers": workers, "optimizer": "sgd", "lr": 0.01})
+    return replace(plan, network=NetworkSpec(weights=program), train=train)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[Context]:
+    """A run on a cluster of its own, as ``pipeline.cluster`` starts it."""
+    primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
+    settings = Settings(name="x", data=DataSettings(embedded=EmbeddedData()), teachers=TeachersSettings(primary=primary))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        cluster.connect()
+        try:
+            yield Context(settings, tmp_path, "cpu")
+        finally:
+            cluster.disconnect()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("max_failures", [0, 3])
+def test_what_one_worker_cannot_read_ends_the_others_soon_and_is_what_the_user_is_told(
+    tmp_path: Path, context: Context, max_failures: int
+) -> None:
+    """The first worker opens the bits, and the other waits for it at a barrier that would hold for half an hour."""
+    bits = tmp_path / "bits-of-view-1"
+    bits.mkdir()
+    create_arrays(bits, target_arrays((16, 16), 17), 8)
+    write_block(bits, 0, {"bits": np.zeros((8, 17 * 16 * 16 // 8), np.uint8), "peak": np.zeros((8, 17), np.float16)})
+    [shard] = [path for path in (bits / "bits" / "c").rglob("*") if path.is_file()]
+    shard.write_bytes(shard.read_bytes()[:-9])
+    plan = _plan(tmp_path / "training", _exported(tmp_path / "program.pt2"), workers=2)
+    plan = replace(plan, epochs=[EpochPlan(1, Weights(1.0, primary=1.0), primary=bits)])
+    settings = context.settings.model_copy(update={"cluster": ClusterSettings(max_failures=max_failures)})
+    failed_at: list[float] = []
+
+    def watch() -> None:
+        # Starting workers takes long on a busy machine: the clock runs from the failure.
+        while not (plan.folder / "error.json").exists():
+            time.sleep(0.05)
+        failed_at.append(time.monotonic())
+
+    threading.Thread(target=watch, daemon=True).start()
+    with pytest.raises(CorruptEntryError, match=r"Array 'bits' in .*bits-of-view-1 cannot be read"):
+        run_trainings(replace(context, settings=settings), [plan])
+    # Without retries it was half a second, on a machine with four times as much to do as processors; a retry starts workers.
+    assert time.monotonic() - failed_at[0] < 120
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+def test_two_workers_learn_what_one_learns(tmp_path: Path, context: Context) -> None:
+    """Each step is one of the mean gradient over the whole batch, however it is shared out; so is the loss that is told."""
+    program = _exported(tmp_path / "program.pt2")
+    plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]
+    # Alone, and as many threads as beside its partner.
+    facts = [
+        *run_trainings(context, plans[:1], at_once=[plans[0].train, plans[0].train]),
+        *run_trainings(context, plans[1:]),
+    ]
+    assert [fact["workers"] for fact in facts] == [1, 2]
+    assert {fact["threads_per_worker"] for fact in facts} == {max(1, int(ray.cluster_resources()["CPU"]) // 2)}
+    alone, shared = (load_weights(local(plan.folder / WEIGHTS)).state for plan in plans)
+    assert losses(local(plans[1].folder)) == pytest.approx(losses(local(plans[0].folder)), rel=1e-4)
+    assert losses(local(plans[0].folder))[0] > losses(local(plans[0].folder))[-1]
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-6)
+    assert alone.keys() == shared.keys()

@@ -1,0 +1,79 @@
+"""Tasks on a real Ray with two logical GPUs: placement, reuse of processes, retries, errors and their way back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from stages.base import Context, Device
+from stages.distributed.tasks import run_tasks, task_options
+from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
+from storage_schemas.errors import DataError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, object_store_memory=100 << 20)
+    yield
+    ray.shutdown()
+
+
+def _context(device: Device) -> Context:
+    primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
+    settings = Settings(name="x", data=DataSettings(embedded=EmbeddedData()), teachers=TeachersSettings(primary=primary))
+    return Context(settings, Path("/nowhere"), device)
+
+
+def _run(function: Any, jobs: list[Any], device: Device = "cpu") -> list[Any]:  # noqa: ANN401
+    options = task_options(_context(device), network=True)
+    results = run_tasks(function, [(job, 1) for job in jobs], options=options, title="test", unit="jobs")
+    return [result for _, result in results]
+
+
+@ray.remote(max_calls=0)
+def _where(job: int) -> tuple[int, tuple[int, ...]]:
+    time.sleep(0.3)
+    return os.getpid(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
+
+
+def test_tasks_share_out_the_gpus_and_keep_their_processes() -> None:
+    placed = _run(_where, list(range(12)), "cuda")
+    assert {gpus for _, gpus in placed} == {(0,), (1,)}, "each task has one of the two GPUs"
+    # A process that ended after every task would load its teacher twelve times.
+    assert len({process for process, _ in placed}) <= 4
+
+
+def test_tasks_on_a_cpu_run_ask_for_no_gpu() -> None:
+    assert {gpus for _, gpus in _run(_where, [1, 2])} == {()}
+
+
+@ray.remote(max_calls=0)
+def _die_once(marker: str) -> str:
+    if not Path(marker).exists():
+        Path(marker).write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def test_a_killed_worker_is_replaced_and_its_task_repeated(tmp_path: Path) -> None:
+    assert _run(_die_once, [str(tmp_path / "marker")]) == ["done"]
+
+
+@ray.remote(max_calls=0)
+def _refuse(job: int) -> None:
+    raise DataError("picture 7 is broken", allowed="whole pictures", run="mend it")
+
+
+def test_a_users_mistake_crosses_the_process_border_whole() -> None:
+    with pytest.raises(DataError) as caught:
+        _run(_refuse, [1, 2, 3])
+    assert (caught.value.seen, caught.value.allowed, caught.value.run) == ("picture 7 is broken", "whole pictures", "mend it")

@@ -1,0 +1,255 @@
+"""Scores with the boxes of a detector, by hand and by pycocotools; the network is one that knows the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from stages import evaluate
+from stages.base import Context, Step
+from stages.networks.spec import NetworkSpec
+from stages.pose.affine import box_to_center_size
+from stages.pose.skeleton import COCO_KEYPOINTS
+from stages.prepare import GROUND_TRUTH, INSTANCES, instances_step
+from stages.scoring.network_scores import evaluation_step, score_network
+from stages.scoring import network_scores as evaluation
+from stages.settings import Settings
+from storage_schemas.errors import DataError
+from storage_schemas.formats.instances import Instances, Record, read_instances, write_instances
+from storage_schemas.store.store import Draft, Entry
+from tests.support.buckets import local
+from tests.support.people_samples import PICTURE_PX, mask_rle, write_pictures
+
+IMAGES = (1, 2, 3)
+"""A person each on the first two; on the third there is nobody."""
+BOX = (12.0, 8.0, 30.0, 40.0)
+SPEC = NetworkSpec(network="hrnet_w8_small")
+NETWORK = Step("teachers", "teachers", "some network", {})
+
+
+def truth_K3() -> npt.NDArray[np.float32]:
+    joint = np.arange(17)
+    return np.stack([14 + 6 * (joint % 4), 10 + 8 * (joint // 4), np.full(17, 2)], axis=-1).astype(np.float32)
+
+
+def ground_truth() -> dict[str, Any]:
+    people = [
+        {
+            "id": 100 + image_id,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "bbox": list(BOX),
+            "area": 900.0,
+            "keypoints": truth_K3().ravel().tolist(),
+            "num_keypoints": 17,
+        }
+        for image_id in (1, 2)
+    ]
+    images = [
+        {"id": image_id, "file_name": f"{image_id}.png", "width": PICTURE_PX, "height": PICTURE_PX} for image_id in IMAGES
+    ]
+    category = {"id": 1, "name": "person", "keypoints": list(COCO_KEYPOINTS)}
+    return {"images": images, "annotations": people, "categories": [category]}
+
+
+def table(root: Path, pictures: Sequence[int]) -> Instances:
+    """The people as ``prepare`` leaves them, the first with a mask."""
+    facts = write_pictures(root, pictures)
+    (center_2,), (size_2,) = box_to_center_size(np.array([BOX]), aspect_wh=1.0)
+    masks = {1: mask_rle(np.ones((PICTURE_PX, PICTURE_PX), np.bool_)), 2: None}
+    records = [
+        Record(
+            annotation_id=100 + image_id,
+            image_id=image_id,
+            file_name=f"{image_id}.png",
+            width=PICTURE_PX,
+            height=PICTURE_PX,
+            box_4=np.array(BOX),
+            center_2=center_2,
+            size_2=size_2,
+            area=900.0,
+            keypoints_K3=truth_K3(),
+            mask_rle=mask,
+            holdout=False,
+        )
+        for image_id, mask in masks.items()
+    ]
+    return Instances.from_records(records, facts)
+
+
+def box(image_id: int, score: float) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": 1, "bbox": list(BOX), "score": score}
+
+
+def prepared(tmp_path: Path, boxes: Path | None = None, *, pictures: Sequence[int] = IMAGES) -> Context:
+    """A context whose validation set is there."""
+    root = tmp_path / "images"
+    root.mkdir(exist_ok=True)
+    (tmp_path / "annotations.json").write_text(json.dumps(ground_truth()))
+    source = {"annotations": str(tmp_path / "annotations.json"), "images": str(root)}
+    people = table(root, pictures)
+    settings = Settings.model_validate(
+        {
+            "name": "x",
+            "data": {"train": source, "val": source},
+            "crop": {"size_wh": (64, 64)},
+            "teachers": {"primary": {"network": "hrnet_w8_small", "train": {"epochs": 1}}},
+            "distill": {"network": "hrnet_w8_small", "epochs": 2},
+            "evaluate": {"boxes": boxes, "decoder": "quarter"},
+        }
+    )
+    context = Context(settings, tmp_path / "home", "cpu")
+    step = instances_step(context, "val")
+    with context.store.draft(step.kind, step.recipe) as draft:
+        if isinstance(draft, Draft):
+            write_instances(local(draft.folder / INSTANCES), people)
+            local(draft.folder / GROUND_TRUTH).write_text(json.dumps(ground_truth()))
+            draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "people", "people": 2, "images": 2, "held_out": 0})
+    return context
+
+
+def detections(tmp_path: Path, *records: dict[str, Any]) -> Path:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Instances]:
+    """The people that a network which always answers with the same pose was asked for."""
+    asked: list[Instances] = []
+
+    def answer(_: Context, __: NetworkSpec, people: Path, ___: Path, **____: object) -> dict[str, npt.NDArray[np.float32]]:
+        asked.append(read_instances(people))
+        pose_K3 = truth_K3()
+        pose_K3[:, 2] = 1.0
+        return dict.fromkeys(("quarter", "dark", "centroid"), np.stack([pose_K3] * len(asked[-1].id_N)))
+
+    monkeypatch.setattr(evaluation, "predict", answer)
+    return asked
+
+
+def by_pycocotools(results: Path) -> list[float]:
+    truth = COCO()
+    truth.dataset = ground_truth()
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        scoring = COCOeval(truth, truth.loadRes(str(results)), "keypoints")
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    found: list[float] = scoring.stats.tolist()
+    return found
+
+
+def score(context: Context, boxes: Path | None) -> Entry:
+    return score_network(context, SPEC, context.content(NETWORK), "student", stage="evaluate", boxes=boxes)
+
+
+def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: Path, seen: list[Instances]) -> None:
+    boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9), box(2, 0.7))
+    entry = score(prepared(tmp_path, boxes), boxes)
+    # Best first: wrong, right, right. Precision 0, 1/2, 2/3; at every recall the best from there on is 2/3.
+    assert entry.measured["quarter"]["AP"] == pytest.approx(2 / 3)
+    assert entry.measured["quarter"]["AP"] == pytest.approx(by_pycocotools(entry.path("results-quarter.json"))[0], abs=1e-12)
+    assert (entry.measured["people"], entry.measured["images"]) == (3, 3)
+    assert seen[0].image_id_M[seen[0].image_N].tolist() == [1, 3, 2]
+    assert all(len(sha256) == 64 for sha256 in seen[0].sha256_M), "each picture is known by its hash, as the loader wants"
+
+
+def test_without_it_every_person_is_found(tmp_path: Path, seen: list[Instances]) -> None:
+    boxes = detections(tmp_path, box(1, 0.8), box(2, 0.7))
+    entry = score(prepared(tmp_path, boxes), boxes)
+    assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
+    assert by_pycocotools(entry.path("results-quarter.json"))[0] == pytest.approx(1.0)
+    assert len(seen) == 1
+
+
+def test_a_wrong_box_that_comes_last_changes_nothing(tmp_path: Path, seen: list[Instances]) -> None:
+    boxes = detections(tmp_path, box(1, 0.8), box(2, 0.7), box(3, 0.6))
+    entry = score(prepared(tmp_path, boxes), boxes)
+    assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
+    assert by_pycocotools(entry.path("results-quarter.json"))[0] == pytest.approx(1.0)
+    assert len(seen[0].id_N) == 3
+
+
+def test_a_picture_that_only_a_detection_is_on_and_that_is_missing_is_told(tmp_path: Path, seen: list[Instances]) -> None:
+    boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
+    context = prepared(tmp_path, boxes, pictures=(1, 2))
+    with pytest.raises(DataError, match=r"image 3 \('3\.png'\)"):
+        score(context, boxes)
+    assert not seen
+
+
+def test_teachers_are_scored_where_people_are_annotated_whatever_the_boxes(tmp_path: Path, seen: list[Instances]) -> None:
+    boxes = detections(tmp_path, box(3, 0.9))
+    with_boxes, without = prepared(tmp_path, boxes), prepared(tmp_path)
+    steps = [evaluation_step(context, NETWORK, "teacher", stage="teachers") for context in (with_boxes, without)]
+    assert steps[0].recipe["boxes"] == "ground truth"
+    assert steps[0].key == steps[1].key
+    entry = score(with_boxes, None)
+    assert entry.key == steps[0].key
+    assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
+    assert seen[0].has_mask_N.tolist() == [True, False]
+
+
+def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_ones(tmp_path: Path) -> None:
+    boxes = detections(tmp_path, box(1, 0.8))
+    context = prepared(tmp_path, boxes)
+    val = evaluation_step(context, NETWORK, "student", stage="evaluate")
+    holdout = evaluation_step(context, NETWORK, "student", stage="evaluate", subset="holdout")
+    assert (val.about["boxes"], holdout.about["boxes"]) == (boxes, None)
+    assert holdout.recipe["boxes"] == "ground truth"
+    detections(tmp_path, box(1, 0.81))
+    assert evaluation_step(context, NETWORK, "student", stage="evaluate").key != val.key
+
+
+def test_the_entry_is_found_by_the_step_that_asks_for_it(tmp_path: Path, seen: list[Instances]) -> None:
+    boxes = detections(tmp_path, box(1, 0.8))
+    context = prepared(tmp_path, boxes)
+    step = evaluation_step(context, NETWORK, "student", stage="evaluate")
+    assert score(context, boxes).key == step.key
+    assert score(context, boxes).key == step.key
+    assert len(seen) == 1, "the second time it is found"
+
+
+def test_another_picture_that_nobody_is_annotated_on_makes_other_scores(tmp_path: Path) -> None:
+    boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
+    before = evaluation_step(prepared(tmp_path, boxes), NETWORK, "student", stage="evaluate")
+    (tmp_path / "images" / "more.png").write_bytes(b"changes the folder")
+    after = evaluation_step(prepared(tmp_path, boxes), NETWORK, "student", stage="evaluate")
+    assert after.recipe["people"] == before.recipe["people"]
+    assert after.key != before.key
+
+
+@pytest.mark.parametrize(("name", "why"), [("folder", "is not a file"), ("nothing.json", "is not there")])
+def test_boxes_that_are_no_file_are_told_at_once(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=rf"{name} \(evaluate.boxes\) {why}"):
+        evaluation_step(prepared(tmp_path, tmp_path / name), NETWORK, "student", stage="evaluate")
+
+
+def test_the_protocol_says_whose_boxes_are_a_detectors_and_whose_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "scores_of", lambda *_: {"people": 3, "images": 3})
+    boxes = detections(tmp_path, box(1, 0.8))
+    told = evaluate.protocol(prepared(tmp_path, boxes))
+    assert told.startswith(
+        "boxes of the student and baseline from boxes.json, ground-truth boxes for teachers and cached targets, "
+    )
+    assert told.endswith("2 people on 3 images, 3 detected boxes")
+    plain = evaluate.protocol(prepared(tmp_path))
+    assert plain.startswith("ground-truth boxes, flip test")
+    assert plain.endswith("2 people on 2 images")

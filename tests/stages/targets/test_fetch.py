@@ -1,0 +1,79 @@
+"""Damaged files taken out of another store that has the same entry, wherever the two stores are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stages.targets.repair import fetch
+from storage_schemas.errors import MissingInputError
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place, files_below, mirror
+from storage_schemas.store.store import Entry, Store
+from tests.support.store_samples import CONTENT, make_entry
+
+FIRST, SECOND = list(CONTENT)[:2]
+
+
+def _entry(request: pytest.FixtureRequest, kind: str, folder: Path, name: str) -> Entry:
+    place: Place = folder
+    if kind == "bucket":
+        bucket: ObjectPath = request.getfixturevalue("bucket")
+        place = bucket
+    return make_entry(Store(place / name / "store"))
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Entry:
+    return _entry(request, request.param, tmp_path, "own")
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def team(request: pytest.FixtureRequest, tmp_path: Path) -> Entry:
+    return _entry(request, request.param, tmp_path, "team")
+
+
+def _damage(entry: Entry, name: str) -> None:
+    file = entry.folder / name
+    data = file.read_bytes()
+    flipped = bytes([data[0] ^ 1]) + data[1:]
+    if isinstance(file, ObjectPath):
+        file.put(flipped)
+        # This node made it, and has it whole.
+        (mirror(entry.folder) / name).unlink()
+    else:
+        file.write_bytes(flipped)
+
+
+def test_damaged_files_are_the_teams_afterwards_and_nothing_else_is_touched(own: Entry, team: Entry) -> None:
+    home = team.folder.parents[3]
+    twin = own.twin(home)
+    assert twin is not None
+    assert twin.folder == team.folder
+    (own.folder / FIRST).unlink()
+    _damage(own, SECOND)
+    before = files_below(team.folder)
+    assert fetch(own, twin, [FIRST, SECOND]) == [FIRST, SECOND]
+    assert own.problems() == []
+    assert own.path(FIRST).read_bytes() == CONTENT[FIRST]
+    assert set(files_below(own.folder)) == set(own.manifest.files), "nothing is left beside them"
+    assert files_below(team.folder) == before
+
+
+def test_what_is_damaged_there_too_stays_as_it_is(own: Entry, team: Entry, caplog: pytest.LogCaptureFixture) -> None:
+    for entry in (own, team):
+        _damage(entry, FIRST)
+    (own.folder / SECOND).unlink()
+    assert fetch(own, team, [FIRST, SECOND]) == [SECOND]
+    assert list(own.damaged()) == [FIRST]
+    (team.folder / FIRST).unlink()
+    assert fetch(own, team, [FIRST]) == []
+    assert f"{FIRST} of {team.folder} cannot be taken" in caplog.text
+
+
+def test_an_entry_that_is_taken_out_meanwhile_is_told_and_nothing_is_put_in_its_place(own: Entry, team: Entry) -> None:
+    Store(own.folder.parents[2]).discard(own)
+    with pytest.raises(MissingInputError, match=f"{own.place} was taken out of the store"):
+        fetch(own, team, [FIRST])
+    assert not any(name.endswith(FIRST) for name in files_below(own.folder.parents[2]))

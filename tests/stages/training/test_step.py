@@ -1,0 +1,120 @@
+"""One step of a training: who teaches which joint, and that the network learns it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from stages.data.loader import Batch
+from stages.data.windows import Pictures
+from stages.networks.spec import NetworkSpec
+from stages.settings import AugmentSettings, Role, TrainSettings
+from stages.training.loss import blend_targets
+from stages.training.memory_map import MappedArray
+from stages.training.optimizer import make_optimizer
+from stages.training.plan import TrainingPlan, Weights
+from stages.training.step import Learner
+from storage_schemas.formats.targets import create_arrays, pack_bits, target_arrays, write_block
+
+CROP_WH = (64, 64)
+HEATMAP_WH = (16, 16)
+GENERATOR = np.random.default_rng(0)
+
+PLAN = TrainingPlan(
+    title="test",
+    network=NetworkSpec(),
+    instances=Path("not read"),
+    pictures=Pictures(Path("not read")),
+    folder=Path("not written"),
+    crop_wh=CROP_WH,
+    size_divisor=1,
+    epochs=(),
+    train=TrainSettings(lr=1e-2),
+    precision="float32",
+    device="cpu",
+    seed=0,
+    views_seed=0,
+    augment=AugmentSettings(),
+)
+
+
+def make_learner(plan: TrainingPlan = PLAN) -> Learner:
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 17, kernel_size=4, stride=4)
+    return Learner(plan, network, make_optimizer(network, plan.train), torch.device("cpu"))
+
+
+def make_batch(rows: list[int], keypoints_K3: npt.NDArray[np.float32] | None = None) -> Batch:
+    """Noise with the joints of ``keypoints_K3``, or without a labelled joint, in every crop."""
+    image = np.random.default_rng(1).integers(0, 256, (len(rows), 64, 64, 3), dtype=np.uint8)
+    joints = np.zeros((17, 3), dtype=np.float32) if keypoints_K3 is None else keypoints_K3
+    no_mask = np.zeros((len(rows), 0, 0), dtype=np.uint8)
+    return Batch(np.array(rows), image, np.stack([joints] * len(rows)), no_mask, np.zeros(len(rows), dtype=bool))
+
+
+@pytest.fixture
+def teachers(tmp_path: Path) -> Iterator[dict[Role, MappedArray]]:
+    """Four people; in row 2 the primary sees joint 3 at (x, y) = (6, 10), and the senior joint 5 at (8, 2)."""
+    found: dict[Role, MappedArray] = {}
+    places: dict[Role, tuple[int, int, int]] = {"primary": (3, 10, 6), "senior": (5, 2, 8)}
+    for role, (joint, y, x) in places.items():
+        bits = np.zeros((4, 17, 16, 16), dtype=bool)
+        bits[2, joint, y, x] = True
+        folder = tmp_path / role
+        folder.mkdir()
+        create_arrays(folder, target_arrays(HEATMAP_WH, 17), 4)
+        write_block(folder, 0, {"bits": pack_bits(bits), "peak": np.asarray(bits.any(axis=(2, 3)), np.float16)})
+        found[role] = MappedArray(folder, "bits")
+    yield dict(found)
+    for array in found.values():
+        array.close()
+
+
+def targets(
+    teachers: dict[Role, MappedArray], weights: Weights, row: int, plan: TrainingPlan = PLAN
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the student is taught about one person: target [K, H, W] and weight [K]."""
+    target, weight = blend_targets(make_learner(plan).sources(make_batch([row]), weights, teachers))
+    return target[0], weight[0]
+
+
+def test_a_joint_without_bits_is_not_taught_and_one_with_bits_is(teachers: dict[Role, MappedArray]) -> None:
+    target, weight = targets(teachers, Weights(0.0, primary=1.0), row=2)
+    assert weight.tolist() == [0, 0, 0, 1.0] + [0] * 13
+    assert target[3].nonzero().tolist() == [[10, 6]]
+
+
+def test_each_person_is_taught_its_own_bits_by_each_teacher(teachers: dict[Role, MappedArray]) -> None:
+    weights = Weights(0.0, primary=0.25, senior=0.75)
+    assert not targets(teachers, weights, row=1)[1].any()
+    target, weight = targets(teachers, weights, row=2)
+    assert {joint: float(weight[joint]) for joint in range(17) if weight[joint]} == {3: 0.25, 5: 0.75}
+    assert target.nonzero().tolist() == [[3, 10, 6], [5, 2, 8]]
+
+
+def test_a_student_of_half_the_size_is_taught_the_same_place(teachers: dict[Role, MappedArray]) -> None:
+    """Heatmap pixel (x, y) = (6, 10) of the teacher is cell (3, 5) of a student at half the size; its labels lie there too."""
+    target, _ = targets(teachers, Weights(0.0, primary=1.0), 2, replace(PLAN, size_divisor=2))
+    assert target.shape == (17, 8, 8)
+    assert target[3].nonzero().tolist() == [[5, 3]]
+
+
+def test_a_teacher_without_weight_is_not_asked(teachers: dict[Role, MappedArray]) -> None:
+    del teachers["senior"]
+    sources = make_learner().sources(make_batch([2]), Weights(0.5, primary=0.5), teachers)
+    assert [weight for weight, _, _ in sources] == [0.5, 0.5]
+
+
+def test_steps_on_one_batch_lower_its_loss(teachers: dict[Role, MappedArray]) -> None:
+    learner = make_learner()
+    joints = np.array([[32, 32, 2]] * 17, dtype=np.float32)
+    batch = make_batch([0, 2], joints)
+    losses = [float(learner.step(batch, Weights(0.5, primary=0.5), teachers, generator=GENERATOR)) for _ in range(8)]
+    assert losses[-1] < 0.9 * losses[0]

@@ -1,0 +1,217 @@
+"""What the instance table is told it gives back, of another version or damaged it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.formats.instances import (
+    INSTANCES_SCHEMA,
+    ImageFacts,
+    Instances,
+    Record,
+    decode_table,
+    encode_table,
+    read_instances,
+    write_instances,
+)
+
+
+def record(annotation_id: int, image_id: int, *, mask: bytes | None = None, holdout: bool = False) -> Record:
+    rng = np.random.default_rng(annotation_id)
+    return Record(
+        annotation_id=annotation_id,
+        image_id=image_id,
+        file_name=f"{image_id}.jpg",
+        width=640 + image_id,
+        height=480,
+        box_4=rng.random(4),
+        center_2=rng.random(2),
+        size_2=rng.random(2),
+        area=float(annotation_id),
+        keypoints_K3=rng.random((17, 3)).astype(np.float32),
+        mask_rle=mask,
+        holdout=holdout,
+    )
+
+
+def facts(*image_ids: int) -> dict[int, ImageFacts]:
+    return {image_id: ImageFacts(f"{image_id:064x}", 1000 + image_id) for image_id in image_ids}
+
+
+def three() -> Instances:
+    """Persons 10, 11, 12 on the pictures 5, 3, 5."""
+    people = [record(10, 5, mask=b"abc"), record(11, 3, holdout=True), record(12, 5, mask=b"")]
+    return Instances.from_records(people, facts(3, 4, 5))
+
+
+def fields(instances: Instances) -> dict[str, Any]:
+    """Every field in a form that compares by value, NaN included."""
+    found = {field.name: getattr(instances, field.name) for field in dataclasses.fields(instances)}
+    return {
+        name: (value.dtype, value.shape, value.tobytes())
+        if isinstance(value, np.ndarray)
+        else value
+        if isinstance(value, list)
+        else value.to_pylist()
+        for name, value in found.items()
+    }
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Instances:
+    num = draw(st.integers(0, 6))
+
+    def floats(dtype: str, *shape: int) -> npt.NDArray[Any]:
+        return np.asarray(draw(arrays.arrays(dtype, (num, *shape))), dtype)
+
+    box, center, size = floats("f8", 4), floats("f8", 2), floats("f8", 2)
+    area, keypoints = floats("f8"), floats("f4", 17, 3)
+    int64, side = st.integers(-(2**63), 2**63 - 1), st.integers(1, 32766)
+    ids = draw(st.lists(int64, min_size=num, max_size=num))
+    pictures = draw(
+        st.lists(st.tuples(int64, st.text(min_size=1), side, side), min_size=1, max_size=3, unique_by=lambda p: p[0])
+    )
+    masks = draw(st.lists(st.none() | st.binary(), min_size=num, max_size=num))
+    held = draw(st.lists(st.booleans(), min_size=num, max_size=num))
+    people = []
+    for row in range(num):
+        picture = draw(st.sampled_from(pictures))
+        shape = (box[row], center[row], size[row])
+        people.append(Record(ids[row], *picture, *shape, float(area[row]), keypoints[row], masks[row], held[row]))
+    return Instances.from_records(people, {key: ImageFacts(f"{key:x}", abs(key) // 2) for key, *_ in pictures})
+
+
+@settings(deadline=None, max_examples=60)
+@given(tables())
+def test_a_table_decodes_to_what_was_encoded(instances: Instances) -> None:
+    assert fields(decode_table(encode_table(instances))) == fields(instances)
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables())
+def test_a_file_gives_back_what_was_written(tmp_path: Path, instances: Instances) -> None:
+    write_instances(tmp_path / "instances.parquet", instances)
+    assert fields(read_instances(tmp_path / "instances.parquet")) == fields(instances)
+
+
+def test_a_person_keeps_values_and_picture_through_the_file(tmp_path: Path) -> None:
+    write_instances(tmp_path / "t", three())
+    table = read_instances(tmp_path / "t")
+    assert table.id_N.tolist() == [10, 11, 12]
+    # Pictures stand in the order in which they are first needed, and picture 4, which nobody needs, is not there.
+    assert table.image_N.tolist() == [0, 1, 0]
+    assert table.image_id_M.tolist() == [5, 3]
+    assert table.file_name_M == ["5.jpg", "3.jpg"]
+    assert table.sha256_M == [f"{5:064x}", f"{3:064x}"]
+    assert (table.bytes_M.tolist(), table.width_M.tolist(), table.height_M.tolist()) == ([1005, 1003], [645, 643], [480, 480])
+    assert table.area_N.tolist() == [10.0, 11.0, 12.0]
+    assert table.holdout_N.tolist() == [False, True, False]
+    assert table.has_mask_N.tolist() == [True, False, True]
+    assert [mask.as_py() for mask in table.mask_rle] == [b"abc", None, b""]
+    np.testing.assert_array_equal(table.keypoints_NK3[1], record(11, 3).keypoints_K3)
+    np.testing.assert_array_equal(table.box_N4[2], record(12, 5).box_4)
+
+
+def test_the_columns_are_those_that_the_format_names(tmp_path: Path) -> None:
+    write_instances(tmp_path / "t", three())
+    file = pq.ParquetFile(tmp_path / "t")
+    types = {field.name: str(field.type) for field in file.schema_arrow}
+    assert types == {
+        "id": "int64",
+        "image_id": "int64",
+        "file_name": "string",
+        "image_sha256": "string",
+        "image_bytes": "int64",
+        "width": "int32",
+        "height": "int32",
+        "box": "fixed_size_list<element: double>[4]",
+        "center": "fixed_size_list<element: double>[2]",
+        "size": "fixed_size_list<element: double>[2]",
+        "area": "double",
+        "keypoints": "fixed_size_list<element: float>[51]",
+        "mask_rle": "binary",
+        "holdout": "bool",
+    }
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_selecting_by_mask_or_rows_keeps_their_order_and_only_their_pictures() -> None:
+    by_mask = three().select(np.array([False, True, True]))
+    assert by_mask.id_N.tolist() == [11, 12]
+    assert (by_mask.image_id_M.tolist(), by_mask.image_N.tolist()) == ([3, 5], [0, 1])
+    by_rows = three().select(np.array([2, 0]))
+    assert by_rows.id_N.tolist() == [12, 10]
+    assert (by_rows.file_name_M, by_rows.image_N.tolist()) == (["5.jpg"], [0, 0])
+    assert by_rows.mask_rle.to_pylist() == [b"", b"abc"]
+    assert three().select(np.array([], np.int64)).image_id_M.tolist() == []
+
+
+def test_a_selection_is_a_table_like_any_other(tmp_path: Path) -> None:
+    chosen = three().select(np.array([2, 1]))
+    write_instances(tmp_path / "t", chosen)
+    assert fields(read_instances(tmp_path / "t")) == fields(chosen)
+
+
+@pytest.mark.parametrize("metadata", [{b"odkd_instances": b"2"}, {b"odkd_instances": b"\xff"}, {}, None])
+def test_a_table_of_another_version_is_refused(tmp_path: Path, metadata: dict[bytes, bytes] | None) -> None:
+    pq.write_table(encode_table(three()).replace_schema_metadata(metadata), tmp_path / "t")
+    with pytest.raises(StoreError, match="version") as caught:
+        read_instances(tmp_path / "t")
+    assert caught.value.run == "the same command with --stage prepare --force"
+
+
+def test_a_table_with_other_columns_or_gaps_is_refused(tmp_path: Path) -> None:
+    table = encode_table(three())
+    pq.write_table(table.drop_columns(["area"]), tmp_path / "less")
+    loose = pa.schema([field.with_nullable(True) for field in table.schema], metadata=table.schema.metadata)
+    pq.write_table(table.cast(loose), tmp_path / "nullable")
+    for name in ("less", "nullable"):
+        with pytest.raises(CorruptEntryError):
+            read_instances(tmp_path / name)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -9, -1])
+def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
+    write_instances(tmp_path / "t", three())
+    (tmp_path / "t").write_bytes((tmp_path / "t").read_bytes()[:length])
+    with pytest.raises(CorruptEntryError, match="cannot be read"):
+        read_instances(tmp_path / "t")
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(CorruptEntryError, match="cannot be read") as caught:
+            read_instances(path)
+        assert caught.value.run == "the same command with --stage prepare --force"
+
+
+def test_no_changed_bit_gives_other_people(tmp_path: Path) -> None:
+    write_instances(tmp_path / "whole", three())
+    whole, expected = (tmp_path / "whole").read_bytes(), fields(three())
+    refused = 0
+    for position in range(0, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << (position % 8)
+        (tmp_path / "t").write_bytes(damaged)
+        try:
+            # A bit of the file's own statistics or of its maker's name changes nobody.
+            assert fields(read_instances(tmp_path / "t")) == expected
+        except (CorruptEntryError, StoreError):
+            refused += 1
+    assert refused > len(whole) / 5 / 2
+
+
+def test_the_schema_carries_its_version() -> None:
+    assert INSTANCES_SCHEMA.metadata == {b"odkd_instances": b"1"}

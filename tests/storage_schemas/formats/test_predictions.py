@@ -1,0 +1,115 @@
+"""Predictions: what was written comes back, and damage raises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.formats.predictions import coco_results, read_predictions, write_predictions, write_results
+
+N = 40
+
+
+def _columns() -> dict[str, Any]:
+    return {
+        "instance_id": np.arange(N) + 900100581904,
+        "image_id": np.arange(N) // 3,
+        "decoder": ["quarter" if row % 4 else "dark" for row in range(N)],
+        "score": np.linspace(0, 1, N),
+        "kept": np.arange(N) % 5 > 0,
+    }
+
+
+def _keypoints() -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).normal(100, 50, (N, 17, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_predictions(tmp_path / "predictions.parquet", _columns(), _keypoints())
+    return tmp_path / "predictions.parquet"
+
+
+def test_the_rows_of_a_decoder_come_back_as_they_were(path: Path) -> None:
+    for decoder, rows in (("dark", np.arange(0, N, 4)), ("quarter", np.flatnonzero(np.arange(N) % 4))):
+        columns, keypoints = read_predictions(path, decoder)
+        assert np.array_equal(keypoints, _keypoints()[rows])
+        assert keypoints.dtype == np.float32
+        for name in ("instance_id", "image_id", "score", "kept"):
+            assert np.array_equal(columns[name], _columns()[name][rows])
+
+
+def test_a_decoder_that_was_not_run_has_no_rows(path: Path) -> None:
+    columns, keypoints = read_predictions(path, "centroid")
+    assert keypoints.shape == (0, 17, 3)
+    assert len(columns["score"]) == 0
+
+
+def test_a_file_cut_short_raises(path: Path) -> None:
+    data = path.read_bytes()
+    for length in (0, 3, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(CorruptEntryError, match="cannot be read"):
+            read_predictions(path, "dark")
+
+
+def test_a_flipped_bit_raises_or_changes_nothing(path: Path) -> None:
+    """Pages carry checksums; in their headers there are bits that nobody reads."""
+    data, (whole, poses) = path.read_bytes(), read_predictions(path, "dark")
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    raised = 0
+    positions = range(4, footer, 29)
+    for at in positions:
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        try:
+            columns, keypoints = read_predictions(path, "dark")
+        except CorruptEntryError:
+            raised += 1
+            continue
+        assert np.array_equal(keypoints, poses)
+        assert all(np.array_equal(columns[name], whole[name]) for name in whole)
+    assert raised > 0.95 * len(positions)
+
+
+def test_another_table_and_no_file_raise(path: Path) -> None:
+    pq.write_table(pa.table({"decoder": ["dark"], "score": [1.0]}), path)
+    with pytest.raises(CorruptEntryError, match="its columns are decoder, score"):
+        read_predictions(path, "dark")
+    path.unlink()
+    with pytest.raises(CorruptEntryError):
+        read_predictions(path, "dark")
+
+
+def test_a_table_of_another_version_is_refused_whatever_its_columns(path: Path) -> None:
+    table = pq.read_table(path)
+    for changed in (table, table.drop_columns(["kept"])):
+        pq.write_table(changed.replace_schema_metadata({b"odkd_schema": b"2"}), path)
+        with pytest.raises(StoreError, match="are of schema version 2") as caught:
+            read_predictions(path, "dark")
+        assert "version 1" in caught.value.allowed
+        assert "--stage evaluate --force" in caught.value.run
+
+
+def test_results_have_what_coco_tools_read_and_no_box(tmp_path: Path) -> None:
+    """With ``bbox`` there, loadRes takes the area from it and not from the keypoints, and AP by size is another."""
+    keypoints = np.full((2, 17, 3), 1.23456, np.float32)
+    results = coco_results(np.array([7, 9]), np.array([0.25, 0.5]), keypoints)
+    write_results(tmp_path / "results.json", results)
+    read = json.loads((tmp_path / "results.json").read_text())
+    assert [set(record) for record in read] == [{"image_id", "category_id", "keypoints", "score"}] * 2
+    assert read[1] == {"image_id": 9, "category_id": 1, "keypoints": [1.235] * 51, "score": 0.5}
+
+
+def test_results_that_are_not_numbers_are_not_written(tmp_path: Path) -> None:
+    keypoints = np.full((1, 17, 3), np.nan, np.float32)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_results(tmp_path / "results.json", coco_results(np.array([7]), np.array([0.25]), keypoints))
+    assert not (tmp_path / "results.json").exists()

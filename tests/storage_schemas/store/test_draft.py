@@ -1,0 +1,143 @@
+"""Drafts: which parts of others they adopt, what they are held against, and how they are given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage_schemas.errors import CorruptEntryError
+from storage_schemas.store.manifest import FileFacts
+from storage_schemas.store.parts import finish_part
+from storage_schemas.store.store import Draft, Store
+from tests.support.buckets import local
+from tests.support.store_samples import FILES, RECIPE, fill, flip_bit, make_entry, truncate, unfinished, write_file
+
+# Of b"{}", by sha256sum.
+SHA256_OF_BRACES = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+# Parts of the dead
+
+
+def test_parts_of_a_dead_writer_are_adopted_and_the_rest_of_it_removed(store: Store) -> None:
+    whole = make_entry(Store(store.root / "unbroken")).manifest.payload
+    dead = unfinished(store, (0,))
+    local(dead / "rubbish").write_bytes(b"half written")
+    told: list[str] = []
+    with store.draft("targets", RECIPE, tell=told.append) as draft:
+        assert isinstance(draft, Draft)
+        assert set(draft.parts()) == {"block-0"}
+        assert not (draft.folder / "rubbish").exists()
+        for name in FILES[1:]:
+            write_file(draft, name)
+        made = draft.commit(FILES, measured={})
+    assert made.manifest.payload == whole
+    assert made.problems() == []
+    assert told == [f"targets/{made.key}: going on from 1 finished parts of an earlier run"]
+    assert {path.name for path in local(made.folder.parent).iterdir()} == {"manifest.json", made.folder.name}
+
+
+def test_parts_of_several_dead_writers_come_together(store: Store) -> None:
+    unfinished(store, (0,))
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        write_file(draft, "bits/c/1")
+        finish_part(draft.folder, "block-1", ["bits/c/1"], notes={"bad": 7})
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        parts = draft.parts()
+        assert set(parts) == {"block-0", "block-1"}
+        assert parts["block-1"].notes == {"bad": 7}
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), truncate, flip_bit])
+def test_a_part_whose_file_was_damaged_is_not_adopted(
+    store: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    dead = unfinished(store, (0, 1))
+    damage(local(dead / "bits/c/0"))
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert set(draft.parts()) == {"block-1"}
+        assert not (draft.folder / "bits/c/0").exists()
+    assert "bits/c/0" in caplog.text
+
+
+@pytest.mark.parametrize("marker", [b"", b"[]", b"{}", b'{"name": "block-0", "files": [], "notes": {}}'])
+def test_a_part_whose_marker_is_damaged_is_not_adopted(store: Store, marker: bytes) -> None:
+    local(unfinished(store, (0,)) / "block-0.part.json").write_bytes(marker)
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert draft.parts() == {}
+
+
+def test_a_file_that_changed_after_its_part_was_finished_is_not_committed(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        flip_bit(local(draft.folder / "bits/c/0"))
+        with pytest.raises(CorruptEntryError, match="bits/c/0 is not as it was"):
+            draft.commit(FILES, measured={})
+    assert store.find("targets", RECIPE) is None
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert set(draft.parts()) == {"block-1"}
+
+
+def test_a_part_finished_twice_is_committed_as_it_was_at_last(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        write_file(draft, "bits/c/0", b"another")
+        finish_part(draft.folder, "block-0", ["bits/c/0"])
+        assert draft.commit(FILES, measured={}).problems() == []
+
+
+def test_a_commit_that_lacks_a_file_leaves_no_entry(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        write_file(draft, "zarr.json")
+        with pytest.raises(FileNotFoundError):
+            draft.commit(FILES, measured={})
+    assert store.find("targets", RECIPE) is None
+
+
+def test_without_adoption_a_draft_begins_with_nothing_and_leaves_the_work_of_the_dead(store: Store) -> None:
+    dead = unfinished(store, (0, 1))
+    with store.draft("targets", RECIPE, adopt=False) as draft:
+        assert isinstance(draft, Draft)
+        assert list(local(draft.folder).iterdir()) == []
+        fill(draft)
+        draft.commit(FILES, measured={})
+    assert (dead / "bits/c/0").is_file()
+
+
+@pytest.mark.parametrize("facts", [FileFacts(2, "00"), FileFacts(3, SHA256_OF_BRACES)])
+def test_a_file_that_is_not_what_is_expected_is_not_committed(store: Store, facts: FileFacts) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        with pytest.raises(CorruptEntryError, match=r"zarr\.json is not as it was"):
+            draft.commit(FILES, measured={}, expected={"zarr.json": facts})
+        assert store.find("targets", RECIPE) is None
+        draft.commit(FILES, measured={}, expected={"zarr.json": FileFacts(2, SHA256_OF_BRACES)})
+
+
+def test_work_that_is_abandoned_leaves_nothing_and_its_error_is_its_own(store: Store) -> None:
+    def give_up() -> None:
+        with store.draft("targets", RECIPE) as draft:
+            assert isinstance(draft, Draft)
+            fill(draft)
+            draft.abandon()
+            raise CorruptEntryError("its own")
+
+    with pytest.raises(CorruptEntryError, match="its own"):
+        give_up()
+    assert list(local(store.root / "targets").glob("*/*")) == []

@@ -1,0 +1,175 @@
+"""Imports from whoever may have made them: nothing hostile comes in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.store.store import Draft, Entry, Store
+from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
+from tests.support.store_samples import signed
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> list[Entry]:
+    return two_entries(tmp_path / "from")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "to")
+
+
+def _member(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (_member("/etc/cron.d/x", tarfile.REGTYPE), "'/etc/cron.d/x', which is no plain name"),
+        (_member("../outside", tarfile.REGTYPE), "'../outside', which is no plain name"),
+        (_member("targets/../../outside", tarfile.REGTYPE), "which is no plain name"),
+        (_member("./export.json", tarfile.REGTYPE), "which is no plain name"),
+        (_member("link", tarfile.SYMTYPE, "/etc/passwd"), "'link', which is no plain file"),
+        (_member("link", tarfile.LNKTYPE, "export.json"), "'link', which is no plain file"),
+        (_member("device", tarfile.CHRTYPE), "'device', which is no plain file"),
+        (_member("block", tarfile.BLKTYPE), "'block', which is no plain file"),
+        (_member("pipe", tarfile.FIFOTYPE), "'pipe', which is no plain file"),
+        (_member("folder", tarfile.DIRTYPE), "'folder', which is no plain file"),
+        (_member("sparse", tarfile.GNUTYPE_SPARSE), "which is no plain file"),
+        (_member("export.json", tarfile.REGTYPE), "'export.json' twice"),
+    ],
+)
+def test_members_that_an_export_never_has_are_refused(
+    tmp_path: Path, store: Store, entries: list[Entry], member: tarfile.TarInfo, said: str
+) -> None:
+    write_tar(tmp_path / "out.tar", content_of(exported(entries, tmp_path / "out")), member)
+    with pytest.raises(CorruptEntryError, match=said):
+        imported(store, tmp_path / "out.tar")
+    assert is_untouched(store)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_member_of_negative_size_is_refused_and_not_read_for_ever(tmp_path: Path, store: Store) -> None:
+    first = tarfile.TarInfo("export.json").tobuf()
+    header = bytearray(tarfile.TarInfo("back").tobuf())
+    # GNU's spelling of numbers that do not fit: a first byte of 255 and the two's complement of -512.
+    header[124:136] = b"\xff" + (-512).to_bytes(11, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    (tmp_path / "out.tar").write_bytes(first + bytes(header) + bytes(1024))
+    with pytest.raises(CorruptEntryError, match="'back' twice"):
+        imported(store, tmp_path / "out.tar")
+
+
+def _hostile(tmp_path: Path, entry: Entry, change: Callable[[dict[str, bytes], str], None]) -> Path:
+    """A tar file of the export of an entry after ``change`` of its files; that is given the manifest's name."""
+    files = content_of(exported([entry], tmp_path / "plain"))
+    change(files, f"{entry.place}/manifest.json")
+    write_tar(tmp_path / "out.tar", files)
+    return tmp_path / "out.tar"
+
+
+FACTS = {"size": 1, "sha256": "00"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"folder": "../../other"}, "names files outside its folder"),
+        ({"files": {"../../../../outside": FACTS}}, "names files outside its folder"),
+        ({"files": {"/tmp/outside": FACTS}}, "names files outside its folder"),
+        ({"files": {"a/./b": FACTS}}, "names files outside its folder"),
+        ({"files": {"a": FACTS, "a/b": FACTS}}, "one name is file and folder"),
+        ({"kind": "views"}, "does not follow from its recipe"),
+        ({"recipe": OTHER}, "does not follow from its recipe"),
+    ],
+)
+def test_a_manifest_that_lies_is_refused(
+    tmp_path: Path, store: Store, entries: list[Entry], changes: dict[str, Any], said: str
+) -> None:
+    def change(files: dict[str, bytes], manifest: str) -> None:
+        files[manifest] = signed({**json.loads(files[manifest]), **changes})
+
+    with pytest.raises(CorruptEntryError, match=said):
+        imported(store, _hostile(tmp_path, entries[0], change))
+    assert is_untouched(store)
+
+
+def test_an_edited_manifest_is_refused(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+    def change(files: dict[str, bytes], manifest: str) -> None:
+        files[manifest] = files[manifest].replace(b'"AP": 0.5', b'"AP": 0.9')
+
+    with pytest.raises(CorruptEntryError, match="does not match its own sha256"):
+        imported(store, _hostile(tmp_path, entries[0], change))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("targets", "has at targets/.* the manifest of targets/"), ("others", "an entry of kind 'others'")]
+)
+def test_a_manifest_at_another_place_or_of_an_unknown_kind_is_refused(
+    tmp_path: Path, store: Store, entries: list[Entry], kind: str, said: str
+) -> None:
+    with Store(tmp_path / "from").draft(kind, {"of": "its own"}) as draft:
+        assert isinstance(draft, Draft)
+        other = draft.commit([], measured={})
+
+    def change(files: dict[str, bytes], manifest: str) -> None:
+        text = (other.folder.parent / "manifest.json").read_bytes()
+        if kind == "targets":
+            files[manifest] = text
+        else:
+            files["export.json"] = json.dumps({"schema": 1, "entries": [other.place]}).encode()
+            files[f"{other.place}/manifest.json"] = text
+
+    with pytest.raises(CorruptEntryError, match=said):
+        imported(store, _hostile(tmp_path, entries[0], change))
+    assert is_untouched(store)
+
+
+@pytest.mark.parametrize("place", ["../from/targets/x", "/etc", "targets", "", "targets/../targets/x"])
+def test_a_list_that_leads_elsewhere_is_refused(tmp_path: Path, store: Store, entries: list[Entry], place: str) -> None:
+    source = exported(entries, tmp_path / "out")
+    (source / "export.json").write_text(json.dumps({"schema": 1, "entries": [place]}))
+    with pytest.raises(CorruptEntryError, match="there is no "):
+        imported(store, source)
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_links_in_a_folder_are_not_followed(tmp_path: Path, store: Store, entries: list[Entry], what: str) -> None:
+    source = exported(entries[:1], tmp_path / "out")
+    path = source / of_first(entries, "bits/c/0" if what == "file" else "bits")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+    with pytest.raises(CorruptEntryError, match=r"bits/c/. is missing"):
+        imported(store, source)
+    assert is_untouched(store)
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.map": "a,b"}, {"GNU.sparse.size": "x", "GNU.sparse.map": "0,1"}])
+def test_headers_with_numbers_that_are_none_are_refused(tmp_path: Path, store: Store, headers: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "out.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("export.json")
+        member.pax_headers = headers
+        tar.addfile(member)
+    with pytest.raises(CorruptEntryError, match="cannot be read as a tar file"):
+        imported(store, tmp_path / "out.tar")
+    assert is_untouched(store)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, store: Store) -> None:
+    os.mkfifo(tmp_path / "out.tar")
+    with pytest.raises(StoreError, match="is neither a file nor a folder"):
+        imported(store, tmp_path / "out.tar")

@@ -1,0 +1,165 @@
+"""The inventory: what is found and what cannot be read, which entry a key means, and what an entry was made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, SchemaVersionError
+from storage_schemas.store.inventory import find_entry, find_place, places, take_inventory
+from storage_schemas.store.manifest import key_of
+from storage_schemas.store.store import Store
+from tests.support.buckets import local
+from tests.support.cache_samples import a_home, put, store_of
+from tests.support.store_samples import make_entry, signed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_of(tmp_path)
+
+
+def test_every_entry_is_found_at_its_place(tmp_path: Path, store: Store) -> None:
+    made = a_home(tmp_path)
+    inventory = take_inventory(store)
+    assert dict(inventory.entries) == {entry.place: entry for entry in made.values()}
+    assert inventory.unreadable == {}
+    assert places(store) == sorted(entry.place for entry in made.values())
+
+
+def test_a_store_that_is_not_there_holds_nothing(store: Store) -> None:
+    assert places(store) == []
+    assert take_inventory(store).entries == {}
+
+
+def test_what_has_no_manifest_is_no_entry(store: Store) -> None:
+    made = make_entry(store)
+    (made.folder.parent / "manifest.json").unlink()
+    assert places(store) == []
+
+
+def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store: Store) -> None:
+    good, damaged, newer, folder = (put(store, "views", {"view": number}) for number in range(4))
+    path = damaged.folder.parent / "manifest.json"
+    local(path).write_bytes(path.read_bytes()[:-9])
+    path = newer.folder.parent / "manifest.json"
+    local(path).write_bytes(signed({**json.loads(path.read_bytes()), "schema": 7}))
+    path = folder.folder.parent / "manifest.json"
+    path.unlink()
+    path.mkdir()
+    inventory = take_inventory(store)
+    assert list(inventory.entries) == [good.place]
+    errors = inventory.unreadable
+    assert {place: type(error) for place, error in errors.items()} == {
+        damaged.place: CorruptEntryError,
+        newer.place: SchemaVersionError,
+        folder.place: CorruptEntryError,
+    }
+    assert "is not a manifest" in errors[damaged.place].seen
+    assert "schema version 7" in errors[newer.place].seen
+    assert "manifest.json is a folder" in errors[folder.place].seen
+
+
+def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = put(store, "views", {"view": 1})
+
+    def broken(_: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(CorruptEntryError, match=r"manifest\.json cannot be read \(Input/output error\)"):
+        find_entry(store, made.place)
+
+
+def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> None:
+    made = make_entry(store)
+    store.discard(made)
+    with pytest.raises(MissingInputError, match=f"no entry {made.place}"):
+        find_entry(store, made.place)
+
+
+# Which entry a key means
+
+
+@pytest.mark.parametrize(
+    "spelling", ["{key}", "{short}", "targets/{key}", "targets/{short}", "targets/{key}/", "{root}/targets/{key}"]
+)
+def test_a_key_may_be_shortened_and_may_name_its_kind(store: Store, spelling: str) -> None:
+    made = make_entry(store)
+    put(store, "views", {"view": 1})
+    assert find_place(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.place
+
+
+def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: Store) -> None:
+    make_entry(store)
+    with pytest.raises(ConfigError, match="'targets' is a kind of entries") as caught:
+        find_place(store, "targets")
+    assert caught.value.run == f"python -m pipeline.cache ls targets --home {store.root.parent}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no such", "views/{key}", "target/{key}", "{key}0", "targets/{key}/manifest.json", "../{key}"]
+)
+def test_what_is_the_beginning_of_no_key_is_refused(store: Store, text: str) -> None:
+    made = make_entry(store)
+    with pytest.raises(ConfigError, match="has a key that begins with"):
+        find_place(store, text.format(key=made.key))
+
+
+def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Store) -> None:
+    made = [f"{kind}/{key_of(kind, {'view': number})}" for kind in ("views", "targets") for number in range(20)]
+    for place in made:
+        (store.root / place).mkdir(parents=True)
+        local(store.root / place / "manifest.json").touch()
+    digits = [place.partition("/")[2][0] for place in made]
+    common = next(digit for digit in digits if digits.count(digit) > 1)
+    several = sorted(place for place in made if place.partition("/")[2][0] == common)
+    with pytest.raises(ConfigError, match=f"'{common}' is the beginning of {len(several)} keys: {several[0]}, ") as caught:
+        find_place(store, common)
+    assert ("more" in caught.value.seen) == (len(several) > 5)
+
+
+# What an entry was made from
+
+
+def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_path: Path, store: Store) -> None:
+    made = a_home(tmp_path)
+    inventory = take_inventory(store)
+
+    def of(name: str) -> dict[str, str]:
+        return inventory.made_from(made[name])
+
+    assert of("train") == {}
+    assert of("senior") == {made["primary"].place: "base"}
+    assert of("train bits") == {made["train view"].place: "view", made["primary"].place: "teacher"}
+    assert of("student") == {
+        made["train"].place: "instances",
+        made["train view"].place: "epochs[0].view",
+        made["train bits"].place: "epochs[0].primary",
+    }
+    assert of("scores without") == {made["senior"].place: "network", made["val"].place: "people"}
+    assert of("report") == {
+        made[name].place: f"made_from[{number}]" for number, name in enumerate(("train", "val", "primary", "control"))
+    }
+
+
+def test_what_was_made_from_an_entry_that_is_gone_names_the_rest(tmp_path: Path, store: Store) -> None:
+    made = a_home(tmp_path)
+    store.discard(made["train view"])
+    assert take_inventory(store).made_from(made["train bits"]) == {made["primary"].place: "teacher"}
+
+
+def test_equal_content_is_named_whoever_made_it(store: Store) -> None:
+    twins = [put(store, "teachers", {"seed": seed}, {"content": "the same"}) for seed in (0, 1)]
+    scores = put(store, "evaluations", {"network": "the same"})
+    assert set(take_inventory(store).made_from(scores)) == {twin.place for twin in twins}
+
+
+def test_a_part_of_the_inventory_holds_what_was_asked_for(tmp_path: Path, store: Store) -> None:
+    made = a_home(tmp_path)
+    broken = made["val"].folder.parent / "manifest.json"
+    local(broken).write_text("{")
+    part = take_inventory(store).only({made["train"].place, made["val"].place})
+    assert (list(part.entries), list(part.unreadable)) == ([made["train"].place], [made["val"].place])

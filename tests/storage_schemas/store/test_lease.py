@@ -1,0 +1,278 @@
+"""Leases: who lives, who is dead, and one thread that beats for all of them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from storage_schemas.store import lease
+from storage_schemas.store.lease import EXPIRE_SECONDS, Lease, LeaseWatch
+from tests.support.buckets import local
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from storage_schemas.store.lease import Lease
+with Lease(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class _Clock:
+    """A clock that goes when it is told to; without ``time()``, so that asking for the date would fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def _eventually(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _foreign(path: Path, beat: int) -> None:
+    path.write_text(
+        json.dumps({"owner": "x", "host": "elsewhere", "machine": "other", "pid": "1", "started": "1", "beat": beat})
+    )
+
+
+def test_a_lease_is_there_while_it_is_held(tmp_path: Path) -> None:
+    with Lease(tmp_path / "lease"):
+        assert not LeaseWatch(tmp_path / "lease").is_dead()
+    assert list(tmp_path.iterdir()) == []
+    assert LeaseWatch(tmp_path / "lease").is_dead()
+
+
+def test_an_error_in_the_work_gives_the_lease_back(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), Lease(tmp_path / "lease"):
+        raise RuntimeError
+    assert LeaseWatch(tmp_path / "lease").is_dead()
+
+
+def test_a_killed_holder_on_this_machine_is_dead_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "lease"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            watch = LeaseWatch(path)
+            assert not watch.is_dead()
+            assert str(holder.pid) in watch.holder()
+        finally:
+            holder.kill()
+        # Not waited for yet: a zombie is dead too.
+        assert _eventually(watch.is_dead)
+    assert watch.is_dead()
+    assert path.exists()
+
+
+def test_a_process_id_used_again_is_not_the_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lease"
+    with Lease(path):
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({**facts, "started": "1"}))
+        assert LeaseWatch(path).is_dead()
+
+
+def test_a_process_id_of_another_container_is_not_looked_up_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lease"
+    with Lease(path):
+        facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "machine": "same boot, other namespace", "pid": "999999999"}))
+    assert not LeaseWatch(path).is_dead()
+
+
+def test_a_holder_elsewhere_is_dead_when_nothing_changes_until_the_lease_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = _Clock(monkeypatch), tmp_path / "lease"
+    _foreign(path, 0)
+    watch = LeaseWatch(path)
+    assert not watch.is_dead()
+    clock.now += EXPIRE_SECONDS
+    assert not watch.is_dead()
+    clock.now += 0.1
+    assert watch.is_dead()
+
+
+def test_a_beat_seen_starts_the_count_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, path = _Clock(monkeypatch), tmp_path / "lease"
+    _foreign(path, 0)
+    watch = LeaseWatch(path)
+    assert not watch.is_dead()
+    for beat in range(1, 4):
+        clock.now += EXPIRE_SECONDS - 1
+        _foreign(path, beat)
+        assert not watch.is_dead()
+    clock.now += EXPIRE_SECONDS - 1
+    assert not watch.is_dead()
+    clock.now += 2
+    assert watch.is_dead()
+
+
+def test_the_age_of_the_file_and_the_date_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    _Clock(monkeypatch)
+    path = tmp_path / "lease"
+    _foreign(path, 0)
+    watch = LeaseWatch(path)
+    for date in (0.0, 4e9):
+        os.utime(path, (date, date))
+        monkeypatch.setattr(time, "time", lambda date=date: date)
+        assert not watch.is_dead()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
+def test_what_is_not_a_lease_is_nobodys(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lease").write_bytes(content)
+    assert LeaseWatch(tmp_path / "lease").is_dead()
+
+
+def test_a_lease_that_cannot_be_read_is_not_given_up_before_it_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On NFS a file that was just replaced can be stale for a moment; only one that is not there is nobody's."""
+    clock, path = _Clock(monkeypatch), tmp_path / "lease"
+    _foreign(path, 0)
+    watch, unseen = LeaseWatch(path), LeaseWatch(path)
+    assert not watch.is_dead()
+    real = Path.read_bytes
+
+    def stale(self: Path) -> bytes:
+        if self == path:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    for each in (watch, unseen):
+        assert not each.is_dead()
+        assert not each.is_gone()
+    assert "process 1 on elsewhere" in watch.holder()
+    assert "Stale file handle" in caplog.text
+    clock.now += EXPIRE_SECONDS + 0.1
+    for each in (watch, unseen):
+        assert each.is_dead()
+        assert not each.is_gone()
+
+
+def test_gone_is_who_ended_here_or_gave_the_lease_back_and_nobody_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = _Clock(monkeypatch), tmp_path / "lease"
+    assert LeaseWatch(path).is_gone()
+    with Lease(path):
+        facts = json.loads(path.read_text())
+        assert not LeaseWatch(path).is_gone()
+        path.write_text(json.dumps({**facts, "started": "1"}))
+        assert LeaseWatch(path).is_gone()
+    _foreign(path, 0)
+    watch = LeaseWatch(path)
+    assert not watch.is_dead()
+    clock.now += EXPIRE_SECONDS + 1
+    assert watch.is_dead()
+    assert not watch.is_gone()
+
+
+def test_a_process_knows_its_own_lease_from_every_other(tmp_path: Path) -> None:
+    path = tmp_path / "lease"
+    assert not LeaseWatch(path).is_own()
+    with Lease(path):
+        assert LeaseWatch(path).is_own()
+        facts = json.loads(path.read_text())
+        for change in ({"pid": "1"}, {"started": "1"}, {"machine": "other"}, {"host": "elsewhere"}):
+            path.write_text(json.dumps({**facts, **change}))
+            assert not LeaseWatch(path).is_own()
+
+
+def test_one_thread_beats_for_all_leases_and_ends_with_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
+
+    def threads() -> int:
+        return sum(thread.name == "odkd-leases" for thread in threading.enumerate())
+
+    held = [Lease(tmp_path / f"{number}") for number in range(50)]
+    for each in held:
+        each.__enter__()
+    first = {each.path: each.path.read_bytes() for each in held}
+    assert threads() == 1
+    assert _eventually(lambda: all(each.path.read_bytes() != first[each.path] for each in held))
+    for each in held[:-1]:
+        each.__exit__(None, None, None)
+    last = held[-1].path.read_bytes()
+    assert _eventually(lambda: held[-1].path.read_bytes() != last)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["49"]
+    held[-1].__exit__(None, None, None)
+    assert _eventually(lambda: threads() == 0)
+    with Lease(tmp_path / "again") as again:
+        before = again.path.read_bytes()
+        assert _eventually(lambda: again.path.read_bytes() != before)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), ValueError("of another kind")])
+def test_the_thread_lives_on_when_a_lease_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
+    real = Path.exists
+
+    def broken(self: Path) -> bool:
+        if self.name == "lease":
+            raise error
+        return real(self)
+
+    with Lease(tmp_path / "lease") as held, Lease(tmp_path / "other") as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "exists", broken)
+            assert _eventually(lambda: str(error) in caplog.text)
+            before = other.path.read_bytes()
+            assert _eventually(lambda: other.path.read_bytes() != before), "the other leases of the process go on"
+        before = held.path.read_bytes()
+        assert _eventually(lambda: held.path.read_bytes() != before)
+
+
+def test_a_lease_taken_away_is_not_written_again(tmp_path: Path) -> None:
+    with Lease(tmp_path / "lease") as held:
+        held.path.unlink()
+        held.beat()
+        assert not held.path.exists()
+
+
+def test_a_beat_after_the_end_is_not_written(tmp_path: Path) -> None:
+    with Lease(tmp_path / "lease") as held:
+        pass
+    local(held.path).write_bytes(b"another's")
+    held.beat()
+    assert held.path.read_bytes() == b"another's"
+
+
+def test_a_beat_that_fails_is_told_and_the_next_one_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Lease(tmp_path / "lease") as held:
+        before = held.path.read_bytes()
+        with monkeypatch.context() as patch:
+
+            def full(*_: object, **__: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(lease, "write_atomic", full)
+            held.beat()
+        assert "No space left on device" in caplog.text
+        held.beat()
+        assert held.path.read_bytes() != before

@@ -1,0 +1,315 @@
+"""Two writers of one entry: who waits, who gives way, and that nobody's files are lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from storage_schemas.errors import DataError, StoreError
+from storage_schemas.paths.local import write_atomic
+from storage_schemas.store import draft as draft_module
+from storage_schemas.store import store as entry_module
+from storage_schemas.store.lease import Lease, LeaseWatch
+from storage_schemas.store.manifest import key_of
+from storage_schemas.store.parts import finish_part
+from storage_schemas.store.store import Draft, Entry, Store
+from tests.support.buckets import local
+from tests.support.store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def _as_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two writers of this process take each other for writers of two."""
+    monkeypatch.setattr(LeaseWatch, "is_own", lambda _: False)
+
+
+@pytest.mark.usefixtures("_as_two_processes")
+def test_the_second_waits_for_a_living_writer_and_gets_its_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with store.draft("targets", RECIPE) as first:
+        assert isinstance(first, Draft)
+        fill(first)
+        rounds: list[float] = []
+
+        def pass_time(seconds: float) -> None:
+            rounds.append(seconds)
+            if len(rounds) == 3:
+                first.commit(FILES, measured={})
+
+        monkeypatch.setattr(time, "sleep", pass_time)
+        with store.draft("targets", RECIPE, tell=told.append) as second:
+            assert isinstance(second, Entry)
+            assert second.folder == first.folder
+    assert len(rounds) == 3
+    assert told == [f"Waiting for targets/{first.key}, which process {os.getpid()} on {os.uname().nodename} is making"]
+
+
+def test_a_process_that_begins_an_entry_twice_is_told_instead_of_waiting_for_itself(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(_: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with store.draft("targets", RECIPE) as first:
+        assert isinstance(first, Draft)
+        with (
+            pytest.raises(RuntimeError, match=f"targets/{first.key} was begun twice by this process"),
+            store.draft("targets", RECIPE),
+        ):
+            pass
+        with store.draft("views", RECIPE) as other:
+            assert isinstance(other, Draft), "another entry is no matter"
+
+
+@pytest.mark.usefixtures("_as_two_processes")
+def test_the_second_goes_on_where_the_first_gives_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    drafting = store.draft("targets", RECIPE)
+    first = drafting.__enter__()
+    assert isinstance(first, Draft)
+    write_file(first, "bits/c/0")
+    finish_part(first.folder, "block-0", ["bits/c/0"])
+    monkeypatch.setattr(time, "sleep", lambda _: drafting.__exit__(None, None, None))
+    with store.draft("targets", RECIPE) as second:
+        assert isinstance(second, Draft)
+        assert set(second.parts()) == {"block-0"}
+
+
+def test_a_writer_elsewhere_is_taken_over_from_when_its_lease_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = unfinished(store, (0,))
+    _lease_elsewhere(local(dead))
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert set(draft.parts()) == {"block-0"}
+    assert 60 < now[0] < 62
+
+
+def test_a_writer_that_has_not_made_its_folder_yet_is_not_taken_for_dead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease comes first, so that there is no moment in which a folder looks abandoned."""
+    seen: list[bool] = []
+    real = Path.mkdir
+
+    def mkdir(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        if self.parent.name == key_of("targets", RECIPE):
+            seen.append(LeaseWatch(self.with_name(f"{self.name}.lease")).is_dead())
+        real(self, mode, parents, exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    make_entry(store)
+    assert set(seen) == {False}
+
+
+class _Interrupted:
+    """A lease before which something happens, once."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._happens: list[Callable[[], object]] = [happens]
+
+    def __call__(self, path: Path) -> Lease:
+        if self._happens:
+            self._happens.pop()()
+        return Lease(path)
+
+
+def test_an_entry_committed_while_another_begins_is_found_and_keeps_its_files(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer has given its lease back: without the second look its folder would be taken for an abandoned one."""
+    made: list[Entry] = []
+    monkeypatch.setattr(entry_module, "Lease", _Interrupted(lambda: made.append(make_entry(store))))
+    with store.draft("targets", RECIPE) as draft:
+        assert draft == made[0]
+    assert made[0].problems() == []
+    assert {path.name for path in local(made[0].folder.parent).iterdir()} == {"manifest.json", made[0].folder.name}
+
+
+@pytest.mark.usefixtures("_as_two_processes")
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "b")], ids=["the older", "the one that has begun"])
+def test_of_two_that_begin_together_one_gives_way(
+    store: Store, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
+) -> None:
+    """The other one begins between our name and our lease: it goes on, because it is older or because it has its folder."""
+    other = store.draft("targets", RECIPE)
+    begun: list[Draft | Entry] = []
+    monkeypatch.setattr(entry_module, "Lease", _Interrupted(lambda: begun.append(other.__enter__())))
+
+    def finish(_: float) -> None:
+        draft = begun[0]
+        assert isinstance(draft, Draft)
+        fill(draft)
+        draft.commit(FILES, measured={})
+        other.__exit__(None, None, None)
+
+    monkeypatch.setattr(time, "sleep", finish)
+    left = iter(names)
+    real = Draft.__init__
+
+    def named(self: Draft, home: Path, kind: str, recipe: dict[str, Any], *, replaces: Path | None) -> None:
+        real(self, home, kind, recipe, replaces=replaces)
+        self.folder = home / next(left)
+
+    monkeypatch.setattr(Draft, "__init__", named)
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Entry)
+        assert draft.folder.name == names[1]
+
+
+class _Unwatched:
+    """Two drafts at once, each of which takes the other for dead."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(LeaseWatch, "is_dead", lambda _: True)
+        self._contexts = [store.draft("targets", RECIPE), store.draft("targets", RECIPE)]
+
+    def __enter__(self) -> tuple[Draft, Draft]:
+        first = self._contexts[0].__enter__()
+        assert isinstance(first, Draft)
+        fill(first)
+        second = self._contexts[1].__enter__()
+        assert isinstance(second, Draft)
+        assert set(second.parts()) == {"block-0", "block-1"}
+        write_file(second, "zarr.json")
+        return first, second
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for context in self._contexts:
+            context.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_a_writer_wrongly_held_for_dead_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, winner: int) -> None:
+    with _Unwatched(store, monkeypatch) as drafts:
+        entries = [drafts[each].commit(FILES, measured={}) for each in (winner, 1 - winner)]
+    assert entries[0] == entries[1] == store.find("targets", RECIPE)
+    assert entries[0].folder == drafts[winner].folder
+    assert entries[0].problems() == []
+
+
+def _lease_elsewhere(folder: Path) -> None:
+    """The lease of an attempt, as a writer on another machine would have written it."""
+    foreign = {"owner": "x", "host": "elsewhere", "machine": "other", "pid": "1", "started": "1", "beat": 0}
+    folder.with_name(f"{folder.name}.lease").write_text(json.dumps(foreign))
+
+
+def test_the_folder_of_a_writer_that_may_live_stays_and_goes_when_that_one_gives_way(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _Unwatched(store, monkeypatch) as (slow, second):
+        _lease_elsewhere(local(slow.folder))
+        entry = second.commit(FILES, measured={})
+        assert (slow.folder / "zarr.json").read_bytes() == b"{}"
+        write_file(slow, "bits/c/1")
+        finish_part(slow.folder, "block-1", ["bits/c/1"])
+        assert slow.commit(FILES, measured={}) == entry
+    assert {path.name for path in local(entry.folder.parent).iterdir()} == {"manifest.json", entry.folder.name}
+
+
+def test_a_writer_whose_folder_is_gone_gives_way_to_the_entry_that_is_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _Unwatched(store, monkeypatch) as (slow, second):
+
+        def late(files: list[str], expected: None) -> dict[str, Any]:
+            # Between the look at the manifest and the hashing of the files.
+            second.commit(FILES, measured={"by": "second"})
+            shutil.rmtree(local(slow.folder))
+            return real(files, expected)
+
+        real = slow._facts
+        monkeypatch.setattr(slow, "_facts", late)
+        assert slow.commit(FILES, measured={}).measured == {"by": "second"}
+
+
+@pytest.mark.parametrize("act", ["commit", "work"])
+def test_a_writer_that_was_taken_over_says_so_and_how_to_go_on(store: Store, act: str) -> None:
+    def lose() -> None:
+        with store.draft("targets", RECIPE) as draft:
+            assert isinstance(draft, Draft)
+            fill(draft)
+            shutil.rmtree(local(draft.folder))
+            if act == "commit":
+                draft.commit(FILES, measured={})
+            else:
+                finish_part(draft.folder, "block-0", ["bits/c/0"])
+
+    with pytest.raises(StoreError, match="Another run took the work on targets/") as caught:
+        lose()
+    assert "the same command" in caught.value.run
+    assert list(local(store.root / "targets").glob("*/*")) == []
+
+
+def test_an_error_after_giving_way_is_not_taken_for_a_loss(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is gone then too, and rightly."""
+    monkeypatch.setattr(LeaseWatch, "is_dead", lambda _: True)
+
+    def go_on() -> None:
+        with store.draft("targets", RECIPE) as draft:
+            assert isinstance(draft, Draft)
+            make_entry(store)
+            draft.commit(FILES, measured={})
+            assert not draft.folder.exists()
+            raise DataError("something later")
+
+    with pytest.raises(DataError, match="later"):
+        go_on()
+
+
+def test_the_loser_of_a_race_to_the_manifest_gets_the_winners_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _Unwatched(store, monkeypatch) as (first, second):
+
+        def late(path: Path, data: bytes, *, exclusive: bool) -> None:
+            monkeypatch.setattr(draft_module, "write_atomic", write_atomic)
+            first.commit(FILES, measured={"by": "first"})
+            write_atomic(path, data, exclusive=exclusive)
+
+        monkeypatch.setattr(draft_module, "write_atomic", late)
+        entry = second.commit(FILES, measured={"by": "second"})
+    assert entry.measured == {"by": "first"}
+    assert entry.problems() == []
+    assert not second.folder.exists()
+
+
+def test_a_commit_whose_answer_was_lost_keeps_its_files(store: Store) -> None:
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        first = draft.commit(FILES, measured={})
+        assert draft.commit(FILES, measured={}) == first
+    assert first.problems() == []
+
+
+def test_a_part_that_vanishes_while_it_is_adopted_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of a half linked part would be those of the entry that the other one has committed."""
+    dead = unfinished(store, (0,))
+    real = Path.hardlink_to
+
+    def vanish(self: Path, target: Path) -> None:
+        if target.name.endswith(".part.json"):
+            target.unlink()
+        real(self, target)
+
+    with store.draft("views", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        monkeypatch.setattr(Path, "hardlink_to", vanish)
+        assert draft.adopt(dead) == 0
+        assert [path for path in local(draft.folder).rglob("*") if path.is_file()] == []

@@ -1,0 +1,118 @@
+"""A team's store beneath one's own: what is there is found, what is not is made in one's own, and it is never written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_schemas.errors import CorruptEntryError
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place, files_below, mirror
+from storage_schemas.store.store import Draft, Entry, Store
+from tests.support.store_samples import CONTENT, RECIPE, make_entry
+
+OTHER = {**RECIPE, "threshold": 0.4}
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def team(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store with one entry, which nothing may change from here on."""
+    if request.param == "bucket":
+        bucket: ObjectPath = request.getfixturevalue("bucket")
+        store = Store(bucket / "team" / "store")
+    else:
+        store = Store(tmp_path / "team" / "store")
+    make_entry(store)
+    return store
+
+
+@pytest.fixture
+def own(team: Store, tmp_path: Path) -> Store:
+    return Store(tmp_path / "own" / "store", beneath=Store(team.root))
+
+
+def _state(place: Place) -> dict[str, Any]:
+    return dict(files_below(place))
+
+
+def _found(store: Store, recipe: dict[str, Any] = RECIPE) -> Entry:
+    entry = store.find("targets", recipe)
+    assert entry is not None
+    return entry
+
+
+def test_what_the_team_has_is_found_and_not_made(own: Store, team: Store) -> None:
+    before = _state(team.root)
+    entry = _found(own)
+    assert (entry.is_borrowed, entry.folder.parent.parent.parent) == (True, team.root)
+    assert entry.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
+    with own.draft("targets", RECIPE) as draft:
+        assert draft == entry
+    assert _state(team.root) == before
+    assert not any(name.endswith("manifest.json") for name in files_below(own.root))
+
+
+def test_what_the_team_lacks_is_made_in_ones_own_store(own: Store, team: Store) -> None:
+    before = _state(team.root)
+    assert own.find("targets", OTHER) is None
+    made = make_entry(own, OTHER)
+    assert (made.is_borrowed, _found(own, OTHER)) == (False, made)
+    assert mirror(made.folder).is_relative_to(mirror(own.root))
+    assert _state(team.root) == before
+    assert team.find("targets", OTHER) is None
+
+
+def test_ones_own_entry_comes_first(own: Store, team: Store) -> None:
+    mine = make_entry(Store(own.root))
+    assert _found(own) == mine
+    assert _found(own).folder != _found(team).folder
+
+
+def test_what_is_forced_is_made_in_ones_own_store_and_the_teams_stays(own: Store, team: Store) -> None:
+    before = _state(team.root)
+    own.replace(_found(own))
+    assert own.find("targets", RECIPE) is None
+    with own.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+    mine = make_entry(own)
+    assert _found(own) == mine
+    own.replace(mine)
+    assert own.find("targets", RECIPE) is None
+    assert make_entry(own).folder != mine.folder
+    assert not mine.folder.is_dir()
+    assert _state(team.root) == before
+
+
+def test_damage_in_the_teams_store_is_told_with_what_this_user_may_do(own: Store, team: Store) -> None:
+    entry = _found(own)
+    damaged = entry.folder / "bits/c/0"
+    damaged.unlink(missing_ok=True)
+    with pytest.raises(CorruptEntryError, match="bits/c/0 is missing") as caught:
+        entry.check()
+    assert "--stage targets --force" in caught.value.run
+    assert "an entry of your own" in caught.value.allowed
+
+
+def test_damage_in_ones_own_store_is_mended_out_of_the_teams(own: Store, team: Store) -> None:
+    mine = make_entry(Store(own.root))
+    home = team.root.parent
+    (mine.folder / "bits/c/0").unlink()
+    with pytest.raises(CorruptEntryError) as caught:
+        mine.check("odkd", beneath=home)
+    assert caught.value.run == f"python -m pipeline.cache repair {mine.place} --home {own.root.parent} --beneath {home}"
+
+
+def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: ObjectPath, tmp_path: Path) -> None:
+    """It is found only as the object comes down."""
+    mine = make_entry(Store(bucket / "own" / "store"))
+    make_entry(Store(tmp_path / "store"))
+    name = "bits/c/0"
+    damaged = mine.folder / name
+    assert isinstance(damaged, ObjectPath)
+    damaged.put(bytes([CONTENT[name][0] ^ 1]) + CONTENT[name][1:])
+    (mirror(mine.folder) / name).unlink()
+    with pytest.raises(CorruptEntryError) as caught:
+        mine.check("odkd", beneath=tmp_path)
+    assert caught.value.run == f"python -m pipeline.cache repair {mine.place} --home {bucket / 'own'} --beneath {tmp_path}"

@@ -1,0 +1,98 @@
+"""Verification: every damaged file is named, whatever the damage, and what is whole is not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage_schemas.store.inventory import take_inventory
+from storage_schemas.store.store import Entry, Store
+from storage_schemas.store.verify import Verdict, verify
+from tests.support.buckets import local
+from tests.support.store_samples import FILES, RECIPE, make_entry
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def _verify(store: Store, advance: Callable[[], None] = lambda: None) -> Verdict:
+    return verify(store, take_inventory(store), advance=advance)
+
+
+def test_whole_entries_have_nothing_wrong_and_every_file_is_counted(store: Store) -> None:
+    for threshold in (0.5, 0.4):
+        make_entry(store, {**RECIPE, "threshold": threshold})
+    seen: list[None] = []
+    verdict = _verify(store, lambda: seen.append(None))
+    assert (verdict.damaged, verdict.unnamed) == ({}, {})
+    # Two entries of 11, 11 and 2 bytes.
+    assert (len(verdict.entries), verdict.num_files, verdict.size, len(seen)) == (2, 6, 48, 6)
+
+
+def _flip(entry: Entry) -> None:
+    data = bytearray(entry.path("bits/c/1").read_bytes())
+    data[5] ^= 1
+    entry.path("bits/c/1").write_bytes(data)
+
+
+def _swap(entry: Entry) -> None:
+    first, second = entry.path("bits/c/0"), entry.path("bits/c/1")
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_flip, ["bits/c/1 does not match its sha256"]),
+        (lambda entry: entry.path("bits/c/0").write_bytes(b"first"), ["bits/c/0 has 5 bytes where the manifest says 11"]),
+        (lambda entry: entry.path("zarr.json").unlink(), ["zarr.json is missing"]),
+        (lambda entry: entry.path("zarr.json").write_bytes(b""), ["zarr.json has 0 bytes where the manifest says 2"]),
+        (_swap, ["bits/c/0 does not match its sha256", "bits/c/1 does not match its sha256"]),
+        (lambda entry: shutil.rmtree(entry.folder), [f"{name} is missing" for name in FILES]),
+    ],
+    ids=["a flipped bit", "truncated", "missing", "empty", "swapped", "all gone"],
+)
+def test_each_damaged_file_is_named(store: Store, damage: Callable[[Entry], object], said: list[str]) -> None:
+    make_entry(store, {**RECIPE, "threshold": 0.4})
+    made = make_entry(store)
+    damage(made)
+    assert {place: sorted(lines) for place, lines in _verify(store).damaged.items()} == {made.place: sorted(said)}
+
+
+def test_a_manifest_that_cannot_be_read_is_damage(store: Store) -> None:
+    made = make_entry(store)
+    local(made.folder.parent / "manifest.json").write_bytes(b"")
+    verdict = _verify(store)
+    assert list(verdict.damaged) == [made.place]
+    assert "is not a manifest" in verdict.damaged[made.place][0]
+
+
+def test_files_that_the_manifest_does_not_name_are_mentioned_and_are_no_damage(store: Store) -> None:
+    made = make_entry(store)
+    local(made.folder / "bits/c/2").write_bytes(b"left")
+    local(made.folder / "link").symlink_to(local(made.folder / "zarr.json"))
+    verdict = _verify(store)
+    assert verdict.damaged == {}
+    assert verdict.unnamed == {made.place: ["bits/c/2", "link"]}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_entry_taken_out_while_it_is_read_is_not_called_damaged(store: Store, again: bool) -> None:
+    made = make_entry(store)
+    done: list[str] = []
+
+    def take_out() -> None:
+        if not done:
+            store.discard(made)
+            if again:
+                make_entry(store)
+        done.append("")
+
+    assert _verify(store, take_out).damaged == {}

@@ -1,0 +1,1 @@
+"""Helpers of the tests: samples, servers, and processes to be killed."""

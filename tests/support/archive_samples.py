@@ -1,0 +1,62 @@
+"""Exports, whole and tampered with, and their import; a tar file made member by member."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+
+from storage_schemas.store.export_archive import export_entries
+from storage_schemas.store.import_archive import Outcome, import_entry, opened_archive
+from storage_schemas.store.store import Entry, Store
+from tests.support.buckets import local
+from tests.support.store_samples import RECIPE, make_entry
+
+__all__ = ["OTHER", "content_of", "exported", "imported", "is_untouched", "of_first", "two_entries", "write_tar"]
+
+OTHER = {**RECIPE, "threshold": 0.4}
+
+
+def content_of(export: Path) -> dict[str, bytes]:
+    """Every file of an exported folder."""
+    return {path.relative_to(export).as_posix(): path.read_bytes() for path in export.rglob("*") if path.is_file()}
+
+
+def write_tar(path: Path, files: Mapping[str, bytes], *extra: tarfile.TarInfo) -> None:
+    """A tar file with ``files``, and then members without content."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, BytesIO(data))
+        for member in extra:
+            tar.addfile(member)
+
+
+def two_entries(root: Path) -> list[Entry]:
+    """Two entries of a store at ``root``."""
+    store = Store(root)
+    return [make_entry(store, measured={"AP": 0.5}), make_entry(store, OTHER)]
+
+
+def imported(store: Store, source: Path, advance: Callable[[], None] = lambda: None) -> list[Outcome]:
+    """What became of every entry of an export."""
+    with opened_archive(source) as archive:
+        return [import_entry(store, archive, manifest, advance=advance, tell=lambda _: None) for manifest in archive.manifests]
+
+
+def exported(entries: list[Entry], target: Path) -> Path:
+    """An export of the entries, a folder or a tar file."""
+    export_entries(entries, target, advance=lambda: None)
+    return target
+
+
+def is_untouched(store: Store) -> bool:
+    """That not even an attempt is left."""
+    return [path for path in local(store.root).rglob("*") if not path.is_dir()] == []
+
+
+def of_first(entries: list[Entry], name: str) -> str:
+    """The name in an export of a file of the first entry."""
+    return f"{entries[0].place}/{entries[0].folder.name}/{name}"

@@ -1,0 +1,71 @@
+"""People in small pictures, for tests of views, crops, loading and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from stages.data.images import check_image
+from stages.pose.affine import box_to_center_size
+from storage_schemas.formats.instances import ImageFacts, Instances, Record
+
+__all__ = ["PICTURE_PX", "make_people", "mask_rle", "write_pictures"]
+
+PICTURE_PX = 64
+"""Width and height of the pictures."""
+
+
+def make_people(
+    images: Sequence[int],
+    *,
+    ids: Sequence[int] | None = None,
+    keypoints_NK3: npt.NDArray[np.float32] | None = None,
+    masks: Sequence[bytes | None] | None = None,
+    facts: dict[int, ImageFacts] | None = None,
+    boxes: Sequence[tuple[float, float, float, float]] | None = None,
+) -> Instances:
+    """A person for each image id; without ``keypoints_NK3`` all joints are labelled, on a grid."""
+    records = []
+    for row, image_id in enumerate(images):
+        box = np.array(boxes[row] if boxes else (12.0, 8.0, 30.0, 40.0))
+        center_2, size_2 = box_to_center_size(box, aspect_wh=0.75)
+        joint = np.arange(17)
+        grid = np.stack([14 + 6 * (joint % 4), 10 + 8 * (joint // 4), np.full(17, 2)], axis=-1).astype(np.float32)
+        records.append(
+            Record(
+                annotation_id=ids[row] if ids else 100 + row,
+                image_id=image_id,
+                file_name=f"{image_id}.png",
+                width=PICTURE_PX,
+                height=PICTURE_PX,
+                box_4=box,
+                center_2=center_2,
+                size_2=size_2,
+                area=900.0,
+                keypoints_K3=grid if keypoints_NK3 is None else keypoints_NK3[row],
+                mask_rle=masks[row] if masks else None,
+                holdout=False,
+            )
+        )
+    return Instances.from_records(records, facts or {image_id: ImageFacts("", 0) for image_id in images})
+
+
+def mask_rle(mask_hw: npt.NDArray[np.bool_]) -> bytes:
+    """A mask as COCO's compressed run lengths."""
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask_hw.astype(np.uint8)))["counts"]
+    return counts
+
+
+def write_pictures(root: Path, images: Sequence[int]) -> dict[int, ImageFacts]:
+    """Pictures of noise, each another, and what their files are."""
+    facts = {}
+    for image_id in images:
+        noise = np.random.default_rng(image_id).integers(0, 256, (PICTURE_PX, PICTURE_PX, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(root / f"{image_id}.png"), noise)
+        facts[image_id] = check_image(root, f"{image_id}.png", (PICTURE_PX, PICTURE_PX))
+    return facts

@@ -1,0 +1,54 @@
+"""A training of a few small pictures, for tests of the loop and of Ray Train's workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stages.data.windows import Pictures
+from stages.networks.spec import NetworkSpec
+from stages.settings import AugmentSettings, TrainSettings
+from stages.training.loop import METRICS
+from stages.training.plan import EpochPlan, TrainingPlan, Weights
+from storage_schemas.formats.instances import write_instances
+from tests.support.people_samples import make_people, mask_rle, write_pictures
+
+CROP_WH = (64, 64)
+
+
+def make_plan(folder: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    facts = write_pictures(pictures, sorted(set(images)))
+    mask = mask_rle(np.ones((64, 64), dtype=bool))
+    write_instances(folder / "people.parquet", make_people(images, facts=facts, masks=[mask] * len(images)))
+    out = folder / "out"
+    out.mkdir()
+    return TrainingPlan(
+        title="test",
+        network=NetworkSpec(network="hrnet_w8_small"),
+        instances=folder / "people.parquet",
+        pictures=Pictures(pictures),
+        folder=out,
+        crop_wh=CROP_WH,
+        size_divisor=1,
+        epochs=epochs,
+        train=TrainSettings(epochs=len(epochs), batch_size=2, optimizer="adamw", lr=1e-3, lr_schedule="one_cycle"),
+        precision="float32",
+        device="cpu",
+        seed=0,
+        views_seed=0,
+        augment=AugmentSettings(),
+    )
+
+
+def on_labels(count: int) -> list[EpochPlan]:
+    return [EpochPlan(view=epoch + 1, weights=Weights(1.0)) for epoch in range(count)]
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]

@@ -1,0 +1,92 @@
+"""A small entry for tests of the store: three files, two of them parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storage_schemas.paths.path import Place
+from storage_schemas.store.parts import finish_part
+from storage_schemas.store.store import Draft, Entry, Store
+
+__all__ = [
+    "CONTENT",
+    "FILES",
+    "RECIPE",
+    "WRITER",
+    "fill",
+    "flip_bit",
+    "make_entry",
+    "signed",
+    "truncate",
+    "unfinished",
+    "write_file",
+    "writer_environment",
+]
+
+RECIPE: dict[str, Any] = {"threshold": 0.5, "size_wh": (192, 256), "of": {"seed": 0}}
+CONTENT = {"bits/c/0": b"first shard", "bits/c/1": b"other shard", "zarr.json": b"{}"}
+FILES = list(CONTENT)
+
+WRITER = Path(__file__).resolve().with_name("store_writer.py")
+"""A writer in a process of its own."""
+
+
+def writer_environment() -> dict[str, str]:
+    """Its environment: the code beside these tests, wherever another copy may be installed."""
+    return {**os.environ, "PYTHONPATH": str(WRITER.parents[2])}
+
+
+def write_file(draft: Draft, name: str, data: bytes | None = None) -> None:
+    """One of the files, with its content or ``data``."""
+    path = draft.work / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(CONTENT[name] if data is None else data)
+
+
+def fill(draft: Draft) -> None:
+    """All files, and both parts finished."""
+    for name in FILES:
+        write_file(draft, name)
+    for block in (0, 1):
+        finish_part(draft.folder, f"block-{block}", [f"bits/c/{block}"], notes={"bad": block})
+
+
+def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mapping[str, Any] | None = None) -> Entry:
+    """The entry, committed."""
+    with store.draft("targets", recipe) as draft:
+        assert isinstance(draft, Draft)
+        fill(draft)
+        return draft.commit(FILES, measured=measured or {})
+
+
+def unfinished(store: Store, blocks: tuple[int, ...]) -> Place:
+    """The folder of an attempt that ended with some of its parts finished."""
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        for block in blocks:
+            write_file(draft, f"bits/c/{block}")
+            finish_part(draft.folder, f"block-{block}", [f"bits/c/{block}"])
+    return draft.folder
+
+
+def truncate(path: Path) -> None:
+    """Take the last byte of a file away."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_bit(path: Path) -> None:
+    """Turn one bit of a file over, which leaves its size."""
+    data = bytearray(path.read_bytes())
+    data[3] ^= 0x10
+    path.write_bytes(data)
+
+
+def signed(manifest: Mapping[str, Any]) -> bytes:
+    """The text of a manifest with these fields and the hash that belongs to it, worked out here."""
+    text = json.dumps({name: value for name, value in manifest.items() if name != "sha256"}).removesuffix("}")
+    return f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'.encode()

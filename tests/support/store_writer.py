@@ -1,0 +1,177 @@
+"""A writer of the store in a process of its own, to be killed: ``python store_writer.py MODE FOLDER``.
+
+``hang`` finishes one part, says so and waits; ``make`` makes the entry; ``kills`` makes it once for every file operation that
+a making takes, killed before that operation, and each time once more; ``replaces`` does so where there is one, which is to be
+made again; ``race`` makes it twice at the same time, in rounds.
+Results are lines of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.path import Place, files_below, place_of
+from storage_schemas.store.parts import finish_part
+from storage_schemas.store.store import Draft, Entry, Store
+from tests.support.store_samples import FILES, RECIPE, write_file
+
+_COUNTED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
+_ROUNDS = 6
+
+
+def _say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)  # noqa: T201
+
+
+def _make(root: Place, *, pause: float = 0.0, replace: bool = False) -> tuple[Entry, list[str]]:
+    """The entry, and the files that this process wrote; with ``replace`` in the place of the one that is there."""
+    wrote: list[str] = []
+    store = Store(root)
+    if replace and (old := store.find("targets", RECIPE)):
+        store.replace(old)
+    with store.draft("targets", RECIPE, tell=lambda message: _say(told=message)) as draft:
+        if isinstance(draft, Entry):
+            return draft, wrote
+        done = draft.parts()
+        for name in FILES:
+            block = f"block-{name[-1]}"
+            if block not in done:
+                write_file(draft, name)
+                wrote.append(name)
+                time.sleep(pause)
+            if name.startswith("bits") and block not in done:
+                finish_part(draft.folder, block, [name])
+        return draft.commit(FILES, measured={}), wrote
+
+
+def _die_before(number: int, root: Place) -> None:
+    """Have this process killed before its ``number``-th operation on files below ``root``, or the sync of one.
+
+    In a bucket, before its ``number``-th request that changes something.
+    """
+    left = [number]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for name in ("put", "copy_to", "unlink") if isinstance(root, ObjectPath) else ():
+        setattr(ObjectPath, name, _counted(getattr(ObjectPath, name), count))
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        # What shutil.rmtree removes is named relative to an open folder.
+        if event in _COUNTED and (str(args[0]).startswith(str(root)) or event in ("os.remove", "os.rmdir")):
+            count()
+
+    sync = os.fsync
+
+    def counted_sync(fd: Any) -> None:  # noqa: ANN401 (a number or a stream, as os.fsync takes it)
+        count()
+        sync(fd)
+
+    os.fsync = counted_sync
+    sys.addaudithook(audit)
+
+
+def _counted(method: Callable[..., None], count: Callable[[], None]) -> Callable[..., None]:
+    def counted(*args: Any, **more: Any) -> None:  # noqa: ANN401 (whatever the method takes)
+        count()
+        method(*args, **more)
+
+    return counted
+
+
+def _forked(work: Callable[[], object]) -> Callable[[], bool]:
+    """Run ``work`` in a process of its own; call the result to wait for it: whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+
+    def wait() -> bool:
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return os.WIFSIGNALED(status)
+
+    return wait
+
+
+def _report(root: Place, *, replace: bool = False, **facts: object) -> None:
+    entry, wrote = _make(root, replace=replace)
+    files = set(files_below(entry.folder.parent))
+    mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
+    _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
+
+
+def _kills(root: Place, *, replace: bool = False) -> None:
+    killed, number = True, 0
+    while killed:
+        number += 1
+        home = root / str(number)
+
+        if replace:
+            _forked(partial(_make, home))()
+
+        def interrupted(number: int = number, home: Place = home) -> None:
+            _die_before(number, home)
+            _make(home, replace=replace)
+
+        killed = _forked(interrupted)()
+
+        # Each in a process of its own: a client of a bucket does not outlive a fork.
+        def again(home: Place = home, killed: bool = killed) -> None:
+            found = Store(home).find("targets", RECIPE)
+            before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}
+            _report(home, replace=replace, killed=killed, before=before)
+
+        _forked(again)()
+
+
+def _race(root: Place) -> None:
+    for number in range(_ROUNDS):
+        home = root / str(number)
+        start = time.monotonic() + 0.05
+
+        def run(delay: float, home: Place = home, start: float = start) -> None:
+            time.sleep(max(0.0, start + delay - time.monotonic()))
+            entry, wrote = _make(home, pause=0.01)
+            _say(round=home.name, folder=entry.folder.name, problems=entry.problems(), wrote=wrote)
+
+        first, second = _forked(partial(run, 0.0)), _forked(partial(run, 0.003 * number))
+        killed = [first(), second()]
+        assert killed == [False, False]
+        _forked(partial(_report, home, round=home.name))()
+
+
+def _hang(root: Place) -> None:
+    with Store(root).draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        for name in ("bits/c/0", "bits/c/1"):
+            write_file(draft, name)
+        finish_part(draft.folder, "block-0", ["bits/c/0"])
+        _say(ready=True)
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    modes: dict[str, Callable[[Place], None]] = {
+        "kills": _kills,
+        "replaces": partial(_kills, replace=True),
+        "race": _race,
+        "hang": _hang,
+        "make": _report,
+    }
+    modes[sys.argv[1]](place_of(sys.argv[2]))

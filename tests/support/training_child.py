@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from stages.data.loader import Batch
-from stages.training import loop
 from stages.settings import Role
+from stages.training import loop
 from stages.training.loop import Worker, train
 from stages.training.memory_map import MappedArray
 from stages.training.plan import Weights

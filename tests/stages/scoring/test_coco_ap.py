@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from stages.pose.skeleton import SIGMAS
-from stages.scoring.coco_ap import evaluate, paired_bootstrap
 from stages.scoring import coco_ap
+from stages.scoring.coco_ap import evaluate, paired_bootstrap
 from storage_schemas.errors import DataError
 from tests.support.shared_data import shared_data
 

@@ -21,8 +21,8 @@ from stages.networks.spec import NetworkSpec
 from stages.pose.affine import box_to_center_size
 from stages.pose.skeleton import COCO_KEYPOINTS
 from stages.prepare import GROUND_TRUTH, INSTANCES, instances_step
-from stages.scoring.network_scores import evaluation_step, score_network
 from stages.scoring import network_scores as evaluation
+from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Settings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances, Record, read_instances, write_instances

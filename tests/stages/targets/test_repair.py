@@ -25,8 +25,8 @@ from stages.base import Context, Step
 from stages.distributed.tasks import run_tasks
 from stages.networks.spec import NetworkSpec, load_network
 from stages.settings import Role
-from stages.targets import stage as targets
 from stages.targets import repair
+from stages.targets import stage as targets
 from stages.teachers import teacher_step
 from stages.training.loop import WEIGHTS
 from storage_schemas.errors import CorruptEntryError, MissingInputError

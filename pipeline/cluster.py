@@ -17,7 +17,7 @@ from stages.base import Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError, OdkdError, StoreError
 from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import Place, children, remove_tree
+from storage_schemas.paths.path import StorePath, children, remove_tree
 
 __all__ = ["check_home", "check_resources", "connect", "device", "disconnect"]
 
@@ -155,10 +155,10 @@ def _in_words(resources: Resources) -> str:
     return f"CPU {cpus}" + (f", GPU {gpus}" if gpus else "")
 
 
-def check_home(home: Place, beneath: Place | None = None) -> None:
+def check_home(home: StorePath, upstream: StorePath | None = None) -> None:
     """Make sure that every node can write the home, sees what the driver wrote there, and creates a file only once.
 
-    The home ``beneath`` must be seen by all of them.
+    The home ``upstream`` must be seen by all of them.
 
     Raises:
         StoreError: a node cannot; the message names it.
@@ -171,7 +171,7 @@ def check_home(home: Place, beneath: Place | None = None) -> None:
         tasks = [
             _probe_home.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), num_cpus=0
-            ).remote(probe, node["NodeID"], beneath)
+            ).remote(probe, node["NodeID"], upstream)
             for node in nodes
         ]
         for node, trouble in zip(nodes, ray.get(tasks), strict=True):
@@ -202,11 +202,11 @@ _OBJECTS = (
 
 
 @ray.remote
-def _probe_home(folder: Place, name: str, beneath: Place | None) -> str:
+def _probe_home(folder: StorePath, name: str, upstream: StorePath | None) -> str:
     """Write a file into ``folder`` from this node, and again; why that went wrong, or ''."""
     try:
-        if beneath is not None and not (beneath / "store").is_dir():
-            return f"the home beneath it, {beneath}, is not seen there"
+        if upstream is not None and not (upstream / "store").is_dir():
+            return f"the upstream home, {upstream}, is not seen there"
         if not (folder / _FIRST).exists():
             return "what was written there is not seen"
         write_atomic(folder / name, b"1", exclusive=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import Place, children, make_folders, remove_tree
+from storage_schemas.paths.path import StorePath, children, make_folders, remove_tree
 from storage_schemas.store.lease import Lease, LeaseWatch
 
 __all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
@@ -38,10 +38,10 @@ class Run:
     """A run of an experiment: its settings, and the places (``kind/key``) of the entries that it left or needs."""
 
     experiment: str
-    folder: Place
+    folder: StorePath
     """Where its settings are: that of the experiment, or as long as it has not ended well that of its notes."""
-    places: frozenset[str]
-    notes: Place | None = None
+    entry_ids: frozenset[str]
+    notes: StorePath | None = None
     """The folder of its notes, as long as it has not ended well."""
     earlier: frozenset[str] = frozenset()
     """Those of the places that its figures do not name: earlier ones did, and not all was there that tells which are needed."""
@@ -49,7 +49,7 @@ class Run:
     """The decoder by which its figures and its report lead, once one was chosen."""
 
     @property
-    def config(self) -> Place | None:
+    def config(self) -> StorePath | None:
         """The file of its settings; None where that is lost, or emptied."""
         return _settings_in(self.folder)
 
@@ -67,17 +67,17 @@ class Experiment:
     name: str
     runs: tuple[Run, ...] = ()
     problem: str = ""
-    spoilt: Place | None = None
+    spoilt: StorePath | None = None
     """The folder that the problem is in."""
 
     @property
-    def places(self) -> frozenset[str]:
+    def entry_ids(self) -> frozenset[str]:
         """All entries that any of the runs refers to."""
-        return frozenset().union(*(run.places for run in self.runs))
+        return frozenset().union(*(run.entry_ids for run in self.runs))
 
 
 @contextmanager
-def noting(run_dir: Place, run: str, settings_yaml: str) -> Iterator[None]:
+def noting(run_dir: StorePath, run: str, settings_yaml: str) -> Iterator[None]:
     """Around a run that calls ``refer``: its notes go with its orderly end, when the figures name what it left.
 
     Raises:
@@ -91,11 +91,11 @@ def noting(run_dir: Place, run: str, settings_yaml: str) -> Iterator[None]:
     _drop(folder)
 
 
-def refer(run_dir: Place, run: str, places: Iterable[str]) -> None:
-    """Note that the run ``run``, in progress, needs the entries of ``places``, there or not; what it noted before stays."""
+def refer(run_dir: StorePath, run: str, entry_ids: Iterable[str]) -> None:
+    """Note that the run ``run``, in progress, needs the entries of ``entry_ids``, there or not; what it noted before stays."""
     path = run_dir / UNFINISHED / run / _ENTRIES
     noted = _places(path)
-    wanted = noted | set(places)
+    wanted = noted | set(entry_ids)
     if wanted != noted:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, (json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
@@ -105,7 +105,7 @@ def refer(run_dir: Place, run: str, places: Iterable[str]) -> None:
             _drop(other)
 
 
-def leave(run_dir: Place, run: str, settings_yaml: str, figures: Mapping[str, Any], *, is_whole: bool) -> int:
+def leave(run_dir: StorePath, run: str, settings_yaml: str, figures: Mapping[str, Any], *, is_whole: bool) -> int:
     """Write settings and figures, so that at no moment there are figures beside settings that they are not of.
 
     Where these are not ``is_whole``, since not every entry of the experiment could be looked for, what earlier figures named
@@ -130,7 +130,7 @@ def leave(run_dir: Place, run: str, settings_yaml: str, figures: Mapping[str, An
     return len(kept)
 
 
-def _named_before(metrics: Place) -> set[str]:
+def _named_before(metrics: StorePath) -> set[str]:
     try:
         return set().union(*_named(metrics))
     except ValueError as error:
@@ -140,16 +140,16 @@ def _named_before(metrics: Place) -> set[str]:
         return set()
 
 
-def _is_covered(notes: Place, places: set[str]) -> bool:
+def _is_covered(notes: StorePath, entry_ids: set[str]) -> bool:
     try:
         noted = _places(notes / _ENTRIES)
         # Notes without entries may be those of a run that begins just now.
-        return bool(noted) and noted <= places
+        return bool(noted) and noted <= entry_ids
     except ValueError:
         return False
 
 
-def _drop(notes: Place) -> None:
+def _drop(notes: StorePath) -> None:
     # The entries first: whatever stays if this is interrupted says nothing, and goes with the next run.
     (notes / _ENTRIES).unlink(missing_ok=True)
     remove_tree(notes)
@@ -158,12 +158,12 @@ def _drop(notes: Place) -> None:
             notes.parent.rmdir()
 
 
-def experiments(home: Place) -> list[Experiment]:
+def experiments(home: StorePath) -> list[Experiment]:
     """Every experiment of a home, by name."""
     return [_read(path) for path in children(home / "runs")[0]]
 
 
-def _settings_in(folder: Place) -> Place | None:
+def _settings_in(folder: StorePath) -> StorePath | None:
     """The file of the settings in the folder of an experiment or of a run's notes; None where it is lost, or emptied."""
     path = folder / RESOLVED
     try:
@@ -176,12 +176,12 @@ def _settings_in(folder: Place) -> Place | None:
         return path
 
 
-def _unfinished(run_dir: Place) -> list[Place]:
+def _unfinished(run_dir: StorePath) -> list[StorePath]:
     """The notes of runs that have not ended well, by their folders."""
     return children(run_dir / UNFINISHED)[0]
 
 
-def _read(run_dir: Place) -> Experiment:
+def _read(run_dir: StorePath) -> Experiment:
     # In this order: a run that ends meanwhile writes the figures first, and then takes its notes away.
     found: list[Run] = []
     listed = None
@@ -200,12 +200,12 @@ def _read(run_dir: Place) -> Experiment:
     if not (finished or found) and (run_dir / RESOLVED).exists() and not (run_dir / METRICS).exists():
         problem = f"there are settings, and neither {METRICS} nor notes in {UNFINISHED}"
         return Experiment(run_dir.name, problem=problem, spoilt=run_dir)
-    places, decoder = frozenset(finished | earlier), _decoder(run_dir / METRICS)
-    left = [Run(run_dir.name, run_dir, places, earlier=frozenset(earlier), decoder=decoder)] if places else []
+    entry_ids, decoder = frozenset(finished | earlier), _decoder(run_dir / METRICS)
+    left = [Run(run_dir.name, run_dir, entry_ids, earlier=frozenset(earlier), decoder=decoder)] if entry_ids else []
     return Experiment(run_dir.name, (*left, *found))
 
 
-def _decoder(metrics: Place) -> str:
+def _decoder(metrics: StorePath) -> str:
     try:
         return str(json.loads(metrics.read_bytes())["evaluate"]["decoder"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -213,12 +213,12 @@ def _decoder(metrics: Place) -> str:
         return ""
 
 
-def _places(path: Place) -> set[str]:
+def _places(path: StorePath) -> set[str]:
     """What a file of the experiment names under ``entries``, as ``_named``."""
     return _named(path)[0]
 
 
-def _named(path: Place) -> tuple[set[str], set[str]]:
+def _named(path: StorePath) -> tuple[set[str], set[str]]:
     """What a file of the experiment names under ``entries``, and under ``earlier`` if it has that; without a file nothing.
 
     Both are places, or places by title.
@@ -235,8 +235,8 @@ def _named(path: Place) -> tuple[set[str], set[str]]:
         raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name} names no entries ({error!r})") from error
-    found = [list(places.values()) if isinstance(places, dict) else places for places in both]
-    if not all(isinstance(places, list) and all(map(_is_place, places)) for places in found):
+    found = [list(entry_ids.values()) if isinstance(entry_ids, dict) else entry_ids for entry_ids in both]
+    if not all(isinstance(entry_ids, list) and all(map(_is_place, entry_ids)) for entry_ids in found):
         raise ValueError(f"{path.name} names no entries")
     entries, earlier = map(set, found)
     return entries, earlier

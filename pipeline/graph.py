@@ -63,7 +63,7 @@ def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | 
 
 def _check_keys(context: Context, stages: Sequence[StageName], force: Sequence[str]) -> None:
     steps = [step for stage in stages for step in STAGES[stage].steps(context)]
-    there = [step.place for step in steps if context.find(step) is not None]
+    there = [step.entry_id for step in steps if context.find(step) is not None]
     for text in force:
         if any(is_forced(step, [text]) for step in steps):
             continue
@@ -92,13 +92,13 @@ def awaited(steps: Sequence[Step]) -> list[Step]:
 
 def refer(context: Context, stages: Sequence[StageName]) -> None:
     """Note in the experiment's folder which entries of ``stages`` this run needs, so that nobody takes them for unused."""
-    known = [step.place for stage in stages for step in STAGES[stage].steps(context) if not step.waits_for]
+    known = [step.entry_id for stage in stages for step in STAGES[stage].steps(context) if not step.waits_for]
     experiments.refer(context.run_dir, context.run, known)
 
 
 def is_forced(step: Step, force: Sequence[str] | None) -> bool:
     """Whether ``--force`` means the entry of a step: without keys it means all of the stage, and is None where not given."""
-    return force is not None and (not force or step.key in force or step.place in force)
+    return force is not None and (not force or step.key in force or step.entry_id in force)
 
 
 def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | None, connect: Callable[[], None]) -> float | None:
@@ -142,13 +142,15 @@ def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> N
     """Hold the files of all that stays, and ``made`` was made from, against their manifests; of this stage too."""
     order = list(STAGES)
     known = [step for before in order[: order.index(stage) + 1] for step in STAGES[before].steps(context)]
-    again = {step.place for step in made}
-    inputs = {entry.place: entry for step in known if step.place not in again and (entry := context.find(step)) is not None}
+    again = {step.entry_id for step in made}
+    inputs = {
+        entry.entry_id: entry for step in known if step.entry_id not in again and (entry := context.find(step)) is not None
+    }
     inventory = Inventory(inputs, {})
-    needed = {place for step in made for place in inventory.made_from(context.need(step))}
+    needed = {entry_id for step in made for entry_id in inventory.made_from(context.need(step))}
     # In the order in which they were made, which is that in which they can be mended.
-    for place, entry in inputs.items():
-        if place in needed:
+    for entry_id, entry in inputs.items():
+        if entry_id in needed:
             context.check(entry)
 
 

@@ -1,4 +1,4 @@
-"""The home that a command works in: ``--home``, else the environment's, else ``~/.odkd``; and a team's beneath it."""
+"""The home that a command works in: ``--home``, else the environment's, else ``~/.odkd``; and a team's upstream it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import shlex
 from pathlib import Path
 
 from storage_schemas.errors import StoreError
-from storage_schemas.paths.bucket import SCHEMES, ObjectPath
-from storage_schemas.paths.path import Place, place_of
+from storage_schemas.paths.bucket import SCHEMES, BucketPath
+from storage_schemas.paths.path import StorePath, parse_path
 
-__all__ = ["BENEATH_HELP", "HOME_HELP", "beneath_if_there", "beneath_of", "home_of", "make_home"]
+__all__ = ["HOME_HELP", "UPSTREAM_HELP", "home_of", "make_home", "upstream_if_there", "upstream_of"]
 
 log = logging.getLogger("pipeline")
 
 _ALLOWED = " or ".join(["an absolute path on storage that every node sees", *(f"{each}://BUCKET/PREFIX" for each in SCHEMES)])
 HOME_HELP = "an absolute path that every node sees, or s3://BUCKET/PREFIX (default: $ODKD_HOME, else ~/.odkd)"
-BENEATH_HELP = (
-    "another home, such as a team's: what is found there is not made, and nothing is written (default: $ODKD_BENEATH)"
+UPSTREAM_HELP = (
+    "another home, such as a team's: what is found there is not made, and nothing is written (default: $ODKD_UPSTREAM)"
 )
 
 
-def home_of(option: str | None) -> Place:
+def home_of(option: str | None) -> StorePath:
     """The home that ``--home`` or the environment names; it is not made, only seen to be possible.
 
     Raises:
@@ -46,17 +46,17 @@ def home_of(option: str | None) -> Place:
     return home
 
 
-def beneath_if_there(option: str | None, home: Place) -> Place | None:
-    """As ``beneath_of``, for whoever only proposes commands: one that is out of reach is warned of, and is none."""
+def upstream_if_there(option: str | None, home: StorePath) -> StorePath | None:
+    """As ``upstream_of``, for whoever only proposes commands: one that is out of reach is warned of, and is none."""
     try:
-        return beneath_of(option, home)
+        return upstream_of(option, home)
     except StoreError as error:
         log.warning("%s", error.seen)
         return None
 
 
-def beneath_of(option: str | None, own: Place) -> Place | None:
-    """The home that ``--beneath`` or the environment names, to be read beneath one's ``own``; None if there is none.
+def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
+    """The home that ``--upstream`` or the environment names, to be read upstream one's ``own``; None if there is none.
 
     Nor is there one where that is one's own, as it may be in an environment that is set up for all.
 
@@ -64,16 +64,16 @@ def beneath_of(option: str | None, own: Place) -> Place | None:
         StoreError: it is not a home: it holds no store; or the option is empty.
     """
     if option == "":
-        raise StoreError("--beneath is empty", allowed=f"{_ALLOWED}, or to leave it out")
-    text = os.environ.get("ODKD_BENEATH", "") if option is None else option
+        raise StoreError("--upstream is empty", allowed=f"{_ALLOWED}, or to leave it out")
+    text = os.environ.get("ODKD_UPSTREAM", "") if option is None else option
     if not text:
         return None
-    home = _place("home beneath", text)
+    home = _place("upstream home", text)
     if isinstance(home, Path) and not home.is_absolute():
         raise StoreError(
-            f"The home beneath '{text}' is relative",
+            f"The upstream home '{text}' is relative",
             allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX",
-            run=f"the same command with --beneath {shlex.quote(str(home.absolute()))}",
+            run=f"the same command with --upstream {shlex.quote(str(home.absolute()))}",
         )
     try:
         if (home / "store").is_dir():
@@ -82,15 +82,15 @@ def beneath_of(option: str | None, own: Place) -> Place | None:
     except OSError as error:
         problem = error.strerror or str(error)
     raise StoreError(
-        f"The home beneath '{text}' cannot be read: {problem}",
+        f"The upstream home '{text}' cannot be read: {problem}",
         allowed="an existing home, which is only read: an absolute path, or s3://BUCKET/PREFIX",
-        run="the same command without --beneath (and without ODKD_BENEATH)",
+        run="the same command without --upstream (and without ODKD_UPSTREAM)",
     )
 
 
-def _place(what: str, text: str) -> Place:
-    place = place_of(text)
-    if isinstance(place, ObjectPath):
+def _place(what: str, text: str) -> StorePath:
+    place = parse_path(text)
+    if isinstance(place, BucketPath):
         # One that is all of a bucket would share it with whatever else is there.
         if place.bucket.endswith("://") or not place.key:
             raise StoreError(f"The {what} '{text}' names no place in a bucket", allowed="s3://BUCKET/PREFIX")
@@ -107,13 +107,13 @@ def _place(what: str, text: str) -> Place:
         raise StoreError(f"The {what} '{text}': {error}", allowed="an absolute path") from error
 
 
-def make_home(home: Place) -> None:
+def make_home(home: StorePath) -> None:
     """Make the folder, unless it is there; of a bucket see that it is there.
 
     Raises:
         StoreError: this user may not make it, or not write into it.
     """
-    if isinstance(home, ObjectPath):
+    if isinstance(home, BucketPath):
         try:
             home.is_dir()
         except OSError as error:

@@ -60,7 +60,7 @@ def plan(context: Context, stages: Sequence[StageName], *, force: Sequence[str] 
     """What running ``stages`` would do, without doing it; ``force`` is as for ``graph.make_stage``."""
     steps = [step for stage in stages for step in STAGES[stage].steps(context)]
     # What is there for another step, such as the student's baseline, is no earlier version of what is missing.
-    there = {step.place for step in steps if context.find(step) is not None}
+    there = {step.entry_id for step in steps if context.find(step) is not None}
     return [_planned(context, step, there, force=force) for step in steps]
 
 
@@ -69,7 +69,7 @@ def _planned(context: Context, step: Step, there: Collection[str], *, force: Seq
     if entry is not None:
         if is_forced(step, force):
             return Planned(step, "stale", "made again, by --force")
-        return Planned(step, "hit", f"in {context.beneath}" if entry.is_borrowed else "")
+        return Planned(step, "hit", f"in {context.upstream}" if entry.is_borrowed else "")
     nearest = context.store.nearest(step.kind, step.recipe, same=step.same, others=there)
     fields = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
     changed = [field for field in fields if not _FOLLOWS.match(field[0])] or fields

@@ -15,11 +15,11 @@ from pipeline import experiments
 from pipeline.cli import answer_with, exit_status
 from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from pipeline.experiments import METRICS, RESOLVED
-from pipeline.home import BENEATH_HELP, HOME_HELP, beneath_of, home_of, make_home
+from pipeline.home import HOME_HELP, UPSTREAM_HELP, home_of, make_home, upstream_of
 from stages.base import Context, StageName
 from storage_schemas.errors import ConfigError
 from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import Place, folder_in_the_way, make_folders
+from storage_schemas.paths.path import StorePath, folder_in_the_way, make_folders
 
 __all__ = ["build_parser", "main"]
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="the experiment's name: results go to HOME/runs/NAME (default: the configuration's)")
     parser.add_argument("--home", help=HOME_HELP)
-    parser.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
+    parser.add_argument("--upstream", metavar="HOME", help=UPSTREAM_HELP)
     parser.add_argument(
         "--force",
         action="extend",
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _repeatable(options: argparse.Namespace) -> str:
     """The command that was typed, without the stage: errors propose to go on with it."""
     parts = ["python -m pipeline.run"]
-    given = {name: getattr(options, name) for name in ("config", "name", "home", "beneath")}
+    given = {name: getattr(options, name) for name in ("config", "name", "home", "upstream")}
     parts += [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
     parts += [f"--set {shlex.quote(item)}" for item in options.set]
     return " ".join(parts)
@@ -74,14 +74,14 @@ def _run(options: argparse.Namespace) -> None:
             run=f"{_repeatable(options)} --stage distill --force",
         )
     home = home_of(options.home)
-    beneath = beneath_of(options.beneath, home)
+    upstream = upstream_of(options.upstream, home)
     # Ray and torch take seconds to import: a mistyped option is told before that.
     from pipeline import cluster, graph
     from pipeline import plan as dry_run
     from stages.report.stage import REPORT
 
     device = cluster.device(settings.cluster)
-    context = Context(settings, home, device, command=_repeatable(options), beneath=beneath)
+    context = Context(settings, home, device, command=_repeatable(options), upstream=upstream)
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
         planned = dry_run.plan(context, stages, force=options.force)
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
     def connect() -> None:
         cluster.connect()
         cluster.check_resources(settings.cluster, context.device)
-        cluster.check_home(home, beneath)
+        cluster.check_home(home, upstream)
 
     graph.check(context, stages, options.force)
     # After all that can be refused without it: a refusal leaves nothing behind.
@@ -157,13 +157,13 @@ def _figures(context: Context, resolved: str) -> dict[str, Any]:
     from stages.report.summary import summary
 
     figures = summary(context)
-    figures["entries"] |= {step.title: step.place for step in report.steps(context) if context.find(step) is not None}
+    figures["entries"] |= {step.title: step.entry_id for step in report.steps(context) if context.find(step) is not None}
     known = {**_earlier_seconds(context.run_dir, resolved), **figures["seconds"]}
     figures["seconds"] = {stage: known[stage] for stage in get_args(StageName) if stage in known}
     return figures
 
 
-def _earlier_seconds(run_dir: Place, resolved: str) -> dict[str, float]:
+def _earlier_seconds(run_dir: StorePath, resolved: str) -> dict[str, float]:
     """What each stage took in earlier runs of the same settings; nothing where the last run had others, or left no figures."""
     if not _is_of(run_dir, resolved):
         return {}
@@ -174,7 +174,7 @@ def _earlier_seconds(run_dir: Place, resolved: str) -> dict[str, float]:
     return seconds if isinstance(seconds, dict) else {}
 
 
-def _is_of(run_dir: Place, resolved: str) -> bool:
+def _is_of(run_dir: StorePath, resolved: str) -> bool:
     """Whether what the last run left is of these settings."""
     try:
         return (run_dir / RESOLVED).read_bytes() == resolved.encode()
@@ -182,7 +182,7 @@ def _is_of(run_dir: Place, resolved: str) -> bool:
         return False
 
 
-def _tell_result(run_dir: Place, figures: dict[str, Any]) -> None:
+def _tell_result(run_dir: StorePath, figures: dict[str, Any]) -> None:
     """The line that the user has been waiting for."""
     from stages.report.stage import REPORT
 

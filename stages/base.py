@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from stages.settings import Precision, Settings, Split
 from storage_schemas.errors import MissingInputError
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import Recipe, key_of
 from storage_schemas.store.store import Entry, Store
 
@@ -49,7 +49,7 @@ class Step:
         return key_of(self.kind, self.recipe)
 
     @property
-    def place(self) -> str:
+    def entry_id(self) -> str:
         """``kind/key``: where below the store the entry lies."""
         return f"{self.kind}/{self.key}"
 
@@ -59,7 +59,7 @@ class Context:
     """One run of the pipeline."""
 
     settings: Settings
-    home: Place
+    home: StorePath
     device: Device
     command: str = "python -m pipeline.run"
     """How this run was started, without ``--stage``: the command that an error proposes begins with it."""
@@ -69,7 +69,7 @@ class Context:
     """How long each stage of this run took."""
     run: str = field(default_factory=lambda: uuid4().hex[:8])
     """Tells this run from others of the same experiment."""
-    beneath: Place | None = None
+    upstream: StorePath | None = None
     """The home of a team, whose store is looked in after the own one, and only read."""
     sources: dict[Split, Mapping[str, Any]] = field(default_factory=dict)
     """What a run has found of its data sets: every step of every stage asks."""
@@ -78,11 +78,11 @@ class Context:
     @cached_property
     def store(self) -> Store:
         """The store of this home."""
-        beneath = None if self.beneath is None else Store(self.beneath / "store")
-        return Store(self.home / "store", beneath=beneath)
+        upstream = None if self.upstream is None else Store(self.upstream / "store")
+        return Store(self.home / "store", upstream=upstream)
 
     @property
-    def run_dir(self) -> Place:
+    def run_dir(self) -> StorePath:
         """Where this experiment keeps its configuration, metrics and report."""
         return self.home / "runs" / self.settings.name
 
@@ -136,7 +136,7 @@ class Context:
         Raises:
             CorruptEntryError: the first that is damaged, with what mends it as this run was started.
         """
-        entry.check(self.command, beneath=self.beneath)
+        entry.check(self.command, upstream=self.upstream)
 
     def content(self, step: Step) -> str:
         """What later recipes know a step's entry by.

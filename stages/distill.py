@@ -18,7 +18,7 @@ from stages.teachers import architecture, training_recipe
 from stages.training.loop import METRICS, WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan, Weights, epoch_weights, view_of_epoch
 from storage_schemas.paths.node_cache import Folder
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.store import Draft
 
 __all__ = ["Arm", "arms", "make", "steps", "student_step"]
@@ -122,7 +122,7 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
     ]
 
 
-def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: Place) -> TrainingPlan:
+def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath) -> TrainingPlan:
     settings = context.settings
     people = context.need(instances_step(context, "train"))
     context.check(people)

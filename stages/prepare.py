@@ -28,7 +28,7 @@ from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.formats.windows import CROPS_INDEX, StoredCrop, write_index
 from storage_schemas.paths.local import sha256_known, write_atomic
 from storage_schemas.paths.node_cache import RemoteFile, here
-from storage_schemas.paths.path import Place, mirror
+from storage_schemas.paths.path import StorePath, mirror
 from storage_schemas.store.manifest import canonical_json
 from storage_schemas.store.parts import MARKER, Part, copy_part, facts_of, finish_part, read_marker
 from storage_schemas.store.store import Draft
@@ -76,7 +76,7 @@ def pictures_of(context: Context, split: Split) -> Pictures:
     return Pictures(root, context.need(instances_step(context, split)).whole())
 
 
-def images_of(context: Context, split: Split) -> Place:
+def images_of(context: Context, split: Split) -> StorePath:
     """The folder below which the file names of a split lie; the embedded data set is drawn if it is not there."""
     if context.settings.data.embedded is not None:
         return _embedded(context) / "images"
@@ -110,7 +110,7 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _listing_once(root: Place, changed_ns: int) -> str:
+def _listing_once(root: StorePath, changed_ns: int) -> str:
     """A hash over the names and sizes of all files below ``root``; the pictures' own hashes are in the table."""
     listing = []
     if not isinstance(root, Path):
@@ -123,7 +123,7 @@ def _listing_once(root: Place, changed_ns: int) -> str:
     return hashlib.sha256(canonical_json(listing)).hexdigest()
 
 
-def _embedded(context: Context) -> Place:
+def _embedded(context: Context) -> StorePath:
     """The folder of the embedded data set, drawn on first use."""
     settings = context.settings.data.embedded
     assert settings is not None
@@ -142,11 +142,11 @@ def _embedded(context: Context) -> Place:
     return folder
 
 
-_SEEN: dict[Place, Part] = {}
+_SEEN: dict[StorePath, Part] = {}
 """Data sets in buckets that this process knows to be drawn."""
 
 
-def _drawn(folder: Place) -> Part | None:
+def _drawn(folder: StorePath) -> Part | None:
     """The files of an embedded data set in a bucket, or None if it is not there yet."""
     if folder not in _SEEN and (part := read_marker(folder / _DRAWN)):
         _SEEN[folder] = part
@@ -177,9 +177,9 @@ class _Job:
     """Some pictures to look at, each with the people in it; crops are stored below ``crops`` under names with ``number``."""
 
     number: int
-    root: Place
+    root: StorePath
     pictures: tuple[tuple[Record, ...], ...]
-    crops: Place | None
+    crops: StorePath | None
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,9 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     )
 
 
-def _look_at_images(context: Context, split: Split, root: Place, records: Sequence[Record], crops: Place | None) -> _Looked:
+def _look_at_images(
+    context: Context, split: Split, root: StorePath, records: Sequence[Record], crops: StorePath | None
+) -> _Looked:
     by_image: dict[int, list[Record]] = {}
     for record in records:
         by_image.setdefault(record.image_id, []).append(record)
@@ -279,7 +281,7 @@ def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> 
     ]
 
 
-def _write_quarantine(path: Place, quarantine: Sequence[Quarantined]) -> None:
+def _write_quarantine(path: StorePath, quarantine: Sequence[Quarantined]) -> None:
     write_atomic(path, "".join(json.dumps(asdict(item)) + "\n" for item in quarantine).encode())
 
 

@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place, place_of
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath, parse_path
 
 __all__ = [
     "AugmentSettings",
@@ -69,13 +69,13 @@ def _absolute(path: Path) -> Path:
 
 
 def _in_a_bucket(value: object, otherwise: ValidatorFunctionWrapHandler) -> object:
-    place = place_of(value) if isinstance(value, str) else value
-    return place if isinstance(place, ObjectPath) else otherwise(value)
+    place = parse_path(value) if isinstance(value, str) else value
+    return place if isinstance(place, BucketPath) else otherwise(value)
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 if TYPE_CHECKING:
-    DataPlace = Place
+    DataPlace = StorePath
 else:
     # What is not in a bucket is a path, and told so where it is wrong: a union would tell of both.
     DataPlace = Annotated[AbsolutePath, WrapValidator(_in_a_bucket), PlainSerializer(str)]

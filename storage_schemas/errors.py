@@ -108,14 +108,14 @@ def cache_command(words: str, home: object) -> str:
     return f"python -m pipeline.cache {words} --home {shlex.quote(str(home))}"
 
 
-def look_again(place: str, home: object) -> str:
+def look_again(entry_id: str, home: object) -> str:
     """What to type next where files could not be read, and may be whole: nothing that removes them."""
-    return cache_command(f"verify {place}", home)
+    return cache_command(f"verify {entry_id}", home)
 
 
-def repair_command(place: str, home: object, beneath: object | None) -> str:
-    """What to type to have the damaged files of an entry made again, or taken out of the home ``beneath``."""
-    return cache_command(f"repair {place}", home) + ("" if beneath is None else f" --beneath {shlex.quote(str(beneath))}")
+def repair_command(entry_id: str, home: object, upstream: object | None) -> str:
+    """What to type to have the damaged files of an entry made again, or taken out of the home ``upstream``."""
+    return cache_command(f"repair {entry_id}", home) + ("" if upstream is None else f" --upstream {shlex.quote(str(upstream))}")
 
 
 THE_SAME = "the same command with"

@@ -12,7 +12,7 @@ import cv2
 import pytest
 import torch
 
-from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.store.store import Entry
 from tests.support.buckets import Server, local, served
 from tests.support.cache_samples import Cache, a_home
@@ -40,18 +40,18 @@ def server(_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def bucket(server: Server) -> ObjectPath:
+def bucket(server: Server) -> BucketPath:
     """An empty bucket."""
     name = f"odkd-{uuid.uuid4().hex[:8]}"
     server.make_bucket(name)
-    return ObjectPath(f"s3://{name}", "")
+    return BucketPath(f"s3://{name}", "")
 
 
 @pytest.fixture
 def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cache:
     """Commands of ``pipeline.cache`` on the home ``tmp_path``."""
     monkeypatch.delenv("ODKD_HOME", raising=False)
-    monkeypatch.delenv("ODKD_BENEATH", raising=False)
+    monkeypatch.delenv("ODKD_UPSTREAM", raising=False)
     return Cache(tmp_path, capsys)
 
 

@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).with_name("golden_keys.json")
 def plan_keys(home: Path) -> dict[str, str]:
     """The entry of each step of the demo, by stage and title; contents are made up, device and precision fixed."""
     context = with_all(make_context(home, "targets.precision=float32", "distill.precision=float32"))
-    return {f"{step.stage}: {step.title}": step.place for stage in graph.STAGES.values() for step in stage.steps(context)}
+    return {f"{step.stage}: {step.title}": step.entry_id for stage in graph.STAGES.values() for step in stage.steps(context)}
 
 
 def test_the_keys_of_the_demo_are_the_golden_ones(tmp_path: Path) -> None:

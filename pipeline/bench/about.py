@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from pipeline.bench.device import Place
+from pipeline.bench.device import Machine
 from pipeline.bench.scale import Scale
 from storage_schemas.store.provenance import provenance
 
 __all__ = ["about_run", "machine"]
 
 
-def about_run(arguments: Sequence[str], scale: Scale, place: Place) -> dict[str, Any]:
+def about_run(arguments: Sequence[str], scale: Scale, place: Machine) -> dict[str, Any]:
     """As plain JSON values."""
     return {
         "bench": "cache",
@@ -32,7 +32,7 @@ def about_run(arguments: Sequence[str], scale: Scale, place: Place) -> dict[str,
     }
 
 
-def machine(place: Place) -> dict[str, Any]:
+def machine(place: Machine) -> dict[str, Any]:
     """Nothing that names the machine or its user."""
     known = provenance()
     return {

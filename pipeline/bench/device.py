@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from stages.base import Device, resolve_precision
 
-__all__ = ["Place", "this_device", "this_place"]
+__all__ = ["Machine", "this_device", "this_place"]
 
 
 @dataclass(frozen=True)
-class Place:
+class Machine:
     """A device, the precision of networks on it, and the threads that this process has."""
 
     device: Device
@@ -42,7 +42,7 @@ def this_device() -> Device:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def this_place(*, threads: int) -> Place:
+def this_place(*, threads: int) -> Machine:
     """``this_device``; 0 ``threads`` are as many as cores that this process may run on."""
     device = this_device()
-    return Place(device, resolve_precision("auto", device), threads or len(os.sched_getaffinity(0)))
+    return Machine(device, resolve_precision("auto", device), threads or len(os.sched_getaffinity(0)))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bench.device import Place
+from pipeline.bench.device import Machine
 from pipeline.bench.entries import Data
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
@@ -39,7 +39,7 @@ _FLOOR = 2.0
 """Standard deviations above its mean at which such a map is 0."""
 
 
-def measure_filling(data: Data, place: Place) -> Part:
+def measure_filling(data: Data, place: Machine) -> Part:
     """People a second, and how many times the bare forward's that is."""
     scale = data.scale
     torch.set_num_threads(place.threads)
@@ -95,7 +95,7 @@ def _picture_bytes(data: Data) -> float:
     return float(np.mean([(people.root / name).stat().st_size for name in people.instances.file_name_M]))
 
 
-def _ready_images(people: Instances, data: Data, place: Place) -> list[Tensor]:
+def _ready_images(people: Instances, data: Data, place: Machine) -> list[Tensor]:
     """The block's crops, normalised, in batches on the device."""
     scale = data.scale
     views = draw_views(people, 1, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
@@ -126,7 +126,7 @@ def _untrained(path: Path, scale: Scale, image_B3hw: Tensor) -> NetworkSpec:
     return NetworkSpec(network=name, weights=path)
 
 
-def _job(data: Data, place: Place, spec: NetworkSpec, people: int, *, num: int | None = None, views: int = 1) -> BlockJob:
+def _job(data: Data, place: Machine, spec: NetworkSpec, people: int, *, num: int | None = None, views: int = 1) -> BlockJob:
     """One task of stage targets: views that are not stored yet, of ``people`` of ``num``, each in a draft of its own.
 
     Without ``num`` they are all that there are.

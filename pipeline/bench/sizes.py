@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.bench.records import CAVEAT, COMPRESSED, PICKLES, RECORDS, as_records, compressed, pickled, read_view_targets
 from pipeline.bench.results import Ask, Part, Ratio, Row
 from storage_schemas.formats.targets import array_facts
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.inventory import find_entry, find_place
 from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry, Store
@@ -33,7 +33,7 @@ class TargetEntries:
     source: str
 
 
-def find_entries(home: Place, keys: Sequence[str]) -> TargetEntries:
+def find_entries(home: StorePath, keys: Sequence[str]) -> TargetEntries:
     """The targets of some keys, or their beginnings, in the store of ``home``, and the views that their recipes name.
 
     Raises:

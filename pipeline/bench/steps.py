@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bench.device import Place
+from pipeline.bench.device import Machine
 from pipeline.bench.entries import Data
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
@@ -39,7 +39,7 @@ _LABELS = Weights(0.5)
 Step = Callable[[], object]
 
 
-def measure_steps(data: Data, place: Place) -> list[Part]:
+def measure_steps(data: Data, place: Machine) -> list[Part]:
     """Milliseconds of each kind of step, and how many times one without teachers it takes."""
     scale = data.scale
     torch.set_num_threads(place.threads)
@@ -82,7 +82,7 @@ def measure_steps(data: Data, place: Place) -> list[Part]:
     ]
 
 
-def _learner(data: Data, place: Place) -> Learner:
+def _learner(data: Data, place: Machine) -> Learner:
     scale = data.scale
     plan = TrainingPlan(
         title="bench",
@@ -104,7 +104,7 @@ def _learner(data: Data, place: Place) -> Learner:
     return Learner(plan, network, make_optimizer(network, plan.train), torch.device(place.device))
 
 
-def _network(spec: NetworkSpec, scale: Scale, place: Place) -> nn.Module:
+def _network(spec: NetworkSpec, scale: Scale, place: Machine) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     return on_device(load_network(spec, size_wh=scale.crop_wh, generator=generator), torch.device(place.device))
 
@@ -121,7 +121,7 @@ def _batch(data: Data) -> Batch:
     return batch
 
 
-def _seconds(kinds: Mapping[str, Step], place: Place, scale: Scale, *, rounds: int, title: str) -> dict[str, F64]:
+def _seconds(kinds: Mapping[str, Step], place: Machine, scale: Scale, *, rounds: int, title: str) -> dict[str, F64]:
     """Of one step of each kind, by round.
 
     Steps are timed in groups: as in a training, a GPU is given the next one while it is still at work on the last.
@@ -154,7 +154,7 @@ def _from_cache(learner: Learner, batch: Batch, teachers: Mapping[Role, MappedAr
     return {"none": step(_NONE), "one": step(_ONE), "both": step(_BOTH)}
 
 
-def _online(learner: Learner, batch: Batch, place: Place, scale: Scale) -> dict[str, Step]:
+def _online(learner: Learner, batch: Batch, place: Machine, scale: Scale) -> dict[str, Step]:
     """Steps without teachers, with one of them or both, and the teachers' forwards alone."""
     generator = np.random.default_rng(0)
     first, second = (_network(NetworkSpec(network=name), scale, place) for name in scale.teachers)

@@ -14,7 +14,7 @@ from pipeline.cache import transfer
 from pipeline.cache import verify as upkeep
 from pipeline.cache.advice import Answer
 from pipeline.cli import USER_MISTAKE, answer_with, exit_status
-from pipeline.home import BENEATH_HELP, HOME_HELP
+from pipeline.home import HOME_HELP, UPSTREAM_HELP
 from storage_schemas.errors import KINDS
 
 __all__ = ["build_parser", "main"]
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     repair = add(
         "repair",
-        "take damaged files out of the home beneath, make those of views or targets again, and nothing else of the entry",
+        "take damaged files out of the upstream home, make those of views or targets again, and nothing else of the entry",
     )
     repair.add_argument("key", metavar="KEY")
     diff = add("diff", "show the fields in which the recipes of two entries differ")
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
     export.add_argument("target", metavar="DEST", help="a folder to be made, or a tar file if it ends in .tar")
     for reads_inputs in (verify, repair, drop, export):
-        reads_inputs.add_argument("--beneath", metavar="HOME", help=BENEATH_HELP)
+        reads_inputs.add_argument("--upstream", metavar="HOME", help=UPSTREAM_HELP)
     take_in = add("import", "take the entries of an export into the store; what is there already stays")
     take_in.add_argument("source", metavar="SOURCE", help="the folder or tar file that export made")
     return parser

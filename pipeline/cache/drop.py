@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.cache.advice import Answer, maker_of, names_of, opened, users_of
 from pipeline.experiments import Run, experiments
-from pipeline.home import beneath_if_there
+from pipeline.home import upstream_if_there
 from pipeline.text import plural, size_text
 from storage_schemas.errors import (
     CorruptEntryError,
@@ -20,7 +20,7 @@ from storage_schemas.errors import (
     look_again,
     make_again,
 )
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.gc import Garbage, remove, wreck_at
 from storage_schemas.store.inventory import Inventory, find_entry, find_place, take_inventory
 from storage_schemas.store.parts import is_unreadable
@@ -44,93 +44,93 @@ def drop(options: argparse.Namespace) -> Answer:
     """
     home, store = opened(options)
     # Only for the commands that it names: one that is out of reach keeps nothing from going.
-    beneath = beneath_if_there(options.beneath, home)
-    places = list(dict.fromkeys(find_place(store, key) for key in options.keys))
-    found = {place: _found_at(home, store, place) for place in places}
+    upstream = upstream_if_there(options.upstream, home)
+    entry_ids = list(dict.fromkeys(find_place(store, key) for key in options.keys))
+    found = {entry_id: _found_at(home, store, entry_id) for entry_id in entry_ids}
     users = users_of(home)
     if not options.used:
-        for place in places:
-            _refuse_if_used(home, place, users.get(place, ()))
+        for entry_id in entry_ids:
+            _refuse_if_used(home, entry_id, users.get(entry_id, ()))
     inventory = take_inventory(store)
-    gone, error = (places, None) if options.dry_run else _remove_all(home, store, found, used_too=options.used)
-    told = [_facts(home, inventory, place, found[place], users, dropped=gone, beneath=beneath) for place in gone]
+    gone, error = (entry_ids, None) if options.dry_run else _remove_all(home, store, found, used_too=options.used)
+    told = [_facts(home, inventory, entry_id, found[entry_id], users, dropped=gone, upstream=upstream) for entry_id in gone]
     size = sum(facts["bytes"] for facts in told)
     total = f"{plural(len(told), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
     return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]), error)
 
 
 def _remove_all(
-    home: Place, store: Store, found: Mapping[str, Entry | list[Garbage]], *, used_too: bool
+    home: StorePath, store: Store, found: Mapping[str, Entry | list[Garbage]], *, used_too: bool
 ) -> tuple[list[str], OdkdError | None]:
     """The places where all went, and the error that ended it, if one did."""
     gone: list[str] = []
-    for place, what in found.items():
+    for entry_id, what in found.items():
         try:
-            _remove(home, store, place, what, used_too=used_too)
+            _remove(home, store, entry_id, what, used_too=used_too)
         except OdkdError as error:
             return gone, error
-        gone.append(place)
+        gone.append(entry_id)
     return gone, None
 
 
-def _found_at(home: Place, store: Store, place: str) -> Entry | list[Garbage]:
+def _found_at(home: StorePath, store: Store, entry_id: str) -> Entry | list[Garbage]:
     """The entry, or all that lies there where its manifest is damaged or of another schema version."""
     try:
-        return find_entry(store, place)
+        return find_entry(store, entry_id)
     except SchemaVersionError:
-        return wreck_at(store, place, tell=log.info)
+        return wreck_at(store, entry_id, tell=log.info)
     except CorruptEntryError as error:
         if is_unreadable(error.seen):
-            raise CorruptEntryError(error.seen, allowed=_WRITABLE, run=look_again(place, home)) from error
-        return wreck_at(store, place, tell=log.info)
+            raise CorruptEntryError(error.seen, allowed=_WRITABLE, run=look_again(entry_id, home)) from error
+        return wreck_at(store, entry_id, tell=log.info)
 
 
-def _remove(home: Place, store: Store, place: str, found: Entry | list[Garbage], *, used_too: bool) -> None:
+def _remove(home: StorePath, store: Store, entry_id: str, found: Entry | list[Garbage], *, used_too: bool) -> None:
     def is_used() -> bool:
         if not used_too:
             # A run may have begun since.
-            _refuse_if_used(home, place, users_of(home).get(place, ()))
+            _refuse_if_used(home, entry_id, users_of(home).get(entry_id, ()))
         return False
 
     if isinstance(found, Entry):
         try:
             gone = store.discard(found, is_needed=is_used) and not found.folder.is_dir()
         except OSError as error:
-            raise _stays(place, f"{error.filename} cannot be removed ({error.strerror})") from error
+            raise _stays(entry_id, f"{error.filename} cannot be removed ({error.strerror})") from error
     else:
         gone = all(remove(store, item, is_used) for item in found)
     if not gone:
-        raise _stays(place, "this user may not remove it, or it was made anew")
+        raise _stays(entry_id, "this user may not remove it, or it was made anew")
 
 
-def _stays(place: str, why: str) -> StoreError:
-    return StoreError(f"{place} stays: {why}", allowed=_WRITABLE, run="the same command as a user who may, or later")
+def _stays(entry_id: str, why: str) -> StoreError:
+    return StoreError(f"{entry_id} stays: {why}", allowed=_WRITABLE, run="the same command as a user who may, or later")
 
 
-def _refuse_if_used(home: Place, place: str, runs: Sequence[Run]) -> None:
+def _refuse_if_used(home: StorePath, entry_id: str, runs: Sequence[Run]) -> None:
     unknown = [experiment for experiment in experiments(home) if experiment.problem]
     if runs:
-        seen = f"{place} is used by {', '.join(names_of(runs))}"
+        seen = f"{entry_id} is used by {', '.join(names_of(runs))}"
     elif unknown:
-        seen = f"{place} may be used by {unknown[0].name}, of which that is not known: {unknown[0].problem}"
+        seen = f"{entry_id} may be used by {unknown[0].name}, of which that is not known: {unknown[0].problem}"
     else:
         return
     raise StoreError(
         seen,
         allowed="entries that no experiment uses; with --used others too, which will have to be made again",
-        run=cache_command(f"drop {place} --used --dry-run", home),
+        run=cache_command(f"drop {entry_id} --used --dry-run", home),
     )
 
 
 def _facts(
-    home: Place,
+    home: StorePath,
     inventory: Inventory,
-    place: str,
+    entry_id: str,
     found: Entry | list[Garbage],
     users: Mapping[str, Sequence[Run]],
     *,
     dropped: Sequence[str],
-    beneath: Place | None,
+    upstream: StorePath | None,
 ) -> dict[str, Any]:
     """What goes, how it is made again, and what stays although it was made from it.
 
@@ -140,47 +140,47 @@ def _facts(
     experiment drops what is named here as ``made_from_it`` too. People, teachers and students are known by their content: what
     was made from them (``needs_it``) is found again only beside the same, bit for bit.
     """
-    kind, stage, size, made_from = place.partition("/")[0], None, 0, []
+    kind, stage, size, made_from = entry_id.partition("/")[0], None, 0, []
     if isinstance(found, Entry):
         size, stage = found.manifest.size, found.manifest.made.get("stage")
-        made_from = [other for other in _made_from(inventory, found) if other.place not in dropped]
+        made_from = [other for other in _made_from(inventory, found) if other.entry_id not in dropped]
     else:
         size = sum(item.size for item in found)
     known_by_key = kind in _KNOWN_BY_KEY
     return {
-        "place": place,
+        "entry": entry_id,
         "bytes": size,
-        "experiments": names_of(users.get(place, ())),
-        "next": make_again(kind, maker_of(home, users.get(place, ()), beneath), force=False, stage=stage),
+        "experiments": names_of(users.get(entry_id, ())),
+        "next": make_again(kind, maker_of(home, users.get(entry_id, ()), upstream), force=False, stage=stage),
         "made_from_it": {
-            other.place: cache_command(f"drop {other.place}{' --used' if other.place in users else ''}", home)
+            other.entry_id: cache_command(f"drop {other.entry_id}{' --used' if other.entry_id in users else ''}", home)
             for other in made_from
             if known_by_key
         },
-        "needs_it": [] if known_by_key else [other.place for other in made_from],
+        "needs_it": [] if known_by_key else [other.entry_id for other in made_from],
     }
 
 
 def _made_from(inventory: Inventory, entry: Entry) -> Iterator[Entry]:
     """What names the entry, and what names that, each once; of one that is known by its key, only what is found by keys."""
     by_content = entry.manifest.kind not in _KNOWN_BY_KEY
-    sources = {place: inventory.made_from(other).keys() for place, other in inventory.entries.items()}
-    seen, waiting = {entry.place}, [entry]
+    sources = {entry_id: inventory.made_from(other).keys() for entry_id, other in inventory.entries.items()}
+    seen, waiting = {entry.entry_id}, [entry]
     while waiting:
         source = waiting.pop()
-        for place, other in inventory.entries.items() if by_content or source.manifest.kind in _KNOWN_BY_KEY else ():
-            if place not in seen and source.place in sources[place]:
-                seen.add(place)
+        for entry_id, other in inventory.entries.items() if by_content or source.manifest.kind in _KNOWN_BY_KEY else ():
+            if entry_id not in seen and source.entry_id in sources[entry_id]:
+                seen.add(entry_id)
                 waiting.append(other)
                 yield other
 
 
 def _told(facts: Mapping[str, Any]) -> str:
     who = f", used by {', '.join(facts['experiments'])}" if facts["experiments"] else ""
-    lines = [f"{facts['place']}: {size_text(facts['bytes'])}{who}", f"  Made again by: {facts['next']}"]
+    lines = [f"{facts['entry']}: {size_text(facts['bytes'])}{who}", f"  Made again by: {facts['next']}"]
     if facts["made_from_it"]:
         lines.append("  Made from it, and found by its key as before, although what is made in its place may have other bits:")
-        lines += [f"    {place}   (to make it again too: {command})" for place, command in facts["made_from_it"].items()]
+        lines += [f"    {entry_id}   (to make it again too: {command})" for entry_id, command in facts["made_from_it"].items()]
     if more := facts["needs_it"]:
         lines.append(f"  Made from it, and found again only if what is made in its place is the same: {', '.join(more)}")
     return "\n".join(lines)

@@ -50,17 +50,19 @@ def ls(options: argparse.Namespace) -> Answer:
     inventory = take_inventory(store)
     rows = _rows(inventory, users_of(home), options.kind)
     unreadable = {
-        place: error for place, error in inventory.unreadable.items() if options.kind in (None, place.partition("/")[0])
+        entry_id: error
+        for entry_id, error in inventory.unreadable.items()
+        if options.kind in (None, entry_id.partition("/")[0])
     }
-    others = [place for place, error in unreadable.items() if isinstance(error, SchemaVersionError)]
+    others = [entry_id for entry_id, error in unreadable.items() if isinstance(error, SchemaVersionError)]
     if others:
         log.warning("%s of another schema version, such as %s", plural(len(others), "entry"), others[0])
-    for place, error in unreadable.items():
-        if place not in others:
+    for entry_id, error in unreadable.items():
+        if entry_id not in others:
             log.warning("%s", error.seen)
     data = {
         "entries": [vars(row) for row in rows],
-        "unreadable": {place: error.seen for place, error in unreadable.items()},
+        "unreadable": {entry_id: error.seen for entry_id, error in unreadable.items()},
     }
     return Answer(data, f"{_listed(rows, unreadable, now=datetime.now(UTC))} in {store.root}")
 
@@ -69,7 +71,7 @@ def show(options: argparse.Namespace) -> Answer:
     """Show one entry."""
     home, store = opened(options)
     entry = entry_named(home, store, options.key)
-    known = _facts(entry, take_inventory(store), users_of(home).get(entry.place, ()))
+    known = _facts(entry, take_inventory(store), users_of(home).get(entry.entry_id, ()))
     return Answer(known, _described(known))
 
 
@@ -80,20 +82,22 @@ def diff(options: argparse.Namespace) -> Answer:
     alike = first.manifest.kind == second.manifest.kind
     fields = differing_fields(first.manifest.recipe, second.manifest.recipe) if alike else []
     rows = [(name, *values_text(*values)) for name, *values in fields]
-    if first.place == second.place:
-        text = f"{first.place} is one entry"
+    if first.entry_id == second.entry_id:
+        text = f"{first.entry_id} is one entry"
     elif not alike:
-        text = f"{first.place} and {second.place} are of different kinds, whose recipes have nothing to do with each other"
+        text = (
+            f"{first.entry_id} and {second.entry_id} are of different kinds, whose recipes have nothing to do with each other"
+        )
     else:
         text = table(("field", first.key, second.key), rows)
-    data = {"first": first.place, "second": second.place, "fields": {name: list(values) for name, *values in fields}}
+    data = {"first": first.entry_id, "second": second.entry_id, "fields": {name: list(values) for name, *values in fields}}
     return Answer(data, text)
 
 
 def _rows(inventory: Inventory, users: Mapping[str, Sequence[Run]], kind: str | None = None) -> list[Row]:
     """A row an entry: kinds in the order of the stages, and within a kind the newest last."""
     entries = [entry for entry in inventory.entries.values() if kind in (None, entry.manifest.kind)]
-    rows = [_row(entry, inventory, users.get(entry.place, ())) for entry in entries]
+    rows = [_row(entry, inventory, users.get(entry.entry_id, ())) for entry in entries]
     return sorted(rows, key=lambda row: (rank(row.kind), row.kind, row.made_at or "", row.view or "", row.key))
 
 
@@ -183,7 +187,7 @@ _FACTS: dict[str, Callable[[Entry, Inventory], Any]] = {
 
 def _listed(rows: Sequence[Row], unreadable: Mapping[str, Unreadable], *, now: datetime) -> str:
     """The rows as a table, those that cannot be read at its end, and what they come to."""
-    damaged = [(*place.split("/"), *[""] * (len(_COLUMNS) - 3), "cannot be read") for place in unreadable]
+    damaged = [(*entry_id.split("/"), *[""] * (len(_COLUMNS) - 3), "cannot be read") for entry_id in unreadable]
     cells = [*(_cells(row, now) for row in rows), *damaged]
     total = f"{plural(len(rows), 'entry')}, {size_text(sum(row.size for row in rows))}"
     return "\n\n".join([*([table(_COLUMNS, cells, right=_RIGHT)] if cells else []), total])

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from pipeline.config.strict_yaml import dump, load, problem, shown
 from stages.settings import Settings
 from storage_schemas.errors import ConfigError
-from storage_schemas.paths.path import place_of
+from storage_schemas.paths.path import parse_path
 
 __all__ = ["load_settings", "preset_names", "resolved_yaml"]
 
@@ -83,7 +83,7 @@ def _read(config: str) -> Tree:
     names = preset_names()
     if config in names:
         return _parse_preset(config)
-    path = place_of(config)
+    path = parse_path(config)
     try:
         path = path.expanduser() if isinstance(path, Path) else path
     except RuntimeError as error:

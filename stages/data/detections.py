@@ -16,7 +16,7 @@ from stages.data.images import ImageError, ImageFacts, check_image
 from stages.pose.affine import box_to_center_size
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Record
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["check_pictures", "read_detections"]
 
@@ -56,7 +56,7 @@ def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float) ->
 
 
 def check_pictures(
-    root: Place, images: Sequence[Image], *, progress: Callable[[], None] = lambda: None
+    root: StorePath, images: Sequence[Image], *, progress: Callable[[], None] = lambda: None
 ) -> dict[int, ImageFacts]:
     """What the files of ``images`` below ``root`` are, by image id; ``progress`` is called after each.
 

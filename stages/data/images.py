@@ -27,7 +27,7 @@ import simplejpeg
 
 from storage_schemas.formats.instances import ImageFacts
 from storage_schemas.paths.node_cache import fetched
-from storage_schemas.paths.path import Place, mirror
+from storage_schemas.paths.path import StorePath, mirror
 
 __all__ = [
     "DECODER_VERSION",
@@ -102,7 +102,7 @@ def size_fault(width: object, height: object) -> str | None:
     return None
 
 
-def read_image_file(root: Place, file_name: str, *, anew: bool = False) -> bytes:
+def read_image_file(root: StorePath, file_name: str, *, anew: bool = False) -> bytes:
     """The bytes of the picture ``file_name`` below ``root``; in a bucket those that this node has, unless ``anew``.
 
     Raises:
@@ -163,7 +163,7 @@ def decode_image(data: bytes, *, expect_wh: tuple[int, int]) -> U8:
     return image_hw3
 
 
-def check_image(root: Place, file_name: str, expect_wh: tuple[int, int]) -> ImageFacts:
+def check_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> ImageFacts:
     """Read and decode the picture whole, and say what its file is.
 
     Raises:
@@ -172,7 +172,7 @@ def check_image(root: Place, file_name: str, expect_wh: tuple[int, int]) -> Imag
     return read_image(root, file_name, expect_wh)[0]
 
 
-def read_image(root: Place, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
+def read_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
     """As ``check_image``, with the pixels [h, w, 3]."""
     data = read_image_file(root, file_name, anew=True)
     image_hw3 = decode_image(data, expect_wh=expect_wh)

@@ -25,7 +25,7 @@ from stages.pose.affine import moved_origin, scale_affine
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances
 from storage_schemas.paths.node_cache import here
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "epoch_order", "load_image"]
 
@@ -72,7 +72,7 @@ def batches_ahead(device: str) -> int:
     return 0 if device == "cpu" else _AHEAD
 
 
-def load_image(root: Place, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
+def load_image(root: StorePath, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
     """The picture of index ``image`` as RGB [h, w, 3].
 
     Raises:

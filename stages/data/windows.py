@@ -23,7 +23,7 @@ from storage_schemas.errors import CorruptEntryError, make_again
 from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.formats.windows import CropShards, StoredCrop, write_shard
 from storage_schemas.paths.node_cache import Folder
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["CROPS_RECIPE", "CropWindows", "Pictures", "WindowWriter", "served_by_windows", "window_of"]
 
@@ -55,7 +55,7 @@ F64 = npt.NDArray[np.float64]
 class Pictures:
     """Where pixels come from: the folder of the pictures, and that of the stored crops where there are any."""
 
-    root: Place
+    root: StorePath
     crops: Folder | None = None
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from pyarrow import PythonFile, fs
 
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["ray_storage"]
 
 
-def ray_storage(place: Place) -> dict[str, Any]:
+def ray_storage(place: StorePath) -> dict[str, Any]:
     """The arguments of ``RunConfig`` that make Ray Train use ``place``."""
-    if isinstance(place, ObjectPath):
+    if isinstance(place, BucketPath):
         file_system = fs.PyFileSystem(_Bucket(place.bucket))
         return {"storage_path": place.key, "storage_filesystem": file_system}
     return {"storage_path": str(place)}
@@ -27,7 +27,7 @@ def ray_storage(place: Place) -> dict[str, Any]:
 class _Upload(io.BytesIO):
     """What is written here is the object when it is closed."""
 
-    def __init__(self, place: ObjectPath) -> None:
+    def __init__(self, place: BucketPath) -> None:
         super().__init__()
         self._place = place
 
@@ -95,8 +95,8 @@ class _Bucket(fs.FileSystemHandler):  # type: ignore[misc] # pyarrow has no type
 
     delete_dir_contents = delete_root_dir_contents = delete_dir
 
-    def _place(self, path: str) -> ObjectPath:
-        return ObjectPath(self._bucket, path.strip("/"))
+    def _place(self, path: str) -> BucketPath:
+        return BucketPath(self._bucket, path.strip("/"))
 
     def _info(self, path: str) -> fs.FileInfo:
         place = self._place(path)

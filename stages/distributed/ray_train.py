@@ -22,10 +22,10 @@ from stages.training.plan import TrainingPlan
 from storage_schemas import errors
 from storage_schemas.errors import ClusterError, OdkdError
 from storage_schemas.formats.instances import read_instances
-from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import write_atomic
 from storage_schemas.paths.node_cache import here
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 
 if TYPE_CHECKING:
     # It takes a second to import, which plans, predictions and targets do without.
@@ -251,7 +251,7 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
     """Show the progress that the first worker of each training writes to its curve."""
     title = " and ".join([plans[0].title, *(plan.title.partition(": ")[2] for plan in plans[1:])])
     stop = threading.Event()
-    seconds = _SECONDS_BETWEEN_REQUESTS if isinstance(plans[0].folder, ObjectPath) else _SECONDS_BETWEEN_LOOKS
+    seconds = _SECONDS_BETWEEN_REQUESTS if isinstance(plans[0].folder, BucketPath) else _SECONDS_BETWEEN_LOOKS
     with progress(title, total=sum(map(_steps_of, plans)), unit="steps") as bar:
 
         def done() -> int:
@@ -283,12 +283,12 @@ def _steps_of(plan: TrainingPlan) -> int:
     return len(plan.epochs) * max(1, people // plan.train.batch_size)
 
 
-def _last_step(folder: Place) -> int:
+def _last_step(folder: StorePath) -> int:
     lines = _lines(folder)
     return int(lines[-1]["step"]) if lines else 0
 
 
-def _lines(folder: Place) -> list[dict[str, Any]]:
+def _lines(folder: StorePath) -> list[dict[str, Any]]:
     path = folder / METRICS
     try:
         whole = path.read_bytes().decode()
@@ -302,6 +302,6 @@ def _lines(folder: Place) -> list[dict[str, Any]]:
     return lines
 
 
-def read_curve(folder: Place) -> list[dict[str, Any]]:
+def read_curve(folder: StorePath) -> list[dict[str, Any]]:
     """The finished epochs of a curve: epoch, step, loss, lr, seconds."""
     return [line for line in _lines(folder) if "loss" in line]

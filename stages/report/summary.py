@@ -54,7 +54,7 @@ def _entries(context: Context) -> dict[str, str]:
         if context.find(step) is not None:
             # Targets by further binarizations (targets.extra_binarizations) have the title of the first.
             title = f"{step.title} ({step.key})" if step.title in found else step.title
-            found[title] = step.place
+            found[title] = step.entry_id
     return found
 
 

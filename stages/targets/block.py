@@ -37,7 +37,7 @@ from storage_schemas.formats.targets import (
     write_block,
 )
 from storage_schemas.paths.node_cache import File, Folder, here
-from storage_schemas.paths.path import Place, mirror
+from storage_schemas.paths.path import StorePath, mirror
 from storage_schemas.store.parts import finish_part
 
 __all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
@@ -51,7 +51,7 @@ class BlockTeacher:
 
     role: Role
     spec: NetworkSpec
-    outputs: tuple[tuple[BinarizeSettings, Place], ...]
+    outputs: tuple[tuple[BinarizeSettings, StorePath], ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class BlockView:
 
     view: int
     stored: Folder | None
-    draft: Place | None
+    draft: StorePath | None
     teachers: tuple[BlockTeacher, ...]
 
 
@@ -131,9 +131,9 @@ class _Collected:
 
     def __init__(self, job: BlockJob, crops: Sequence[Views], threads: int) -> None:
         self._job, self._crops, self._threads = job, crops, threads
-        self._rows: dict[Place, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
+        self._rows: dict[StorePath, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
         self.forwards: dict[str, int] = defaultdict(int)
-        self._bad: dict[Place, int] = defaultdict(int)
+        self._bad: dict[StorePath, int] = defaultdict(int)
 
     def add(self, index: int, batch: Batch) -> None:
         """Take a batch of one view: the mask at heatmap size, and what each teacher says about it."""
@@ -152,12 +152,12 @@ class _Collected:
                 if job.score:
                     self._score(heat_BKHW, folder, self._crops[index].affine_N23[batch.rows_B])
 
-    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: Place) -> None:
+    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: StorePath) -> None:
         bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
         self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
         self._bad[folder] += int(bad.sum())
 
-    def _score(self, heat_BKHW: Tensor, folder: Place, affine_B23: npt.NDArray[np.float32]) -> None:
+    def _score(self, heat_BKHW: Tensor, folder: StorePath, affine_B23: npt.NDArray[np.float32]) -> None:
         """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
         kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
         for decoder in FLOAT_DECODERS:
@@ -165,7 +165,7 @@ class _Collected:
             keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
             self._keep(folder, **{decoder: keypoints.astype(np.float32)})
 
-    def _keep(self, folder: Place, **arrays: npt.NDArray[Any]) -> None:
+    def _keep(self, folder: StorePath, **arrays: npt.NDArray[Any]) -> None:
         for name, rows in arrays.items():
             self._rows[folder][name].append(rows)
 

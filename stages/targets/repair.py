@@ -30,7 +30,7 @@ from stages.teachers import network_spec, teacher_step
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
-from storage_schemas.paths.path import Place, children, make_folder, make_folders, mirror, remove_tree, upload
+from storage_schemas.paths.path import StorePath, children, make_folder, make_folders, mirror, remove_tree, upload
 from storage_schemas.store.lease import Lease, LeaseWatch
 from storage_schemas.store.store import Entry
 from storage_schemas.store.writers import lease_of
@@ -50,7 +50,7 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
     ``connect`` is called before any work, and not at all where that cannot be done.
 
     Raises:
-        StoreError: it lies in the home beneath.
+        StoreError: it lies in the upstream home.
         ClusterError: as ``connect``.
         CorruptEntryError: what was computed is something else, as on another kind of device; or an input is damaged itself.
         MissingInputError: the entry was taken out of the store meanwhile.
@@ -58,7 +58,7 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
     entry = context.need(step)
     if entry.is_borrowed:
         raise StoreError(
-            f"{entry.place} lies in the home beneath, {context.beneath}, where nothing is written",
+            f"{entry.entry_id} lies in the upstream home, {context.upstream}, where nothing is written",
             allowed="entries of the own home",
             run=entry.remake(context.command),
         )
@@ -72,12 +72,12 @@ def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Cal
     if lost:
         rest = len(damaged) - len(lost)
         raise CorruptEntryError(
-            f"{step.place}: computed again on {context.device}, {_named(lost)} not what was lost, "
+            f"{step.entry_id}: computed again on {context.device}, {_named(lost)} not what was lost, "
             f"which was made on {_place(entry)}"
             + (f"; {rest} of {len(damaged)} damaged files were made again" if rest else ""),
             allowed="the same kind of device and the same versions of the libraries, which compute the same bits; "
             "or another entry in its place: to drop this one says how that is made",
-            run=cache_command(f"drop {step.place} --used", context.home),
+            run=cache_command(f"drop {step.entry_id} --used", context.home),
         )
 
 
@@ -109,7 +109,7 @@ def _copied(twin: Entry, name: str, target: Path) -> bool:
     return True
 
 
-def _put_back(entry: Entry, folder: Place, names: Sequence[str]) -> list[str]:
+def _put_back(entry: Entry, folder: StorePath, names: Sequence[str]) -> list[str]:
     """Those of the files ``names`` in ``folder`` that were what is lost, and are in their places now."""
     if not entry.is_there():
         # Its folder may have been made again for the scratch's: what lies in it would be nobody's.
@@ -127,7 +127,7 @@ def _place(entry: Entry) -> str:
 
 
 @contextmanager
-def _scratch(entry: Entry, again: str) -> Iterator[Place]:
+def _scratch(entry: Entry, again: str) -> Iterator[StorePath]:
     """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted.
 
     Raises:
@@ -140,11 +140,11 @@ def _scratch(entry: Entry, again: str) -> Iterator[Place]:
         # Whatever then fails fails since the files are gone, in whichever process.
         if isinstance(error, OdkdError) or entry.is_there():
             raise
-        raise MissingInputError(f"The entry {entry.place} was taken out of the store", run=again) from error
+        raise MissingInputError(f"The entry {entry.entry_id} was taken out of the store", run=again) from error
 
 
 @contextmanager
-def _folder_in(entry: Entry) -> Iterator[Place]:
+def _folder_in(entry: Entry) -> Iterator[StorePath]:
     if entry.is_there():
         # All of it may be lost.
         make_folders(entry.folder)
@@ -162,7 +162,7 @@ def _folder_in(entry: Entry) -> Iterator[Place]:
             remove_tree(folder)
 
 
-def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str], folder: Place) -> None:
+def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str], folder: StorePath) -> None:
     """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
     split, num = cast(Split, step.about["split"]), int(entry.measured["rows"])
     people = context.need(instances_step(context, split))
@@ -193,7 +193,7 @@ def _inputs(context: Context, step: Step) -> list[Entry]:
     return [people, teacher, context.need(view_step(context, split, step.about["view"]))]
 
 
-def _block_view(context: Context, step: Step, folder: Place) -> BlockView:
+def _block_view(context: Context, step: Step, folder: StorePath) -> BlockView:
     number = step.about["view"]
     if step.kind == "views":
         return BlockView(number, None, folder, ())
@@ -201,7 +201,7 @@ def _block_view(context: Context, step: Step, folder: Place) -> BlockView:
     return BlockView(number, crops.whole(), None, (_teacher(context, step, folder),))
 
 
-def _teacher(context: Context, step: Step, folder: Place) -> BlockTeacher:
+def _teacher(context: Context, step: Step, folder: StorePath) -> BlockTeacher:
     role = cast(Role, step.about["role"])
     teacher = context.need(teacher_step(context, role))
     return BlockTeacher(role, network_spec(teacher), ((step.about["rule"], folder),))

@@ -29,7 +29,7 @@ from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import Instances, read_instances
 from storage_schemas.formats.targets import read_rows
 from storage_schemas.paths.node_cache import here
-from storage_schemas.paths.path import Place, children, files_below, mirror, upload
+from storage_schemas.paths.path import StorePath, children, files_below, mirror, upload
 from storage_schemas.store.parts import MARKER, finish_part, read_part
 
 __all__ = ["METRICS", "WEIGHTS", "Worker", "train", "training_rows"]
@@ -256,7 +256,7 @@ class _Session:
             )
 
 
-def _checkpoints(folder: Place) -> list[str]:
+def _checkpoints(folder: StorePath) -> list[str]:
     """The names of those that are finished, oldest first."""
     # By the markers' names: within an epoch comes before its end, as "-step-" comes before ".part.json".
     names = sorted(path.name for path in children(folder)[1])

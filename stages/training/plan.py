@@ -10,7 +10,7 @@ from stages.data.windows import Pictures
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, DistillSettings, Phase, TrainSettings
 from storage_schemas.paths.node_cache import File, Folder
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["EpochPlan", "TrainingPlan", "Weights", "epoch_weights", "view_of_epoch"]
 
@@ -88,7 +88,7 @@ class TrainingPlan:
     network: NetworkSpec
     instances: File
     pictures: Pictures
-    folder: Place
+    folder: StorePath
     """Where checkpoints, curves and the final weights go."""
     crop_wh: tuple[int, int]
     size_divisor: int
@@ -105,7 +105,7 @@ class TrainingPlan:
     mask_drop: float = 0.0
     adapter_lr: float | None = None
     """The rate of parameters named ``adapter.*``, where it is not ``train.lr``."""
-    events: Place | None = None
+    events: StorePath | None = None
     """Where TensorBoard events go."""
 
     @property

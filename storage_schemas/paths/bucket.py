@@ -22,7 +22,7 @@ from storage_schemas.errors import StoreError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["SCHEMES", "ObjectFacts", "ObjectPath"]
+__all__ = ["SCHEMES", "BucketPath", "ObjectFacts"]
 
 SCHEMES = ("s3", "gs")
 _RETRIES: Any = {
@@ -41,7 +41,7 @@ class ObjectFacts:
 
 
 @dataclass(frozen=True, order=True)
-class ObjectPath:
+class BucketPath:
     """The place ``key`` in ``bucket`` (``s3://name``): an object, or the beginning of the keys of others, as a folder is."""
 
     bucket: str
@@ -52,8 +52,8 @@ class ObjectPath:
     def __str__(self) -> str:
         return f"{self.bucket}/{self.key}"
 
-    def __truediv__(self, name: str) -> ObjectPath:
-        return ObjectPath(self.bucket, f"{self.key}/{name}" if self.key else name)
+    def __truediv__(self, name: str) -> BucketPath:
+        return BucketPath(self.bucket, f"{self.key}/{name}" if self.key else name)
 
     @property
     def name(self) -> str:
@@ -61,20 +61,20 @@ class ObjectPath:
         return self.key.rpartition("/")[2]
 
     @property
-    def parent(self) -> ObjectPath:
+    def parent(self) -> BucketPath:
         """The folder it lies in; the bucket itself is its own."""
-        return ObjectPath(self.bucket, self.key.rpartition("/")[0])
+        return BucketPath(self.bucket, self.key.rpartition("/")[0])
 
     @property
-    def parents(self) -> tuple[ObjectPath, ...]:
+    def parents(self) -> tuple[BucketPath, ...]:
         """All folders it lies in, the nearest first."""
         return (self.parent, *self.parent.parents) if self.key else ()
 
-    def with_name(self, name: str) -> ObjectPath:
+    def with_name(self, name: str) -> BucketPath:
         """Another place beside it."""
         return self.parent / name
 
-    def in_a_hurry(self) -> ObjectPath:
+    def in_a_hurry(self) -> BucketPath:
         """The same place, ``hurried``."""
         return replace(self, hurried=True)
 
@@ -130,7 +130,7 @@ class ObjectPath:
         with self._errors():
             obstore.put(self._store, self.key, data, mode="create" if exclusive else "overwrite")
 
-    def copy_to(self, target: ObjectPath) -> None:
+    def copy_to(self, target: BucketPath) -> None:
         """Copy the object within its bucket, without its bytes coming here."""
         import obstore
 
@@ -138,7 +138,7 @@ class ObjectPath:
         with self._errors():
             obstore.copy(self._store, self.key, target.key)
 
-    def replace(self, target: ObjectPath) -> None:
+    def replace(self, target: BucketPath) -> None:
         """Move the object."""
         self.copy_to(target)
         self.unlink()
@@ -154,14 +154,14 @@ class ObjectPath:
         except FileNotFoundError:
             return
 
-    def children(self) -> tuple[list[ObjectPath], list[ObjectPath]]:
+    def children(self) -> tuple[list[BucketPath], list[BucketPath]]:
         """The folders and the objects right below it."""
         import obstore
 
         with self._errors():
             found = obstore.list_with_delimiter(self._store, self.key or None)
-        folders = [ObjectPath(self.bucket, key.rstrip("/")) for key in found["common_prefixes"]]
-        return sorted(folders), sorted(ObjectPath(self.bucket, facts["path"]) for facts in found["objects"])
+        folders = [BucketPath(self.bucket, key.rstrip("/")) for key in found["common_prefixes"]]
+        return sorted(folders), sorted(BucketPath(self.bucket, facts["path"]) for facts in found["objects"])
 
     def below(self) -> dict[str, ObjectFacts]:
         """All objects below it, by their names from here on."""

@@ -10,22 +10,22 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["sha256_file", "sha256_known", "sync_files", "sync_folder", "write_atomic"]
 
 _READ_BYTES = 1 << 20
 
 
-def write_atomic(path: Place, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
+def write_atomic(path: StorePath, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
     """Write ``data`` under ``path`` so that a reader sees all of it or none.
 
     With ``exclusive`` the file must not exist yet (a hard link is created atomically on local disks and on NFS), so that of
     two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file.
     An object of a bucket is so by itself.
     """
-    if isinstance(path, ObjectPath):
+    if isinstance(path, BucketPath):
         path.put(data, exclusive=exclusive)
         return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -45,9 +45,9 @@ def write_atomic(path: Place, data: bytes, *, exclusive: bool = False, durable: 
         sync_folder(path.parent)
 
 
-def sync_files(folder: Place, names: Iterable[str]) -> None:
+def sync_files(folder: StorePath, names: Iterable[str]) -> None:
     """Make files (``names`` below ``folder``) durable, and every folder on the way to them; objects are."""
-    if isinstance(folder, ObjectPath):
+    if isinstance(folder, BucketPath):
         return
     folders = {folder}
     for name in names:
@@ -58,9 +58,9 @@ def sync_files(folder: Place, names: Iterable[str]) -> None:
         sync_folder(each)
 
 
-def sync_folder(folder: Place) -> None:
+def sync_folder(folder: StorePath) -> None:
     """Make the names in ``folder`` durable: without it a rename may be lost with the power."""
-    if isinstance(folder, ObjectPath):
+    if isinstance(folder, BucketPath):
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -69,9 +69,9 @@ def sync_folder(folder: Place) -> None:
         os.close(descriptor)
 
 
-def sha256_file(path: Place) -> str:
+def sha256_file(path: StorePath) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
-    if isinstance(path, ObjectPath):
+    if isinstance(path, BucketPath):
         return path.sha256()
     digest = hashlib.sha256()
     with path.open("rb") as stream:
@@ -80,13 +80,13 @@ def sha256_file(path: Place) -> str:
     return digest.hexdigest()
 
 
-def sha256_known(path: Place) -> str:
+def sha256_known(path: StorePath) -> str:
     """As ``sha256_file``, but read only once a process while the file's size and time of change stay as they are.
 
     Raises:
         OSError: the file is not there or cannot be read.
     """
-    if isinstance(path, ObjectPath):
+    if isinstance(path, BucketPath):
         facts = path.facts()
         if facts is None:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", str(path))
@@ -96,5 +96,5 @@ def sha256_known(path: Place) -> str:
 
 
 @lru_cache(maxsize=16)
-def _sha256_of_state(path: Place, size: int, changed_ns: int) -> str:
+def _sha256_of_state(path: StorePath, size: int, changed_ns: int) -> str:
     return sha256_file(path)

@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sha256_file
-from storage_schemas.paths.path import Place, in_threads, mirror, mirror_root
+from storage_schemas.paths.path import StorePath, in_threads, mirror, mirror_root
 from storage_schemas.store.manifest import FileFacts, difference
 
 __all__ = ["File", "Folder", "RemoteFile", "RemoteFolder", "fetched", "here"]
@@ -28,21 +28,21 @@ log = logging.getLogger(__name__)
 class RemoteFile:
     """An object, and what it must be; ``run`` is what to type where it is something else."""
 
-    place: ObjectPath
+    path: BucketPath
     facts: FileFacts
     run: str = ""
 
     @property
     def suffix(self) -> str:
         """How its name ends, such as ``.onnx``."""
-        return Path(self.place.name).suffix
+        return Path(self.path.name).suffix
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
     """Objects below a place, by name, and what each must be."""
 
-    place: ObjectPath
+    path: BucketPath
     files: tuple[tuple[str, FileFacts], ...]
     run: str = ""
 
@@ -63,13 +63,13 @@ def here(what: File | Folder) -> Path:
         return what
     if isinstance(what, RemoteFile):
         return _fetched(what)
-    files = [RemoteFile(what.place / name, facts, what.run) for name, facts in what.files]
+    files = [RemoteFile(what.path / name, facts, what.run) for name, facts in what.files]
     missing = [file for file in files if not _is_whole(file)]
     list(in_threads(_fetched, missing))
-    return mirror(what.place)
+    return mirror(what.path)
 
 
-def fetched(place: Place, *, anew: bool = False) -> Path:
+def fetched(place: StorePath, *, anew: bool = False) -> Path:
     """The path on this node of a file whose content the caller looks at; fetched if it is not there, or ``anew``.
 
     Raises:
@@ -90,7 +90,7 @@ def fetched(place: Place, *, anew: bool = False) -> Path:
 
 
 def _fetched(file: RemoteFile) -> Path:
-    path = mirror(file.place)
+    path = mirror(file.path)
     with _fetching(path):
         return path if _is_whole(file) else _fetch(file, path)
 
@@ -111,7 +111,7 @@ def _fetch(file: RemoteFile, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        if problem := difference(_download(file.place, partial), file.facts):
+        if problem := difference(_download(file.path, partial), file.facts):
             raise _bad(file, problem)
         partial.replace(path)
     except FileNotFoundError as error:
@@ -121,7 +121,7 @@ def _fetch(file: RemoteFile, path: Path) -> Path:
     return path
 
 
-def _download(place: ObjectPath, target: Path) -> FileFacts:
+def _download(place: BucketPath, target: Path) -> FileFacts:
     digest, size = hashlib.sha256(), 0
     with target.open("xb") as stream:
         for block in place.blocks():
@@ -133,13 +133,13 @@ def _download(place: ObjectPath, target: Path) -> FileFacts:
 
 def _bad(file: RemoteFile, problem: str) -> CorruptEntryError:
     return CorruptEntryError(
-        f"{file.place} {problem}", allowed="the object as it was written, which its manifest describes", run=file.run
+        f"{file.path} {problem}", allowed="the object as it was written, which its manifest describes", run=file.run
     )
 
 
 def _is_whole(file: RemoteFile) -> bool:
     """Whether this node has the file; its bytes are read once a process, as long as size and time of change stay."""
-    path = mirror(file.place)
+    path = mirror(file.path)
     try:
         state = path.stat()
     except OSError:

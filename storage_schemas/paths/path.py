@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from storage_schemas.errors import StoreError
-from storage_schemas.paths.bucket import SCHEMES, ObjectFacts, ObjectPath
+from storage_schemas.paths.bucket import SCHEMES, BucketPath, ObjectFacts
 
 __all__ = [
-    "Place",
+    "StorePath",
     "children",
     "files_below",
     "folder_in_the_way",
@@ -32,12 +32,12 @@ __all__ = [
     "mirror",
     "mirror_root",
     "move",
-    "place_of",
+    "parse_path",
     "remove_tree",
     "upload",
 ]
 
-Place = Path | ObjectPath
+StorePath = Path | BucketPath
 
 _BEGUN = ".begun"
 _THREADS = 16
@@ -45,13 +45,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def place_of(text: str) -> Place:
+def parse_path(text: str) -> StorePath:
     """The place that a text names: ``s3://bucket/beginning`` and the like, or else a path."""
     scheme, is_url, rest = text.partition("://")
     if not is_url or scheme not in SCHEMES:
         return Path(text)
     bucket, _, key = rest.partition("/")
-    return ObjectPath(f"{scheme}://{bucket}", "/".join(part for part in key.split("/") if part))
+    return BucketPath(f"{scheme}://{bucket}", "/".join(part for part in key.split("/") if part))
 
 
 def mirror_root() -> Path:
@@ -62,28 +62,28 @@ def mirror_root() -> Path:
     return Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
 
 
-def mirror(place: Place) -> Path:
+def mirror(place: StorePath) -> Path:
     """Where on this node a place is written and read: itself on a file system, else below ``mirror_root``."""
     if isinstance(place, Path):
         return place
     return mirror_root() / place.bucket.replace("://", "/") / place.key
 
 
-def make_folder(place: Place) -> None:
+def make_folder(place: StorePath) -> None:
     """Make a folder that is seen although it is empty."""
-    mirror(place).mkdir(parents=isinstance(place, ObjectPath), exist_ok=isinstance(place, ObjectPath))
-    if isinstance(place, ObjectPath):
+    mirror(place).mkdir(parents=isinstance(place, BucketPath), exist_ok=isinstance(place, BucketPath))
+    if isinstance(place, BucketPath):
         (place / _BEGUN).put(b"")
 
 
-def children(place: Place) -> tuple[list[Place], list[Place]]:
+def children(place: StorePath) -> tuple[list[StorePath], list[StorePath]]:
     """The folders and the files right below a place; none where it is not there.
 
     Raises:
         StoreError: as ``in_the_way`` gives it.
         OSError: this user may not look.
     """
-    if isinstance(place, ObjectPath):
+    if isinstance(place, BucketPath):
         folders, files = place.children()
         return [*folders], [*files]
     try:
@@ -98,12 +98,12 @@ def children(place: Place) -> tuple[list[Place], list[Place]]:
     return [path for path in paths if is_folder[path]], [path for path in paths if not is_folder[path]]
 
 
-def in_the_way(folder: Place) -> StoreError | None:
+def in_the_way(folder: StorePath) -> StoreError | None:
     """The error of a file, or of a link that leads nowhere, where a ``folder`` of a home or one of two above it belongs.
 
     What it is nobody knows, so it is not to be lost; and behind a link there may be all that is looked for.
     """
-    if isinstance(folder, ObjectPath):
+    if isinstance(folder, BucketPath):
         return None
     for path in (folder.parent.parent, folder.parent, folder):
         if not os.path.lexists(path) or path.is_dir():
@@ -118,7 +118,7 @@ def in_the_way(folder: Place) -> StoreError | None:
     return None
 
 
-def folder_in_the_way(file: Place) -> StoreError | None:
+def folder_in_the_way(file: StorePath) -> StoreError | None:
     """The error of a folder where a ``file`` of a home belongs."""
     return _misplaced(file, "a folder", "a file") if isinstance(file, Path) and file.is_dir() else None
 
@@ -132,7 +132,7 @@ def _misplaced(path: Path, is_there: str, belongs: str) -> StoreError:
     )
 
 
-def make_folders(folder: Place) -> None:
+def make_folders(folder: StorePath) -> None:
     """Make a folder and those above it, unless they are there; in a bucket there is nothing to be made.
 
     Raises:
@@ -145,9 +145,9 @@ def make_folders(folder: Place) -> None:
         raise in_the_way(folder) or error from error
 
 
-def files_below(place: Place) -> dict[str, ObjectFacts]:
+def files_below(place: StorePath) -> dict[str, ObjectFacts]:
     """Everything below a place that is no folder, by its name from there on; what vanishes meanwhile is left out."""
-    if isinstance(place, ObjectPath):
+    if isinstance(place, BucketPath):
         return place.below()
     found = {}
     for folder, folders, files in os.walk(place):
@@ -161,39 +161,39 @@ def files_below(place: Place) -> dict[str, ObjectFacts]:
     return found
 
 
-def remove_tree(place: Place) -> None:
+def remove_tree(place: StorePath) -> None:
     """Remove a folder as far as that goes, and this node's mirror of it."""
-    if isinstance(place, ObjectPath):
+    if isinstance(place, BucketPath):
         with suppress(OSError):
             # One by one: a request to remove many at once is not repeated when it fails.
             list(in_threads(lambda name: (place / name).unlink(), place.below()))
     shutil.rmtree(mirror(place), ignore_errors=True)
 
 
-def move(source: Place, target: Place) -> None:
+def move(source: StorePath, target: StorePath) -> None:
     """Give a file another name; both lie in one store."""
-    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
+    if isinstance(source, BucketPath) and isinstance(target, BucketPath):
         source.replace(target)
     else:
         _path(source).replace(_path(target))
 
 
-def link(source: Place, target: Place) -> None:
+def link(source: StorePath, target: StorePath) -> None:
     """Give a file a second name, in a bucket by a copy; both lie in one store."""
-    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
+    if isinstance(source, BucketPath) and isinstance(target, BucketPath):
         source.copy_to(target)
     else:
         _path(target).hardlink_to(_path(source))
 
 
-def _path(place: Place) -> Path:
+def _path(place: StorePath) -> Path:
     assert isinstance(place, Path), "one of two names in a store is in a bucket, and the other is not"
     return place
 
 
-def upload(place: Place, names: Iterable[str]) -> None:
+def upload(place: StorePath, names: Iterable[str]) -> None:
     """Bring files that this node has written (``names`` below the mirror of ``place``) to where all nodes see them."""
-    if isinstance(place, ObjectPath):
+    if isinstance(place, BucketPath):
         list(in_threads(lambda name: (place / name).put(mirror(place) / name), names))
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, StoreError
-from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sync_files, write_atomic
 from storage_schemas.paths.node_cache import File, Folder, RemoteFile, RemoteFolder, here
-from storage_schemas.paths.path import Place, children, files_below, link, mirror, remove_tree, upload
+from storage_schemas.paths.path import StorePath, children, files_below, link, mirror, remove_tree, upload
 from storage_schemas.store.entry import Entry, read_entry
 from storage_schemas.store.lease import LeaseWatch
 from storage_schemas.store.manifest import MANIFEST, FileFacts, Manifest, Recipe, as_json, key_of
@@ -34,13 +34,13 @@ class Draft:
     ``replaces`` is the folder of an entry that goes when this one is committed, and is found until then.
     """
 
-    def __init__(self, home: Place, kind: str, recipe: Recipe, *, replaces: Place | None = None) -> None:
+    def __init__(self, home: StorePath, kind: str, recipe: Recipe, *, replaces: StorePath | None = None) -> None:
         self.kind, self.recipe, self.key = kind, as_json(recipe), key_of(kind, recipe)
         self._home = home
         self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
         self._started = time.monotonic()
         self._replaces = replaces
-        self._superseded: list[Place] = []
+        self._superseded: list[StorePath] = []
         self._ended = False
 
     @property
@@ -66,7 +66,7 @@ class Draft:
 
     def near(self, *beginnings: str) -> Path:
         """The folder on this node with those files of finished parts whose names begin so, to be read."""
-        if isinstance(self.folder, ObjectPath):
+        if isinstance(self.folder, BucketPath):
             facts = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
             here(RemoteFolder(self.folder, tuple(item for item in facts.items() if item[0].startswith(beginnings))))
         return self.work
@@ -86,7 +86,7 @@ class Draft:
             upload(self.folder, [name])
         return RemoteFile(self.folder / name, known.get(name) or facts_of(self.work / name))
 
-    def adopt(self, other: Place) -> int:
+    def adopt(self, other: StorePath) -> int:
         """Take over the finished parts of the attempt folder ``other`` that this one lacks; how many there were.
 
         They are hard links (in a bucket copies), and ``other`` is removed only after the commit and if its writer is surely
@@ -100,7 +100,7 @@ class Draft:
             taken += marker not in have and self._link(other, (*part.files, marker))
         return taken
 
-    def _link(self, other: Place, names: Sequence[str]) -> bool:
+    def _link(self, other: StorePath, names: Sequence[str]) -> bool:
         """Link the files of a part, its marker last; all or none."""
         try:
             for name in names:
@@ -126,7 +126,7 @@ class Draft:
     def _facts(self, files: Sequence[str], expected: Mapping[str, FileFacts] | None = None) -> dict[str, FileFacts]:
         marked = {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
         known = marked | dict(expected or {})
-        if isinstance(self.folder, ObjectPath):
+        if isinstance(self.folder, BucketPath):
             found = self._remote_facts(files, marked)
         else:
             found = {name: facts_of(self.folder / name) for name in sorted(files)}

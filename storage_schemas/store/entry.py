@@ -19,10 +19,10 @@ from storage_schemas.errors import (
     make_again,
     repair_command,
 )
-from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sync_files
 from storage_schemas.paths.node_cache import File, Folder, RemoteFile, RemoteFolder, here
-from storage_schemas.paths.path import Place, files_below, in_the_way, move
+from storage_schemas.paths.path import StorePath, files_below, in_the_way, move
 from storage_schemas.store.manifest import MANIFEST, Manifest
 from storage_schemas.store.parts import facts_of, file_problem, is_unreadable, size_problem
 
@@ -37,9 +37,9 @@ class Entry:
     """A committed entry: the manifest, and the folder that holds its files."""
 
     manifest: Manifest
-    folder: Place
+    folder: StorePath
     is_borrowed: bool = False
-    """Whether it lies in a store that is only read, beneath the own one."""
+    """Whether it lies in a store that is only read, upstream the own one."""
 
     @property
     def key(self) -> str:
@@ -47,9 +47,9 @@ class Entry:
         return self.manifest.key
 
     @property
-    def place(self) -> str:
+    def entry_id(self) -> str:
         """``kind/key``: where below the store it lies."""
-        return self.manifest.place
+        return self.manifest.entry_id
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Entry:
         """
         if name not in self.manifest.files:
             raise CorruptEntryError(
-                f"Entry {self.place} has no file {name!r}",
+                f"Entry {self.entry_id} has no file {name!r}",
                 allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
                 run=self.remake(),
             )
@@ -115,7 +115,7 @@ class Entry:
         except (FileNotFoundError, CorruptEntryError):
             return False
 
-    def put_back(self, name: str, made: Place) -> bool:
+    def put_back(self, name: str, made: StorePath) -> bool:
         """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
 
         True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
@@ -134,26 +134,26 @@ class Entry:
             if self.is_there():
                 return False
             raise MissingInputError(
-                f"The entry {self.place} was taken out of the store", run=make_again(self.manifest.kind, force=False)
+                f"The entry {self.entry_id} was taken out of the store", run=make_again(self.manifest.kind, force=False)
             ) from error
         sync_files(self.folder, [name])
         return True
 
-    def twin(self, beneath: Place) -> Entry | None:
-        """The entry with the same files in the home ``beneath``, where there is one; its files are not looked at."""
+    def twin(self, upstream: StorePath) -> Entry | None:
+        """The entry with the same files in the home ``upstream``, where there is one; its files are not looked at."""
         try:
-            found = read_entry(beneath / "store" / self.place)
+            found = read_entry(upstream / "store" / self.entry_id)
         except (OSError, CorruptEntryError, StoreError):
             return None
         return found if found.manifest.files == self.manifest.files else None
 
-    def check(self, command: str = THE_SAME, *, beneath: Place | None = None) -> None:
+    def check(self, command: str = THE_SAME, *, upstream: StorePath | None = None) -> None:
         """Raise ``CorruptEntryError`` naming the first damaged file and what mends it, which are as for ``mend``.
 
         In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
         damaged is found before work begins, and read only once.
         """
-        if isinstance(self.folder, ObjectPath):
+        if isinstance(self.folder, BucketPath):
             sizes = files_below(self.folder)
             found = [problem for name, facts in self.manifest.files.items() if (problem := size_problem(name, facts, sizes))]
         else:
@@ -162,34 +162,34 @@ class Entry:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             unreadable = [problem for problem in found if is_unreadable(problem)]
             raise CorruptEntryError(
-                f"Entry {self.place}: {(unreadable or found)[0]}{more}",
+                f"Entry {self.entry_id}: {(unreadable or found)[0]}{more}",
                 allowed="the files as its manifest describes them, which this user may read (pipeline.cache verify names all)"
                 + ("; or an entry of your own, which --force makes" if self.is_borrowed else ""),
                 # What cannot be looked at may be whole: nothing is to be made in its place.
-                run=look_again(self.place, self.folder.parents[3]) if unreadable else self.mend(command, beneath),
+                run=look_again(self.entry_id, self.folder.parents[3]) if unreadable else self.mend(command, upstream),
             )
         try:
             self.near()
         except CorruptEntryError as error:
-            raise CorruptEntryError(error.seen, allowed=error.allowed, run=self.mend(command, beneath)) from error
+            raise CorruptEntryError(error.seen, allowed=error.allowed, run=self.mend(command, upstream)) from error
 
-    def mend(self, command: str = THE_SAME, beneath: Place | None = None) -> str:
+    def mend(self, command: str = THE_SAME, upstream: StorePath | None = None) -> str:
         """What to type next where files are damaged.
 
-        ``command`` makes entries, without the stage; ``beneath`` is the home that is read beneath the entry's own.
+        ``command`` makes entries, without the stage; ``upstream`` is the home that is read upstream the entry's own.
         """
-        if not self.is_borrowed and (self.manifest.kind in REPAIRABLE or (beneath is not None and self.twin(beneath))):
-            return repair_command(self.place, self.folder.parents[3], beneath)
+        if not self.is_borrowed and (self.manifest.kind in REPAIRABLE or (upstream is not None and self.twin(upstream))):
+            return repair_command(self.entry_id, self.folder.parents[3], upstream)
         return self.remake(command)
 
     def remake(self, command: str = THE_SAME) -> str:
         """What to type to have the whole entry made again; ``command`` is as for ``mend``."""
-        return make_again(self.manifest.kind, command, force=self.place, stage=self.manifest.made.get("stage"))
+        return make_again(self.manifest.kind, command, force=self.entry_id, stage=self.manifest.made.get("stage"))
 
 
-def _make_way(folder: Place, name: str) -> None:
+def _make_way(folder: StorePath, name: str) -> None:
     """Take away what lies where the file ``name`` belongs: a folder or a link, or a file above it."""
-    if isinstance(folder, ObjectPath):
+    if isinstance(folder, BucketPath):
         return
     above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
     for path in above:
@@ -203,7 +203,7 @@ def _make_way(folder: Place, name: str) -> None:
         shutil.rmtree(folder / name)
 
 
-def read_entry(home: Place) -> Entry:
+def read_entry(home: StorePath) -> Entry:
     """The entry of the folder ``<store>/<kind>/<key>``.
 
     Raises:
@@ -223,11 +223,13 @@ def read_entry(home: Place) -> Entry:
         raise CorruptEntryError(f"{home / MANIFEST} is a folder: the entry counts as not there") from error
     manifest = Manifest.decode(data, where=str(home / MANIFEST))
     if (manifest.kind, manifest.key) != (home.parent.name, home.name):
-        raise CorruptEntryError(f"{home / MANIFEST} is that of another entry, {manifest.place}: the entry counts as not there")
+        raise CorruptEntryError(
+            f"{home / MANIFEST} is that of another entry, {manifest.entry_id}: the entry counts as not there"
+        )
     return Entry(manifest, home / manifest.folder)
 
 
-def set_aside(manifest: Place) -> Place:
+def set_aside(manifest: StorePath) -> StorePath:
     """Give a manifest another name, so that its entry is not found; that name.
 
     Raises:

@@ -94,7 +94,7 @@ def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with _into_tar(partial) if target.suffix == ".tar" else _into_folder(partial) as add:
-            index = json.dumps({"schema": SCHEMA_VERSION, "entries": [entry.place for entry in entries]}, indent=1).encode()
+            index = json.dumps({"schema": SCHEMA_VERSION, "entries": [entry.entry_id for entry in entries]}, indent=1).encode()
             add(INDEX, len(index), BytesIO(index))
             for entry in entries:
                 _export(entry, add, advance)
@@ -140,7 +140,7 @@ def _into_tar(path: Path) -> Iterator[_Add]:
 
 def _export(entry: Entry, add: _Add, advance: Callable[[], None]) -> None:
     manifest = entry.manifest.encode()
-    add(f"{entry.place}/{MANIFEST}", len(manifest), BytesIO(manifest))
+    add(f"{entry.entry_id}/{MANIFEST}", len(manifest), BytesIO(manifest))
     for name, facts in entry.manifest.files.items():
         try:
             path = entry.path(name)
@@ -154,10 +154,10 @@ def _export(entry: Entry, add: _Add, advance: Callable[[], None]) -> None:
         else:
             with path.open("rb") as stream:
                 hashed = Hashed(stream)
-                add(f"{entry.place}/{entry.folder.name}/{name}", size, hashed)
+                add(f"{entry.entry_id}/{entry.folder.name}/{name}", size, hashed)
             problem = difference(hashed.facts(), facts)
         if problem:
-            raise _damaged(entry, f"Entry {entry.place}: {name} {problem}")
+            raise _damaged(entry, f"Entry {entry.entry_id}: {name} {problem}")
         advance()
 
 
@@ -166,7 +166,7 @@ def _damaged(entry: Entry, seen: str) -> CorruptEntryError:
         f"{seen}; nothing is exported",
         allowed="the files as its manifest describes them; 'verify' says what mends it",
         # Of the home that it lies in, which may be a team's: what mends it there depends on who uses it.
-        run=cache_command(f"verify {entry.place}", entry.folder.parents[3]),
+        run=cache_command(f"verify {entry.entry_id}", entry.folder.parents[3]),
     )
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from storage_schemas.errors import CorruptEntryError, SchemaVersionError, StoreError
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place, children, move, remove_tree
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath, children, move, remove_tree
 from storage_schemas.store.entry import ASIDE, Entry, read_entry, set_aside
 from storage_schemas.store.lease import EXPIRE_SECONDS
 from storage_schemas.store.manifest import MANIFEST, Manifest
@@ -36,9 +36,9 @@ What = Literal["entry", "unfinished work", "lease", "damaged manifest", "partial
 class Garbage:
     """Something at a place (``kind/key``) that may go, and the bytes that it frees."""
 
-    place: str
+    entry_id: str
     what: What
-    paths: tuple[Place, ...]
+    paths: tuple[StorePath, ...]
     """In the order in which they are removed."""
     size: int
     age_seconds: float
@@ -64,19 +64,19 @@ def find_garbage(
     busy = _busy(homes, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
     garbage: list[Garbage] = []
     for home, attempts in homes.items():
-        place = f"{home.parent.name}/{home.name}"
+        entry_id = f"{home.parent.name}/{home.name}"
         reason = busy.get(home)
         if reason is None:
-            entry, reason = _entry_of(home, is_used=place in used)
+            entry, reason = _entry_of(home, is_used=entry_id in used)
         if reason:
-            left[place] = reason
+            left[entry_id] = reason
         else:
-            found = _garbage_of(home, attempts, entry, now=now, is_used=place in used)
+            found = _garbage_of(home, attempts, entry, now=now, is_used=entry_id in used)
             garbage += [item for item in found if item.paths and item.age_seconds >= min_age_seconds]
     return garbage, left
 
 
-def _lookable(store: Store) -> tuple[dict[Place, Attempts], dict[str, str]]:
+def _lookable(store: Store) -> tuple[dict[StorePath, Attempts], dict[str, str]]:
     """The writers at each place, and the places that this user may not look into, each with the reason."""
     homes = {home: Attempts(home) for home in store.homes()}
     closed = {}
@@ -89,21 +89,23 @@ def _lookable(store: Store) -> tuple[dict[Place, Attempts], dict[str, str]]:
     return {home: attempts for home, attempts in homes.items() if home not in closed}, left
 
 
-def wreck_at(store: Store, place: str, *, tell: Callable[[str], None]) -> list[Garbage]:
+def wreck_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> list[Garbage]:
     """All that lies at a place whose manifest this release cannot read, for whoever wants it to go.
 
     Raises:
         StoreError: a writer lives there.
     """
-    home, now = store.root / place, time.time()
+    home, now = store.root / entry_id, time.time()
     attempts = Attempts(home)
     busy = _busy({home: attempts}, now - EXPIRE_SECONDS, tell)
     if busy:
-        raise StoreError(f"{place} stays: {busy[home]}", allowed="entries that nobody is making", run="the same command later")
+        raise StoreError(
+            f"{entry_id} stays: {busy[home]}", allowed="entries that nobody is making", run="the same command later"
+        )
     return [item for item in _garbage_of(home, attempts, None, now=now, is_used=False) if item.paths]
 
 
-def _busy(homes: Mapping[Place, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[Place, str]:
+def _busy(homes: Mapping[StorePath, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[StorePath, str]:
     """Where writers live, and who they are.
 
     One that has not been heard of for so long that its work may go is watched until it is known to be dead.
@@ -122,7 +124,7 @@ def _busy(homes: Mapping[Place, Attempts], changed_before: float, tell: Callable
     return {home: f"{next(iter(found.values())).holder()} is making it" for home, found in living.items()}
 
 
-def _entry_of(home: Place, *, is_used: bool) -> tuple[Entry | None, str]:
+def _entry_of(home: StorePath, *, is_used: bool) -> tuple[Entry | None, str]:
     """The entry, if there is one; and why the place is not to be touched, if it is not."""
     try:
         return read_entry(home), ""
@@ -135,10 +137,10 @@ def _entry_of(home: Place, *, is_used: bool) -> tuple[Entry | None, str]:
         return None, error.seen if isinstance(error, StoreError) else str(error)
 
 
-def _garbage_of(home: Place, attempts: Attempts, entry: Entry | None, *, now: float, is_used: bool) -> Iterator[Garbage]:
+def _garbage_of(home: StorePath, attempts: Attempts, entry: Entry | None, *, now: float, is_used: bool) -> Iterator[Garbage]:
     """All that may go at a place where nobody is at work, whatever its age."""
 
-    def item(what: What, *paths: Place, if_unused: bool = False) -> Garbage:
+    def item(what: What, *paths: StorePath, if_unused: bool = False) -> Garbage:
         there = tuple(path for path in paths if path.exists() or path.is_dir())
         # An entry is as old as its manifest, which was written last.
         age = now - max(map(_changed, there[:1] if what == "entry" else there), default=now)
@@ -175,17 +177,17 @@ def _stats(path: Path) -> list[os.stat_result]:
     return found
 
 
-def _changed(path: Place) -> float:
+def _changed(path: StorePath) -> float:
     """When anything of ``path`` was changed last."""
-    if isinstance(path, ObjectPath):
+    if isinstance(path, BucketPath):
         own = path.facts()
         return max((facts.changed for facts in ([own] if own else path.below().values())), default=0.0)
     return max((fact.st_mtime for fact in _stats(path)), default=0.0)
 
 
-def _bytes(path: Place) -> int:
+def _bytes(path: StorePath) -> int:
     """What removing ``path`` frees: the parts of a dead writer that an entry has adopted are files of that entry too."""
-    if isinstance(path, ObjectPath):
+    if isinstance(path, BucketPath):
         own = path.facts()
         return sum(facts.size for facts in ([own] if own else path.below().values()))
     return sum(fact.st_size for fact in _stats(path) if fact.st_nlink == 1 and not stat.S_ISDIR(fact.st_mode))
@@ -206,7 +208,7 @@ def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
 def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
     if item.attempts.living() or (item.if_unused and is_used()):
         return False
-    home = store.root / item.place
+    home = store.root / item.entry_id
     try:
         entry: Entry | None = read_entry(home)
     except (FileNotFoundError, CorruptEntryError, SchemaVersionError):
@@ -230,13 +232,13 @@ def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
 
 def _stays(item: Garbage, path: object, why: str) -> StoreError:
     return StoreError(
-        f"{item.place} stays: {path} cannot be removed ({why})",
+        f"{item.entry_id} stays: {path} cannot be removed ({why})",
         allowed="a store that this user may write",
         run="the same command as a user who may",
     )
 
 
-def _is_back(manifest: Place) -> bool:
+def _is_back(manifest: StorePath) -> bool:
     """Take a manifest away that cannot be used; True if it is back, since it was whole: a writer has committed just then."""
     try:
         aside = set_aside(manifest)
@@ -250,7 +252,7 @@ def _is_back(manifest: Place) -> bool:
     return True
 
 
-def _remove(path: Place) -> None:
+def _remove(path: StorePath) -> None:
     if path.is_dir():
         remove_tree(path)
     else:

@@ -135,7 +135,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _manifests(source: _Source) -> list[Manifest]:
     try:
         index = json.loads(_read(source, INDEX))
-        schema, places = index["schema"], list(map(str, index["entries"]))
+        schema, entry_ids = index["schema"], list(map(str, index["entries"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _bad(source.where, f"has no list of entries in {INDEX} ({error!r})") from error
     if schema != SCHEMA_VERSION:
@@ -144,24 +144,24 @@ def _manifests(source: _Source) -> list[Manifest]:
             allowed=f"version {SCHEMA_VERSION}, which this release writes",
             run="use the release that wrote it",
         )
-    return [_manifest(source, place) for place in dict.fromkeys(places)]
+    return [_manifest(source, entry_id) for entry_id in dict.fromkeys(entry_ids)]
 
 
-def _manifest(source: _Source, place: str) -> Manifest:
-    name = f"{place}/{MANIFEST}"
+def _manifest(source: _Source, entry_id: str) -> Manifest:
+    name = f"{entry_id}/{MANIFEST}"
     manifest = Manifest.decode(_read(source, name), where=f"{source.where}: {name}")
-    if manifest.place != place:
-        raise _bad(source.where, f"has at {place} the manifest of {manifest.place}")
+    if manifest.entry_id != entry_id:
+        raise _bad(source.where, f"has at {entry_id} the manifest of {manifest.entry_id}")
     if manifest.kind not in KINDS:
         raise _bad(source.where, f"holds an entry of kind '{manifest.kind}', which is none of {', '.join(KINDS)}")
     if {str(folder) for file in manifest.files for folder in PurePosixPath(file).parents} & set(manifest.files):
-        raise _bad(source.where, f"has an entry {place} of which one name is file and folder")
+        raise _bad(source.where, f"has an entry {entry_id} of which one name is file and folder")
     for file, facts in manifest.files.items():
-        size = source.sizes.get(f"{place}/{manifest.folder}/{file}")
+        size = source.sizes.get(f"{entry_id}/{manifest.folder}/{file}")
         if size is None:
-            raise _bad(source.where, f"is not whole: {place}, {file} is missing")
+            raise _bad(source.where, f"is not whole: {entry_id}, {file} is missing")
         if size != facts.size:
-            raise _bad(source.where, f"is not whole: {place}, {file} {difference(FileFacts(size, ''), facts)}")
+            raise _bad(source.where, f"is not whole: {entry_id}, {file} {difference(FileFacts(size, ''), facts)}")
     return manifest
 
 
@@ -185,7 +185,7 @@ def import_entry(
         return _imported(store, archive, manifest, advance=advance, tell=tell)
     except OSError as error:
         raise StoreError(
-            f"{manifest.place} cannot be taken in: {error.strerror or error} ({error.filename or store.root})",
+            f"{manifest.entry_id} cannot be taken in: {error.strerror or error} ({error.filename or store.root})",
             allowed="a store that this user may write, with room for it; what came in before stays",
             run="the same command: what is there already is passed over",
         ) from error
@@ -211,11 +211,11 @@ def _imported(
 def _fill(draft: Draft, source: _Source, manifest: Manifest, advance: Callable[[], None]) -> None:
     try:
         for name, facts in manifest.files.items():
-            with source.open(f"{manifest.place}/{manifest.folder}/{name}") as stream:
+            with source.open(f"{manifest.entry_id}/{manifest.folder}/{name}") as stream:
                 hashed = Hashed(stream)
                 copy(hashed, draft.work / name)
             if problem := difference(hashed.facts(), facts):
-                raise _bad(source.where, f"is damaged: {manifest.place}, {name} {problem}")
+                raise _bad(source.where, f"is damaged: {manifest.entry_id}, {name} {problem}")
             advance()
     except BaseException:
         draft.abandon()

@@ -18,12 +18,12 @@ from storage_schemas.errors import (
     SchemaVersionError,
     cache_command,
 )
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place, in_threads
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath, in_threads
 from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry, Store, read_entry
 
-__all__ = ["Inventory", "find_entry", "find_place", "held", "places", "take_inventory"]
+__all__ = ["Inventory", "entry_ids", "find_entry", "find_place", "held", "take_inventory"]
 
 _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
 """Recipes name these by the hash of their content, and views and targets by their keys."""
@@ -63,11 +63,11 @@ class Inventory:
             found = [there]
         return found or []
 
-    def only(self, places: Collection[str]) -> Inventory:
-        """The part of it that lies at ``places``."""
+    def only(self, entry_ids: Collection[str]) -> Inventory:
+        """The part of it that lies at ``entry_ids``."""
         return Inventory(
-            {place: entry for place, entry in self.entries.items() if place in places},
-            {place: error for place, error in self.unreadable.items() if place in places},
+            {entry_id: entry for entry_id, entry in self.entries.items() if entry_id in entry_ids},
+            {entry_id: error for entry_id, error in self.unreadable.items() if entry_id in entry_ids},
         )
 
     def made_from(self, entry: Entry) -> dict[str, str]:
@@ -75,7 +75,7 @@ class Inventory:
         found: dict[str, str] = {}
         for field, text in _texts(entry.manifest.recipe):
             for other in self.named_by(text):
-                found.setdefault(other.place, field)
+                found.setdefault(other.entry_id, field)
         return found
 
 
@@ -91,7 +91,7 @@ def _texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(below, f"{field}[{number}]")
 
 
-def places(store: Store) -> list[str]:
+def entry_ids(store: Store) -> list[str]:
     """Where there is a manifest, readable or not; nothing is opened.
 
     Raises:
@@ -102,7 +102,7 @@ def places(store: Store) -> list[str]:
     return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
 
 
-def _has_manifest(home: Place) -> bool:
+def _has_manifest(home: StorePath) -> bool:
     try:
         return (home / MANIFEST).exists()
     except OSError:
@@ -112,8 +112,8 @@ def _has_manifest(home: Place) -> bool:
 
 def held(store: Store, wanted: Sequence[str]) -> set[str]:
     """Those of the places ``wanted`` where there is a manifest; only those are looked at."""
-    there = _looked_at(store, lambda place: _has_manifest(store.root / place), wanted)
-    return {place for place, has in zip(wanted, there, strict=True) if has}
+    there = _looked_at(store, lambda entry_id: _has_manifest(store.root / entry_id), wanted)
+    return {entry_id for entry_id, has in zip(wanted, there, strict=True) if has}
 
 
 def take_inventory(store: Store) -> Inventory:
@@ -124,13 +124,13 @@ def take_inventory(store: Store) -> Inventory:
     """
     entries: dict[str, Entry] = {}
     unreadable: dict[str, Unreadable] = {}
-    there = places(store)
+    there = entry_ids(store)
     with _without_collecting():
-        for place, found in zip(there, _looked_at(store, lambda place: _found(store, place), there), strict=True):
+        for entry_id, found in zip(there, _looked_at(store, lambda entry_id: _found(store, entry_id), there), strict=True):
             if isinstance(found, Entry):
-                entries[place] = found
+                entries[entry_id] = found
             elif found is not None:
-                unreadable[place] = found
+                unreadable[entry_id] = found
     return Inventory(entries, unreadable)
 
 
@@ -146,9 +146,9 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def _found(store: Store, place: str) -> Entry | Unreadable | None:
+def _found(store: Store, entry_id: str) -> Entry | Unreadable | None:
     try:
-        return find_entry(store, place)
+        return find_entry(store, entry_id)
     except MissingInputError:
         # Taken out of the store since it was listed.
         return None
@@ -157,10 +157,10 @@ def _found(store: Store, place: str) -> Entry | Unreadable | None:
 
 
 def _looked_at(store: Store, look: Callable[[T], R], where: Sequence[T]) -> Iterator[R]:
-    return in_threads(look, where) if isinstance(store.root, ObjectPath) else map(look, where)
+    return in_threads(look, where) if isinstance(store.root, BucketPath) else map(look, where)
 
 
-def find_entry(store: Store, place: str) -> Entry:
+def find_entry(store: Store, entry_id: str) -> Entry:
     """The entry at a place.
 
     Raises:
@@ -169,32 +169,32 @@ def find_entry(store: Store, place: str) -> Entry:
         SchemaVersionError: it is of another schema version.
         StoreError: a file is where a folder of the store belongs.
     """
-    home = store.root / place
+    home = store.root / entry_id
     try:
         return read_entry(home)
     except FileNotFoundError as error:
         raise MissingInputError(
-            f"There is no entry {place} in {store.root}", run=cache_command("ls", store.root.parent)
+            f"There is no entry {entry_id} in {store.root}", run=cache_command("ls", store.root.parent)
         ) from error
     except SchemaVersionError as error:
-        run = cache_command(f"drop {place} --dry-run", store.root.parent)
+        run = cache_command(f"drop {entry_id} --dry-run", store.root.parent)
         raise SchemaVersionError(error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", run=run) from error
     except OSError as error:
         raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
 
 
-def find_place(store: Store, text: str, *, known: Collection[str] | None = None, beneath: Store | None = None) -> str:
+def find_place(store: Store, text: str, *, known: Collection[str] | None = None, upstream: Store | None = None) -> str:
     """The place that ``text`` means: a key or its beginning, alone or as ``kind/key``.
 
-    It is looked for among the ``known`` places, which may be of a store ``beneath`` too; without them among those of ``store``.
+    It is looked for among the ``known`` ids, which may be of a store ``upstream`` too; without them among those of ``store``.
 
     Raises:
         ConfigError: it means none, or several.
     """
-    roots = [str(each.root) for each in (store, beneath) if each]
+    roots = [str(each.root) for each in (store, upstream) if each]
     # As it stands in a path that was pasted.
     wanted = next((text.removeprefix(f"{root}/") for root in roots if text.startswith(f"{root}/")), text).rstrip("/")
-    found = _matching(places(store) if known is None else known, wanted)
+    found = _matching(entry_ids(store) if known is None else known, wanted)
     if len(found) == 1:
         return found[0]
     if not found:
@@ -216,5 +216,7 @@ def find_place(store: Store, text: str, *, known: Collection[str] | None = None,
 
 def _matching(known: Collection[str], text: str) -> list[str]:
     kind, slash, key = text.rpartition("/")
-    found = [place.partition("/") for place in known]
-    return ["".join(place) for place in found if text and place[2].startswith(key) and (not slash or place[0] == kind)]
+    found = [entry_id.partition("/") for entry_id in known]
+    return [
+        "".join(entry_id) for entry_id in found if text and entry_id[2].startswith(key) and (not slash or entry_id[0] == kind)
+    ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["BEAT_SECONDS", "EXPIRE_SECONDS", "Lease", "LeaseWatch"]
 
@@ -26,7 +26,7 @@ EXPIRE_SECONDS = 60.0
 class Lease:
     """A file that its holder rewrites every ``BEAT_SECONDS``; used as a context manager around the work."""
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
         self._facts = {"owner": uuid.uuid4().hex, **_this_process()}
         self._beats = 0
@@ -62,7 +62,7 @@ class Lease:
             except OSError as error:
                 log.warning("The lease %s could not be renewed: %s", self.path, error)
 
-    def _write(self, path: Place) -> None:
+    def _write(self, path: StorePath) -> None:
         # Not durable: a lease that is lost with the power is the lease of a process that is lost with it.
         write_atomic(path, json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
 
@@ -106,7 +106,7 @@ _HEART = _Heart()
 class LeaseWatch:
     """Judges from outside whether a lease's holder lives: by changing content, never by comparing clocks."""
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: StorePath) -> None:
         self.path = path
         self._seen = b""
         self._facts: dict[str, object] | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place, children
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath, children
 
 __all__ = ["Listings"]
 
@@ -16,11 +16,11 @@ class Listings:
     """Answers by one list request a kind what would be a request for every entry."""
 
     def __init__(self) -> None:
-        self._known: dict[Place, tuple[float, frozenset[str]]] = {}
+        self._known: dict[StorePath, tuple[float, frozenset[str]]] = {}
 
-    def may_hold(self, folder: Place, key: str) -> bool:
+    def may_hold(self, folder: StorePath, key: str) -> bool:
         """False if there was nothing of that key in ``folder`` some seconds ago; on file systems always True."""
-        if not isinstance(folder, ObjectPath):
+        if not isinstance(folder, BucketPath):
             return True
         since, keys = self._known.get(folder, (0.0, frozenset()))
         if key in keys:
@@ -30,6 +30,6 @@ class Listings:
             self._known[folder] = time.monotonic(), keys
         return key in keys
 
-    def forget(self, folder: Place) -> None:
+    def forget(self, folder: StorePath) -> None:
         """Look again: something is going to be made there."""
         self._known.pop(folder, None)

@@ -138,7 +138,7 @@ class Manifest:
     made: dict[str, Any]
 
     @property
-    def place(self) -> str:
+    def entry_id(self) -> str:
         """``kind/key``: where below the store the entry lies."""
         return f"{self.kind}/{self.key}"
 

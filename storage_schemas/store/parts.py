@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.paths.bucket import ObjectFacts, ObjectPath
+from storage_schemas.paths.bucket import BucketPath, ObjectFacts
 from storage_schemas.paths.local import sha256_file, sync_files, write_atomic
 from storage_schemas.paths.node_cache import Folder, RemoteFolder, here
-from storage_schemas.paths.path import Place, children, files_below, in_threads, mirror, upload
+from storage_schemas.paths.path import StorePath, children, files_below, in_threads, mirror, upload
 from storage_schemas.store.manifest import FileFacts, as_mappings, difference
 
 __all__ = [
@@ -48,7 +48,7 @@ class Part:
     notes: dict[str, Any]
 
 
-def file_problem(folder: Place, name: str, facts: FileFacts) -> str:
+def file_problem(folder: StorePath, name: str, facts: FileFacts) -> str:
     """What is wrong with the file ``name`` below ``folder``, or an empty text if it has the size and sha256 of ``facts``."""
     path = folder / name
     try:
@@ -75,21 +75,21 @@ def size_problem(name: str, facts: FileFacts, sizes: Mapping[str, ObjectFacts]) 
     return f"{name} {found}" if found else ""
 
 
-def _size(path: Place) -> int | None:
+def _size(path: StorePath) -> int | None:
     """In bytes; None where there is no such file."""
-    if isinstance(path, ObjectPath):
+    if isinstance(path, BucketPath):
         found = path.facts()
         return found.size if found else None
     return path.stat().st_size if path.is_file() else None
 
 
-def facts_of(path: Place) -> FileFacts:
+def facts_of(path: StorePath) -> FileFacts:
     """Size and sha256 of a file as it is."""
-    size = _size(path) if isinstance(path, ObjectPath) else path.stat().st_size
+    size = _size(path) if isinstance(path, BucketPath) else path.stat().st_size
     return FileFacts(size or 0, sha256_file(path))
 
 
-def finish_part(folder: Place, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
+def finish_part(folder: StorePath, name: str, files: Sequence[str], *, notes: Mapping[str, Any] | None = None) -> Part:
     """Sync and hash the ``files`` of a part, then write its marker: the worker's last act.
 
     They are names below ``folder``, or where that lies in a bucket, below its mirror on this node.
@@ -102,7 +102,7 @@ def finish_part(folder: Place, name: str, files: Sequence[str], *, notes: Mappin
     return part
 
 
-def copy_part(source: Path, folder: Place, name: str) -> Part:
+def copy_part(source: Path, folder: StorePath, name: str) -> Part:
     """Bring all that lies below ``source``, a folder of this node, below ``folder`` as a finished part."""
     files = sorted(files_below(source))
     for file in files:
@@ -112,7 +112,7 @@ def copy_part(source: Path, folder: Place, name: str) -> Part:
     return finish_part(folder, name, files)
 
 
-def read_marker(marker: Place) -> Part | None:
+def read_marker(marker: StorePath) -> Part | None:
     """What a marker says, or None if it cannot be read; its files are not looked at."""
     try:
         raw = json.loads(marker.read_bytes())
@@ -121,19 +121,19 @@ def read_marker(marker: Place) -> Part | None:
         return None
 
 
-def markers_of(folder: Place) -> list[Part]:
+def markers_of(folder: StorePath) -> list[Part]:
     """What all markers of a folder say, by name; files are not looked at."""
     markers = [path for path in children(folder)[1] if path.name.endswith(MARKER)]
-    read = in_threads(read_marker, markers) if isinstance(folder, ObjectPath) else map(read_marker, markers)
+    read = in_threads(read_marker, markers) if isinstance(folder, BucketPath) else map(read_marker, markers)
     return [part for part in read if part]
 
 
-def finished_parts(folder: Place) -> Iterator[Part]:
+def finished_parts(folder: StorePath) -> Iterator[Part]:
     """The parts of a folder whose files are as they were; others are logged.
 
     In a bucket sizes tell that, and whoever reads an object looks at its sha256.
     """
-    sizes = files_below(folder) if isinstance(folder, ObjectPath) else None
+    sizes = files_below(folder) if isinstance(folder, BucketPath) else None
     for part in markers_of(folder):
         problems = (
             file_problem(folder, name, facts) if sizes is None else size_problem(name, facts, sizes)
@@ -146,7 +146,7 @@ def finished_parts(folder: Place) -> Iterator[Part]:
             _warn(folder, bad)
 
 
-def read_part(folder: Place, name: str) -> Part | None:
+def read_part(folder: StorePath, name: str) -> Part | None:
     """The finished part ``name``, its files on this node; None if it is not there or one is not as it was (logged).
 
     Raises:
@@ -155,7 +155,7 @@ def read_part(folder: Place, name: str) -> Part | None:
     part = read_marker(folder / f"{name}{MARKER}")
     if part is None:
         return None
-    if isinstance(folder, ObjectPath):
+    if isinstance(folder, BucketPath):
         try:
             here(part_folder(folder, part))
         except CorruptEntryError as error:
@@ -169,10 +169,10 @@ def read_part(folder: Place, name: str) -> Part | None:
     return part
 
 
-def part_folder(folder: Place, part: Part) -> Folder:
+def part_folder(folder: StorePath, part: Part) -> Folder:
     """The folder with the files of a part, to be handed to another process."""
     return folder if isinstance(folder, Path) else RemoteFolder(folder, tuple(part.files.items()))
 
 
-def _warn(folder: Place, problem: str) -> None:
+def _warn(folder: StorePath, problem: str) -> None:
     log.warning("Unfinished work in %s is not used: %s", folder, problem)

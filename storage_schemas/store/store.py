@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from storage_schemas.errors import KINDS, CorruptEntryError, StoreError, look_again
-from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sync_folder, write_atomic
-from storage_schemas.paths.path import Place, children, in_the_way, in_threads, make_folder, make_folders, remove_tree
+from storage_schemas.paths.path import StorePath, children, in_the_way, in_threads, make_folder, make_folders, remove_tree
 from storage_schemas.store.draft import Draft
 from storage_schemas.store.entry import Entry, read_entry, set_aside
 from storage_schemas.store.lease import Lease
@@ -41,7 +41,7 @@ def _told_if_taken_over(draft: Draft) -> Iterator[None]:
         raise draft.taken_over() from error
 
 
-def _homes_of(kind: Place) -> list[Place]:
+def _homes_of(kind: StorePath) -> list[StorePath]:
     folders, files = children(kind)
     strays = [error for path in files if is_key(path.name) and (error := in_the_way(path))]
     if strays:
@@ -51,13 +51,13 @@ def _homes_of(kind: Place) -> list[Place]:
 
 @dataclass(frozen=True)
 class Store:
-    """All entries of one home, below ``root``; and those of a store ``beneath``, which is only read."""
+    """All entries of one home, below ``root``; and those of a store ``upstream``, which is only read."""
 
-    root: Place
-    beneath: Store | None = None
+    root: StorePath
+    upstream: Store | None = None
     forced: set[str] = field(default_factory=set, compare=False)
-    """Places (``kind/key``) that are not looked for beneath, since they are to be made here."""
-    _replaced: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
+    """Places (``kind/key``) that are not looked for upstream, since they are to be made here."""
+    _replaced: dict[str, StorePath] = field(default_factory=dict, compare=False, repr=False)
     """By place the folder of the entry that counts as not there, until another is committed in its stead."""
     _listings: Listings = field(default_factory=Listings, compare=False, repr=False)
     _warned: set[str] = field(default_factory=set, compare=False, repr=False)
@@ -66,7 +66,7 @@ class Store:
     def find(self, kind: str, recipe: Recipe) -> Entry | None:
         """The committed entry of this recipe, or None; one whose manifest is damaged counts as not there, and is logged.
 
-        It is looked for here and then beneath. Of a bucket the answer may be that of some seconds ago: work may be begun
+        It is looked for here and then upstream. Of a bucket the answer may be that of some seconds ago: work may be begun
         that another has just finished, which ``draft`` finds out.
 
         Raises:
@@ -74,19 +74,19 @@ class Store:
         """
         key = key_of(kind, recipe)
         found = self._find(kind, key) if self._listings.may_hold(self.root / kind, key) else None
-        return found or self._find_beneath(kind, key, recipe)
+        return found or self._find_upstream(kind, key, recipe)
 
-    def _find_beneath(self, kind: str, key: str, recipe: Recipe) -> Entry | None:
-        if self.beneath is None or f"{kind}/{key}" in self.forced:
+    def _find_upstream(self, kind: str, key: str, recipe: Recipe) -> Entry | None:
+        if self.upstream is None or f"{kind}/{key}" in self.forced:
             return None
-        entry = self.beneath.find(kind, recipe)
+        entry = self.upstream.find(kind, recipe)
         return entry and replace(entry, is_borrowed=True)
 
     def _find(self, kind: str, key: str) -> Entry | None:
         """Here, and at this moment; the errors are those of ``find``."""
         try:
             found = read_entry(self.root / kind / key)
-            return None if found.folder == self._replaced.get(found.place) else found
+            return None if found.folder == self._replaced.get(found.entry_id) else found
         except FileNotFoundError:
             return None
         except CorruptEntryError as error:
@@ -105,7 +105,7 @@ class Store:
             self._warned.add(text)
             log.warning("%s", text)
 
-    def homes(self) -> list[Place]:
+    def homes(self) -> list[StorePath]:
         """The folders of all entries, finished or not; of this store alone.
 
         Raises:
@@ -122,10 +122,10 @@ class Store:
             StoreError: as ``homes``.
         """
         homes = _homes_of(self.root / kind)
-        read = in_threads(self._readable, homes) if isinstance(self.root, ObjectPath) else map(self._readable, homes)
+        read = in_threads(self._readable, homes) if isinstance(self.root, BucketPath) else map(self._readable, homes)
         yield from (entry for entry in read if entry)
 
-    def _readable(self, home: Place) -> Entry | None:
+    def _readable(self, home: StorePath) -> Entry | None:
         """The entry, or None if it is not finished (or gone since it was listed), or cannot be used, which is logged."""
         try:
             return read_entry(home)
@@ -146,14 +146,14 @@ class Store:
         In the fields ``same`` it may not differ, which either may lack; and it is none of those at the places ``others``.
         """
         wanted = as_json(recipe)
-        if isinstance(self.root, ObjectPath) and kind not in self._seen:
+        if isinstance(self.root, BucketPath) and kind not in self._seen:
             # A plan asks for each of its steps, and a bucket is far away.
             self._seen[kind] = list(self.entries(kind))
         there = self._seen[kind] if kind in self._seen else self.entries(kind)
         found = [
             entry
             for entry in there
-            if entry.place not in others and all(entry.manifest.recipe.get(name) == wanted.get(name) for name in same)
+            if entry.entry_id not in others and all(entry.manifest.recipe.get(name) == wanted.get(name) for name in same)
         ]
         ranked = [(differing_fields(recipe, entry.manifest.recipe), entry) for entry in found]
         if not ranked:
@@ -181,7 +181,7 @@ class Store:
         attempts = Attempts(home)
         while True:
             attempts.wait(f"{kind}/{key}", tell, is_there=lambda: self._find(kind, key) is not None)
-            found = self._find(kind, key) or self._find_beneath(kind, key, recipe)
+            found = self._find(kind, key) or self._find_upstream(kind, key, recipe)
             if found:
                 # Another's, perhaps: who asks for it next must not be told what was known before it was there.
                 self._listings.forget(self.root / kind)
@@ -205,7 +205,7 @@ class Store:
                     return
 
     @staticmethod
-    def _begin(draft: Draft, dead: Sequence[Place], tell: Callable[[str], None]) -> None:
+    def _begin(draft: Draft, dead: Sequence[StorePath], tell: Callable[[str], None]) -> None:
         manifest = draft.folder.with_name(MANIFEST)
         if manifest.exists() and not draft.stands_to_be_replaced():
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
@@ -220,10 +220,10 @@ class Store:
 
         Until then it stays for everybody else, and for the next run if this one comes to nothing.
         """
-        # One beneath would be found, and not made again.
-        self.forced.add(entry.place)
+        # One upstream would be found, and not made again.
+        self.forced.add(entry.entry_id)
         if not entry.is_borrowed:
-            self._replaced[entry.place] = entry.folder
+            self._replaced[entry.entry_id] = entry.folder
 
     def discard(self, entry: Entry, *, is_needed: Callable[[], bool] = lambda: False) -> bool:
         """Take an entry out of the store: the manifest first, so that nothing half removed is ever found.
@@ -246,7 +246,7 @@ class Store:
 
     def _take_manifest(self, entry: Entry, is_needed: Callable[[], bool]) -> bool:
         """Take the manifest away, unless the entry is needed or is another meanwhile; whether it went."""
-        manifest = self.root / entry.place / MANIFEST
+        manifest = self.root / entry.entry_id / MANIFEST
         try:
             aside = set_aside(manifest)
         except FileNotFoundError:

@@ -39,8 +39,8 @@ def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -
 
     A manifest that cannot be read counts as damage of its entry.
     """
-    others = [place for place, error in inventory.unreadable.items() if isinstance(error, SchemaVersionError)]
-    damaged = {place: [error.seen] for place, error in inventory.unreadable.items() if place not in others}
+    others = [entry_id for entry_id, error in inventory.unreadable.items() if isinstance(error, SchemaVersionError)]
+    damaged = {entry_id: [error.seen] for entry_id, error in inventory.unreadable.items() if entry_id not in others}
     unnamed: dict[str, list[str]] = {}
     for entry in inventory.entries.values():
         problems = []
@@ -49,16 +49,16 @@ def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -
             if problem:
                 problems.append(problem)
         if problems and _is_still_there(store, entry):
-            damaged[entry.place] = problems
+            damaged[entry.entry_id] = problems
         if files := unnamed_files(entry):
-            unnamed[entry.place] = files
+            unnamed[entry.entry_id] = files
     return Verdict(list(inventory.entries.values()), damaged, others, unnamed)
 
 
 def _is_still_there(store: Store, entry: Entry) -> bool:
     """False where the entry was taken out of the store, or made again, while its files were read."""
     try:
-        return find_entry(store, entry.place).folder == entry.folder
+        return find_entry(store, entry.entry_id).folder == entry.folder
     except MissingInputError:
         return False
     except (CorruptEntryError, SchemaVersionError):

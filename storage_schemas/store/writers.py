@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from storage_schemas.paths.path import Place, children
+from storage_schemas.paths.path import StorePath, children
 from storage_schemas.store.lease import LeaseWatch
 from storage_schemas.store.manifest import MANIFEST
 
@@ -16,7 +16,7 @@ _LEASE = ".lease"
 _POLL_SECONDS = 0.5
 
 
-def lease_of(folder: Place) -> Place:
+def lease_of(folder: StorePath) -> StorePath:
     """The lease of the writer of an attempt folder."""
     return folder.with_name(f"{folder.name}{_LEASE}")
 
@@ -24,11 +24,11 @@ def lease_of(folder: Place) -> Place:
 class Attempts:
     """The attempts at one entry by other writers, and which of them are dead."""
 
-    def __init__(self, home: Place) -> None:
+    def __init__(self, home: StorePath) -> None:
         self._home = home
-        self._watches: dict[Place, LeaseWatch] = {}
+        self._watches: dict[StorePath, LeaseWatch] = {}
 
-    def living(self) -> dict[Place, LeaseWatch]:
+    def living(self) -> dict[StorePath, LeaseWatch]:
         """Those whose writers live, by folder; a folder may not be there yet."""
         folders, files = children(self._home)
         # A folder in the manifest's place, set aside or not, is nobody's attempt.
@@ -39,7 +39,7 @@ class Attempts:
         self._watches = {path: self._watches.get(path) or LeaseWatch(lease_of(path)) for path in paths}
         return {path: watch for path, watch in self._watches.items() if not watch.is_dead()}
 
-    def dead(self) -> list[Place]:
+    def dead(self) -> list[StorePath]:
         """Those that ``living`` has found dead, the newest, which has adopted the most, first."""
         return [path for path, watch in reversed(self._watches.items()) if watch.is_dead()]
 

@@ -15,8 +15,8 @@ from pipeline import cluster
 from stages.base import Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath
 from tests.support.buckets import Server
 
 
@@ -138,13 +138,13 @@ def test_connecting_is_logged(
     assert caplog.messages == [said]
 
 
-def _probed(place: Place, name: str, beneath: Place | None = None) -> str:
+def _probed(path: StorePath, name: str, upstream: StorePath | None = None) -> str:
     """What a node says of a home, without a cluster."""
-    found: str = cluster._probe_home._function(place, name, beneath)  # type: ignore[attr-defined] # what Ray wraps
+    found: str = cluster._probe_home._function(path, name, upstream)  # type: ignore[attr-defined] # what Ray wraps
     return found
 
 
-def test_a_home_that_creates_a_file_twice_is_refused(server: Server, bucket: ObjectPath) -> None:
+def test_a_home_that_creates_a_file_twice_is_refused(server: Server, bucket: BucketPath) -> None:
     assert "not seen" in _probed(bucket / "home", "node")
     (bucket / "home" / "first").put(b"")
     assert _probed(bucket / "home", "node") == ""
@@ -157,6 +157,6 @@ def test_a_home_in_a_folder_is_probed_too(tmp_path: Path) -> None:
     (tmp_path / "first").touch()
     assert _probed(tmp_path, "node") == ""
     assert "not seen" in _probed(tmp_path / "elsewhere", "node")
-    assert f"the home beneath it, {tmp_path / 'team'}, is not seen there" in _probed(tmp_path, "other", tmp_path / "team")
+    assert f"the upstream home, {tmp_path / 'team'}, is not seen there" in _probed(tmp_path, "other", tmp_path / "team")
     (tmp_path / "team" / "store").mkdir(parents=True)
     assert _probed(tmp_path, "other", tmp_path / "team") == ""

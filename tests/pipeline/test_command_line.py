@@ -45,7 +45,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "said"),
     [
         (["--home", ""], "StoreError: --home is empty"),
-        (["--beneath", ""], "StoreError: --beneath is empty"),
+        (["--upstream", ""], "StoreError: --upstream is empty"),
         (["--name", ""], "ConfigError: --name is empty"),
         (["--config", ""], "ConfigError: There is no preset and no file ''"),
         (["--home", "~nosuchuser/x"], "StoreError: The home '~nosuchuser/x': "),
@@ -219,7 +219,7 @@ def test_figures_that_cannot_be_read_are_written_anew(tmp_path: Path, run: Calla
 def _referred(home: Path) -> set[str]:
     (experiment,) = experiments(home)
     assert experiment.problem == ""
-    return set(experiment.places)
+    return set(experiment.entry_ids)
 
 
 @pytest.mark.parametrize("name", ["config.resolved.yaml", "metrics.json", "report.html"])
@@ -251,7 +251,7 @@ def test_a_file_where_an_experiments_folder_belongs_is_told(
 def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: Path, run: Callable[..., int]) -> None:
     def instances(**changes: str) -> set[str]:
         settings = load_settings(None, [f"{name.replace('__', '.')}={value}" for name, value in changes.items()])
-        return {step.place for step in prepare.steps(Context(settings, tmp_path, "cpu"))}
+        return {step.entry_id for step in prepare.steps(Context(settings, tmp_path, "cpu"))}
 
     assert run("all", KeyboardInterrupt()) == FAILED
     assert _referred(tmp_path) == instances()
@@ -273,7 +273,7 @@ def test_a_run_that_reads_what_earlier_stages_left_notes_that_too(tmp_path: Path
             draft.commit([], measured={"held_out": 1, "content": "people"})
     assert run("targets", KeyboardInterrupt()) == FAILED
     expected = [*prepare.steps(context), teachers.teacher_step(context, "primary"), *targets.steps(context)]
-    assert _referred(tmp_path) == {step.place for step in expected if not step.waits_for}
+    assert _referred(tmp_path) == {step.entry_id for step in expected if not step.waits_for}
     assert len(_referred(tmp_path)) == 9, "two tables, the primary, and the crops of six views: the rest waits"
 
 
@@ -285,7 +285,7 @@ def test_figures_name_the_report_too(tmp_path: Path, run: Callable[..., int], mo
         draft.commit(["report.html"], measured={})
     monkeypatch.setattr(report, "steps", lambda _: [step])
     assert run("report", None) == DONE
-    assert _referred(tmp_path) == {step.place}
+    assert _referred(tmp_path) == {step.entry_id}
 
 
 def test_figures_are_never_beside_settings_that_they_are_not_of(

@@ -28,17 +28,17 @@ def _left(home: Path, name: str, **files: object) -> Path:
     return folder
 
 
-def _interrupted(folder: Path, run: str, *places: str, settings: str = "name: a\n") -> None:
-    """A run that noted ``places`` and then failed."""
+def _interrupted(folder: Path, run: str, *entry_ids: str, settings: str = "name: a\n") -> None:
+    """A run that noted ``entry_ids`` and then failed."""
     with suppress(KeyboardInterrupt), noting(folder, run, settings):
-        refer(folder, run, places)
+        refer(folder, run, entry_ids)
         raise KeyboardInterrupt
 
 
 def _places(home: Path) -> set[str]:
     (found,) = experiments(home)
     assert found.problem == ""
-    return set(found.places)
+    return set(found.entry_ids)
 
 
 def _notes(folder: Path) -> set[str]:
@@ -51,7 +51,7 @@ def test_a_finished_experiment_refers_to_the_entries_of_its_figures(tmp_path: Pa
     _left(tmp_path, "a", metrics_json={"entries": {}})
     run = Run("b", folder, frozenset({"students/1", "views/2"}))
     assert experiments(tmp_path) == [Experiment("a"), Experiment("b", (run,))]
-    assert experiments(tmp_path)[1].places == {"students/1", "views/2"}
+    assert experiments(tmp_path)[1].entry_ids == {"students/1", "views/2"}
 
 
 def test_without_experiments_there_are_none(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_a_run_in_progress_refers_to_what_it_noted_beside_what_the_last_one_left
     assert {path.name for path in folder.iterdir()} == {"metrics.json"}, "its end leaves nothing"
 
 
-def _figures(*places: str) -> dict[str, dict[str, str]]:
-    return {"entries": {f"the {place}": place for place in places}}
+def _figures(*entry_ids: str) -> dict[str, dict[str, str]]:
+    return {"entries": {f"the {entry_id}": entry_id for entry_id in entry_ids}}
 
 
 def test_what_earlier_figures_named_stays_named_until_a_run_has_found_everything(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_earlier_figures_named_stays_named_until_a_run_has_found_everything
     with noting(folder, "4", "of: new\n"):
         assert leave(folder, "4", "of: new\n", _figures("instances/4", "targets/3"), is_whole=False) == 2
     (left,) = experiments(tmp_path)[0].runs
-    assert left.places == {"instances/1", "teachers/2", "targets/3", "instances/4"}
+    assert left.entry_ids == {"instances/1", "teachers/2", "targets/3", "instances/4"}
     assert left.earlier == {"instances/1", "teachers/2"}
     assert leave(folder, "5", "of: new\n", _figures("instances/4", "teachers/5"), is_whole=True) == 0
     assert _places(tmp_path) == {"instances/4", "teachers/5"}
@@ -142,7 +142,7 @@ def test_a_run_notes_its_own_settings_whatever_the_figures_are_of(tmp_path: Path
     folder = _left(tmp_path, "a", metrics_json={"entries": ["students/1"]})
     (folder / "config.resolved.yaml").write_text("of: the figures\n")
     _interrupted(folder, "now", "views/2", settings="of: this run\n")
-    settings = {local(run.config).read_text(): run.places for run in experiments(tmp_path)[0].runs if run.config}
+    settings = {local(run.config).read_text(): run.entry_ids for run in experiments(tmp_path)[0].runs if run.config}
     assert settings == {"of: the figures\n": {"students/1"}, "of: this run\n": {"views/2"}}
 
 
@@ -213,15 +213,15 @@ def test_notes_that_are_taken_over_while_they_are_read_are_read_where_they_went(
     _interrupted(folder, "first", "views/1")
     real = module._places
 
-    def places(path: Path) -> set[str]:
+    def entry_ids(path: Path) -> set[str]:
         if path.parent.name == "first" and not (folder / "unfinished" / "later").exists():
             # Between the list of the folder and the reading of the file.
             monkeypatch.setattr(module, "_places", real)
             refer(folder, "later", ["views/1", "views/2"])
-            monkeypatch.setattr(module, "_places", places)
+            monkeypatch.setattr(module, "_places", entry_ids)
         return real(path)
 
-    monkeypatch.setattr(module, "_places", places)
+    monkeypatch.setattr(module, "_places", entry_ids)
     assert _places(tmp_path) == {"views/1", "views/2"}
     assert _notes(folder) == {"later"}
 
@@ -244,7 +244,7 @@ def test_a_file_that_names_no_entries_is_a_problem_and_not_an_empty_list(tmp_pat
     notes.mkdir(parents=True)
     (notes / "entries.json").write_text(text)
     first, second = experiments(tmp_path)
-    assert first.places == second.places == frozenset()
+    assert first.entry_ids == second.entry_ids == frozenset()
     assert "metrics.json names no entries" in first.problem
     assert "unfinished/x/entries.json names no entries" in second.problem
     assert (first.spoilt, second.spoilt) == (figures, notes)

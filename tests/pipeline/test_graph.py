@@ -79,7 +79,7 @@ def test_a_student_without_teachers_and_its_baseline_are_one_entry_and_made_once
 def test_force_with_a_key_makes_that_entry_again_and_leaves_the_others(tmp_path: Path, stage: _Stage) -> None:
     graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
     first, second = stage.steps(make_context(tmp_path))
-    for text in (second.key, second.place):
+    for text in (second.key, second.entry_id):
         context = make_context(tmp_path)
         graph.check(context, ["distill"], [text])
         graph.make_stage(context, "distill", force=[text], connect=lambda: None)
@@ -87,7 +87,7 @@ def test_force_with_a_key_makes_that_entry_again_and_leaves_the_others(tmp_path:
     for text in (second.key[:8], f"targets/{second.key}", ""):
         with pytest.raises(ConfigError, match=f"--force {text}: no entry of distill") as caught:
             graph.check(make_context(tmp_path), ["distill"], [first.key, text])
-        assert caught.value.allowed.endswith(f"{first.place}, {second.place}")
+        assert caught.value.allowed.endswith(f"{first.entry_id}, {second.entry_id}")
         assert caught.value.run == f"python -m pipeline.cache ls --home {tmp_path}"
 
 
@@ -119,9 +119,9 @@ def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp
     crops = {"train": targets.view_step(context, "train", 1), "val": targets.view_step(context, "val", 0)}
     for entry in map(context.need, crops.values()):
         (local(entry.folder) / "file").write_bytes(b"damaged")
-    with pytest.raises(CorruptEntryError, match=crops["train"].place) as caught:
+    with pytest.raises(CorruptEntryError, match=crops["train"].entry_id) as caught:
         graph.make_stage(context, "distill", force=(), connect=_no_cluster)
-    assert f"repair {crops['train'].place}" in caught.value.run
+    assert f"repair {crops['train'].entry_id}" in caught.value.run
     assert all(make_context(tmp_path).find(step) for step in distill.steps(context))
     (local(context.need(crops["train"]).folder) / "file").write_bytes(b"")
     with pytest.raises(ClusterError):
@@ -134,7 +134,7 @@ def test_force_takes_nothing_away_when_what_is_damaged_was_made_by_the_same_stag
     view = targets.view_step(context, "train", 1)
     (local(context.need(view).folder) / "file").write_bytes(b"damaged")
     made = next(step for step in targets.steps(context) if step.kind == "targets" and step.about["split"] == "train")
-    with pytest.raises(CorruptEntryError, match=view.place):
+    with pytest.raises(CorruptEntryError, match=view.entry_id):
         graph.make_stage(context, "targets", force=[made.key], connect=_no_cluster)
     assert make_context(tmp_path).find(made) is not None
     with pytest.raises(ClusterError):
@@ -146,12 +146,12 @@ def test_scores_of_a_damaged_teacher_are_not_made(tmp_path: Path) -> None:
     scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
     network = context.need(scores.about["network"])
     (local(network.folder) / "file").write_bytes(b"damaged")
-    with pytest.raises(CorruptEntryError, match=network.place):
-        graph.make_stage(context, "teachers", force=[scores.place], connect=_no_cluster)
+    with pytest.raises(CorruptEntryError, match=network.entry_id):
+        graph.make_stage(context, "teachers", force=[scores.entry_id], connect=_no_cluster)
     assert make_context(tmp_path).find(scores) is not None
-    with pytest.raises(CorruptEntryError, match=network.place) as caught:
+    with pytest.raises(CorruptEntryError, match=network.entry_id) as caught:
         teachers.make(context, [scores])
-    assert caught.value.run == f"odkd --stage teachers --force {network.place}"
+    assert caught.value.run == f"odkd --stage teachers --force {network.entry_id}"
 
 
 def test_a_key_of_another_stage_is_told_with_that_stage(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_key_of_another_stage_is_told_with_that_stage(tmp_path: Path) -> None:
     context = with_all(make_context(tmp_path))
     scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
     with pytest.raises(ConfigError) as caught:
-        graph.check(context, ["evaluate"], [scores.place])
-    assert caught.value.run.endswith(f"--stage teachers --force {scores.place}")
+        graph.check(context, ["evaluate"], [scores.entry_id])
+    assert caught.value.run.endswith(f"--stage teachers --force {scores.entry_id}")
 
 
 def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage) -> None:
@@ -171,7 +171,7 @@ def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage
 
 def _noted(context: Context) -> set[str]:
     (experiment,) = experiments(context.home)
-    return set(experiment.places)
+    return set(experiment.entry_ids)
 
 
 def test_what_a_stage_finds_is_noted_before_it_is_used(tmp_path: Path, stage: _Stage) -> None:
@@ -179,7 +179,7 @@ def test_what_a_stage_finds_is_noted_before_it_is_used(tmp_path: Path, stage: _S
     for step in stage.steps(context):
         leave_entry(context, step)
     assert graph.make_stage(context, "distill", force=None, connect=_no_cluster) is None
-    assert _noted(context) == {step.place for step in stage.steps(context)}
+    assert _noted(context) == {step.entry_id for step in stage.steps(context)}
 
 
 def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypat
     graph.make_stage(context, "distill", force=None, connect=lambda: None)
     assert chain.made == ["first", "second"]
     second = given(context)[1]
-    assert seen == [{first.place}, {first.place, second.place}]
+    assert seen == [{first.entry_id}, {first.entry_id, second.entry_id}]
 
 
 # What is refused

@@ -147,7 +147,7 @@ def test_nothing_is_unused_since_what_it_was_made_from_is_gone(finished: Path, t
     home = without(finished, tmp_path / "home")
     there = json.loads(cache(home, "ls", "--json").stdout)["entries"]
     assert all(entry["experiments"] == ["demo"] for entry in there)
-    teacher = entry_of(home, "primary teacher").place
+    teacher = entry_of(home, "primary teacher").entry_id
     shutil.move(home / "store" / teacher, tmp_path / "teacher")
     assert "stays in use until all stages have run" in done(home, "prepare")
     assert "evaluate" not in metrics(home), "these figures know nothing of a student"
@@ -165,8 +165,8 @@ def test_nothing_is_unused_since_what_it_was_made_from_is_gone(finished: Path, t
     student.path("weights.safetensors").write_bytes(b"")
     result = run(home, "prepare")
     assert result.returncode == 2, "whoever is told where the weights are takes them for whole"
-    assert f"Entry {student.place}: weights.safetensors has 0 bytes where" in result.stderr
-    assert f" --stage distill --force {student.place}\n" in result.stderr
+    assert f"Entry {student.entry_id}: weights.safetensors has 0 bytes where" in result.stderr
+    assert f" --stage distill --force {student.entry_id}\n" in result.stderr
 
 
 def test_a_second_run_finds_every_entry_and_runs_no_teacher(finished: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_killed_distillation_repeats_at_most_one_epoch_and_ends_the_same(finis
         shutil.rmtree(local(gone.folder).parent)
 
     def a_checkpoint() -> bool:
-        return any((home / "store" / student.place).glob("*/epoch-00000.part.json"))
+        return any((home / "store" / student.entry_id).glob("*/epoch-00000.part.json"))
 
     kill_when(start(home, "distill"), a_checkpoint)
     told = done(home, "distill")
@@ -260,7 +260,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_same_command_goes_on(finishe
         assert "Traceback" not in failed.stderr
         found = [entry for kind in there for entry in Store(home / "store").entries(kind)]
         assert [problem for entry in found for problem in entry.problems()] == []
-        assert {place: payloads(home, place) for place in there} == there
+        assert {entry_id: payloads(home, entry_id) for entry_id in there} == there
         remount(tmp_path / "disk", roomy)
         done(home, stage)
         assert payloads(home, kinds[0]).keys() == payloads(finished, kinds[0]).keys()
@@ -321,19 +321,19 @@ def test_damaged_shards_are_made_again_and_nothing_else(finished: Path, tmp_path
     # Zarr would read the lost rows as zeros, and a teacher would be shown crops of nothing.
     refused = run(home, "targets", binarize__threshold=0.4)
     assert refused.returncode == 2
-    assert f"Next:    python -m pipeline.cache repair {crops.place} --home {home}" in refused.stderr
+    assert f"Next:    python -m pipeline.cache repair {crops.entry_id} --home {home}" in refused.stderr
     before = payloads(home, "students")
     refused = run(home, "distill", "--force")
     assert refused.returncode == 2
     assert payloads(home, "students") == before, "nothing is taken away that could not be made again"
-    assert f"Next:    python -m pipeline.cache repair {crops.place} --home {home}" in refused.stderr
-    refused = cache(home, "repair", targets.place)
-    assert (refused.returncode, f"repair {crops.place}" in refused.stderr) == (2, True), refused.stderr
+    assert f"Next:    python -m pipeline.cache repair {crops.entry_id} --home {home}" in refused.stderr
+    refused = cache(home, "repair", targets.entry_id)
+    assert (refused.returncode, f"repair {crops.entry_id}" in refused.stderr) == (2, True), refused.stderr
     for entry in (crops, targets):
         repaired = cache(home, "repair", entry.key)
         assert repaired.returncode == 0, repaired.stderr
         assert entry.problems() == []
-    assert repaired.stdout.splitlines() == ["bits/c/1/0", "peak/zarr.json", f"{targets.place}: 2 files made again"]
+    assert repaired.stdout.splitlines() == ["bits/c/1/0", "peak/zarr.json", f"{targets.entry_id}: 2 files made again"]
     assert targets.path("bits/c/0/0").stat().st_mtime_ns == untouched
     assert not list((home / "store").rglob("repair-*")), "nothing is left"
     assert cache(home, "verify").returncode == 0
@@ -344,7 +344,7 @@ def test_a_sample_tells_the_bits_that_a_teacher_does_not_give(finished: Path, tm
     home = without(finished, tmp_path / "home")
     title = "targets of the senior teacher, val view 0"
     entry = entry_of(home, title)
-    truth = json.loads(cache(home, "verify", "--sample", "1000", entry.place, "--json").stdout)[entry.place]
+    truth = json.loads(cache(home, "verify", "--sample", "1000", entry.entry_id, "--json").stdout)[entry.entry_id]
     people = entry.measured["rows"]
     assert (truth["rows"], truth["maps"], truth["bits"]) == (people, people * 17, people * 17 * 16 * 16)
     assert truth["differing"] == truth["differing_maps"] == 0
@@ -353,8 +353,8 @@ def test_a_sample_tells_the_bits_that_a_teacher_does_not_give(finished: Path, tm
     write_block(local(entry.folder), 0, {"bits": bits})
     files = {name: facts_of(entry.path(name)) for name in entry.manifest.files}
     local(entry.folder.parent / "manifest.json").write_bytes(replace(entry.manifest, files=files).encode())
-    assert cache(home, "verify", entry.place).returncode == 0
-    sample = json.loads(cache(home, "verify", "--sample", "10", entry.place, "--json").stdout)[entry.place]
+    assert cache(home, "verify", entry.entry_id).returncode == 0
+    sample = json.loads(cache(home, "verify", "--sample", "10", entry.entry_id, "--json").stdout)[entry.entry_id]
     assert (sample["rows"], sample["differing_maps"], sample["differing"]) == (10, 10, 10 * 16 * 16)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from stages.data.loader import load_image
 from storage_schemas.formats.instances import read_instances
-from storage_schemas.paths.path import Place, children, files_below, mirror, place_of
+from storage_schemas.paths.path import StorePath, children, files_below, mirror, parse_path
 from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.store import Store
 from tests.support.buckets import Server, served
@@ -89,17 +89,17 @@ def _as_they_do(nodes: _Nodes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def _contents(home: str) -> dict[str, str]:
     """By place what the files of each entry hold; a report holds the time, and a curve those of its epochs."""
-    entries = take_inventory(Store(place_of(home) / "store")).entries
-    return {place: entry.content for place, entry in entries.items() if entry.manifest.kind != "reports"}
+    entries = take_inventory(Store(parse_path(home) / "store")).entries
+    return {entry_id: entry.content for entry_id, entry in entries.items() if entry.manifest.kind != "reports"}
 
 
-def _metrics(home: Place) -> dict[str, Any]:
+def _metrics(home: StorePath) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((home / "runs" / "demo" / "metrics.json").read_bytes())
     return found
 
 
 def test_a_run_leaves_in_the_bucket_what_it_would_leave_in_a_folder(nodes: _Nodes) -> None:
-    home = place_of(CLEAN)
+    home = parse_path(CLEAN)
     found = _metrics(home)
     names = set(files_below(home))
     assert {name.split("/")[0] for name in names} == {"datasets", "runs", "store"}
@@ -110,15 +110,15 @@ def test_a_run_leaves_in_the_bucket_what_it_would_leave_in_a_folder(nodes: _Node
     assert found["weights"].removeprefix(f"{CLEAN}/") in names
     # Nothing but what manifests name: no leases, no markers, nothing of Ray's.
     for entry in take_inventory(store).entries.values():
-        inside = {name for name in names if name.startswith(f"store/{entry.place}/")}
-        named = {f"store/{entry.place}/{entry.folder.name}/{name}" for name in entry.manifest.files}
-        assert inside == {f"store/{entry.place}/manifest.json", *named}
+        inside = {name for name in names if name.startswith(f"store/{entry.entry_id}/")}
+        named = {f"store/{entry.entry_id}/{entry.folder.name}/{name}" for name in entry.manifest.files}
+        assert inside == {f"store/{entry.entry_id}/manifest.json", *named}
 
 
 def test_a_second_run_at_another_node_makes_nothing(nodes: _Nodes) -> None:
-    before = files_below(place_of(CLEAN) / "store")
+    before = files_below(parse_path(CLEAN) / "store")
     assert STARTED not in nodes.stages("all", CLEAN, node="second")
-    assert files_below(place_of(CLEAN) / "store") == before
+    assert files_below(parse_path(CLEAN) / "store") == before
 
 
 def test_the_commands_of_the_cache_know_a_bucket(nodes: _Nodes, tmp_path: Path) -> None:
@@ -136,17 +136,17 @@ def test_the_commands_of_the_cache_know_a_bucket(nodes: _Nodes, tmp_path: Path) 
 
 
 def test_a_lost_shard_in_a_bucket_is_made_again(nodes: _Nodes) -> None:
-    store = Store(place_of(CLEAN) / "store")
+    store = Store(parse_path(CLEAN) / "store")
     entry = next(entry for entry in store.entries("targets") if "bits/c/0/0" in entry.manifest.files)
     (entry.folder / "bits/c/0/0").unlink(missing_ok=True)
-    refused = nodes.run("pipeline.cache", "verify", entry.place, "--home", CLEAN)
+    refused = nodes.run("pipeline.cache", "verify", entry.entry_id, "--home", CLEAN)
     assert (refused.returncode, "bits/c/0/0 is missing" in refused.stdout) == (2, True)
-    assert "1 file made again" in _output(nodes.run("pipeline.cache", "repair", entry.place, "--home", CLEAN))
+    assert "1 file made again" in _output(nodes.run("pipeline.cache", "repair", entry.entry_id, "--home", CLEAN))
     assert entry.problems() == []
 
 
 def test_a_data_set_in_a_bucket_gives_the_table_that_it_gives_in_a_folder(nodes: _Nodes, tmp_path: Path) -> None:
-    (folder,) = children(place_of(CLEAN) / "datasets")[0]
+    (folder,) = children(parse_path(CLEAN) / "datasets")[0]
     data = {
         "embedded": None,
         **{
@@ -156,7 +156,7 @@ def test_a_data_set_in_a_bucket_gives_the_table_that_it_gives_in_a_folder(nodes:
     }
     nodes.stages("prepare", str(tmp_path / "home"), f"--set=data={json.dumps(data)}", node="second")
     tables = list(Store(tmp_path / "home" / "store").entries("instances"))
-    drawn = {entry.content for entry in Store(place_of(CLEAN) / "store").entries("instances")}
+    drawn = {entry.content for entry in Store(parse_path(CLEAN) / "store").entries("instances")}
     assert {entry.content for entry in tables} == drawn
     # The picture that a node keeps was of another day: the one of the table is fetched.
     table = read_instances(tables[0].path("instances.parquet"))
@@ -167,13 +167,13 @@ def test_a_data_set_in_a_bucket_gives_the_table_that_it_gives_in_a_folder(nodes:
 
 
 def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: Path) -> None:
-    before = files_below(place_of(CLEAN))
-    output = nodes.stages("all", str(tmp_path / "own"), "--beneath", CLEAN)
+    before = files_below(parse_path(CLEAN))
+    output = nodes.stages("all", str(tmp_path / "own"), "--upstream", CLEAN)
     assert STARTED not in output
-    assert files_below(place_of(CLEAN)) == before
-    assert _metrics(tmp_path / "own")["evaluate"] == _metrics(place_of(CLEAN))["evaluate"]
+    assert files_below(parse_path(CLEAN)) == before
+    assert _metrics(tmp_path / "own")["evaluate"] == _metrics(parse_path(CLEAN))["evaluate"]
     assert not (tmp_path / "own" / "store").exists()
-    plan = nodes.stages("all", str(tmp_path / "own"), "--beneath", CLEAN, "--dry-run", "--set=distill.lr=0.001")
+    plan = nodes.stages("all", str(tmp_path / "own"), "--upstream", CLEAN, "--dry-run", "--set=distill.lr=0.001")
     assert f"hit    train instances and 1 more: in {CLEAN}" in plan
     assert {line.split()[0] for line in plan.splitlines() if line.split()[1:2] in (["miss"], ["stale"])} == {
         "distill",
@@ -185,7 +185,7 @@ def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: 
 @pytest.mark.long
 def test_a_run_that_is_killed_goes_on_at_another_node(nodes: _Nodes) -> None:
     """SIGKILL of the driver and its workers once the first epoch of the student lies in the bucket."""
-    home, others = place_of(KILLED), ("--beneath", CLEAN, "--set=distill.lr=0.001")
+    home, others = parse_path(KILLED), ("--upstream", CLEAN, "--set=distill.lr=0.001")
     command = [sys.executable, "-m", "pipeline.run", "--stage", "distill", "--home", KILLED, *_settings(), *others]
     killed = subprocess.Popen(
         command,
@@ -210,7 +210,7 @@ def test_a_run_that_is_killed_goes_on_at_another_node(nodes: _Nodes) -> None:
     assert [line["epoch"] for line in lines if "loss" in line] == [0, 1], "no epoch is told of twice, and none is missing"
     left = {name.split("/")[-1] for name in files_below(home / "store")}
     assert not {name for name in left if name.endswith((".part.json", ".lease"))}
-    assert "all as their manifests say" in _output(nodes.run("pipeline.cache", "verify", "--home", KILLED, "--beneath", CLEAN))
+    assert "all as their manifests say" in _output(nodes.run("pipeline.cache", "verify", "--home", KILLED, "--upstream", CLEAN))
 
 
 @pytest.mark.long

@@ -59,4 +59,4 @@ def is_untouched(store: Store) -> bool:
 
 def of_first(entries: list[Entry], name: str) -> str:
     """The name in an export of a file of the first entry."""
-    return f"{entries[0].place}/{entries[0].folder.name}/{name}"
+    return f"{entries[0].entry_id}/{entries[0].folder.name}/{name}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["Server", "local", "served"]
 
@@ -62,7 +62,7 @@ def served() -> Iterator[Server]:
             process.kill()
 
 
-def local(place: Place) -> Path:
+def local(path: StorePath) -> Path:
     """A place that is on a file system, as the path that it is."""
-    assert isinstance(place, Path)
-    return place
+    assert isinstance(path, Path)
+    return path

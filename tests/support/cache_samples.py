@@ -45,7 +45,7 @@ def leave_run(home: Path, name: str, entries: Sequence[Entry]) -> Path:
     """The folder of a finished experiment that refers to ``entries``."""
     folder = home / "runs" / name
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps({"entries": {entry.key: entry.place for entry in entries}}))
+    (folder / "metrics.json").write_text(json.dumps({"entries": {entry.key: entry.entry_id for entry in entries}}))
     (folder / "config.resolved.yaml").write_text(f"name: {name}\n")
     return folder
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 
@@ -64,7 +64,7 @@ def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mappi
         return draft.commit(FILES, measured=measured or {})
 
 
-def unfinished(store: Store, blocks: tuple[int, ...]) -> Place:
+def unfinished(store: Store, blocks: tuple[int, ...]) -> StorePath:
     """The folder of an attempt that ended with some of its parts finished."""
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place, files_below, place_of
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath, files_below, parse_path
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.store_samples import FILES, RECIPE, write_file
@@ -31,7 +31,7 @@ def _say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201
 
 
-def _make(root: Place, *, pause: float = 0.0, replace: bool = False) -> tuple[Entry, list[str]]:
+def _make(root: StorePath, *, pause: float = 0.0, replace: bool = False) -> tuple[Entry, list[str]]:
     """The entry, and the files that this process wrote; with ``replace`` in the place of the one that is there."""
     wrote: list[str] = []
     store = Store(root)
@@ -52,7 +52,7 @@ def _make(root: Place, *, pause: float = 0.0, replace: bool = False) -> tuple[En
         return draft.commit(FILES, measured={}), wrote
 
 
-def _die_before(number: int, root: Place) -> None:
+def _die_before(number: int, root: StorePath) -> None:
     """Have this process killed before its ``number``-th operation on files below ``root``, or the sync of one.
 
     In a bucket, before its ``number``-th request that changes something.
@@ -64,8 +64,8 @@ def _die_before(number: int, root: Place) -> None:
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for name in ("put", "copy_to", "unlink") if isinstance(root, ObjectPath) else ():
-        setattr(ObjectPath, name, _counted(getattr(ObjectPath, name), count))
+    for name in ("put", "copy_to", "unlink") if isinstance(root, BucketPath) else ():
+        setattr(BucketPath, name, _counted(getattr(BucketPath, name), count))
 
     def audit(event: str, args: tuple[Any, ...]) -> None:
         # What shutil.rmtree removes is named relative to an open folder.
@@ -109,14 +109,14 @@ def _forked(work: Callable[[], object]) -> Callable[[], bool]:
     return wait
 
 
-def _report(root: Place, *, replace: bool = False, **facts: object) -> None:
+def _report(root: StorePath, *, replace: bool = False, **facts: object) -> None:
     entry, wrote = _make(root, replace=replace)
     files = set(files_below(entry.folder.parent))
     mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
     _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
 
 
-def _kills(root: Place, *, replace: bool = False) -> None:
+def _kills(root: StorePath, *, replace: bool = False) -> None:
     killed, number = True, 0
     while killed:
         number += 1
@@ -125,14 +125,14 @@ def _kills(root: Place, *, replace: bool = False) -> None:
         if replace:
             _forked(partial(_make, home))()
 
-        def interrupted(number: int = number, home: Place = home) -> None:
+        def interrupted(number: int = number, home: StorePath = home) -> None:
             _die_before(number, home)
             _make(home, replace=replace)
 
         killed = _forked(interrupted)()
 
         # Each in a process of its own: a client of a bucket does not outlive a fork.
-        def again(home: Place = home, killed: bool = killed) -> None:
+        def again(home: StorePath = home, killed: bool = killed) -> None:
             found = Store(home).find("targets", RECIPE)
             before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}
             _report(home, replace=replace, killed=killed, before=before)
@@ -140,12 +140,12 @@ def _kills(root: Place, *, replace: bool = False) -> None:
         _forked(again)()
 
 
-def _race(root: Place) -> None:
+def _race(root: StorePath) -> None:
     for number in range(_ROUNDS):
         home = root / str(number)
         start = time.monotonic() + 0.05
 
-        def run(delay: float, home: Place = home, start: float = start) -> None:
+        def run(delay: float, home: StorePath = home, start: float = start) -> None:
             time.sleep(max(0.0, start + delay - time.monotonic()))
             entry, wrote = _make(home, pause=0.01)
             _say(round=home.name, folder=entry.folder.name, problems=entry.problems(), wrote=wrote)
@@ -156,7 +156,7 @@ def _race(root: Place) -> None:
         _forked(partial(_report, home, round=home.name))()
 
 
-def _hang(root: Place) -> None:
+def _hang(root: StorePath) -> None:
     with Store(root).draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         for name in ("bits/c/0", "bits/c/1"):
@@ -167,11 +167,11 @@ def _hang(root: Place) -> None:
 
 
 if __name__ == "__main__":
-    modes: dict[str, Callable[[Place], None]] = {
+    modes: dict[str, Callable[[StorePath], None]] = {
         "kills": _kills,
         "replaces": partial(_kills, replace=True),
         "race": _race,
         "hang": _hang,
         "make": _report,
     }
-    modes[sys.argv[1]](place_of(sys.argv[2]))
+    modes[sys.argv[1]](parse_path(sys.argv[2]))

@@ -161,7 +161,7 @@ class CacheRow:
 
 @dataclass(frozen=True)
 class EntryRow:
-    """One entry of the store; ``place`` is where it was made."""
+    """One entry of the store; ``entry_id`` is where it was made."""
 
     title: str
     kind: str
@@ -169,7 +169,7 @@ class EntryRow:
     size: int
     made_at: str
     seconds: float
-    place: str
+    entry_id: str
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,7 @@ def _sources(page: Page) -> str:
             bytes_text(row.size),
             row.made_at,
             seconds_text(row.seconds),
-            row.place,
+            row.entry_id,
         ]
         for row in page.entries
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.bench.device import Place
+from pipeline.bench.device import Machine
 from pipeline.bench.scale import QUICK
 from pipeline.bench.steps import _from_cache, _seconds
 from stages.data.loader import Batch
@@ -18,7 +18,7 @@ from stages.training.memory_map import MappedArray
 from stages.training.plan import Weights
 from stages.training.step import Learner
 
-PLACE = Place("cpu", "float32", 1)
+PLACE = Machine("cpu", "float32", 1)
 
 
 class Recorder:
@@ -54,7 +54,7 @@ def test_every_step_reads_other_people_for_the_same_crops() -> None:
 
 def test_a_group_of_steps_lies_between_two_synchronisations(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(Place, "synchronize", lambda _: ran.append("waited"))
+    monkeypatch.setattr(Machine, "synchronize", lambda _: ran.append("waited"))
     seconds = _seconds({"a": lambda: ran.append("step")}, PLACE, QUICK, rounds=3, title="groups")
     assert QUICK.group_steps == 2
     assert ran == ["waited", "step", "step", "waited"] * 4

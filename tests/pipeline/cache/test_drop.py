@@ -27,11 +27,11 @@ def test_an_entry_that_no_experiment_uses_goes_however_young_it_is(cache: Cache,
     entry = made["unused"]
     assert cache("drop", entry.key[:9]) == DONE
     assert cache.out.splitlines() == [
-        f"{entry.place}: 7 B",
+        f"{entry.entry_id}: 7 B",
         f"  Made again by: python -m pipeline.run --config FILE --home {cache.home} --stage targets",
         "1 entry, 7 B dropped",
     ]
-    assert _places(cache) == {other.place for name, other in made.items() if name != "unused"}
+    assert _places(cache) == {other.entry_id for name, other in made.items() if name != "unused"}
     assert not entry.folder.exists()
 
 
@@ -40,14 +40,14 @@ def test_an_entry_that_an_experiment_uses_is_refused_and_those_named_beside_it_s
 ) -> None:
     before = _places(cache)
     assert cache("drop", made["unused"].key, made["train bits"].key) == USER_MISTAKE
-    place = made["train bits"].place
-    assert cache.err.startswith(f"StoreError: {place} is used by demo\n")
-    assert f"  Next:    python -m pipeline.cache drop {place} --used --dry-run --home {cache.home}" in cache.err
+    entry_id = made["train bits"].entry_id
+    assert cache.err.startswith(f"StoreError: {entry_id} is used by demo\n")
+    assert f"  Next:    python -m pipeline.cache drop {entry_id} --used --dry-run --home {cache.home}" in cache.err
     assert _places(cache) == before
 
 
 def test_an_entry_that_a_run_in_progress_needs_is_used(cache: Cache, made: dict[str, Entry]) -> None:
-    refer(cache.home / "runs" / "new", "now", [made["unused"].place])
+    refer(cache.home / "runs" / "new", "now", [made["unused"].entry_id])
     assert cache("drop", made["unused"].key) == USER_MISTAKE
     assert "is used by new" in cache.err
 
@@ -55,7 +55,7 @@ def test_an_entry_that_a_run_in_progress_needs_is_used(cache: Cache, made: dict[
 def test_where_it_is_not_known_what_an_experiment_uses_it_may_use_everything(cache: Cache, made: dict[str, Entry]) -> None:
     (leave_run(cache.home, "broken", []) / "metrics.json").write_text("{")
     assert cache("drop", made["unused"].key) == USER_MISTAKE
-    assert f"{made['unused'].place} may be used by broken, of which that is not known: metrics.json names no" in cache.err
+    assert f"{made['unused'].entry_id} may be used by broken, of which that is not known: metrics.json names no" in cache.err
     assert cache("drop", "--used", made["unused"].key) == DONE
 
 
@@ -65,23 +65,23 @@ def test_with_used_it_goes_and_the_command_that_makes_it_and_what_was_made_from_
     bits, student = made["train bits"], made["student"]
     assert cache("drop", "--used", bits.key) == DONE
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
-    again = f"python -m pipeline.cache drop {student.place} --used --home {cache.home}"
+    again = f"python -m pipeline.cache drop {student.entry_id} --used --home {cache.home}"
     assert cache.out.splitlines() == [
-        f"{bits.place}: 7 B, used by demo",
+        f"{bits.entry_id}: 7 B, used by demo",
         f"  Made again by: python -m pipeline.run --config {config} --home {cache.home} --stage targets",
         "  Made from it, and found by its key as before, although what is made in its place may have other bits:",
-        f"    {student.place}   (to make it again too: {again})",
+        f"    {student.entry_id}   (to make it again too: {again})",
         "1 entry, 7 B dropped",
     ]
-    assert bits.place not in _places(cache)
+    assert bits.entry_id not in _places(cache)
 
 
 def test_what_was_made_from_crops_is_the_bits_and_all_students(cache: Cache, made: dict[str, Entry]) -> None:
     """By hand: the bits and both students name the crops, and of the other bits (``unused``) no experiment knows."""
     (dropped,) = cache.json("drop", "--used", "--dry-run", made["train view"].key)["dropped"]
-    expected = {made[name].place for name in ("train bits", "unused", "student", "baseline")}
+    expected = {made[name].entry_id for name in ("train bits", "unused", "student", "baseline")}
     assert set(dropped["made_from_it"]) == expected
-    assert "--used" not in dropped["made_from_it"][made["unused"].place]
+    assert "--used" not in dropped["made_from_it"][made["unused"].entry_id]
 
 
 @pytest.mark.parametrize("name", ["train", "primary", "student", "report"])
@@ -97,7 +97,7 @@ def test_what_is_dropped_together_is_not_told_to_be_left(cache: Cache, made: dic
     known = cache.json("drop", "--used", made["train bits"].key, made["student"].key)
     assert [item["made_from_it"] for item in known["dropped"]] == [{}, {}]
     assert known["bytes"] == 14
-    assert {made["train bits"].place, made["student"].place} & _places(cache) == set()
+    assert {made["train bits"].entry_id, made["student"].entry_id} & _places(cache) == set()
 
 
 def test_a_dry_run_says_the_same_and_removes_nothing(cache: Cache, made: dict[str, Entry]) -> None:
@@ -111,7 +111,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing(cache: Cache, made: dict[st
 
 def test_a_key_that_is_given_twice_is_one_entry(cache: Cache) -> None:
     entry = put(store_of(cache.home), "views", {"view": 1})
-    assert [item["place"] for item in cache.json("drop", entry.key, entry.place)["dropped"]] == [entry.place]
+    assert [item["entry"] for item in cache.json("drop", entry.key, entry.entry_id)["dropped"]] == [entry.entry_id]
 
 
 @pytest.mark.parametrize("damage", ["emptied", "a folder"])
@@ -126,7 +126,7 @@ def test_an_entry_whose_manifest_is_damaged_goes_with_all_that_is_left_of_it(
         manifest.unlink()
         manifest.mkdir()
     assert cache("verify") == USER_MISTAKE
-    assert f"  Next:    python -m pipeline.cache drop {entry.place} --home {cache.home}\n" in cache.out
+    assert f"  Next:    python -m pipeline.cache drop {entry.entry_id} --home {cache.home}\n" in cache.out
     assert cache("drop", "--dry-run", entry.key) == DONE
     assert entry.folder.exists()
     assert cache("drop", entry.key) == DONE
@@ -148,7 +148,7 @@ def test_an_entry_whose_manifest_this_user_may_not_read_stays(
     monkeypatch.setattr(Path, "read_bytes", broken)
     assert cache("drop", entry.key) == USER_MISTAKE
     assert "manifest.json cannot be read (Permission denied)" in cache.err
-    assert f"  Next:    python -m pipeline.cache verify {entry.place} --home {cache.home}\n" in cache.err
+    assert f"  Next:    python -m pipeline.cache verify {entry.entry_id} --home {cache.home}\n" in cache.err
     assert entry.folder.exists()
 
 
@@ -158,7 +158,7 @@ def test_where_a_writer_lives_a_damaged_manifest_stays(cache: Cache, made: dict[
     manifest.write_bytes(b"")
     with Lease(lease_of(manifest.parent / "0-new")):
         assert cache("drop", entry.key) == USER_MISTAKE
-    assert f"{entry.place} stays: process {os.getpid()} on " in cache.err
+    assert f"{entry.entry_id} stays: process {os.getpid()} on " in cache.err
     assert manifest.exists()
     assert entry.folder.exists()
 
@@ -170,7 +170,7 @@ def test_an_entry_that_is_committed_as_its_damaged_manifest_goes_stays(cache: Ca
     whole = manifest.read_bytes()
     manifest.write_bytes(b"")
     store = store_of(cache.home)
-    item = next(item for item in wreck_at(store, entry.place, tell=print) if item.what == "damaged manifest")
+    item = next(item for item in wreck_at(store, entry.entry_id, tell=print) if item.what == "damaged manifest")
     reads = Path.read_bytes
 
     def committing(path: Path) -> bytes:
@@ -190,10 +190,10 @@ def test_what_a_teacher_taught_is_told_to_depend_on_the_same_coming_out_again(ca
     """By hand: seniors and control stand on the primary, bits and students on those, and scores and the report on all."""
     (dropped,) = cache.json("drop", "--used", "--dry-run", made["primary"].key)["dropped"]
     lasting = {"train", "val", "primary", "val view", "train view", "baseline"}
-    assert set(dropped["needs_it"]) == {entry.place for name, entry in made.items() if name not in lasting}
+    assert set(dropped["needs_it"]) == {entry.entry_id for name, entry in made.items() if name not in lasting}
     assert cache("drop", "--used", "--dry-run", made["student"].key) == DONE
     told = "  Made from it, and found again only if what is made in its place is the same: "
-    assert [line for line in cache.out.splitlines() if line.startswith(told)] == [told + made["scores of student"].place]
+    assert [line for line in cache.out.splitlines() if line.startswith(told)] == [told + made["scores of student"].entry_id]
 
 
 def test_what_went_before_an_error_is_told_with_what_makes_it_again(
@@ -209,9 +209,9 @@ def test_what_went_before_an_error_is_told_with_what_makes_it_again(
 
     monkeypatch.setattr(Path, "replace", not_allowed)
     assert cache("drop", "--used", gone.key, stays.key, made["train"].key) == USER_MISTAKE
-    assert cache.out.startswith(f"{gone.place}: 7 B, used by demo\n  Made again by: python -m pipeline.run --config ")
+    assert cache.out.startswith(f"{gone.entry_id}: 7 B, used by demo\n  Made again by: python -m pipeline.run --config ")
     assert cache.out.endswith("\n1 entry, 7 B dropped\n")
-    assert f"{stays.place} stays: {stays.folder.parent}/manifest.json cannot be removed (Permission denied)" in cache.err
+    assert f"{stays.entry_id} stays: {stays.folder.parent}/manifest.json cannot be removed (Permission denied)" in cache.err
     assert cache("verify", stays.key, made["train"].key) == DONE
 
 
@@ -221,18 +221,18 @@ def test_an_entry_that_a_run_begins_to_use_is_not_dropped(
     entry = made["unused"]
 
     def begins(store: Store) -> Inventory:
-        refer(cache.home / "runs" / "new", "now", [entry.place])
+        refer(cache.home / "runs" / "new", "now", [entry.entry_id])
         return take_inventory(store)
 
     monkeypatch.setattr(removal, "take_inventory", begins)
     assert cache("drop", entry.key) == USER_MISTAKE
-    assert f"{entry.place} is used by new" in cache.err
+    assert f"{entry.entry_id} is used by new" in cache.err
     assert cache("verify", entry.key) == DONE
 
 
-def test_a_home_beneath_out_of_reach_keeps_nothing_from_going(
+def test_a_home_upstream_out_of_reach_keeps_nothing_from_going(
     cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ODKD_BENEATH", "/nowhere/to/be/found")
+    monkeypatch.setenv("ODKD_UPSTREAM", "/nowhere/to/be/found")
     assert cache("drop", made["unused"].key) == DONE
     assert cache("repair", made["student"].key) == DONE, "nothing is damaged"

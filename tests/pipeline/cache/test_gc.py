@@ -19,7 +19,7 @@ from pipeline.home import make_home
 from pipeline.run import main as run
 from stages import prepare
 from stages.base import Context
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store import gc as garbage
 from storage_schemas.store.lease import Lease
 from storage_schemas.store.store import Entry, Store
@@ -42,10 +42,10 @@ def test_gc_removes_what_no_experiment_refers_to_and_says_what_it_frees(cache: C
     manifest = old["unused"].folder.parent / "manifest.json"
     freed = local(manifest).stat().st_size + 7
     lines = cache.lines("gc")
-    assert lines[:2] == [["place", "what", "size", "age"], [old["unused"].place, "entry", lines[1][2], "25 h"]]
+    assert lines[:2] == [["entry", "what", "size", "age"], [old["unused"].entry_id, "entry", lines[1][2], "25 h"]]
     assert lines[-1] == [f"{lines[1][2]} freed in {cache.home / 'store'}"]
     assert not manifest.exists()
-    assert _there(cache) == {entry.place for name, entry in old.items() if name != "unused"}
+    assert _there(cache) == {entry.entry_id for name, entry in old.items() if name != "unused"}
     assert lines[1][2] == (f"{freed} B" if freed < 1000 else f"{freed / 1000:.1f} kB")
     assert cache("verify") == DONE
     assert cache.json("gc") == {"dry_run": False, "removed": [], "bytes": 0, "left": {}, "unfinished": []}
@@ -53,21 +53,21 @@ def test_gc_removes_what_no_experiment_refers_to_and_says_what_it_frees(cache: C
 
 def test_a_dry_run_says_the_same_and_removes_nothing(cache: Cache, old: dict[str, Entry]) -> None:
     known = cache.json("gc", "--dry-run")
-    assert [(item["place"], item["what"]) for item in known["removed"]] == [(old["unused"].place, "entry")]
+    assert [(item["entry"], item["what"]) for item in known["removed"]] == [(old["unused"].entry_id, "entry")]
     assert known["dry_run"] is True
     assert cache("gc", "--dry-run") == DONE
     assert "to be freed in" in cache.out
-    assert _there(cache) == {entry.place for entry in old.values()}
+    assert _there(cache) == {entry.entry_id for entry in old.values()}
     done = cache.json("gc")
     assert done["bytes"] == known["bytes"]
-    assert [item["place"] for item in done["removed"]] == [item["place"] for item in known["removed"]]
+    assert [item["entry"] for item in done["removed"]] == [item["entry"] for item in known["removed"]]
 
 
 def test_what_is_younger_stays(cache: Cache, made: dict[str, Entry]) -> None:
     grow_old(cache.home / "store", 23)
     assert cache.json("gc")["removed"] == []
     assert cache.json("gc", "--min-age", "23.5")["removed"] == []
-    assert [item["place"] for item in cache.json("gc", "--min-age", "22.5")["removed"]] == [made["unused"].place]
+    assert [item["entry"] for item in cache.json("gc", "--min-age", "22.5")["removed"]] == [made["unused"].entry_id]
 
 
 @pytest.mark.parametrize("hours", ["-1", "nan", "a day"])
@@ -87,9 +87,9 @@ def test_without_experiments_nothing_is_used(cache: Cache, old: dict[str, Entry]
 
 def test_what_a_run_in_progress_needs_stays(cache: Cache, old: dict[str, Entry]) -> None:
     """Its figures, which name the entries, are written at its end."""
-    refer(cache.home / "runs" / "new", "now", [old["unused"].place, "targets/0123456789abcdef"])
+    refer(cache.home / "runs" / "new", "now", [old["unused"].entry_id, "targets/0123456789abcdef"])
     assert cache.json("gc")["removed"] == []
-    assert _there(cache) == {entry.place for entry in old.values()}
+    assert _there(cache) == {entry.entry_id for entry in old.values()}
 
 
 def test_what_the_pipeline_is_making_stays_while_it_does_and_when_it_is_interrupted(
@@ -102,14 +102,14 @@ def test_what_the_pipeline_is_making_stays_while_it_does_and_when_it_is_interrup
     grow_old(cache.home / "store", 25)
 
     def stopped(*_: object, **__: object) -> None:
-        assert [item["place"] for item in cache.json("gc", "--dry-run")["removed"]] == [unused.place]
+        assert [item["entry"] for item in cache.json("gc", "--dry-run")["removed"]] == [unused.entry_id]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(graph, "make_stage", stopped)
     monkeypatch.setattr(cluster, "disconnect", lambda: None)
     assert run(["--stage", "teachers", "--home", str(cache.home)]) == FAILED
-    assert [item["place"] for item in cache.json("gc")["removed"]] == [unused.place]
-    assert _there(cache) == {train.place, val.place}
+    assert [item["entry"] for item in cache.json("gc")["removed"]] == [unused.entry_id]
+    assert _there(cache) == {train.entry_id, val.entry_id}
 
 
 def test_what_gc_takes_before_a_run_has_noted_it_is_missed_and_not_read(
@@ -150,13 +150,13 @@ def test_an_experiment_of_which_it_is_not_known_what_it_needs_stops_everything(
     config = run_dir / "config.resolved.yaml"
     assert f"python -m pipeline.run --config {config} --home {cache.home} --stage all" in cache.err
     assert f"rm -r {run_dir}" in cache.err
-    assert _there(cache) == {entry.place for entry in old.values()}
+    assert _there(cache) == {entry.entry_id for entry in old.values()}
     shutil.rmtree(run_dir)
     assert cache("gc") == DONE
 
 
 def test_notes_that_cannot_be_read_stop_everything_until_they_are_removed(cache: Cache, old: dict[str, Entry]) -> None:
-    refer(cache.home / "runs" / "demo", "lost", [old["unused"].place])
+    refer(cache.home / "runs" / "demo", "lost", [old["unused"].entry_id])
     notes = cache.home / "runs" / "demo" / "unfinished" / "lost"
     (notes / "entries.json").write_text("{")
     assert cache("gc") == USER_MISTAKE
@@ -171,9 +171,9 @@ def test_gc_tells_of_runs_that_are_not_finished_what_they_keep_and_how_to_give_t
 ) -> None:
     folder = cache.home / "runs" / "demo"
     with noting(folder, "living", "name: demo\n"):
-        refer(folder, "living", [old["train"].place])
+        refer(folder, "living", [old["train"].entry_id])
         with suppress(KeyboardInterrupt), noting(folder, "stopped", "name: demo\n"):
-            refer(folder, "stopped", [old["train"].place, old["unused"].place, "targets/0123456789abcdef"])
+            refer(folder, "stopped", [old["train"].entry_id, old["unused"].entry_id, "targets/0123456789abcdef"])
             raise KeyboardInterrupt
         known = cache.json("gc")
         process = f"process {os.getpid()} on {os.uname().nodename}"
@@ -184,7 +184,7 @@ def test_gc_tells_of_runs_that_are_not_finished_what_they_keep_and_how_to_give_t
                 "experiment": "demo",
                 "notes": str(folder / "unfinished" / "stopped"),
                 "process": "",
-                "keeps": [old["unused"].place],
+                "keeps": [old["unused"].entry_id],
             },
         ]
         cache("gc", "--dry-run")
@@ -194,13 +194,13 @@ def test_gc_tells_of_runs_that_are_not_finished_what_they_keep_and_how_to_give_t
     assert stopped.endswith(f"; or: rm -r {folder / 'unfinished' / 'stopped'}")
     assert total.startswith("0 B to be freed in ")
     shutil.rmtree(folder / "unfinished" / "stopped")
-    assert [item["place"] for item in cache.json("gc")["removed"]] == [old["unused"].place]
+    assert [item["entry"] for item in cache.json("gc")["removed"]] == [old["unused"].entry_id]
 
 
 def test_a_data_set_and_settings_that_are_gone_do_not_matter(cache: Cache, old: dict[str, Entry]) -> None:
     """What an experiment refers to is what its run has noted, and is not worked out again."""
     (cache.home / "runs" / "demo" / "config.resolved.yaml").write_text("settings: [of, another, release]\ndata: /gone\n")
-    assert [item["place"] for item in cache.json("gc")["removed"]] == [old["unused"].place]
+    assert [item["entry"] for item in cache.json("gc")["removed"]] == [old["unused"].entry_id]
 
 
 def test_nothing_goes_where_a_writer_lives(cache: Cache, old: dict[str, Entry], caplog: pytest.LogCaptureFixture) -> None:
@@ -208,8 +208,8 @@ def test_nothing_goes_where_a_writer_lives(cache: Cache, old: dict[str, Entry], 
     home = old["unused"].folder.parent
     with Lease(home / "20200101T000000000000-00000000.lease"):
         assert cache.json("gc", "--min-age", "0")["removed"] == []
-        assert f"{old['unused'].place} is left alone: process " in caplog.text
-    assert [item["place"] for item in cache.json("gc", "--min-age", "0")["removed"]] == [old["unused"].place]
+        assert f"{old['unused'].entry_id} is left alone: process " in caplog.text
+    assert [item["entry"] for item in cache.json("gc", "--min-age", "0")["removed"]] == [old["unused"].entry_id]
 
 
 def test_what_dead_writers_left_goes(cache: Cache, old: dict[str, Entry]) -> None:
@@ -220,7 +220,7 @@ def test_what_dead_writers_left_goes(cache: Cache, old: dict[str, Entry]) -> Non
     local(home / "manifest.json.damaged-12345678").write_text("{")
     grow_old(local(home), 25)
     known = cache.json("gc")
-    assert sorted((item["what"], item["size"]) for item in known["removed"] if item["place"] == old["train"].place) == [
+    assert sorted((item["what"], item["size"]) for item in known["removed"] if item["entry"] == old["train"].entry_id) == [
         ("damaged manifest", 1),
         ("lease", 2),
         ("unfinished work", 3),
@@ -230,7 +230,7 @@ def test_what_dead_writers_left_goes(cache: Cache, old: dict[str, Entry]) -> Non
 
 def test_what_was_removed_before_an_error_is_told(cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(cache.home / "runs")
-    first, second, *_ = (item["place"] for item in cache.json("gc", "--dry-run")["removed"])
+    first, second, *_ = (item["entry"] for item in cache.json("gc", "--dry-run")["removed"])
     real = shutil.rmtree
 
     def fails_later(path: Path, ignore_errors: bool = False) -> None:
@@ -248,24 +248,24 @@ def test_a_run_that_begins_during_gc_keeps_what_it_finds(
     cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(cache.home / "runs")
-    places = [item["place"] for item in cache.json("gc", "--dry-run")["removed"]]
+    entry_ids = [item["entry"] for item in cache.json("gc", "--dry-run")["removed"]]
     real = garbage.remove
 
     def begins(store: Store, item: garbage.Garbage, is_used: Callable[[], bool]) -> bool:
-        if item.place == places[0]:
-            refer(cache.home / "runs" / "new", "now", places[2:])
+        if item.entry_id == entry_ids[0]:
+            refer(cache.home / "runs" / "new", "now", entry_ids[2:])
         return real(store, item, is_used)
 
     monkeypatch.setattr(upkeep, "remove", begins)
-    assert [item["place"] for item in cache.json("gc")["removed"]] == places[:2]
-    assert _there(cache) == set(places[2:])
+    assert [item["entry"] for item in cache.json("gc")["removed"]] == entry_ids[:2]
+    assert _there(cache) == set(entry_ids[2:])
 
 
 def test_an_entry_that_may_not_be_removed_is_told_beside_what_was(
     cache: Cache, old: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(cache.home / "runs")
-    first, second, *_ = (item["place"] for item in cache.json("gc", "--dry-run")["removed"])
+    first, second, *_ = (item["entry"] for item in cache.json("gc", "--dry-run")["removed"])
     manifest = cache.home / "store" / second / "manifest.json"
     moves = Path.replace
 
@@ -289,15 +289,19 @@ def test_a_folder_that_this_user_may_not_enter_is_left_alone(
     for name in ("iterdir", "exists", "read_bytes"):
         monkeypatch.setattr(Path, name, _not_allowed_below(closed, getattr(Path, name)))
     assert cache.json("gc", "--min-age", "0")["removed"] == []
-    assert cache.json("gc")["left"] == {old["unused"].place: f"{closed} cannot be read (Permission denied)"}
+    assert cache.json("gc")["left"] == {old["unused"].entry_id: f"{closed} cannot be read (Permission denied)"}
     assert cache("ls") == DONE
-    assert cache.json("ls")["unreadable"] == {old["unused"].place: f"{closed}/manifest.json cannot be read (Permission denied)"}
+    assert cache.json("ls")["unreadable"] == {
+        old["unused"].entry_id: f"{closed}/manifest.json cannot be read (Permission denied)"
+    }
     assert cache("verify", old["student"].key) == DONE
     found = cache.json("verify")["damaged"]
-    assert found[old["unused"].place]["next"] == f"python -m pipeline.cache verify {old['unused'].place} --home {cache.home}"
+    assert (
+        found[old["unused"].entry_id]["next"] == f"python -m pipeline.cache verify {old['unused'].entry_id} --home {cache.home}"
+    )
 
 
-def _not_allowed_below(closed: Place, real: Callable[..., object]) -> Callable[..., object]:
+def _not_allowed_below(closed: StorePath, real: Callable[..., object]) -> Callable[..., object]:
     def looks(path: Path, *arguments: object) -> object:
         if path == closed or path.parent == closed:
             raise PermissionError(13, "Permission denied", str(path))

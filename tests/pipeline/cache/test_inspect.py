@@ -62,8 +62,8 @@ def test_kinds_come_in_the_order_of_the_stages(cache: Cache, made: dict[str, Ent
 
 def test_ls_as_json_has_every_figure(cache: Cache, made: dict[str, Entry]) -> None:
     rows = {f"{row['kind']}/{row['key']}": row for row in cache.json("ls")["entries"]}
-    assert set(rows) == {entry.place for entry in made.values()}
-    row = rows[made["val bits"].place]
+    assert set(rows) == {entry.entry_id for entry in made.values()}
+    row = rows[made["val bits"].entry_id]
     assert row.pop("made_at").startswith("20")
     assert row == {
         "kind": "targets",
@@ -100,7 +100,7 @@ def test_a_manifest_that_cannot_be_read_is_a_row_and_a_warning(
     assert ["targets", made["val bits"].key, "cannot be read"] in lines
     assert lines[-1][0].startswith("2 entries")
     assert f"{made['val bits'].key}/manifest.json is not a manifest" in caplog.text
-    assert list(cache.json("ls")["unreadable"]) == [made["val bits"].place]
+    assert list(cache.json("ls")["unreadable"]) == [made["val bits"].entry_id]
     assert cache("ls", "views") == DONE
     assert "cannot be read" not in cache.out
 
@@ -142,13 +142,13 @@ def test_show_says_what_an_entry_is_and_where_it_comes_from(cache: Cache, made: 
     assert cache("show", entry.key[:9]) == DONE
     lines = cache.out.splitlines()
     assert lines[:5] == [
-        f"{entry.place}  (primary, train 3)",
+        f"{entry.entry_id}  (primary, train 3)",
         "  size: 7 B in 2 files",
         f"  folder: {entry.folder}",
         f"  payload: {entry.manifest.payload}",
         "  used by: demo",
     ]
-    assert lines[5:8] == ["made from", f"  {made['primary'].place}: teacher", f"  {made['train view'].place}: view"]
+    assert lines[5:8] == ["made from", f"  {made['primary'].entry_id}: teacher", f"  {made['train view'].entry_id}: view"]
     assert "    threshold: 0.5" in lines
     assert "  rows: 1637" in lines
     assert any(line.startswith("  host: ") for line in lines)
@@ -206,15 +206,15 @@ def test_diff_shows_the_fields_that_differ_as_pairs(cache: Cache, made: dict[str
         ["binarize.threshold", "0.5", "0.4"],
     ]
     known = cache.json("diff", first.key, second.key)
-    assert known == {"first": first.place, "second": second.place, "fields": {"binarize.threshold": [0.5, 0.4]}}
+    assert known == {"first": first.entry_id, "second": second.entry_id, "fields": {"binarize.threshold": [0.5, 0.4]}}
 
 
 def test_diff_of_one_entry_says_so(cache: Cache, made: dict[str, Entry]) -> None:
-    place = made["student"].place
-    assert cache("diff", place, made["student"].key[:8]) == DONE
-    assert cache.out == f"{place} is one entry\n"
+    entry_id = made["student"].entry_id
+    assert cache("diff", entry_id, made["student"].key[:8]) == DONE
+    assert cache.out == f"{entry_id} is one entry\n"
 
 
 def test_diff_of_different_kinds_says_so(cache: Cache, made: dict[str, Entry]) -> None:
     assert cache("diff", made["student"].key, made["val"].key) == DONE
-    assert f"{made['student'].place} and {made['val'].place} are of different kinds" in cache.out
+    assert f"{made['student'].entry_id} and {made['val'].entry_id} are of different kinds" in cache.out

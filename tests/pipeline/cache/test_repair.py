@@ -35,16 +35,16 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_makes_it(
     cache: Cache, made: dict[str, Entry], name: str, stage: str
 ) -> None:
-    place = made[name].place
-    assert cache("repair", place) == DONE
-    assert cache.out == f"{place}: nothing was damaged\n"
+    entry_id = made[name].entry_id
+    assert cache("repair", entry_id) == DONE
+    assert cache.out == f"{entry_id}: nothing was damaged\n"
     made[name].path(next(iter(made[name].manifest.files))).unlink()
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
-    assert cache("repair", place) == USER_MISTAKE
+    assert cache("repair", entry_id) == USER_MISTAKE
     assert cache.err.splitlines() == [
-        f"StoreError: {place} is made as a whole: it has no shards that could be computed one by one",
-        "  Allowed: repair of views and targets; of others only with --beneath HOME, where that has the same files",
-        f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage {stage} --force {place}",
+        f"StoreError: {entry_id} is made as a whole: it has no shards that could be computed one by one",
+        "  Allowed: repair of views and targets; of others only with --upstream HOME, where that has the same files",
+        f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage {stage} --force {entry_id}",
     ]
 
 
@@ -56,14 +56,14 @@ def test_what_a_teams_home_has_is_taken_from_there_and_not_made_again(
     shutil.copytree(cache.home, team)
     damaged = entry.path(next(iter(entry.manifest.files)))
     damaged.unlink()
-    assert cache("verify", "--beneath", str(team)) == USER_MISTAKE
-    command = f"python -m pipeline.cache repair {entry.place} --home {cache.home} --beneath {team}"
+    assert cache("verify", "--upstream", str(team)) == USER_MISTAKE
+    command = f"python -m pipeline.cache repair {entry.entry_id} --home {cache.home} --upstream {team}"
     assert f"  Next:    {command}\n" in cache.out
     with pytest.raises(CorruptEntryError) as caught:
-        entry.check("odkd", beneath=team)
+        entry.check("odkd", upstream=team)
     assert caught.value.run == command
     assert cache(*command.split()[3:]) == DONE
-    assert cache.out.splitlines()[-1] == f"{entry.place}: 1 file taken from {team}"
+    assert cache.out.splitlines()[-1] == f"{entry.entry_id}: 1 file taken from {team}"
     assert entry.problems() == []
     assert cache("verify") == DONE
 
@@ -72,10 +72,11 @@ def test_what_is_damaged_in_the_teams_home_too_is_made_again(cache: Cache, made:
     entry, team = made["student"], tmp_path / "team"
     entry.path("file").write_bytes(b"Content")
     shutil.copytree(cache.home, team)
-    assert cache("repair", entry.place, "--beneath", str(team)) == USER_MISTAKE
+    assert cache("repair", entry.entry_id, "--upstream", str(team)) == USER_MISTAKE
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     again = (
-        f"python -m pipeline.run --config {config} --home {cache.home} --beneath {team} --stage distill --force {entry.place}"
+        f"python -m pipeline.run --config {config} --home {cache.home} --upstream {team}"
+        f" --stage distill --force {entry.entry_id}"
     )
     assert cache.err.endswith(f"  Next:    {again}\n")
     assert entry.problems() == ["file does not match its sha256"], "nothing wrong is put in its place"
@@ -84,11 +85,12 @@ def test_what_is_damaged_in_the_teams_home_too_is_made_again(cache: Cache, made:
 def test_of_an_entry_with_other_bits_nothing_is_taken(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
     entry = made["student"]
     theirs = put(Store(tmp_path / "team" / "store"), "students", entry.manifest.recipe, file=b"trained elsewhere")
-    assert theirs.place == entry.place
+    assert theirs.entry_id == entry.entry_id
     assert entry.twin(tmp_path / "team") is None
     entry.path("file").unlink()
     assert (
-        "--stage distill --force" in cache.json("verify", "--beneath", str(tmp_path / "team"))["damaged"][entry.place]["next"]
+        "--stage distill --force"
+        in cache.json("verify", "--upstream", str(tmp_path / "team"))["damaged"][entry.entry_id]["next"]
     )
 
 
@@ -101,23 +103,23 @@ def test_scores_are_made_again_by_the_stage_that_made_them(cache: Cache, made: d
         entry = draft.commit(["file"], measured={}, made={"stage": "teachers"})
     leave_run(cache.home, "new", [entry])
     entry.path("file").unlink()
-    assert f" --stage teachers --force {entry.place}" in cache.json("verify")["damaged"][entry.place]["next"]
+    assert f" --stage teachers --force {entry.entry_id}" in cache.json("verify")["damaged"][entry.entry_id]["next"]
     made["scores of student"].path("file").unlink()
-    place = made["scores of student"].place
+    entry_id = made["scores of student"].entry_id
     # Of older entries that is not known.
-    assert f" --stage all --force {place}" in cache.json("verify")["damaged"][place]["next"]
+    assert f" --stage all --force {entry_id}" in cache.json("verify")["damaged"][entry_id]["next"]
 
 
 def _crops(home: Path, *overrides: str) -> tuple[Context, str]:
     """A run that has people, and the place of its crops of the training set."""
     context = with_people(make_context(home, *overrides))
-    return context, targets.view_step(context, "train", 1).place
+    return context, targets.view_step(context, "train", 1).entry_id
 
 
-def _leave(context: Context, name: str, place: str, settings: str | None = None) -> None:
+def _leave(context: Context, name: str, entry_id: str, settings: str | None = None) -> None:
     """A finished experiment that refers to a place."""
     folder = leave_run(local(context.home), name, [])
-    (folder / "metrics.json").write_text(f'{{"entries": ["{place}"]}}')
+    (folder / "metrics.json").write_text(f'{{"entries": ["{entry_id}"]}}')
     (folder / "config.resolved.yaml").write_text(resolved_yaml(context.settings) if settings is None else settings)
 
 
@@ -127,47 +129,47 @@ def test_an_entry_that_is_whole_needs_no_cluster(cache: Cache) -> None:
     with context.store.draft(step.kind, step.recipe) as draft:
         assert not isinstance(draft, Entry)
         draft.commit([], measured={})
-    _leave(context, "demo", step.place)
+    _leave(context, "demo", step.entry_id)
     assert cache("repair", step.key) == DONE
-    assert cache.out == f"{step.place}: nothing was damaged\n"
+    assert cache.out == f"{step.entry_id}: nothing was damaged\n"
 
 
 def test_what_an_entry_was_made_from_may_lie_in_a_teams_home(cache: Cache) -> None:
     teams = cache.home / "teams"
     _crops(teams)
-    context = replace(make_context(cache.home), beneath=teams)
+    context = replace(make_context(cache.home), upstream=teams)
     step = targets.view_step(context, "train", 1)
     with context.store.draft(step.kind, step.recipe) as draft:
         assert not isinstance(draft, Entry)
         draft.commit([], measured={})
-    _leave(context, "demo", step.place)
+    _leave(context, "demo", step.entry_id)
     with pytest.raises(MissingInputError) as caught:
-        step_of(cache.home, step.place, beneath=None)
-    assert caught.value.seen == f"What {step.place} was made from is not there: val instances, train instances"
-    assert "with --beneath HOME, where what it was made from lies in a team's home" in caught.value.allowed
+        step_of(cache.home, step.entry_id, upstream=None)
+    assert caught.value.seen == f"What {step.entry_id} was made from is not there: val instances, train instances"
+    assert "with --upstream HOME, where what it was made from lies in a team's home" in caught.value.allowed
     assert caught.value.run.endswith("config.resolved.yaml --home " + f"{cache.home} --stage prepare")
-    assert step_of(cache.home, step.place, beneath=teams)[1].key == step.key
+    assert step_of(cache.home, step.entry_id, upstream=teams)[1].key == step.key
 
 
 def test_an_entry_whose_own_manifest_cannot_be_read_is_not_taken_for_that_of_the_team(cache: Cache) -> None:
     teams = cache.home / "teams"
-    theirs, place = _crops(teams)
+    theirs, entry_id = _crops(teams)
     step = targets.view_step(theirs, "train", 1)
     with theirs.store.draft(step.kind, step.recipe) as draft:
         assert not isinstance(draft, Entry)
         draft.commit([], measured={})
-    shutil.copytree(teams / "store" / place, cache.home / "store" / place)
-    (cache.home / "store" / place / "manifest.json").write_bytes(b"{")
-    _leave(make_context(cache.home), "demo", place)
-    assert cache("repair", place, "--beneath", str(teams)) == USER_MISTAKE
+    shutil.copytree(teams / "store" / entry_id, cache.home / "store" / entry_id)
+    (cache.home / "store" / entry_id / "manifest.json").write_bytes(b"{")
+    _leave(make_context(cache.home), "demo", entry_id)
+    assert cache("repair", entry_id, "--upstream", str(teams)) == USER_MISTAKE
     assert cache.err.startswith("CorruptEntryError: ")
-    drop = f"python -m pipeline.cache drop {place} --used --home {cache.home}"
+    drop = f"python -m pipeline.cache drop {entry_id} --used --home {cache.home}"
     assert cache.err.endswith(f"  Next:    {drop}\n"), "a run would find the team's, and leave this one"
-    assert cache("verify", "--beneath", str(teams)) == USER_MISTAKE
+    assert cache("verify", "--upstream", str(teams)) == USER_MISTAKE
     assert f"  Next:    {drop}\n" in cache.out
     assert cache(*drop.split()[3:]) == DONE
-    assert not (cache.home / "store" / place / "manifest.json").exists()
-    assert cache("verify", "--beneath", str(teams)) == DONE
+    assert not (cache.home / "store" / entry_id / "manifest.json").exists()
+    assert cache("verify", "--upstream", str(teams)) == DONE
 
 
 def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_repaired(cache: Cache) -> None:
@@ -177,31 +179,31 @@ def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_rep
         assert not isinstance(draft, Entry)
         entry = draft.commit([], measured={})
     (local(entry.folder).parent / "manifest.json").write_bytes(b"{")
-    _leave(context, "demo", step.place)
+    _leave(context, "demo", step.entry_id)
     assert cache("repair", step.key) == USER_MISTAKE
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     assert f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage targets\n" in cache.err
 
 
 def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_used(tmp_path: Path) -> None:
-    context, place = _crops(tmp_path)
+    context, entry_id = _crops(tmp_path)
     gone = resolved_yaml(context.settings).replace("embedded:", "drawn:")
-    _leave(context, "a", place, settings=gone)
-    _leave(context, "b", place, settings="data: [")
-    _leave(context, "c", place)
-    found, step = step_of(tmp_path, place, beneath=None)
-    assert (step.kind, step.place) == ("views", place)
+    _leave(context, "a", entry_id, settings=gone)
+    _leave(context, "b", entry_id, settings="data: [")
+    _leave(context, "c", entry_id)
+    found, step = step_of(tmp_path, entry_id, upstream=None)
+    assert (step.kind, step.entry_id) == ("views", entry_id)
     assert f"{tmp_path}/runs/c/config.resolved.yaml" in found.command
 
 
 def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: Path) -> None:
-    context, place = _crops(tmp_path)
-    _leave(context, "a", place, settings="data: [")
-    _leave(make_context(tmp_path, "views.seed=9"), "b", place)
+    context, entry_id = _crops(tmp_path)
+    _leave(context, "a", entry_id, settings="data: [")
+    _leave(make_context(tmp_path, "views.seed=9"), "b", entry_id)
     with pytest.raises(MissingInputError) as caught:
-        step_of(tmp_path, place, beneath=None)
+        step_of(tmp_path, entry_id, upstream=None)
     first, *others = caught.value.seen.splitlines()
-    assert first == f"The settings of a, b do not lead to {place} on this machine"
+    assert first == f"The settings of a, b do not lead to {entry_id} on this machine"
     assert others
     assert others[0].startswith(f"{tmp_path}/runs/a/config.resolved.yaml: ")
 
@@ -209,28 +211,28 @@ def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: Path) -> None
 def test_what_an_unfinished_run_of_other_settings_needs_is_mended_with_those(tmp_path: Path) -> None:
     """The figures and the settings beside them are of an earlier run of the same name."""
     earlier, other = _crops(tmp_path, "views.seed=9")
-    context, place = _crops(tmp_path)
-    assert other != place
+    context, entry_id = _crops(tmp_path)
+    assert other != entry_id
     _leave(earlier, "demo", other)
     with pytest.raises(KeyboardInterrupt), noting(context.run_dir, "now", resolved_yaml(context.settings)):
-        _stop(context, [place, *(step.place for step in prepare.steps(context))])
-    found, step = step_of(tmp_path, place, beneath=None)
-    assert step.place == place
+        _stop(context, [entry_id, *(step.entry_id for step in prepare.steps(context))])
+    found, step = step_of(tmp_path, entry_id, upstream=None)
+    assert step.entry_id == entry_id
     assert found.settings.views.seed == context.settings.views.seed != 9
     assert "/runs/demo/unfinished/now/config.resolved.yaml" in found.command
-    assert step_of(tmp_path, other, beneath=None)[0].settings.views.seed == 9
+    assert step_of(tmp_path, other, upstream=None)[0].settings.views.seed == 9
 
 
-def _stop(context: Context, places: list[str]) -> None:
-    refer(context.run_dir, "now", places)
+def _stop(context: Context, entry_ids: list[str]) -> None:
+    refer(context.run_dir, "now", entry_ids)
     raise KeyboardInterrupt
 
 
 def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made: dict[str, Entry]) -> None:
     made["unused"].path("file").unlink()
     assert cache("repair", made["unused"].key) == USER_MISTAKE
-    assert f"No experiment of {cache.home} uses {made['unused'].place}" in cache.err
-    assert f"  Next:    python -m pipeline.cache drop {made['unused'].place} --home {cache.home}\n" in cache.err
+    assert f"No experiment of {cache.home} uses {made['unused'].entry_id}" in cache.err
+    assert f"  Next:    python -m pipeline.cache drop {made['unused'].entry_id} --home {cache.home}\n" in cache.err
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_whatever_lies_where_a_lost_file_belongs_it_is_mended(
         path.mkdir()
     elif not lies_there.startswith("nothing"):
         path.symlink_to(tmp_path / ("elsewhere" if lies_there == "link to a folder" else "nowhere"))
-    assert cache("repair", entry.place, "--beneath", str(team)) == DONE
+    assert cache("repair", entry.entry_id, "--upstream", str(team)) == DONE
     assert entry.problems() == []
     assert cache("verify") == DONE
     assert (tmp_path / "elsewhere" / "own").exists()

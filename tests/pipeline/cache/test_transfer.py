@@ -53,20 +53,20 @@ def test_an_experiment_comes_to_another_home_whole(
 
 def test_entries_are_exported_by_key_each_once(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
     first, second = made["unused"], made["train"]
-    known = cache.json("export", first.key[:8], second.place, f"targets/{first.key[:8]}", str(tmp_path / "out"))
+    known = cache.json("export", first.key[:8], second.entry_id, f"targets/{first.key[:8]}", str(tmp_path / "out"))
     assert known == {
-        "entries": sorted([first.place, second.place]),
+        "entries": sorted([first.entry_id, second.entry_id]),
         "files": 2,
         "bytes": 14,
         "target": str(tmp_path / "out"),
     }
-    assert _names(tmp_path / "out") == sorted([first.place, second.place])
+    assert _names(tmp_path / "out") == sorted([first.entry_id, second.entry_id])
 
 
 def test_the_entries_of_several_experiments_come_together(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
     leave_run(cache.home, "second", [made["train"], made["unused"]])
     assert cache("export", "demo", "second", str(tmp_path / "out")) == DONE
-    assert _names(tmp_path / "out") == sorted(entry.place for entry in made.values())
+    assert _names(tmp_path / "out") == sorted(entry.entry_id for entry in made.values())
 
 
 def test_a_name_of_an_experiment_goes_before_the_beginning_of_a_key(
@@ -74,7 +74,7 @@ def test_a_name_of_an_experiment_goes_before_the_beginning_of_a_key(
 ) -> None:
     leave_run(cache.home, made["unused"].key[:4], [made["train"]])
     assert cache("export", made["unused"].key[:4], str(tmp_path / "out")) == DONE
-    assert _names(tmp_path / "out") == [made["train"].place]
+    assert _names(tmp_path / "out") == [made["train"].entry_id]
 
 
 def test_a_relative_target_lies_where_the_command_was_typed(
@@ -126,7 +126,7 @@ def test_an_experiment_whose_entries_lie_in_a_teams_home_is_exported_whole(
     shutil.copytree(cache.home / "store" / "targets", other.home / "store" / "targets")
     assert other("export", "demo", str(tmp_path / "out")) == USER_MISTAKE
     assert "are not there, such as " in other.err
-    assert other("export", "demo", str(tmp_path / "out"), "--beneath", str(cache.home)) == DONE
+    assert other("export", "demo", str(tmp_path / "out"), "--upstream", str(cache.home)) == DONE
     assert other.out.startswith("16 entries, 17 files, ")
 
 
@@ -134,7 +134,7 @@ def test_the_teams_experiments_are_known_by_name_too(
     tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     put(store_of(other.home), "instances", {"split": "mine"})
-    assert other("export", "demo", str(tmp_path / "out"), "--beneath", str(cache.home)) == DONE
+    assert other("export", "demo", str(tmp_path / "out"), "--upstream", str(cache.home)) == DONE
     assert len(_names(tmp_path / "out")) == 16
 
 
@@ -149,13 +149,13 @@ def test_an_entry_that_lies_in_a_teams_home_is_found_by_its_key(
     tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = put(store_of(other.home), "instances", {"split": "mine"})
-    monkeypatch.setenv("ODKD_BENEATH", str(cache.home))
+    monkeypatch.setenv("ODKD_UPSTREAM", str(cache.home))
     assert other("export", made["train"].key[:12], mine.key, str(tmp_path / "out")) == DONE
-    assert _names(tmp_path / "out") == sorted([made["train"].place, mine.place])
+    assert _names(tmp_path / "out") == sorted([made["train"].entry_id, mine.entry_id])
     assert other("export", "nobody", str(tmp_path / "none")) == USER_MISTAKE
     assert f"No entry in {other.home}/store or {cache.home}/store has a key that begins with 'nobody'" in other.err
     assert "; or the name of an experiment: demo" in other.err
-    assert other("export", f"{cache.home}/store/{made['train'].place}/", str(tmp_path / "again")) == DONE
+    assert other("export", f"{cache.home}/store/{made['train'].entry_id}/", str(tmp_path / "again")) == DONE
 
 
 def test_what_makes_a_teams_experiment_whole_is_run_in_the_teams_home(
@@ -163,7 +163,7 @@ def test_what_makes_a_teams_experiment_whole_is_run_in_the_teams_home(
 ) -> None:
     (cache.home / "runs" / "demo" / "metrics.json").write_text("{")
     put(store_of(other.home), "instances", {"split": "mine"})
-    assert other("export", "demo", str(tmp_path / "out"), "--beneath", str(cache.home)) == USER_MISTAKE
+    assert other("export", "demo", str(tmp_path / "out"), "--upstream", str(cache.home)) == USER_MISTAKE
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     assert f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage all\n" in other.err
 
@@ -171,20 +171,20 @@ def test_what_makes_a_teams_experiment_whole_is_run_in_the_teams_home(
 def test_a_teams_home_is_asked_only_for_what_is_missing(
     tmp_path: Path, cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ODKD_BENEATH", str(tmp_path / "out of reach"))
+    monkeypatch.setenv("ODKD_UPSTREAM", str(tmp_path / "out of reach"))
     assert cache("export", "demo", str(tmp_path / "out")) == DONE
     assert cache("export", "nobody", str(tmp_path / "none")) == USER_MISTAKE
-    assert "The home beneath" in cache.err
-    assert cache("export", "demo", str(tmp_path / "more"), "--beneath", str(tmp_path / "out of reach")) == USER_MISTAKE
-    assert "The home beneath" in cache.err
+    assert "The upstream home" in cache.err
+    assert cache("export", "demo", str(tmp_path / "more"), "--upstream", str(tmp_path / "out of reach")) == USER_MISTAKE
+    assert "The upstream home" in cache.err
 
 
 def test_damage_in_a_teams_home_is_to_be_looked_at_there(
     tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     made["train"].path("file").write_bytes(b"Content")
-    assert other("export", made["train"].key, str(tmp_path / "out"), "--beneath", str(cache.home)) == USER_MISTAKE
-    assert f"  Next:    python -m pipeline.cache verify {made['train'].place} --home {cache.home}\n" in other.err
+    assert other("export", made["train"].key, str(tmp_path / "out"), "--upstream", str(cache.home)) == USER_MISTAKE
+    assert f"  Next:    python -m pipeline.cache verify {made['train'].entry_id} --home {cache.home}\n" in other.err
 
 
 def test_damage_that_a_teams_home_makes_good_is_to_be_dropped(
@@ -193,13 +193,13 @@ def test_damage_that_a_teams_home_makes_good_is_to_be_dropped(
     shutil.copytree(cache.home, tmp_path / "own")
     own = Cache(tmp_path / "own", capsys)
     entry = made["unused"]
-    manifest = own.home / "store" / entry.place / "manifest.json"
+    manifest = own.home / "store" / entry.entry_id / "manifest.json"
     manifest.write_bytes(b"")
-    beneath = ("--beneath", str(cache.home))
-    assert own("export", entry.place, str(tmp_path / "out"), *beneath) == USER_MISTAKE
-    assert f"  Next:    python -m pipeline.cache drop {entry.place} --home {own.home}\n" in own.err
-    assert own("drop", entry.place) == DONE
-    assert own("export", entry.place, str(tmp_path / "out"), *beneath) == DONE
+    upstream = ("--upstream", str(cache.home))
+    assert own("export", entry.entry_id, str(tmp_path / "out"), *upstream) == USER_MISTAKE
+    assert f"  Next:    python -m pipeline.cache drop {entry.entry_id} --home {own.home}\n" in own.err
+    assert own("drop", entry.entry_id) == DONE
+    assert own("export", entry.entry_id, str(tmp_path / "out"), *upstream) == DONE
 
 
 def test_what_came_in_before_the_disk_was_full_is_told(
@@ -224,8 +224,8 @@ def test_a_file_where_an_imported_entry_belongs_is_told(
     tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], where: str
 ) -> None:
     entry = made["unused"]
-    assert cache("export", entry.place, str(tmp_path / "out")) == DONE
-    path = other.home / {"store": "store", "kind": f"store/{entry.manifest.kind}", "entry": f"store/{entry.place}"}[where]
+    assert cache("export", entry.entry_id, str(tmp_path / "out")) == DONE
+    path = other.home / {"store": "store", "kind": f"store/{entry.manifest.kind}", "entry": f"store/{entry.entry_id}"}[where]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"a disk's own")
     assert other("import", str(tmp_path / "out")) == USER_MISTAKE
@@ -263,7 +263,7 @@ def test_an_export_into_the_store_is_refused(cache: Cache, made: dict[str, Entry
 def test_damage_is_told_and_nothing_exported(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
     made["primary"].path("weights").write_bytes(b"W" * 2000)
     assert cache("export", "demo", str(tmp_path / "out.tar")) == USER_MISTAKE
-    assert f"CorruptEntryError: Entry {made['primary'].place}: weights does not match its sha256" in cache.err
+    assert f"CorruptEntryError: Entry {made['primary'].entry_id}: weights does not match its sha256" in cache.err
     assert not (tmp_path / "out.tar").exists()
 
 
@@ -271,8 +271,8 @@ def test_entries_with_other_bits_are_told_clearly(tmp_path: Path, cache: Cache, 
     mine = put(store_of(other.home), "instances", {"split": "train"}, {}, file=b"others!")
     assert cache("export", made["train"].key, made["val"].key, str(tmp_path / "out")) == DONE
     lines = other.lines("import", str(tmp_path / "out"))
-    assert [mine.place, "7 B", "there already, with other bits"] in lines
-    assert [made["val"].place, "7 B", "imported"] in lines
+    assert [mine.entry_id, "7 B", "there already, with other bits"] in lines
+    assert [made["val"].entry_id, "7 B", "imported"] in lines
     assert lines[-3] == [f"1 entry, 7 B imported into {other.home / 'store'}; 1 there already"]
     assert "both are valid" in lines[-2][0]
     assert mine.path("file").read_bytes() == b"others!"
@@ -281,7 +281,7 @@ def test_entries_with_other_bits_are_told_clearly(tmp_path: Path, cache: Cache, 
 def test_what_came_in_before_damage_is_told_beside_the_damage(
     tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
-    first, second = sorted([made["train"].place, made["unused"].place])
+    first, second = sorted([made["train"].entry_id, made["unused"].entry_id])
     assert cache("export", first, second, str(tmp_path / "out")) == DONE
     next((tmp_path / "out" / second).rglob("file")).write_bytes(b"Content")
     assert other("import", str(tmp_path / "out")) == USER_MISTAKE

@@ -40,18 +40,18 @@ def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
     entry = made["train bits"]
     damage(entry)
     assert cache("verify") == USER_MISTAKE
-    command = f"python -m pipeline.cache repair {entry.place} --home {cache.home}"
+    command = f"python -m pipeline.cache repair {entry.entry_id} --home {cache.home}"
     assert cache.out.splitlines() == [
-        f"{entry.place}: {said}",
+        f"{entry.entry_id}: {said}",
         f"  Next:    {command}",
         "17 entries, 18 files, 2.1 kB: 1 damaged file in 1 entry",
     ]
     assert cache.err.splitlines()[-3:] == [
-        f"CorruptEntryError: {entry.place} is damaged",
+        f"CorruptEntryError: {entry.entry_id} is damaged",
         "  Allowed: files as the manifests describe them",
         f"  Next:    {command}",
     ]
-    assert cache.json("verify")["damaged"] == {entry.place: {"problems": [said], "next": command}}
+    assert cache.json("verify")["damaged"] == {entry.entry_id: {"problems": [said], "next": command}}
     assert cache("verify", made["student"].key) == DONE
     assert cache.out == "1 entry, 1 file, 7 B: all as their manifests say\n"
     assert cache("verify", made["student"].key, entry.key[:8]) == USER_MISTAKE
@@ -60,8 +60,8 @@ def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
 def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: dict[str, Entry]) -> None:
     made["unused"].path("file").unlink()
     assert cache("verify") == USER_MISTAKE
-    place = made["unused"].place
-    again = f"python -m pipeline.cache drop {place} --home {cache.home}"
+    entry_id = made["unused"].entry_id
+    again = f"python -m pipeline.cache drop {entry_id} --home {cache.home}"
     assert f"Next:    {again}\n" in cache.out
     assert cache(*again.split()[3:]) == DONE
     assert cache("verify") == DONE
@@ -70,12 +70,12 @@ def test_verify_of_damage_that_no_experiment_uses_says_so(cache: Cache, made: di
 def test_verify_names_the_settings_of_the_run_that_needs_what_is_damaged(cache: Cache, made: dict[str, Entry]) -> None:
     """Those beside the figures of the same name are of an earlier run, and would make another entry."""
     entry = put(Store(cache.home / "store"), "students", {"of": "other settings"})
-    refer(cache.home / "runs" / "demo", "now", [entry.place])
+    refer(cache.home / "runs" / "demo", "now", [entry.entry_id])
     entry.path("file").unlink()
     config = cache.home / "runs" / "demo" / "unfinished" / "now" / "config.resolved.yaml"
     config.write_text("name: demo\n")
-    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage distill --force {entry.place}"
-    assert cache.json("verify")["damaged"][entry.place]["next"] == command
+    command = f"python -m pipeline.run --config {config} --home {cache.home} --stage distill --force {entry.entry_id}"
+    assert cache.json("verify")["damaged"][entry.entry_id]["next"] == command
 
 
 def test_what_cannot_be_read_is_not_to_be_made_again(
@@ -88,13 +88,13 @@ def test_what_cannot_be_read_is_not_to_be_made_again(
 
     monkeypatch.setattr(parts, "sha256_file", broken)
     for entry in (made["student"], made["train bits"]):
-        found = cache.json("verify", entry.place)["damaged"][entry.place]
+        found = cache.json("verify", entry.entry_id)["damaged"][entry.entry_id]
         assert "cannot be read (Input/output error)" in " ".join(found["problems"])
-        assert found["next"] == f"python -m pipeline.cache verify {entry.place} --home {cache.home}"
+        assert found["next"] == f"python -m pipeline.cache verify {entry.entry_id} --home {cache.home}"
         with pytest.raises(CorruptEntryError) as caught:
             entry.check()
         assert caught.value.run == found["next"]
-        assert cache("repair", entry.place) == USER_MISTAKE
+        assert cache("repair", entry.entry_id) == USER_MISTAKE
         assert f"  Next:    {found['next']}\n" in cache.err
 
 
@@ -103,8 +103,8 @@ def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_mended(cac
     for name in names:
         made[name].path(next(iter(made[name].manifest.files))).unlink()
     assert cache("verify") == USER_MISTAKE
-    assert list(cache.json("verify")["damaged"]) == [made[name].place for name in names]
-    assert f"CorruptEntryError: {made['train'].place} and 5 more entries are damaged" in cache.err
+    assert list(cache.json("verify")["damaged"]) == [made[name].entry_id for name in names]
+    assert f"CorruptEntryError: {made['train'].entry_id} and 5 more entries are damaged" in cache.err
 
 
 def test_verify_tells_what_an_experiment_names_and_nobody_has(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_verify_tells_what_an_experiment_names_and_nobody_has(cache: Cache, made
     again = f"python -m pipeline.run --config {config} --home {cache.home} --stage targets"
     assert cache("verify") == DONE, "what is there is whole"
     assert cache.out.splitlines()[:2] == [
-        f"Experiment 'demo' names 1 entry of which there is none, such as {made['train bits'].place}",
-        f"  Made again, unless --beneath HOME has it, by: {again}",
+        f"Experiment 'demo' names 1 entry of which there is none, such as {made['train bits'].entry_id}",
+        f"  Made again, unless --upstream HOME has it, by: {again}",
     ]
-    assert cache.json("verify")["missing"] == {"demo": {"entries": [made["train bits"].place], "next": again}}
-    assert cache.json("verify", "--beneath", str(tmp_path / "team"))["missing"] == {}
+    assert cache.json("verify")["missing"] == {"demo": {"entries": [made["train bits"].entry_id], "next": again}}
+    assert cache.json("verify", "--upstream", str(tmp_path / "team"))["missing"] == {}
 
 
 def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[str, Entry]) -> None:
@@ -129,7 +129,7 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
     # Nothing tells any more what its files should be, so that repair could not mend it; and it counts as not there.
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     command = f"python -m pipeline.run --config {config} --home {cache.home} --stage targets"
-    assert cache.json("verify")["damaged"][made["val bits"].place]["next"] == command
+    assert cache.json("verify")["damaged"][made["val bits"].entry_id]["next"] == command
     assert cache("verify", made["val"].key) == USER_MISTAKE
 
 
@@ -140,27 +140,28 @@ def test_entries_of_another_schema_version_are_told_and_may_be_dropped(
     manifest = local(entry.folder).parent / "manifest.json"
     manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 1}))
     assert cache("verify") == DONE, "it is not damaged"
-    drop = f"python -m pipeline.cache drop {entry.place} --dry-run --home {cache.home}"
-    assert f"1 entry of another schema version, which the release that wrote it reads, such as {entry.place}" in cache.out
+    drop = f"python -m pipeline.cache drop {entry.entry_id} --dry-run --home {cache.home}"
+    assert f"1 entry of another schema version, which the release that wrote it reads, such as {entry.entry_id}" in cache.out
     assert f"  To take one away: {drop}\n" in cache.out
-    assert cache.json("verify")["other_versions"] == [entry.place]
+    assert cache.json("verify")["other_versions"] == [entry.entry_id]
     assert cache("verify", entry.key) == USER_MISTAKE, "it was to be looked at, and was not"
     assert f"  Next:    {drop}\n" in cache.err
     assert cache("ls") == DONE
-    assert f"1 entry of another schema version, such as {entry.place}" in caplog.messages
+    assert f"1 entry of another schema version, such as {entry.entry_id}" in caplog.messages
     assert cache("gc", "--min-age", "0") == DONE
     assert manifest.exists()
     assert cache("drop", entry.key) == DONE
     assert list(manifest.parent.iterdir()) == []
 
 
-def test_the_command_that_mends_reads_the_home_beneath_too(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+def test_the_command_that_mends_reads_the_home_upstream_too(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
     (tmp_path / "team" / "store").mkdir(parents=True)
     made["train bits"].path("bits/c/0").unlink()
-    beneath = ("--beneath", str(tmp_path / "team"))
-    found = cache.json("verify", *beneath)["damaged"][made["train bits"].place]
+    upstream = ("--upstream", str(tmp_path / "team"))
+    found = cache.json("verify", *upstream)["damaged"][made["train bits"].entry_id]
     assert (
-        found["next"] == f"python -m pipeline.cache repair {made['train bits'].place} --home {cache.home} {' '.join(beneath)}"
+        found["next"]
+        == f"python -m pipeline.cache repair {made['train bits'].entry_id} --home {cache.home} {' '.join(upstream)}"
     )
 
 
@@ -171,15 +172,15 @@ def test_a_sample_of_nothing_is_refused(cache: Cache, made: dict[str, Entry]) ->
     assert f"  Next:    python -m pipeline.run --config FILE --home {cache.home} --stage all\n" in cache.err
 
 
-def test_a_home_beneath_that_is_out_of_reach_is_asked_only_for_what_is_missing(
+def test_a_home_upstream_that_is_out_of_reach_is_asked_only_for_what_is_missing(
     cache: Cache, made: dict[str, Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ODKD_BENEATH", str(tmp_path / "out of reach"))
+    monkeypatch.setenv("ODKD_UPSTREAM", str(tmp_path / "out of reach"))
     assert cache("verify") == DONE
     store_of(cache.home).discard(made["train bits"])
     assert cache("verify", made["student"].key) == DONE
     assert cache("verify") == USER_MISTAKE
-    assert "The home beneath" in cache.err
+    assert "The upstream home" in cache.err
 
 
 @pytest.mark.parametrize("command", [("verify",), ("ls",), ("gc",), ("drop", "targets")])
@@ -237,7 +238,7 @@ def test_damage_that_an_experiment_may_use_is_not_to_be_dropped(
     made["train bits"].path("zarr").unlink()
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     again = f"python -m pipeline.run --config {config} --home {cache.home} --stage all"
-    assert cache.json("verify")["damaged"][made["train bits"].place]["next"] == again
+    assert cache.json("verify")["damaged"][made["train bits"].entry_id]["next"] == again
     assert f"; to know it: {again}" in caplog.text
 
 
@@ -254,16 +255,16 @@ def test_lost_settings_are_told_and_stand_as_file_in_commands(
     local(made["train bits"].folder / "zarr").write_bytes(b"")
     damaged = cache.json("verify")["damaged"]
     again = f"python -m pipeline.run --config FILE --name demo --home {cache.home}"
-    assert damaged[made["student"].place]["next"] == f"{again} --stage distill --force {made['student'].place}"
+    assert damaged[made["student"].entry_id]["next"] == f"{again} --stage distill --force {made['student'].entry_id}"
     told = f"The settings of experiment 'demo' in {cache.home}/runs/demo are lost: FILE stands for a file with them"
     assert caplog.messages.count(told) == 1
     assert cache("repair", made["train bits"].key) == USER_MISTAKE
-    assert f"The settings of demo, which uses {made['train bits'].place}, are lost" in cache.err
+    assert f"The settings of demo, which uses {made['train bits'].entry_id}, are lost" in cache.err
     assert f"  Next:    {again} --stage all\n" in cache.err
 
 
 def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:
     local(made["train"].folder / "notes.txt").write_text("mine")
     assert cache("verify") == DONE
-    assert cache.out.startswith(f"{made['train'].place}: notes.txt is not named by the manifest, and not used\n")
-    assert cache.json("verify")["unnamed"] == {made["train"].place: ["notes.txt"]}
+    assert cache.out.startswith(f"{made['train'].entry_id}: notes.txt is not named by the manifest, and not used\n")
+    assert cache.json("verify")["unnamed"] == {made["train"].entry_id: ["notes.txt"]}

@@ -93,8 +93,8 @@ def test_joints_without_a_label_lie_at_the_origin(tmp_path: Path) -> None:
 
 def test_people_come_by_image_and_then_by_id_whatever_the_files_order(tmp_path: Path) -> None:
     images = [IMAGE | {"id": 7}, IMAGE | {"id": 3}]
-    places = [(5, 7), (9, 3), (2, 7), (4, 3)]
-    found, _ = sorted_file(tmp_path, *(person(id=key, image_id=image) for key, image in places), images=images)
+    entry_ids = [(5, 7), (9, 3), (2, 7), (4, 3)]
+    found, _ = sorted_file(tmp_path, *(person(id=key, image_id=image) for key, image in entry_ids), images=images)
     assert [(record.image_id, record.annotation_id) for record in found.records] == [(3, 4), (3, 9), (7, 2), (7, 5)]
 
 

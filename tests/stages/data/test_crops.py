@@ -69,11 +69,11 @@ def test_outside_the_picture_the_crop_is_black_and_no_mask() -> None:
 @pytest.mark.parametrize("rotation_deg", [0.0, 30.0, -75.0, 90.0])
 def test_joints_go_where_their_pixels_go(rotation_deg: float, flip: bool) -> None:
     affine = _affine(rotation_deg, flip)
-    joint, place = 9, (24, 40)  # the left wrist
+    joint, entry_id = 9, (24, 40)  # the left wrist
     picture = np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8)
-    picture[place[1], place[0]] = 255
+    picture[entry_id[1], entry_id[0]] = 255
     keypoints = np.zeros((1, 17, 3), np.float32)
-    keypoints[0, joint] = (*place, 2)
+    keypoints[0, joint] = (*entry_id, 2)
     moved = crop_keypoints(keypoints, affine[None], np.array([flip]))[0]
     light = crop_image(picture, affine, size_wh=SIZE_WH)[..., 0].astype(np.float64)
     rows, columns = np.indices(light.shape)

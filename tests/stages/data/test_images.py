@@ -29,8 +29,8 @@ from stages.data.images import (
     read_image_file,
     size_fault,
 )
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath
 from tests.support.shared_data import shared_data
 
 U8 = npt.NDArray[np.uint8]
@@ -334,14 +334,14 @@ def test_real_photographs_pass() -> None:
         (Path("/data"), errno.ENOENT, True),
         (Path("/data"), errno.EIO, True),
         (Path("/data"), errno.ENOSPC, False),
-        (ObjectPath("s3://bucket", "images"), errno.ENOENT, True),
-        (ObjectPath("s3://bucket", "images"), errno.EINVAL, True),
-        (ObjectPath("s3://bucket", "images"), errno.EIO, False),
-        (ObjectPath("s3://bucket", "images"), errno.ENOSPC, False),
+        (BucketPath("s3://bucket", "images"), errno.ENOENT, True),
+        (BucketPath("s3://bucket", "images"), errno.EINVAL, True),
+        (BucketPath("s3://bucket", "images"), errno.EIO, False),
+        (BucketPath("s3://bucket", "images"), errno.ENOSPC, False),
     ],
 )
 def test_storage_that_does_not_answer_makes_no_broken_picture(
-    root: Place, number: int, is_of_the_file: bool, monkeypatch: pytest.MonkeyPatch
+    root: StorePath, number: int, is_of_the_file: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Set aside, whole pictures would be missing from the table for ever."""
 

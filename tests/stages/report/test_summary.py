@@ -54,7 +54,7 @@ def test_every_entry_that_is_there_is_named_once_by_title(tmp_path: Path, target
         f"targets of the primary teacher ({second.key})": f"targets/{second.key}",
         "student": f"students/{STUDENT.key}",
     }
-    assert all((tmp_path / "store" / place / "manifest.json").is_file() for place in entries.values())
+    assert all((tmp_path / "store" / entry_id / "manifest.json").is_file() for entry_id in entries.values())
 
 
 def test_the_weights_are_named_once_they_are_there(tmp_path: Path, targets: list[Step]) -> None:

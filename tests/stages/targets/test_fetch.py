@@ -8,8 +8,8 @@ import pytest
 
 from stages.targets.repair import fetch
 from storage_schemas.errors import MissingInputError
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place, files_below, mirror
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath, files_below, mirror
 from storage_schemas.store.store import Entry, Store
 from tests.support.store_samples import CONTENT, make_entry
 
@@ -17,11 +17,11 @@ FIRST, SECOND = list(CONTENT)[:2]
 
 
 def _entry(request: pytest.FixtureRequest, kind: str, folder: Path, name: str) -> Entry:
-    place: Place = folder
+    path: StorePath = folder
     if kind == "bucket":
-        bucket: ObjectPath = request.getfixturevalue("bucket")
-        place = bucket
-    return make_entry(Store(place / name / "store"))
+        bucket: BucketPath = request.getfixturevalue("bucket")
+        path = bucket
+    return make_entry(Store(path / name / "store"))
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -38,7 +38,7 @@ def _damage(entry: Entry, name: str) -> None:
     file = entry.folder / name
     data = file.read_bytes()
     flipped = bytes([data[0] ^ 1]) + data[1:]
-    if isinstance(file, ObjectPath):
+    if isinstance(file, BucketPath):
         file.put(flipped)
         # This node made it, and has it whole.
         (mirror(entry.folder) / name).unlink()
@@ -74,6 +74,6 @@ def test_what_is_damaged_there_too_stays_as_it_is(own: Entry, team: Entry, caplo
 
 def test_an_entry_that_is_taken_out_meanwhile_is_told_and_nothing_is_put_in_its_place(own: Entry, team: Entry) -> None:
     Store(own.folder.parents[2]).discard(own)
-    with pytest.raises(MissingInputError, match=f"{own.place} was taken out of the store"):
+    with pytest.raises(MissingInputError, match=f"{own.entry_id} was taken out of the store"):
         fetch(own, team, [FIRST])
     assert not any(name.endswith(FIRST) for name in files_below(own.folder.parents[2]))

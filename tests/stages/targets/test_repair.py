@@ -133,7 +133,7 @@ def test_bits_are_not_made_from_damaged_crops(home: Path) -> None:
     crops = context.need(targets.view_step(context, "train", 1))
     _damage(entry, "bits/c/0/0")
     _damage(crops, "flip/c/0")
-    with pytest.raises(CorruptEntryError, match=crops.place):
+    with pytest.raises(CorruptEntryError, match=crops.entry_id):
         repair.repair(context, step, list(entry.damaged()), connect=_connected)
     assert list(entry.damaged()) == ["bits/c/0/0"]
     assert not list(local(entry.folder).glob("repair-*"))
@@ -154,10 +154,10 @@ def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) ->
     with pytest.raises(CorruptEntryError) as caught:
         repair.repair(_context(home), step, list(entry.damaged()), connect=_connected)
     assert caught.value.seen == (
-        f"{entry.place}: computed again on cpu, peak/c/0/0 is not what was lost, which was made on cuda, far; "
+        f"{entry.entry_id}: computed again on cpu, peak/c/0/0 is not what was lost, which was made on cuda, far; "
         "1 of 2 damaged files were made again"
     )
-    assert caught.value.run == f"python -m pipeline.cache drop {entry.place} --used --home {home}"
+    assert caught.value.run == f"python -m pipeline.cache drop {entry.entry_id} --used --home {home}"
     assert list(entry.damaged()) == ["peak/c/0/0"], "what is not as it was is not put there"
     assert not list(local(entry.folder).glob("repair-*"))
 
@@ -187,7 +187,7 @@ def test_an_entry_that_is_dropped_meanwhile_is_said_to_be_gone(home: Path, monke
     step, entry = _bits(context)
     _damage(entry, "bits/c/0/0")
     _spied(monkeypatch, lambda _: context.store.discard(entry))
-    with pytest.raises(MissingInputError, match=f"{entry.place} was taken out of the store") as caught:
+    with pytest.raises(MissingInputError, match=f"{entry.entry_id} was taken out of the store") as caught:
         repair.repair(context, step, ["bits/c/0/0"], connect=_connected)
     assert caught.value.run == "odkd --stage targets"
     assert context.store.find(step.kind, step.recipe) is None
@@ -225,7 +225,7 @@ def test_a_repair_that_is_killed_leaves_nothing_that_counts_and_the_next_one_end
     _damage(entry, *damaged)
     run_dir = context.run_dir
     (local(run_dir) / "config.resolved.yaml").write_text(resolved_yaml(context.settings))
-    (local(run_dir) / "metrics.json").write_text(json.dumps({"entries": [entry.place]}))
+    (local(run_dir) / "metrics.json").write_text(json.dumps({"entries": [entry.entry_id]}))
     command = [sys.executable, "-m", "pipeline.cache", "repair", entry.key, "--home", str(home)]
     # A session of its own: its Ray's processes belong to it, and those of this one do not.
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

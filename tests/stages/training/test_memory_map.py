@@ -82,8 +82,8 @@ def entry(tmp_path: Path) -> Path:
     return folder
 
 
-def _files(place: Path) -> list[str]:
-    return [path.name for path in place.rglob("*") if path.is_file()]
+def _files(path: Path) -> list[str]:
+    return [path.name for path in path.rglob("*") if path.is_file()]
 
 
 def _refuse(*_: object) -> npt.NDArray[np.uint8]:

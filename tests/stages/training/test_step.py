@@ -63,8 +63,8 @@ def make_batch(rows: list[int], keypoints_K3: npt.NDArray[np.float32] | None = N
 def teachers(tmp_path: Path) -> Iterator[dict[Role, MappedArray]]:
     """Four people; in row 2 the primary sees joint 3 at (x, y) = (6, 10), and the senior joint 5 at (8, 2)."""
     found: dict[Role, MappedArray] = {}
-    places: dict[Role, tuple[int, int, int]] = {"primary": (3, 10, 6), "senior": (5, 2, 8)}
-    for role, (joint, y, x) in places.items():
+    entry_ids: dict[Role, tuple[int, int, int]] = {"primary": (3, 10, 6), "senior": (5, 2, 8)}
+    for role, (joint, y, x) in entry_ids.items():
         bits = np.zeros((4, 17, 16, 16), dtype=bool)
         bits[2, joint, y, x] = True
         folder = tmp_path / role

@@ -19,9 +19,10 @@ def store(folder: Path) -> dict[int, bytes]:
     jpegs = {7: b"seven", 3: b"three" * 20, 9: b"nine"}
     crops = []
     for shard, people in (("crops-00000-000.jpegs", [7, 3]), ("crops-00001-000.jpegs", [9])):
-        places = write_shard(folder, shard, [jpegs[person] for person in people])
+        entry_ids = write_shard(folder, shard, [jpegs[person] for person in people])
         crops += [
-            StoredCrop(person, 16, 32, person, 2 * person, shard, *place) for person, place in zip(people, places, strict=True)
+            StoredCrop(person, 16, 32, person, 2 * person, shard, *entry_id)
+            for person, entry_id in zip(people, entry_ids, strict=True)
         ]
     write_index(folder, crops)
     return jpegs

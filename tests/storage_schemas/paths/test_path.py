@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.paths.bucket import ObjectPath
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import Place, children, files_below, mirror, place_of, remove_tree
+from storage_schemas.paths.path import StorePath, children, files_below, mirror, parse_path, remove_tree
 from storage_schemas.store.gc import find_garbage, remove
-from storage_schemas.store.inventory import places, take_inventory
+from storage_schemas.store.inventory import entry_ids, take_inventory
 from storage_schemas.store.lease import LeaseWatch
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
@@ -28,7 +28,7 @@ from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry
 
 
 @pytest.fixture
-def store(bucket: ObjectPath) -> Store:
+def store(bucket: BucketPath) -> Store:
     return Store(bucket / "home" / "store")
 
 
@@ -51,22 +51,22 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_text_names_a_bucket_or_a_path() -> None:
-    assert place_of("s3://b/a/c") == ObjectPath("s3://b", "a") / "c"
-    assert place_of("gs://b//a/") == ObjectPath("gs://b", "a")
-    assert place_of("s3://b") == ObjectPath("s3://b", "")
-    assert place_of("/a/b") == Path("/a/b")
-    place = place_of("s3://b/a/c")
-    assert isinstance(place, ObjectPath)
-    assert (str(place), place.name, place.parent, place.with_name("d")) == (
+    assert parse_path("s3://b/a/c") == BucketPath("s3://b", "a") / "c"
+    assert parse_path("gs://b//a/") == BucketPath("gs://b", "a")
+    assert parse_path("s3://b") == BucketPath("s3://b", "")
+    assert parse_path("/a/b") == Path("/a/b")
+    path = parse_path("s3://b/a/c")
+    assert isinstance(path, BucketPath)
+    assert (str(path), path.name, path.parent, path.with_name("d")) == (
         "s3://b/a/c",
         "c",
-        place_of("s3://b/a"),
-        place_of("s3://b/a/d"),
+        parse_path("s3://b/a"),
+        parse_path("s3://b/a/d"),
     )
-    assert [str(each) for each in place.parents] == ["s3://b/a", "s3://b/"]
+    assert [str(each) for each in path.parents] == ["s3://b/a", "s3://b/"]
 
 
-def test_an_object_is_written_read_listed_and_removed(bucket: ObjectPath) -> None:
+def test_an_object_is_written_read_listed_and_removed(bucket: BucketPath) -> None:
     name = "we ird+name%25é.json"
     (bucket / "a" / "b" / name).put(b"1")
     (bucket / "a" / "c").put(b"234")
@@ -84,7 +84,7 @@ def test_an_object_is_written_read_listed_and_removed(bucket: ObjectPath) -> Non
     (bucket / "a" / "c").unlink()
 
 
-def test_an_object_is_created_once(bucket: ObjectPath) -> None:
+def test_an_object_is_created_once(bucket: BucketPath) -> None:
     write_atomic(bucket / "a", b"first", exclusive=True)
     with pytest.raises(FileExistsError):
         write_atomic(bucket / "a", b"second", exclusive=True)
@@ -100,10 +100,10 @@ def test_an_entry_in_a_bucket_has_the_payload_of_one_in_a_folder(store: Store, p
     assert store.find("targets", RECIPE) == made
     assert store.find("targets", {**RECIPE, "threshold": 0.4}) is None
     assert list(store.entries("targets")) == [made]
-    assert places(store) == [made.place]
-    assert take_inventory(store).entries == {made.place: made}
-    names = {f"{made.place}/{made.folder.name}/{name}" for name in FILES}
-    assert _names(store) == {*names, f"{made.place}/manifest.json"}
+    assert entry_ids(store) == [made.entry_id]
+    assert take_inventory(store).entries == {made.entry_id: made}
+    names = {f"{made.entry_id}/{made.folder.name}/{name}" for name in FILES}
+    assert _names(store) == {*names, f"{made.entry_id}/manifest.json"}
     with store.draft("targets", RECIPE) as draft:
         assert draft == made
 
@@ -121,13 +121,13 @@ def test_another_node_reads_an_entry_whole_or_not_at_all(store: Store, tmp_path:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda place: place.unlink(missing_ok=True), "is missing"),
-        (lambda place: write_atomic(place, b"first shar"), "has 10 bytes where the manifest says 11"),
-        (lambda place: write_atomic(place, b"first shaRd"), "does not match its sha256"),
+        (lambda path: path.unlink(missing_ok=True), "is missing"),
+        (lambda path: write_atomic(path, b"first shar"), "has 10 bytes where the manifest says 11"),
+        (lambda path: write_atomic(path, b"first shaRd"), "does not match its sha256"),
     ],
 )
 def test_a_damaged_object_is_named_and_never_read(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Place], None], said: str
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[StorePath], None], said: str
 ) -> None:
     made = make_entry(store)
     damage(made.folder / "bits/c/0")
@@ -135,9 +135,9 @@ def test_a_damaged_object_is_named_and_never_read(
     for read in (partial(made.path, "bits/c/0"), made.near):
         with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}") as caught:
             read()
-        assert caught.value.run == f"python -m pipeline.cache repair {made.place} --home {store.root.parent}"
+        assert caught.value.run == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
     assert made.problems() == [f"bits/c/0 {said}"]
-    assert verify(store, take_inventory(store), advance=lambda: None).damaged == {made.place: [f"bits/c/0 {said}"]}
+    assert verify(store, take_inventory(store), advance=lambda: None).damaged == {made.entry_id: [f"bits/c/0 {said}"]}
     with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}"):
         made.check()
 
@@ -152,7 +152,7 @@ def test_what_is_damaged_on_the_node_is_fetched_again(
         assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
     assert f"{path} is not what it should be" in caplog.text
     # As long as it is whole, it is not asked for.
-    monkeypatch.setattr(ObjectPath, "blocks", None)
+    monkeypatch.setattr(BucketPath, "blocks", None)
     assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
 
 
@@ -169,7 +169,7 @@ def test_what_was_lost_is_put_back_and_nothing_else(store: Store) -> None:
 
 def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(store: Store) -> None:
     manifest = make_entry(store).folder.parent / "manifest.json"
-    assert isinstance(manifest, ObjectPath)
+    assert isinstance(manifest, BucketPath)
     manifest.put(b"{}")
     assert store.find("targets", RECIPE) is None
     again = make_entry(store)
@@ -192,7 +192,7 @@ def test_parts_of_a_dead_writer_are_adopted_at_another_node(
     store: Store, payload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = unfinished(store, (0,))
-    assert isinstance(dead, ObjectPath)
+    assert isinstance(dead, BucketPath)
     (dead / "rubbish").put(b"half written")
     _elsewhere(monkeypatch, tmp_path)
     told: list[str] = []
@@ -204,7 +204,7 @@ def test_parts_of_a_dead_writer_are_adopted_at_another_node(
             write_file(draft, name)
         finish_part(draft.folder, "block-1", ["bits/c/1"])
         entry = draft.commit(FILES, measured={})
-    assert told == [f"{entry.place}: going on from 1 finished parts of an earlier run"]
+    assert told == [f"{entry.entry_id}: going on from 1 finished parts of an earlier run"]
     assert (entry.manifest.payload, entry.problems()) == (payload, [])
     assert {name.split("/")[2] for name in _names(store)} == {"manifest.json", entry.folder.name}
 
@@ -248,7 +248,7 @@ def test_what_another_writer_has_committed_is_found_at_once_by_whoever_waited_fo
     assert store.find("targets", RECIPE) == made
 
 
-def test_a_name_that_no_object_can_have_is_an_error_of_the_file(bucket: ObjectPath) -> None:
+def test_a_name_that_no_object_can_have_is_an_error_of_the_file(bucket: BucketPath) -> None:
     with pytest.raises(OSError, match=r"\[Errno 22\]"):
         (bucket / "images" / "./a.jpg").read_bytes()
 
@@ -257,14 +257,14 @@ def test_processes_of_a_node_fetch_a_file_once(store: Store, tmp_path: Path, mon
     made = make_entry(store)
     _elsewhere(monkeypatch, tmp_path)
     asked: list[str] = []
-    real = ObjectPath.blocks
+    real = BucketPath.blocks
 
-    def blocks(self: ObjectPath) -> Iterator[bytes]:
+    def blocks(self: BucketPath) -> Iterator[bytes]:
         asked.append(self.name)
         time.sleep(0.1)
         return real(self)
 
-    monkeypatch.setattr(ObjectPath, "blocks", blocks)
+    monkeypatch.setattr(BucketPath, "blocks", blocks)
     with ThreadPoolExecutor(4) as pool:
         assert len({path.read_bytes() for path in pool.map(made.path, ["bits/c/0"] * 4)}) == 1
     assert asked == ["0"]
@@ -311,7 +311,7 @@ def test_of_processes_that_commit_at_the_same_time_one_wins(store: Store) -> Non
     assert [problems for _, problems in results] == [[], [], []]
 
 
-def _race_unwatched(root: ObjectPath, start: object, found: object) -> None:
+def _race_unwatched(root: BucketPath, start: object, found: object) -> None:
     LeaseWatch.is_dead = lambda _: True  # type: ignore[method-assign, assignment]
     _race(Store(root), start, found)
 
@@ -322,7 +322,7 @@ def test_what_died_long_ago_and_what_nobody_uses_is_garbage(store: Store) -> Non
     assert left == {}
     assert {(item.what, item.paths[-1]) for item in garbage} == {("unfinished work", dead), ("entry", made.folder)}
     assert find_garbage(store, (), min_age_seconds=3600, tell=lambda _: None) == ([], {})
-    assert find_garbage(store, {made.place}, min_age_seconds=0, tell=lambda _: None)[0] != garbage
+    assert find_garbage(store, {made.entry_id}, min_age_seconds=0, tell=lambda _: None)[0] != garbage
     for item in garbage:
         assert item.size > 0
         assert remove(store, item, lambda: False)
@@ -355,4 +355,4 @@ def test_with_every_third_request_failing_entries_are_made_and_read_whole(
     server.fail_every(0)
     assert [entry.problems() for entry in entries] == [[]] * 5
     assert not dead.is_dir()
-    assert len(places(store)) == 5
+    assert len(entry_ids(store)) == 5

@@ -54,7 +54,7 @@ def test_an_export_holds_the_entries_as_the_store_has_them_and_a_list(
     seen: list[None] = []
     export_entries(entries, tmp_path / name, advance=lambda: seen.append(None))
     found = read(tmp_path / name)
-    assert json.loads(found.pop("export.json")) == {"schema": 1, "entries": [entry.place for entry in entries]}
+    assert json.loads(found.pop("export.json")) == {"schema": 1, "entries": [entry.entry_id for entry in entries]}
     assert found == _expected(entries)
     assert len(seen) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, "store"]
@@ -99,9 +99,9 @@ def test_damage_is_named_and_leaves_no_export(
     tmp_path: Path, entries: list[Entry], name: str, damage: Callable[[Path], object], said: str
 ) -> None:
     damage(entries[1].path("bits/c/1"))
-    with pytest.raises(CorruptEntryError, match=f"Entry {entries[1].place}: {said}; nothing is exported") as caught:
+    with pytest.raises(CorruptEntryError, match=f"Entry {entries[1].entry_id}: {said}; nothing is exported") as caught:
         _export(entries, tmp_path / name)
-    assert caught.value.run.startswith(f"python -m pipeline.cache verify {entries[1].place} --home ")
+    assert caught.value.run.startswith(f"python -m pipeline.cache verify {entries[1].entry_id} --home ")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 

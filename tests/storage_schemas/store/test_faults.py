@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_at_any_moment_loses_nothing(tmp_path: Path, payload
             assert found is None or found.problems() == []
             again = make_entry(store)
             assert (again.manifest.payload, again.problems(), other.problems()) == (payload, [], [])
-            assert find_entry(store, other.place) == other
+            assert find_entry(store, other.entry_id) == other
     # Three files, two markers, a manifest and a lease.
     assert failed >= 7
 
@@ -76,7 +76,7 @@ def test_a_store_that_may_only_be_read_gives_what_it_has_and_takes_nothing(tmp_p
         begun = unfinished(store, (0,))
         remount(tmp_path / "disk", "ro")
         assert store.find("targets", OTHER) == entry
-        assert (entry.problems(), find_entry(store, entry.place)) == ([], entry)
+        assert (entry.problems(), find_entry(store, entry.entry_id)) == ([], entry)
         with store.draft("targets", OTHER) as same:
             assert same == entry
         with pytest.raises(OSError, match="Read-only file system"):
@@ -128,7 +128,7 @@ def test_a_clock_that_jumps_neither_doubles_nor_loses_work(
         with clock_moved(monkeypatch, by):
             # The living writer's work looks a year old, or as if it were to begin in a year.
             monkeypatch.setattr(garbage_module, "EXPIRE_SECONDS", 1.0)
-            garbage, left = find_garbage(store, {other.place}, min_age_seconds=3600, tell=told.append)
+            garbage, left = find_garbage(store, {other.entry_id}, min_age_seconds=3600, tell=told.append)
             assert garbage == []
             assert [reason for reason in left.values() if f"process {process.pid}" in reason]
 

@@ -36,7 +36,7 @@ def _left(store: Store, used: Collection[str] = ()) -> dict[str, str]:
 
 
 def _told(garbage: Collection[Garbage]) -> list[tuple[str, str]]:
-    return [(item.place, item.what) for item in garbage]
+    return [(item.entry_id, item.what) for item in garbage]
 
 
 def _collect(store: Store, used: Collection[str] = ()) -> None:
@@ -54,9 +54,9 @@ def _files(store: Store) -> set[str]:
 def test_an_old_entry_that_nobody_uses_goes_and_one_that_is_used_stays(store: Store) -> None:
     used, unused = make_entry(store), make_entry(store, {**RECIPE, "threshold": 0.4})
     grow_old(local(store.root), 25)
-    (item,) = _find(store, {used.place})
+    (item,) = _find(store, {used.entry_id})
     manifest = unused.folder.parent / "manifest.json"
-    assert (item.place, item.what, item.paths) == (unused.place, "entry", (manifest, unused.folder))
+    assert (item.entry_id, item.what, item.paths) == (unused.entry_id, "entry", (manifest, unused.folder))
     # Files of 11, 11 and 2 bytes, and the manifest.
     assert item.size == 24 + local(manifest).stat().st_size
     assert item.age_seconds == pytest.approx(25 * HOUR, abs=60)
@@ -100,11 +100,11 @@ def test_an_entry_of_another_release_is_left_alone(store: Store, used: set[str],
     with store.draft("targets", {"of": "another release"}) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        place = draft.commit(FILES, measured={}).place
+        entry_id = draft.commit(FILES, measured={}).entry_id
     monkeypatch.undo()
     grow_old(local(store.root), 25)
     assert _find(store, used) == []
-    assert "schema version 7" in _left(store, used)[place]
+    assert "schema version 7" in _left(store, used)[entry_id]
 
 
 def test_an_entry_that_is_used_since_it_was_looked_at_stays(store: Store) -> None:
@@ -311,7 +311,7 @@ def test_nothing_goes_where_a_writer_is_at_work(store: Store, hours: float) -> N
         local(draft.folder.with_name(f"{draft.folder.name}.lease")).touch()
         found = _find(store, hours=hours)
         assert [item.what for item in found] == ["entry"]
-        assert found[0].place != PLACE
+        assert found[0].entry_id != PLACE
         assert _left(store)[PLACE] == f"process {os.getpid()} on {os.uname().nodename} is making it"
         assert set(draft.parts()) == finished == {"block-0"}
 

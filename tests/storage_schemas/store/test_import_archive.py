@@ -120,10 +120,10 @@ def test_an_export_without_entries_or_files_comes_in(tmp_path: Path, store: Stor
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"first sharD", "is damaged: {place}, bits/c/0 does not match its sha256"),
-        (b"first", "is not whole: {place}, bits/c/0 has 5 bytes where the manifest says 11"),
-        (b"", "is not whole: {place}, bits/c/0 has 0 bytes where the manifest says 11"),
-        (None, "is not whole: {place}, bits/c/0 is missing"),
+        (b"first sharD", "is damaged: {entry_id}, bits/c/0 does not match its sha256"),
+        (b"first", "is not whole: {entry_id}, bits/c/0 has 5 bytes where the manifest says 11"),
+        (b"", "is not whole: {entry_id}, bits/c/0 has 0 bytes where the manifest says 11"),
+        (None, "is not whole: {entry_id}, bits/c/0 is missing"),
     ],
 )
 def test_a_damaged_file_keeps_its_entry_out_and_is_named(
@@ -139,7 +139,7 @@ def test_a_damaged_file_keeps_its_entry_out_and_is_named(
         source = tmp_path / "out.tar"
     with pytest.raises(CorruptEntryError) as caught:
         imported(store, source)
-    assert caught.value.seen == f"{source} {said.format(place=entries[0].place)}"
+    assert caught.value.seen == f"{source} {said.format(entry_id=entries[0].entry_id)}"
     assert _found(store) is None
     assert is_untouched(store)
 
@@ -156,7 +156,7 @@ def test_swapped_files_are_noticed(tmp_path: Path, store: Store, entries: list[E
 
 def test_what_came_in_before_the_damage_is_whole(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out")
-    (source / entries[1].place / entries[1].folder.name / "zarr.json").write_bytes(b"[]")
+    (source / entries[1].entry_id / entries[1].folder.name / "zarr.json").write_bytes(b"[]")
     with pytest.raises(CorruptEntryError):
         imported(store, source)
     first = _found(store)
@@ -242,7 +242,7 @@ def test_an_export_of_another_release_is_refused(tmp_path: Path, store: Store, e
 
 def test_a_manifest_of_another_release_is_refused_as_in_the_store(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out")
-    manifest = source / entries[1].place / "manifest.json"
+    manifest = source / entries[1].entry_id / "manifest.json"
     manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 3}))
     with pytest.raises(StoreError, match="schema version 3") as caught:
         imported(store, source)
@@ -277,7 +277,7 @@ def test_an_interrupted_import_leaves_nothing_of_its_entry(
         imported(store, source, stop)
     assert _found(store) is not None
     assert _found(store, OTHER) is None
-    assert list(local(store.root / entries[1].place).iterdir()) == []
+    assert list(local(store.root / entries[1].entry_id).iterdir()) == []
     assert imported(store, source) == ["there already", "imported"]
 
 
@@ -315,7 +315,7 @@ def test_a_killed_import_is_not_found_and_the_next_one_is_whole(tmp_path: Path, 
             process.communicate("\n", timeout=60)
         assert process.returncode == -9
         assert _found(store) is None
-        assert (store.root / entries[0].place).is_dir(), "it had begun"
+        assert (store.root / entries[0].entry_id).is_dir(), "it had begun"
     assert imported(store, source) == ["imported", "imported"]
     found = _found(store)
     assert found is not None
@@ -368,7 +368,7 @@ def test_an_import_waits_for_a_writer_that_is_at_it_and_takes_that_ones_entry(
         with opened_archive(source) as archive:
             outcome = import_entry(store, archive, archive.manifests[0], advance=lambda: None, tell=told.append)
     assert outcome == "there already"
-    assert told[0].startswith(f"Waiting for {entries[0].place}, which process {os.getpid()}")
+    assert told[0].startswith(f"Waiting for {entries[0].entry_id}, which process {os.getpid()}")
 
 
 def test_parts_of_a_dead_writer_are_told_nothing_of(tmp_path: Path, store: Store, entries: list[Entry]) -> None:

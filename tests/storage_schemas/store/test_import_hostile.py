@@ -76,7 +76,7 @@ def test_a_member_of_negative_size_is_refused_and_not_read_for_ever(tmp_path: Pa
 def _hostile(tmp_path: Path, entry: Entry, change: Callable[[dict[str, bytes], str], None]) -> Path:
     """A tar file of the export of an entry after ``change`` of its files; that is given the manifest's name."""
     files = content_of(exported([entry], tmp_path / "plain"))
-    change(files, f"{entry.place}/manifest.json")
+    change(files, f"{entry.entry_id}/manifest.json")
     write_tar(tmp_path / "out.tar", files)
     return tmp_path / "out.tar"
 
@@ -130,18 +130,18 @@ def test_a_manifest_at_another_place_or_of_an_unknown_kind_is_refused(
         if kind == "targets":
             files[manifest] = text
         else:
-            files["export.json"] = json.dumps({"schema": 1, "entries": [other.place]}).encode()
-            files[f"{other.place}/manifest.json"] = text
+            files["export.json"] = json.dumps({"schema": 1, "entries": [other.entry_id]}).encode()
+            files[f"{other.entry_id}/manifest.json"] = text
 
     with pytest.raises(CorruptEntryError, match=said):
         imported(store, _hostile(tmp_path, entries[0], change))
     assert is_untouched(store)
 
 
-@pytest.mark.parametrize("place", ["../from/targets/x", "/etc", "targets", "", "targets/../targets/x"])
-def test_a_list_that_leads_elsewhere_is_refused(tmp_path: Path, store: Store, entries: list[Entry], place: str) -> None:
+@pytest.mark.parametrize("entry_id", ["../from/targets/x", "/etc", "targets", "", "targets/../targets/x"])
+def test_a_list_that_leads_elsewhere_is_refused(tmp_path: Path, store: Store, entries: list[Entry], entry_id: str) -> None:
     source = exported(entries, tmp_path / "out")
-    (source / "export.json").write_text(json.dumps({"schema": 1, "entries": [place]}))
+    (source / "export.json").write_text(json.dumps({"schema": 1, "entries": [entry_id]}))
     with pytest.raises(CorruptEntryError, match="there is no "):
         imported(store, source)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, SchemaVersionError
-from storage_schemas.store.inventory import find_entry, find_place, places, take_inventory
+from storage_schemas.store.inventory import entry_ids, find_entry, find_place, take_inventory
 from storage_schemas.store.manifest import key_of
 from storage_schemas.store.store import Store
 from tests.support.buckets import local
@@ -24,20 +24,20 @@ def store(tmp_path: Path) -> Store:
 def test_every_entry_is_found_at_its_place(tmp_path: Path, store: Store) -> None:
     made = a_home(tmp_path)
     inventory = take_inventory(store)
-    assert dict(inventory.entries) == {entry.place: entry for entry in made.values()}
+    assert dict(inventory.entries) == {entry.entry_id: entry for entry in made.values()}
     assert inventory.unreadable == {}
-    assert places(store) == sorted(entry.place for entry in made.values())
+    assert entry_ids(store) == sorted(entry.entry_id for entry in made.values())
 
 
 def test_a_store_that_is_not_there_holds_nothing(store: Store) -> None:
-    assert places(store) == []
+    assert entry_ids(store) == []
     assert take_inventory(store).entries == {}
 
 
 def test_what_has_no_manifest_is_no_entry(store: Store) -> None:
     made = make_entry(store)
     (made.folder.parent / "manifest.json").unlink()
-    assert places(store) == []
+    assert entry_ids(store) == []
 
 
 def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store: Store) -> None:
@@ -50,16 +50,16 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     path.unlink()
     path.mkdir()
     inventory = take_inventory(store)
-    assert list(inventory.entries) == [good.place]
+    assert list(inventory.entries) == [good.entry_id]
     errors = inventory.unreadable
-    assert {place: type(error) for place, error in errors.items()} == {
-        damaged.place: CorruptEntryError,
-        newer.place: SchemaVersionError,
-        folder.place: CorruptEntryError,
+    assert {entry_id: type(error) for entry_id, error in errors.items()} == {
+        damaged.entry_id: CorruptEntryError,
+        newer.entry_id: SchemaVersionError,
+        folder.entry_id: CorruptEntryError,
     }
-    assert "is not a manifest" in errors[damaged.place].seen
-    assert "schema version 7" in errors[newer.place].seen
-    assert "manifest.json is a folder" in errors[folder.place].seen
+    assert "is not a manifest" in errors[damaged.entry_id].seen
+    assert "schema version 7" in errors[newer.entry_id].seen
+    assert "manifest.json is a folder" in errors[folder.entry_id].seen
 
 
 def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,14 +70,14 @@ def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeyp
 
     monkeypatch.setattr(Path, "read_bytes", broken)
     with pytest.raises(CorruptEntryError, match=r"manifest\.json cannot be read \(Input/output error\)"):
-        find_entry(store, made.place)
+        find_entry(store, made.entry_id)
 
 
 def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> None:
     made = make_entry(store)
     store.discard(made)
-    with pytest.raises(MissingInputError, match=f"no entry {made.place}"):
-        find_entry(store, made.place)
+    with pytest.raises(MissingInputError, match=f"no entry {made.entry_id}"):
+        find_entry(store, made.entry_id)
 
 
 # Which entry a key means
@@ -89,7 +89,7 @@ def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> No
 def test_a_key_may_be_shortened_and_may_name_its_kind(store: Store, spelling: str) -> None:
     made = make_entry(store)
     put(store, "views", {"view": 1})
-    assert find_place(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.place
+    assert find_place(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.entry_id
 
 
 def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: Store) -> None:
@@ -110,12 +110,12 @@ def test_what_is_the_beginning_of_no_key_is_refused(store: Store, text: str) -> 
 
 def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Store) -> None:
     made = [f"{kind}/{key_of(kind, {'view': number})}" for kind in ("views", "targets") for number in range(20)]
-    for place in made:
-        (store.root / place).mkdir(parents=True)
-        local(store.root / place / "manifest.json").touch()
-    digits = [place.partition("/")[2][0] for place in made]
+    for entry_id in made:
+        (store.root / entry_id).mkdir(parents=True)
+        local(store.root / entry_id / "manifest.json").touch()
+    digits = [entry_id.partition("/")[2][0] for entry_id in made]
     common = next(digit for digit in digits if digits.count(digit) > 1)
-    several = sorted(place for place in made if place.partition("/")[2][0] == common)
+    several = sorted(entry_id for entry_id in made if entry_id.partition("/")[2][0] == common)
     with pytest.raises(ConfigError, match=f"'{common}' is the beginning of {len(several)} keys: {several[0]}, ") as caught:
         find_place(store, common)
     assert ("more" in caught.value.seen) == (len(several) > 5)
@@ -132,34 +132,34 @@ def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_pat
         return inventory.made_from(made[name])
 
     assert of("train") == {}
-    assert of("senior") == {made["primary"].place: "base"}
-    assert of("train bits") == {made["train view"].place: "view", made["primary"].place: "teacher"}
+    assert of("senior") == {made["primary"].entry_id: "base"}
+    assert of("train bits") == {made["train view"].entry_id: "view", made["primary"].entry_id: "teacher"}
     assert of("student") == {
-        made["train"].place: "instances",
-        made["train view"].place: "epochs[0].view",
-        made["train bits"].place: "epochs[0].primary",
+        made["train"].entry_id: "instances",
+        made["train view"].entry_id: "epochs[0].view",
+        made["train bits"].entry_id: "epochs[0].primary",
     }
-    assert of("scores without") == {made["senior"].place: "network", made["val"].place: "people"}
+    assert of("scores without") == {made["senior"].entry_id: "network", made["val"].entry_id: "people"}
     assert of("report") == {
-        made[name].place: f"made_from[{number}]" for number, name in enumerate(("train", "val", "primary", "control"))
+        made[name].entry_id: f"made_from[{number}]" for number, name in enumerate(("train", "val", "primary", "control"))
     }
 
 
 def test_what_was_made_from_an_entry_that_is_gone_names_the_rest(tmp_path: Path, store: Store) -> None:
     made = a_home(tmp_path)
     store.discard(made["train view"])
-    assert take_inventory(store).made_from(made["train bits"]) == {made["primary"].place: "teacher"}
+    assert take_inventory(store).made_from(made["train bits"]) == {made["primary"].entry_id: "teacher"}
 
 
 def test_equal_content_is_named_whoever_made_it(store: Store) -> None:
     twins = [put(store, "teachers", {"seed": seed}, {"content": "the same"}) for seed in (0, 1)]
     scores = put(store, "evaluations", {"network": "the same"})
-    assert set(take_inventory(store).made_from(scores)) == {twin.place for twin in twins}
+    assert set(take_inventory(store).made_from(scores)) == {twin.entry_id for twin in twins}
 
 
 def test_a_part_of_the_inventory_holds_what_was_asked_for(tmp_path: Path, store: Store) -> None:
     made = a_home(tmp_path)
     broken = made["val"].folder.parent / "manifest.json"
     local(broken).write_text("{")
-    part = take_inventory(store).only({made["train"].place, made["val"].place})
-    assert (list(part.entries), list(part.unreadable)) == ([made["train"].place], [made["val"].place])
+    part = take_inventory(store).only({made["train"].entry_id, made["val"].entry_id})
+    assert (list(part.entries), list(part.unreadable)) == ([made["train"].entry_id], [made["val"].entry_id])

@@ -160,7 +160,7 @@ def test_of_a_manifest_that_this_user_may_not_read_nothing_is_known(store: Store
     monkeypatch.setattr(Path, "read_bytes", broken)
     with pytest.raises(StoreError, match=r"manifest\.json cannot be read \(Permission denied\)") as caught:
         store.find("targets", RECIPE)
-    assert caught.value.run == f"python -m pipeline.cache verify {entry.place} --home {local(store.root).parent}"
+    assert caught.value.run == f"python -m pipeline.cache verify {entry.entry_id} --home {local(store.root).parent}"
 
 
 def test_a_missing_manifest_is_a_missing_entry(store: Store) -> None:
@@ -233,7 +233,7 @@ def test_nothing_is_put_back_into_an_entry_that_was_discarded(store: Store, tmp_
     made, other = make_entry(store), tmp_path / "made again"
     other.write_bytes(CONTENT["bits/c/0"])
     store.discard(made)
-    with pytest.raises(MissingInputError, match=f"{made.place} was taken out of the store"):
+    with pytest.raises(MissingInputError, match=f"{made.entry_id} was taken out of the store"):
         made.put_back("bits/c/0", other)
     assert not made.folder.exists()
 
@@ -263,7 +263,7 @@ def test_a_damaged_file_is_named(store: Store, damage: Callable[[Path], None], s
     damage(made.path("bits/c/0"))
     with pytest.raises(CorruptEntryError, match=f"targets/{made.key}: {said}") as caught:
         made.check()
-    assert caught.value.run == f"python -m pipeline.cache repair {made.place} --home {store.root.parent}"
+    assert caught.value.run == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
 
 
 def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import pytest
 
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.store import Draft, Store
 from tests.support.store_samples import FILES, RECIPE, WRITER, make_entry, write_file, writer_environment
 
 
-def _lines(mode: str, folder: Place) -> list[dict[str, Any]]:
+def _lines(mode: str, folder: StorePath) -> list[dict[str, Any]]:
     command = [sys.executable, str(WRITER), mode, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=writer_environment())
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def _lines(mode: str, folder: Place) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _writer(mode: str, folder: Place) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+def _writer(mode: str, folder: StorePath) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     command = [sys.executable, str(WRITER), mode, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=writer_environment()) as process:
         assert process.stdout is not None
@@ -39,11 +39,11 @@ def _writer(mode: str, folder: Place) -> Iterator[tuple[subprocess.Popen[str], I
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> StorePath:
     """Where the writers' store is."""
     if request.param == "folder":
         return tmp_path
-    bucket: ObjectPath = request.getfixturevalue("bucket")
+    bucket: BucketPath = request.getfixturevalue("bucket")
     return bucket / "store"
 
 
@@ -53,7 +53,7 @@ def payload(tmp_path: Path) -> str:
     return make_entry(Store(tmp_path / "unbroken")).manifest.payload
 
 
-def test_what_a_killed_process_had_finished_is_adopted_and_the_result_is_the_same(root: Place, payload: str) -> None:
+def test_what_a_killed_process_had_finished_is_adopted_and_the_result_is_the_same(root: StorePath, payload: str) -> None:
     with _writer("hang", root) as (process, said):
         assert json.loads(said.readline()) == {"ready": True}
         process.kill()
@@ -74,7 +74,7 @@ def test_what_a_killed_process_had_finished_is_adopted_and_the_result_is_the_sam
     assert told == [f"targets/{entry.key}: going on from 1 finished parts of an earlier run"]
 
 
-def test_a_waiting_process_takes_over_at_once_when_the_writer_is_killed(root: Place, payload: str) -> None:
+def test_a_waiting_process_takes_over_at_once_when_the_writer_is_killed(root: StorePath, payload: str) -> None:
     with _writer("hang", root) as (first, said):
         assert json.loads(said.readline()) == {"ready": True}
         with _writer("make", root) as (second, answer):
@@ -90,7 +90,7 @@ def test_a_waiting_process_takes_over_at_once_when_the_writer_is_killed(root: Pl
     assert result["wrote"] == FILES[1:]
 
 
-def _killed(root: Place, mode: str) -> list[dict[str, Any]]:
+def _killed(root: StorePath, mode: str) -> list[dict[str, Any]]:
     """What the runs after each kill tell."""
     runs = [line for line in _lines(mode, root) if "payload" in line]
     assert [run["killed"] for run in runs] == [True] * (len(runs) - 1) + [False]
@@ -101,7 +101,7 @@ def _killed(root: Place, mode: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root: Place, payload: str) -> None:
+def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root: StorePath, payload: str) -> None:
     runs = _killed(root, "kills")
     for run in runs:
         assert (run["payload"], run["problems"]) == (payload, [])
@@ -117,7 +117,7 @@ def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root
 
 
 @pytest.mark.slow
-def test_killed_before_any_file_operation_of_making_an_entry_again_there_is_always_one(root: Place, payload: str) -> None:
+def test_killed_before_any_file_operation_of_making_an_entry_again_there_is_always_one(root: StorePath, payload: str) -> None:
     """The old one, or the new: what is forced is not lost if it comes to nothing."""
     for run in _killed(root, "replaces"):
         assert run["before"] == {"payload": payload, "problems": []}
@@ -126,7 +126,7 @@ def test_killed_before_any_file_operation_of_making_an_entry_again_there_is_alwa
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_return_the_same_entry_and_the_work_is_done_once(root: Place, payload: str) -> None:
+def test_two_processes_at_once_return_the_same_entry_and_the_work_is_done_once(root: StorePath, payload: str) -> None:
     lines = _lines("race", root)
     made = 0
     numbers = {line["round"] for line in lines if "payload" in line}

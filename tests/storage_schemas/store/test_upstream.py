@@ -1,4 +1,4 @@
-"""A team's store beneath one's own: what is there is found, what is not is made in one's own, and it is never written."""
+"""A team's upstream store one's own: what is there is found, what is not is made in one's own, and it is never written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.paths.bucket import ObjectPath
-from storage_schemas.paths.path import Place, files_below, mirror
+from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.path import StorePath, files_below, mirror
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.store_samples import CONTENT, RECIPE, make_entry
 
@@ -20,7 +20,7 @@ OTHER = {**RECIPE, "threshold": 0.4}
 def team(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store with one entry, which nothing may change from here on."""
     if request.param == "bucket":
-        bucket: ObjectPath = request.getfixturevalue("bucket")
+        bucket: BucketPath = request.getfixturevalue("bucket")
         store = Store(bucket / "team" / "store")
     else:
         store = Store(tmp_path / "team" / "store")
@@ -30,11 +30,11 @@ def team(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def own(team: Store, tmp_path: Path) -> Store:
-    return Store(tmp_path / "own" / "store", beneath=Store(team.root))
+    return Store(tmp_path / "own" / "store", upstream=Store(team.root))
 
 
-def _state(place: Place) -> dict[str, Any]:
-    return dict(files_below(place))
+def _state(path: StorePath) -> dict[str, Any]:
+    return dict(files_below(path))
 
 
 def _found(store: Store, recipe: dict[str, Any] = RECIPE) -> Entry:
@@ -100,19 +100,19 @@ def test_damage_in_ones_own_store_is_mended_out_of_the_teams(own: Store, team: S
     home = team.root.parent
     (mine.folder / "bits/c/0").unlink()
     with pytest.raises(CorruptEntryError) as caught:
-        mine.check("odkd", beneath=home)
-    assert caught.value.run == f"python -m pipeline.cache repair {mine.place} --home {own.root.parent} --beneath {home}"
+        mine.check("odkd", upstream=home)
+    assert caught.value.run == f"python -m pipeline.cache repair {mine.entry_id} --home {own.root.parent} --upstream {home}"
 
 
-def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: ObjectPath, tmp_path: Path) -> None:
+def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: BucketPath, tmp_path: Path) -> None:
     """It is found only as the object comes down."""
     mine = make_entry(Store(bucket / "own" / "store"))
     make_entry(Store(tmp_path / "store"))
     name = "bits/c/0"
     damaged = mine.folder / name
-    assert isinstance(damaged, ObjectPath)
+    assert isinstance(damaged, BucketPath)
     damaged.put(bytes([CONTENT[name][0] ^ 1]) + CONTENT[name][1:])
     (mirror(mine.folder) / name).unlink()
     with pytest.raises(CorruptEntryError) as caught:
-        mine.check("odkd", beneath=tmp_path)
-    assert caught.value.run == f"python -m pipeline.cache repair {mine.place} --home {bucket / 'own'} --beneath {tmp_path}"
+        mine.check("odkd", upstream=tmp_path)
+    assert caught.value.run == f"python -m pipeline.cache repair {mine.entry_id} --home {bucket / 'own'} --upstream {tmp_path}"

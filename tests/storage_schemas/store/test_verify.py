@@ -63,15 +63,15 @@ def test_each_damaged_file_is_named(store: Store, damage: Callable[[Entry], obje
     make_entry(store, {**RECIPE, "threshold": 0.4})
     made = make_entry(store)
     damage(made)
-    assert {place: sorted(lines) for place, lines in _verify(store).damaged.items()} == {made.place: sorted(said)}
+    assert {entry_id: sorted(lines) for entry_id, lines in _verify(store).damaged.items()} == {made.entry_id: sorted(said)}
 
 
 def test_a_manifest_that_cannot_be_read_is_damage(store: Store) -> None:
     made = make_entry(store)
     local(made.folder.parent / "manifest.json").write_bytes(b"")
     verdict = _verify(store)
-    assert list(verdict.damaged) == [made.place]
-    assert "is not a manifest" in verdict.damaged[made.place][0]
+    assert list(verdict.damaged) == [made.entry_id]
+    assert "is not a manifest" in verdict.damaged[made.entry_id][0]
 
 
 def test_files_that_the_manifest_does_not_name_are_mentioned_and_are_no_damage(store: Store) -> None:
@@ -80,7 +80,7 @@ def test_files_that_the_manifest_does_not_name_are_mentioned_and_are_no_damage(s
     local(made.folder / "link").symlink_to(local(made.folder / "zarr.json"))
     verdict = _verify(store)
     assert verdict.damaged == {}
-    assert verdict.unnamed == {made.place: ["bits/c/2", "link"]}
+    assert verdict.unnamed == {made.entry_id: ["bits/c/2", "link"]}
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -75,7 +75,7 @@ def test_no_text_becomes_markup(page: Page) -> None:
         overlays=[replace(person, heading=NASTY, detail=NASTY) for person in page.overlays],
         worst=[replace(item, tiles=[Tile(NASTY, item.tiles[0].picture_hw3)]) for item in page.worst],
         splits=[replace(split, quarantined={NASTY: 1}) for split in page.splits],
-        entries=[replace(entry, title=NASTY, place=NASTY) for entry in page.entries],
+        entries=[replace(entry, title=NASTY, entry_id=NASTY) for entry in page.entries],
         versions={NASTY: NASTY},
         seconds={NASTY: 1.0},
     )

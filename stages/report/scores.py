@@ -16,7 +16,7 @@ from stages.distributed.predict import DECODERS
 from stages.networks.profile import measure_latency, profile
 from stages.networks.spec import NetworkSpec, load_network
 from stages.report.page.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
-from stages.scoring.coco_ap import paired_bootstrap
+from stages.scoring.bootstrap import paired_bootstrap
 from stages.scoring.network_scores import is_on_ground_truth, read_ground_truth
 from stages.settings import DecoderName, Role
 from stages.targets.stage import target_step

@@ -1,6 +1,6 @@
-"""COCO keypoint AP by pycocotools, per-joint scores, and whether one method's AP is better than another's.
+"""COCO keypoint AP, computed by pycocotools, and the score of each joint.
 
-Letters: T the ten OKS thresholds .50:.05:.95, D detections, I images, R resamples, K joints.
+Shape letters: N instances, K joints.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from pycocotools.cocoeval import COCOeval
 from stages.pose.skeleton import COCO_KEYPOINTS, SIGMAS
 from storage_schemas.errors import DataError
 
-__all__ = ["JointScore", "PairedBootstrap", "Scores", "evaluate", "paired_bootstrap"]
+__all__ = ["JointScore", "Scores", "evaluate", "match_results", "matched_images"]
 
 F64 = npt.NDArray[np.float64]
 Record = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
 _NUM_VALUES = 3 * len(COCO_KEYPOINTS)
-_RECALLS = np.linspace(0.0, 1.0, 101)
-_MAX_CELLS = 4_000_000  # resamples x detections at a time: 32 MB an array
 
 
 @dataclass(frozen=True)
@@ -65,19 +63,6 @@ class Scores:
     num_people: int
 
 
-@dataclass(frozen=True)
-class PairedBootstrap:
-    """AP(B) - AP(A) and its 95 % interval over resamples of the images; ``share_not_better`` is that of B <= A."""
-
-    ap_a: float
-    ap_b: float
-    difference: float
-    low: float
-    high: float
-    share_not_better: float
-    num_images: int
-
-
 def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Collection[int] | None = None) -> Scores:
     """Score ``results`` (COCO results records) against ``ground_truth`` (a COCO keypoints file as a dict).
 
@@ -87,7 +72,7 @@ def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Coll
 
     Raises DataError: no person with a labelled joint, records that are malformed, NaN or infinity, unknown image ids.
     """
-    evaluation = _run(ground_truth, results, image_ids)
+    evaluation = match_results(ground_truth, results, image_ids)
     with _quiet():
         evaluation.accumulate()
         evaluation.summarize()
@@ -110,39 +95,6 @@ def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Coll
     )
 
 
-def paired_bootstrap(
-    ground_truth: Record,
-    results_a: Sequence[Record],
-    results_b: Sequence[Record],
-    *,
-    seed: int,
-    num_resamples: int = 1000,
-    image_ids: Collection[int] | None = None,
-) -> PairedBootstrap:
-    """Draw the images ``num_resamples`` times with replacement and score both methods on the same draws.
-
-    People are matched once, image by image; a resample only changes how often each image counts. A resample without
-    any person says nothing and has difference 0. Raises as ``evaluate``.
-    """
-    matches_a, matches_b = (_matches(_run(ground_truth, results, image_ids)) for results in (results_a, results_b))
-    num_images = len(matches_a.people)
-    generator = np.random.default_rng(seed)
-    weights_RI = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples)
-    difference_R = _weighted_ap(matches_b, weights_RI) - _weighted_ap(matches_a, weights_RI)
-    once_1I = np.ones((1, num_images), np.int64)
-    ap_a, ap_b = float(_weighted_ap(matches_a, once_1I)[0]), float(_weighted_ap(matches_b, once_1I)[0])
-    low, high = np.quantile(difference_R, [0.025, 0.975])
-    return PairedBootstrap(
-        ap_a=ap_a,
-        ap_b=ap_b,
-        difference=ap_b - ap_a,
-        low=float(low),
-        high=float(high),
-        share_not_better=float((difference_R <= 0).mean()),
-        num_images=num_images,
-    )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep pycocotools' prints out of the output."""
@@ -150,7 +102,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _run(ground_truth: Record, results: Sequence[Record], image_ids: Collection[int] | None) -> COCOeval:
+def match_results(ground_truth: Record, results: Sequence[Record], image_ids: Collection[int] | None) -> COCOeval:
     """A COCOeval that has matched results with people, image by image."""
     all_ids = {image["id"] for image in ground_truth.get("images", ())}
     kept_ids = all_ids if image_ids is None else set(image_ids)
@@ -251,7 +203,7 @@ def _numbers(values: npt.ArrayLike, count: int, what: str) -> F64:
     return numbers
 
 
-def _matched_images(evaluation: COCOeval) -> list[dict[str, Any] | None]:
+def matched_images(evaluation: COCOeval) -> list[dict[str, Any] | None]:
     """What COCOeval found on each image, over all sizes of people; None for an image with nothing on it."""
     found: list[dict[str, Any] | None] = evaluation.evalImgs[: len(evaluation.params.imgIds)]
     return found
@@ -261,7 +213,7 @@ def _joint_similarity(evaluation: COCOeval) -> tuple[F64, npt.NDArray[np.bool_]]
     """Keypoint similarity (N, K) of the N people that count with their match at OKS .5, and which joints are labelled."""
     people, results = evaluation.cocoGt.anns, evaluation.cocoDt.anns
     similarity, labelled = [], []
-    for image in filter(None, _matched_images(evaluation)):
+    for image in filter(None, matched_images(evaluation)):
         for person_id, result_id, ignored in zip(image["gtIds"], image["gtMatches"][0], image["gtIgnore"], strict=True):
             if ignored:
                 continue
@@ -281,55 +233,3 @@ def _joint_table(similarity_NK: F64, labelled_NK: npt.NDArray[np.bool_]) -> tupl
     share_K = ((similarity_NK >= 0.5) & labelled_NK).sum(axis=0) / np.maximum(count_K, 1)
     columns = zip(COCO_KEYPOINTS, count_K, mean_K, share_K, strict=True)
     return tuple(JointScore(name, int(count), float(mean), float(share)) for name, count, mean, share in columns)
-
-
-@dataclass(frozen=True)
-class _Matches:
-    """All that AP depends on, detections best first: which are right or wrong at each threshold, and where they are."""
-
-    right: npt.NDArray[np.bool_]  # (T, D)
-    wrong: npt.NDArray[np.bool_]  # (T, D)
-    image: npt.NDArray[np.int64]  # (D,) position among the images
-    people: npt.NDArray[np.int64]  # (I,) how many count
-
-
-def _matches(evaluation: COCOeval) -> _Matches:
-    images = _matched_images(evaluation)
-    found = [(index, image) for index, image in enumerate(images) if image is not None]
-    scores = np.concatenate([image["dtScores"] for _, image in found])
-    # Equal scores keep the order of the image ids, as in pycocotools.
-    order = np.argsort(-scores, kind="stable")
-    matched_TD = np.concatenate([image["dtMatches"] for _, image in found], axis=1)[:, order] > 0
-    ignored_TD = np.concatenate([image["dtIgnore"] for _, image in found], axis=1)[:, order].astype(bool)
-    return _Matches(
-        right=matched_TD & ~ignored_TD,
-        wrong=~matched_TD & ~ignored_TD,
-        image=np.repeat([index for index, _ in found], [len(image["dtScores"]) for _, image in found])[order],
-        people=np.array([0 if image is None else int((image["gtIgnore"] == 0).sum()) for image in images]),
-    )
-
-
-def _weighted_ap(matches: _Matches, weights_RI: npt.NDArray[np.int64]) -> F64:
-    """AP (R,) when image i counts ``weights_RI[r, i]`` times; for weights of 1 it is pycocotools' AP."""
-    num_rows = max(1, _MAX_CELLS // max(1, len(matches.image)))
-    parts = [_ap_rows(matches, weights_RI[start : start + num_rows]) for start in range(0, len(weights_RI), num_rows)]
-    return np.concatenate(parts)
-
-
-def _ap_rows(matches: _Matches, weights_RI: npt.NDArray[np.int64]) -> F64:
-    people_R1 = (weights_RI @ matches.people)[:, None].astype(np.float64)
-    weights_RD = weights_RI[:, matches.image].astype(np.float64)
-    precision_TR = np.zeros((len(matches.right), len(weights_RI)))
-    for index, (right_D, wrong_D) in enumerate(zip(matches.right, matches.wrong, strict=True)):
-        right_RD = np.cumsum(weights_RD * right_D, axis=1)
-        wrong_RD = np.cumsum(weights_RD * wrong_D, axis=1)
-        precision_RD = right_RD / (wrong_RD + right_RD + np.spacing(1))
-        # The best precision at this recall or a higher one; 0 beyond the last detection.
-        best_RD = np.maximum.accumulate(precision_RD[:, ::-1], axis=1)[:, ::-1]
-        best_RD = np.pad(best_RD, ((0, 0), (0, 1)))
-        recall_RD = right_RD / np.maximum(people_R1, 1)
-        precision_TR[index] = [
-            best_D[np.searchsorted(recall_D, _RECALLS, side="left")].mean()
-            for best_D, recall_D in zip(best_RD, recall_RD, strict=True)
-        ]
-    return np.where(people_R1[:, 0] > 0, precision_TR.mean(axis=0), 0.0)

@@ -23,7 +23,7 @@ from stages.report.page.content import (
     Tile,
     Who,
 )
-from stages.scoring.coco_ap import PairedBootstrap
+from stages.scoring.bootstrap import PairedBootstrap
 
 __all__ = ["make_page"]
 

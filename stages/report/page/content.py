@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from stages.scoring.coco_ap import PairedBootstrap
+from stages.scoring.bootstrap import PairedBootstrap
 
 __all__ = [
     "AP_COLUMNS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.report.page.content import Difference
-from stages.scoring.coco_ap import PairedBootstrap
+from stages.scoring.bootstrap import PairedBootstrap
 
 __all__ = ["ap_text", "bytes_text", "count_text", "difference_sentence", "is_significant", "seconds_text", "signed_text"]
 

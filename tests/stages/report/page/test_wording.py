@@ -12,7 +12,7 @@ from stages.report.page.wording import (
     seconds_text,
     signed_text,
 )
-from stages.scoring.coco_ap import PairedBootstrap
+from stages.scoring.bootstrap import PairedBootstrap
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.6436, "0.644"), (0.0, "0.000"), (1.0, "1.000"), (-1.0, "-")])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pipeline.cache.advice import command
 from storage_schemas.errors import OdkdError
 
 __all__ = ["DONE", "FAILED", "USER_MISTAKE", "answer_with", "exit_status", "own_term_handler"]
@@ -83,10 +84,11 @@ def answer_with(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def exit_status(work: Callable[[], None], *, interrupted: str) -> int:
+def exit_status(work: Callable[[], None], *, interrupted: str, typed: str = "") -> int:
     """Do the work of a command; its exit status is 0 for done, 2 for the user's mistake, 1 for anything else.
 
-    ``interrupted`` says how things stand when the user stops it.
+    ``interrupted`` says what is kept when the user stops it. ``typed`` is the run that the user started, without its stage,
+    if the command is a run: the suggested commands repeat its options.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_Messages()])
     try:
@@ -94,6 +96,8 @@ def exit_status(work: Callable[[], None], *, interrupted: str) -> int:
             work()
     except OdkdError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        if suggested := error.run or (error.remedy and command(error.remedy, typed)):
+            sys.stderr.write(f"  Next:    {suggested}\n")
         return USER_MISTAKE
     except KeyboardInterrupt:
         sys.stderr.write(f"Interrupted: {interrupted}.\n")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, cast, get_args
 
 from pipeline import experiments
+from pipeline.cache.advice import run_command
 from pipeline.cli import answer_with, exit_status
 from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from pipeline.experiments import METRICS, RESOLVED
@@ -55,11 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _repeatable(options: argparse.Namespace) -> str:
     """The command that was typed, without the stage: errors propose to go on with it."""
-    parts = ["python -m pipeline.run"]
-    given = {name: getattr(options, name) for name in ("config", "name", "home", "upstream")}
-    parts += [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value is not None]
-    parts += [f"--set {shlex.quote(item)}" for item in options.set]
-    return " ".join(parts)
+    given = {name: getattr(options, name) or "" for name in ("config", "name", "home", "upstream")}
+    return run_command(**given, settings=options.set)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -202,11 +199,13 @@ def _tell_result(run_dir: StorePath, figures: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
+    options = build_parser().parse_args(arguments)
     # On first use it tells that it has listed the fonts.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     return exit_status(
-        lambda: _run(build_parser().parse_args(arguments)),
+        lambda: _run(options),
         interrupted="what is finished is kept, and the same command goes on from there",
+        typed=_repeatable(options),
     )
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 __all__ = [
     "KINDS",
     "REPAIRABLE",
+    "STAGE_OF",
     "THE_SAME",
+    "Action",
     "ClusterError",
     "ConfigError",
     "CorruptEntryError",
     "DataError",
     "MissingInputError",
     "OdkdError",
+    "Remedy",
     "SchemaVersionError",
     "StoreError",
     "TrainingError",
@@ -24,7 +30,7 @@ __all__ = [
     "repair_command",
 ]
 
-_MADE_BY = {
+STAGE_OF = {
     "instances": "prepare",
     "teachers": "teachers",
     "views": "targets",
@@ -35,7 +41,7 @@ _MADE_BY = {
 }
 """The stage that leaves the entries of each kind."""
 
-KINDS = tuple(_MADE_BY)
+KINDS = tuple(STAGE_OF)
 """The kinds of entries, in the order in which stages leave them."""
 
 
@@ -43,28 +49,68 @@ REPAIRABLE = ("views", "targets")
 """The kinds whose entries are made block by block, so that a lost shard can be made alone."""
 
 
-class OdkdError(Exception):
-    """The user's mistake, or something only the user can mend; the command line prints it without a traceback and exits 2.
+Action = Literal["repeat", "run", "list", "verify", "repair", "drop", "export", "settings", "shell", "advice"]
+"""What a user can do next: repeat the command, run a stage, use a command on entries, type something else, or act by hand."""
 
-    ``seen`` names the value or the fact, ``allowed`` what would have been right, ``run`` the next command to type.
+
+@dataclass(frozen=True)
+class Remedy:
+    """What the user can do next, as data; the command line writes it as a command.
+
+    ``run`` needs a ``stage``, or a ``kind`` or an ``entry_id`` that tells the stage. Where it has a ``home`` it is a whole
+    command with that home, ``config`` and ``upstream``; otherwise it repeats the options that the user typed.
     """
 
-    def __init__(self, seen: str, *, allowed: str = "", run: str = "") -> None:
-        self.seen, self.allowed, self.run = seen, allowed, run
-        lines = [seen]
-        if allowed:
-            lines.append(f"  Allowed: {allowed}")
-        if run:
-            lines.append(f"  Next:    {run}")
-        super().__init__("\n".join(lines))
+    action: Action
+    text: str = ""
+    """The command of ``shell``, the sentence of ``advice``; for other actions, something to do instead."""
+    kind: str = ""
+    entry_id: str = ""
+    stage: str = ""
+    """For ``run``: the stage to run, if it is not the one that leaves entries of this kind."""
+    force: bool = False
+    """For ``run``: whether to rebuild what exists: the entry, or without ``entry_id`` all entries of the stage."""
+    settings: tuple[str, ...] = ()
+    """Settings to override, such as ``cluster.device=auto``."""
+    home: str = ""
+    upstream: str = ""
+    config: str = ""
+    name: str = ""
+    """For ``run`` with a home: the name of the experiment, if its settings are lost."""
+    used: bool = False
+    """For ``drop``: whether an experiment uses the entry."""
+    dry_run: bool = False
+
+
+class OdkdError(Exception):
+    """A mistake that the user can correct; the command line prints it without a traceback and exits with status 2.
+
+    ``seen`` names the value or the fact, ``allowed`` what is expected instead, ``remedy`` what to do next.
+    """
+
+    def __init__(self, seen: str, *, allowed: str = "", run: str = "", remedy: Remedy | None = None) -> None:
+        self.seen, self.allowed, self.run, self.remedy = seen, allowed, run, remedy
+        super().__init__(f"{seen}\n  Allowed: {allowed}" if allowed else seen)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Rebuild from the three parts, so that the error crosses process borders whole."""
-        return (_rebuild, (type(self), self.seen, self.allowed, self.run))
+        """Rebuild from the parts: Ray pickles errors between processes."""
+        return (_rebuild, (type(self), self.seen, self.allowed, self.run, self.remedy))
+
+    def encode(self) -> bytes:
+        """The error as JSON, for a process that reads it from a file."""
+        remedy = self.remedy and asdict(self.remedy)
+        return json.dumps([type(self).__name__, self.seen, self.allowed, self.run, remedy]).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> OdkdError:
+        """The error that ``encode`` wrote."""
+        name, seen, allowed, run, raw = json.loads(data)
+        remedy = raw and Remedy(**{**raw, "settings": tuple(raw["settings"])})
+        return _rebuild(globals()[name], seen, allowed, run, remedy)
 
 
-def _rebuild(kind: type[OdkdError], seen: str, allowed: str, run: str) -> OdkdError:
-    return kind(seen, allowed=allowed, run=run)
+def _rebuild(kind: type[OdkdError], seen: str, allowed: str, run: str, remedy: Remedy | None) -> OdkdError:
+    return kind(seen, allowed=allowed, run=run, remedy=remedy)
 
 
 class ConfigError(OdkdError):
@@ -129,8 +175,8 @@ def make_again(kind: str, command: str = THE_SAME, *, force: bool | str = True, 
     where the entry counts as not there, or will: what is missing is made. ``stage`` is the one that made it, if that is known.
     """
     options = f" --force {force}" if isinstance(force, str) else " --force" if force else ""
-    if kind not in _MADE_BY:
+    if kind not in STAGE_OF:
         return f"{command}{options} and the stage that makes '{kind}'"
     # Teachers are scored in their own stage; and all stages cannot be forced without a key.
-    unknown = "all" if kind == "evaluations" and force is not True else _MADE_BY[kind]
+    unknown = "all" if kind == "evaluations" and force is not True else STAGE_OF[kind]
     return f"{command} --stage {stage or unknown}{options}"

@@ -12,7 +12,7 @@ from pipeline.cache import drop as removal
 from pipeline.cache import inspect as listing
 from pipeline.cache import transfer
 from pipeline.cache import verify as upkeep
-from pipeline.cache.advice import Answer
+from pipeline.cache.lookup import Answer
 from pipeline.cli import USER_MISTAKE, answer_with, exit_status
 from pipeline.home import HOME_HELP, UPSTREAM_HELP
 from storage_schemas.errors import KINDS

@@ -1,205 +1,76 @@
-"""What every command of ``pipeline.cache`` is given and gives back."""
+"""The commands that errors and reports suggest: a remedy, which is data, as the text that the user types."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from pipeline.experiments import Experiment, Run, experiments
-from pipeline.home import home_of, make_home, upstream_if_there
-from storage_schemas.errors import (
-    KINDS,
-    CorruptEntryError,
-    OdkdError,
-    cache_command,
-    look_again,
-    make_again,
-)
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import find_entry, find_place, held
-from storage_schemas.store.parts import is_unreadable
-from storage_schemas.store.store import Entry, Store
+from storage_schemas.errors import STAGE_OF, Remedy
 
-__all__ = [
-    "Answer",
-    "command_of",
-    "drop_of",
-    "entry_at",
-    "entry_named",
-    "known_by",
-    "maker_of",
-    "mend_of",
-    "names_of",
-    "opened",
-    "rank",
-    "removal_of",
-    "use_of",
-    "users_of",
-]
+__all__ = ["command", "run_command"]
 
-log = logging.getLogger("pipeline")
+_PLACEHOLDER = "FILE"
+"""Stands in a command for a configuration that odkd does not know."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command found: for ``--json``, for people, and the error that it ends with, if it does."""
-
-    data: object
-    text: str
-    error: OdkdError | None = None
-
-
-def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[StorePath, Store]:
-    """The home and its store; one that is not there yet is an empty one, which is warned of."""
-    home = home_of(options.home)
-    # Whether there is such a bucket is told here, and not by whatever is first looked for in it.
-    if make or isinstance(home, BucketPath):
-        make_home(home)
-    if not make and not (home / "store").is_dir():
-        log.warning("There is no store in %s: nothing was made there yet, or another --home is meant", home)
-    return home, Store(home / "store")
+def command(remedy: Remedy, typed: str = "") -> str:
+    """The text for a remedy; ``typed`` is the run that the user started, without its stage, if it was one."""
+    match remedy.action:
+        case "shell" | "advice":
+            return remedy.text + (f", or {_options(remedy).lstrip()}" if remedy.settings else "")
+        case "repeat":
+            return f"the same command{_with(_options(remedy))}" + (f": {remedy.text}" if remedy.text else "")
+        case "run":
+            return (f"{remedy.text}, or " if remedy.text else "") + _run(remedy, typed)
+        case "settings":
+            return "python -m pipeline.config"
+        case "list":
+            return _cache(remedy, "ls")
+        case verb:
+            return _cache(remedy, verb)
 
 
-def entry_named(home: StorePath, store: Store, text: str, *, upstream: StorePath | None = None) -> Entry:
-    """The entry that ``text`` means: a key or its beginning, alone or as ``kind/key``.
-
-    Raises:
-        ConfigError: it means none, or several.
-        CorruptEntryError: its manifest cannot be read; the message names the whole command that makes it again.
-        SchemaVersionError: it is of another schema version.
-    """
-    return entry_at(home, store, find_place(store, text), upstream=upstream)
+def run_command(*, config: str = "", name: str = "", home: str = "", upstream: str = "", settings: Sequence[str] = ()) -> str:
+    """A run with these options, without its stage."""
+    given = {"config": config, "name": name, "home": home, "upstream": upstream}
+    options = [f"--{option} {shlex.quote(value)}" for option, value in given.items() if value]
+    return " ".join(["python -m pipeline.run", *options, *(f"--set {shlex.quote(item)}" for item in settings)])
 
 
-def entry_at(home: StorePath, store: Store, entry_id: str, *, upstream: StorePath | None = None) -> Entry:
-    """The entry at a place.
-
-    Raises:
-        MissingInputError: there is none (any more).
-        CorruptEntryError: as ``entry_named``.
-        SchemaVersionError: it is of another schema version.
-    """
-    try:
-        return find_entry(store, entry_id)
-    except CorruptEntryError as error:
-        # What the environment names counts too: a run would find it there.
-        upstream = upstream or upstream_if_there(None, home)
-        again = mend_of(home, entry_id, error, [error.seen], users_of(home).get(entry_id, ()), upstream=upstream)
-        raise CorruptEntryError(error.seen, run=again) from error
+def _run(remedy: Remedy, typed: str) -> str:
+    if remedy.home:
+        config = remedy.config or _PLACEHOLDER
+        typed = run_command(config=config, name=remedy.name, home=remedy.home, upstream=remedy.upstream)
+    force = f" --force {remedy.entry_id}".rstrip() if remedy.force else ""
+    more = "".join(f" --set {shlex.quote(item)}" for item in remedy.settings) + (" --dry-run" if remedy.dry_run else "")
+    stage, kind = _stage(remedy), remedy.kind or remedy.entry_id.partition("/")[0]
+    if not stage:
+        return f"{typed or 'the same command with'}{force} and the stage that makes '{kind}'"
+    return f"{typed or 'the same command with'} --stage {stage}{force}{more}"
 
 
-def rank(kind: str) -> int:
-    """Where entries of a kind stand among others: in the order of the stages, which is that in which they can be mended."""
-    return KINDS.index(kind) if kind in KINDS else len(KINDS)
+def _stage(remedy: Remedy) -> str:
+    """The stage to run; empty if this release has no stage that leaves such entries."""
+    kind = remedy.kind or remedy.entry_id.partition("/")[0]
+    if remedy.stage:
+        return remedy.stage
+    # The scores of teachers are of this kind and of another stage. All stages cannot be forced without a key.
+    if kind == "evaluations" and (remedy.entry_id or not remedy.force):
+        return "all"
+    return STAGE_OF.get(kind, "")
 
 
-def users_of(home: StorePath) -> dict[str, list[Run]]:
-    """The runs of experiments that refer to each place, those that ended well first; what is not known is warned of."""
-    found: dict[str, list[Run]] = {}
-    for experiment in experiments(home):
-        if experiment.problem:
-            again = known_by(home, experiment)
-            log.warning(
-                "What experiment '%s' uses is not known: %s; to know it: %s", experiment.name, experiment.problem, again
-            )
-        for run in experiment.runs:
-            for entry_id in run.entry_ids:
-                found.setdefault(entry_id, []).append(run)
-    return {entry_id: sorted(runs, key=lambda run: run.notes is not None) for entry_id, runs in found.items()}
+def _cache(remedy: Remedy, verb: str) -> str:
+    flags = [flag for flag, given in (("--used", remedy.used), ("--dry-run", remedy.dry_run)) if given]
+    target = [each for each in (remedy.entry_id or remedy.kind,) if each]
+    return " ".join(["python -m pipeline.cache", verb, *target, *flags]) + _options(remedy)
 
 
-def names_of(runs: Sequence[Run]) -> list[str]:
-    """The experiments that some runs belong to, each once."""
-    return sorted({run.experiment for run in runs})
+def _options(remedy: Remedy) -> str:
+    given = {"home": remedy.home, "upstream": remedy.upstream}
+    options = [f" --{option} {shlex.quote(value)}" for option, value in given.items() if value]
+    return "".join([*options, *(f" --set {shlex.quote(item)}" for item in remedy.settings)])
 
 
-def maker_of(home: StorePath, runs: Sequence[Run], upstream: StorePath | None = None) -> str:
-    """The command that makes an entry that ``runs`` refer to, without the stage.
-
-    FILE stands for settings that are not known: without runs, or where those of all are lost, which is warned of.
-    """
-    configs = (run.config for run in runs)
-    return command_of(
-        home, next((config for config in configs if config), None), upstream, name=runs[0].experiment if runs else ""
-    )
-
-
-def mend_of(
-    home: StorePath,
-    entry_id: str,
-    found: Entry | CorruptEntryError,
-    problems: Sequence[str],
-    users: Sequence[Run],
-    *,
-    upstream: StorePath | None,
-) -> str:
-    """The command that mends an entry, makes it again as a whole, or, where no experiment uses it, takes it away.
-
-    ``found`` is what there is of it, which may be what is wrong with its manifest; ``problems`` are those of its files.
-    """
-    if any(map(is_unreadable, problems)):
-        return look_again(entry_id, home)
-    unsure = [] if users else [experiment for experiment in experiments(home) if experiment.problem]
-    if unsure:
-        # It may be used by that one.
-        return known_by(home, unsure[0])
-    maker = maker_of(home, users, upstream)
-    if isinstance(found, Entry):
-        if users or (upstream and found.twin(upstream)):
-            return found.mend(maker, upstream)
-    elif users and not (upstream and held(Store(upstream / "store"), [entry_id])):
-        # It counts as not there: nobody knows any more what its files should be, and none is put back.
-        return make_again(entry_id.partition("/")[0], maker, force=False)
-    # Nobody needs it, and nobody knows any more from what settings it was made; or a run takes what is upstream, and leaves it.
-    return drop_of(home, entry_id, users)
-
-
-def known_by(home: StorePath, experiment: Experiment) -> str:
-    """The command after which it is known again what an experiment with a ``problem`` uses."""
-    folder = home / "runs" / experiment.name
-    if experiment.spoilt is not None and experiment.spoilt != folder:
-        # Notes of a run that did not end, which no other run writes anew.
-        return removal_of(experiment.spoilt)
-    return f"{maker_of(home, [Run(experiment.name, folder, frozenset())])} --stage all"
-
-
-def drop_of(home: StorePath, entry_id: str, users: Sequence[Run]) -> str:
-    """What takes an entry out of the store."""
-    return cache_command(f"drop {entry_id}{' --used' if users else ''}", home)
-
-
-def use_of(home: StorePath) -> str:
-    """What makes an experiment of this home use entries that are there, such as imported ones; FILE stands for its settings."""
-    return f"{command_of(home, None)} --stage all"
-
-
-def removal_of(path: StorePath) -> str:
-    """What removes a folder, wherever it is."""
-    tool = "rm -r"
-    if not isinstance(path, Path):
-        tool = "aws s3 rm --recursive" if path.bucket.startswith("s3:") else "gcloud storage rm --recursive"
-    return f"{tool} {shlex.quote(str(path))}"
-
-
-def command_of(home: StorePath, config: StorePath | None, upstream: StorePath | None = None, *, name: str = "") -> str:
-    """What runs an experiment again with the settings of ``config``, without the stage.
-
-    FILE stands for unknown ones. Where they are those of an experiment ``name``, and lost, that is warned of.
-    """
-    told = "" if upstream is None else f" --upstream {shlex.quote(str(upstream))}"
-    lost = f" --name {shlex.quote(name)}" if name and config is None else ""
-    if lost:
-        _warn_of_lost(name, home / "runs" / name)
-    return f"python -m pipeline.run --config {shlex.quote(str(config or 'FILE'))}{lost} --home {shlex.quote(str(home))}{told}"
-
-
-@cache
-def _warn_of_lost(name: str, folder: StorePath) -> None:
-    """Once, however many commands name them."""
-    log.warning("The settings of experiment '%s' in %s are lost: FILE stands for a file with them", name, folder)
+def _with(options: str) -> str:
+    return f" with{options}" if options else ""

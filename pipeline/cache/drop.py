@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.cache.advice import Answer, maker_of, names_of, opened, users_of
+from pipeline.cache.lookup import Answer, maker_of, names_of, opened, users_of
 from pipeline.experiments import Run, experiments
 from pipeline.home import upstream_if_there
 from pipeline.text import plural, size_text

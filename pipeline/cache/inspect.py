@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.cache.advice import Answer, entry_named, names_of, opened, rank, users_of
+from pipeline.cache.lookup import Answer, entry_named, names_of, opened, rank, users_of
 from pipeline.experiments import Run
 from pipeline.text import age_text, plural, printable, size_text, table, tree, values_text
 from storage_schemas.errors import SchemaVersionError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.cache.advice import Answer, command_of, drop_of, entry_named, maker_of, names_of, opened, users_of
+from pipeline.cache.lookup import Answer, command_of, drop_of, entry_named, maker_of, names_of, opened, users_of
 from pipeline.config.load import load_settings
 from pipeline.home import upstream_of
 from pipeline.text import plural, table

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pipeline.cache.advice import Answer, entry_at, maker_of, opened, use_of
+from pipeline.cache.lookup import Answer, entry_at, maker_of, opened, use_of
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import upstream_of
 from pipeline.text import plural, size_text, table

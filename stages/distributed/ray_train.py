@@ -19,7 +19,6 @@ from stages.progress import progress
 from stages.settings import TrainSettings
 from stages.training.loop import METRICS, Worker, train, training_rows
 from stages.training.plan import TrainingPlan
-from storage_schemas import errors
 from storage_schemas.errors import ClusterError, OdkdError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.paths.bucket import BucketPath
@@ -198,7 +197,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _leave(plan: TrainingPlan, error: OdkdError) -> None:
     """Ray hands errors over as text: the parts are kept where the driver finds them."""
-    write_atomic(plan.folder / _ERROR, json.dumps([type(error).__name__, error.seen, error.allowed, error.run]).encode())
+    write_atomic(plan.folder / _ERROR, error.encode())
 
 
 def _distributed(network: torch.nn.Module) -> torch.nn.Module:
@@ -218,9 +217,9 @@ def _mean(value: torch.Tensor) -> torch.Tensor:
 def _raise_left(plan: TrainingPlan) -> None:
     path = plan.folder / _ERROR
     if path.exists():
-        name, seen, allowed, run = json.loads(path.read_bytes())
+        error = OdkdError.decode(path.read_bytes())
         path.unlink()
-        raise getattr(errors, name)(seen, allowed=allowed, run=run)
+        raise error
 
 
 def _as_ours(error: TrainingFailedError, plan: TrainingPlan) -> Exception:

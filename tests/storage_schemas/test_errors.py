@@ -1,33 +1,23 @@
-"""What an error proposes to type next."""
+"""Errors keep all their parts on the way to the user."""
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from stages.base import StageName
-from storage_schemas.errors import make_again
+from storage_schemas.errors import CorruptEntryError, OdkdError, Remedy
 
 
-@pytest.mark.parametrize(
-    ("kind", "stage"),
-    [
-        ("instances", "prepare"),
-        ("teachers", "teachers"),
-        ("views", "targets"),
-        ("targets", "targets"),
-        ("students", "distill"),
-        ("evaluations", "evaluate"),
-        ("reports", "report"),
-    ],
-)
-def test_an_entry_is_made_again_by_the_stage_that_leaves_its_kind(kind: str, stage: StageName) -> None:
-    assert make_again(kind).startswith(f"the same command with --stage {stage} --force")
+@pytest.mark.parametrize("remedy", [None, Remedy("run", kind="instances", force=True, settings=("cluster.device=cpu",))])
+def test_an_error_keeps_its_parts_when_it_is_pickled_or_read_from_a_file(remedy: Remedy | None) -> None:
+    error = CorruptEntryError("views/1 is damaged", allowed="whole files", remedy=remedy)
+    for copy in (pickle.loads(pickle.dumps(error)), OdkdError.decode(error.encode())):
+        assert type(copy) is CorruptEntryError
+        assert (copy.seen, copy.allowed, copy.remedy) == (error.seen, error.allowed, error.remedy)
 
 
-def test_the_scores_of_teachers_are_made_in_their_own_stage() -> None:
-    assert make_again("evaluations", stage="teachers") == "the same command with --stage teachers --force"
-    assert make_again("evaluations", force="evaluations/1") == "the same command with --stage all --force evaluations/1"
-
-
-def test_a_kind_that_another_release_leaves_is_named() -> None:
-    assert make_again("ablations") == "the same command with --force and the stage that makes 'ablations'"
+def test_the_text_of_an_error_says_what_was_seen_and_what_is_expected() -> None:
+    assert str(OdkdError("the home is relative", allowed="an absolute path")) == (
+        "the home is relative\n  Allowed: an absolute path"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.graph import STAGES, is_forced, named
-from stages.base import Context, StageName, Step
+from stages.base import Context, InstancesStep, ScoresStep, StageName, Step, TargetsStep, TeacherStep, is_pending
 
 __all__ = ["LEGEND", "Planned", "plan", "render_plan"]
 
@@ -21,29 +21,7 @@ _SHORT = 24
 # What follows from another field says nothing beside it: epochs from their number, layers from the network's name.
 _FOLLOWS = re.compile(r"(number of )?made_from\b|number of epochs|(.*\.)?architecture\.")
 _IN_LIST = re.compile(r"(?P<list>.*)\[\d+( and (?P<more>\d+) more)?\](\.(?P<field>.*))?")
-# As a report names what it is made from, by kind and key before, or alone.
-_PENDING = re.compile(r"(\w+ \w+ )?pending ")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
-_GIVEN_AS = {
-    "instances": {
-        "source.embedded.": "data.embedded.",
-        "source.": "data.{split}.",
-        "aspect_wh": "crop.size_wh (width over height)",
-        "holdout_fraction": "prepare.holdout_fraction",
-    },
-    "teachers": {
-        "mask.adapter_lr": "teachers.senior.adapter_lr",
-        "mask.drop": "teachers.senior.mask_drop",
-        "train.": "teachers.{given}.train.",
-        "network": "teachers.{given}.network",
-        "weights": "teachers.{given}.weights",
-        "size_wh": "crop.size_wh",
-    },
-    "targets": {"teacher": "{role} teacher", "precision": "targets.precision", "view": "crops"},
-    "evaluations": {"boxes": "evaluate.boxes", "crop.divisor": "distill.size_divisor"},
-    "reports": {"settings.": "", "made_from": "results", "number of made_from": "number of results"},
-}
-"""How fields of a recipe begin, by the entry's kind, and what the user knows that by, where it is not the same."""
 _PART = {"base": "senior.base", "control": "senior"}
 
 
@@ -81,7 +59,8 @@ def _planned(context: Context, step: Step, there: Collection[str], *, force: Seq
 
 
 def _is_pending(value: object) -> bool:
-    return isinstance(value, str) and _PENDING.match(value) is not None
+    # A report names its sources by kind, key and content.
+    return is_pending(value.split(" ", 2)[-1] if isinstance(value, str) and value.count(" ") == 3 else value)
 
 
 def _told(step: Step, field: Field) -> str:
@@ -98,11 +77,39 @@ def _told(step: Step, field: Field) -> str:
 
 def _given_as(step: Step, name: str) -> str:
     """The field of a recipe by the name that the user gives it."""
-    about = {**step.about, "given": _PART.get(step.about.get("part", ""), step.about.get("part"))}
-    for beginning, given in _GIVEN_AS.get(step.kind, {}).items():
+    for beginning, given in _setting_names(step).items():
         if name.startswith(beginning):
-            return given.format(**about) + name.removeprefix(beginning)
+            return given + name.removeprefix(beginning)
     return "version of the code" if name == "version" else name
+
+
+def _setting_names(step: Step) -> dict[str, str]:
+    """The name that the user knows a recipe's field by, by the beginning of the field's name."""
+    match step:
+        case InstancesStep():
+            return {
+                "source.embedded.": "data.embedded.",
+                "source.": f"data.{step.split}.",
+                "aspect_wh": "crop.size_wh (width over height)",
+                "holdout_fraction": "prepare.holdout_fraction",
+            }
+        case TeacherStep():
+            part = _PART.get(step.part, step.part)
+            return {
+                "mask.adapter_lr": "teachers.senior.adapter_lr",
+                "mask.drop": "teachers.senior.mask_drop",
+                "train.": f"teachers.{part}.train.",
+                "network": f"teachers.{part}.network",
+                "weights": f"teachers.{part}.weights",
+                "size_wh": "crop.size_wh",
+            }
+        case TargetsStep():
+            return {"teacher": f"{step.role} teacher", "precision": "targets.precision", "view": "crops"}
+        case ScoresStep():
+            return {"boxes": "evaluate.boxes", "crop.divisor": "distill.size_divisor"}
+    if step.stage == "report":
+        return {"settings.": "", "made_from": "results", "number of made_from": "number of results"}
+    return {}
 
 
 def _is_hash(value: object) -> bool:

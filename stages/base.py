@@ -1,9 +1,4 @@
-"""What every stage gets: the settings, the store, and the steps of the other stages to ask for.
-
-A stage module has two functions. ``steps(context)`` names every entry that the stage leaves, each with its recipe;
-``make(context, steps)`` makes those that are not there. A recipe that needs the content of an entry which does not exist yet
-says which step it waits for.
-"""
+"""The steps of a run, one type for each kind of entry, and the context that every stage gets."""
 
 from __future__ import annotations
 
@@ -12,46 +7,155 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from stages.settings import Precision, Settings, Split
+from stages.settings import BinarizeSettings, Precision, Role, Settings, Split
 from storage_schemas.errors import MissingInputError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import Recipe, key_of
 from storage_schemas.store.store import Entry, Store
 
-__all__ = ["Context", "Device", "StageName", "Step", "resolve_precision"]
+__all__ = [
+    "ROLES",
+    "Arm",
+    "Context",
+    "Device",
+    "InstancesStep",
+    "ScoresStep",
+    "StageName",
+    "Step",
+    "StudentStep",
+    "Subset",
+    "TargetsStep",
+    "TeacherPart",
+    "TeacherStep",
+    "ViewStep",
+    "is_pending",
+    "pending",
+    "resolve_precision",
+]
 
 log = logging.getLogger(__name__)
 
 StageName = Literal["prepare", "teachers", "targets", "distill", "evaluate", "report"]
 Device = Literal["cpu", "cuda"]
+TeacherPart = Literal["primary", "base", "senior", "control"]
+"""The networks of stage teachers: both teachers, the network that the senior starts from, and the senior's control."""
+Arm = Literal["student", "baseline"]
+"""The student trains on teachers and labels; the baseline is the same network, trained equally long on labels alone."""
+Subset = Literal["val", "holdout"]
+"""The instances that a network is scored on; ``holdout`` are the training instances that no network trains on."""
+
+ROLES: tuple[Role, Role] = ("primary", "senior")
+
+_PENDING = "pending "
 
 
 @dataclass(frozen=True)
 class Step:
-    """One entry that a stage leaves: where it belongs, what it is made from, and what it waits for."""
+    """One entry that a stage makes, with its recipe.
+
+    A recipe may need the content of an entry that does not exist yet. Then the step names that entry's step in ``waits_for``,
+    and its key is not final.
+    """
 
     stage: StageName
     kind: str
     title: str
     recipe: Recipe
     waits_for: tuple[Step, ...] = ()
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What ``make`` needs to know beside the recipe (a split, a view, a role)."""
     same: tuple[str, ...] = ()
-    """Fields of the recipe that say what the entry is of: one in which they differ is no earlier version of it."""
+    """Fields of the recipe that identify the step: an entry that differs in one of them is not an earlier version of it."""
 
     @cached_property
     def key(self) -> str:
-        """The entry's key; not final while the step waits for another."""
+        """The entry's key; it changes as long as the step waits for another."""
         return key_of(self.kind, self.recipe)
 
     @property
     def entry_id(self) -> str:
-        """``kind/key``: where below the store the entry lies."""
+        """``kind/key``: the entry's folder in the store."""
         return f"{self.kind}/{self.key}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstancesStep(Step):
+    """The instance table of a split."""
+
+    stage: StageName = "prepare"
+    kind: str = "instances"
+    same: tuple[str, ...] = ("split",)
+    split: Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherStep(Step):
+    """The weights of a teacher, or of a network that a teacher is made from or compared with."""
+
+    stage: StageName = "teachers"
+    kind: str = "teachers"
+    part: TeacherPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewStep(Step):
+    """The crops of all instances of a split in one view."""
+
+    stage: StageName = "targets"
+    kind: str = "views"
+    same: tuple[str, ...] = ("view",)
+    split: Split
+    view: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsStep(Step):
+    """The bits of one teacher for one view, by one binarization rule."""
+
+    stage: StageName = "targets"
+    kind: str = "targets"
+    same: tuple[str, ...] = ("view", "mask")
+    split: Split
+    view: int
+    role: Role
+    rule: BinarizeSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentStep(Step):
+    """The weights of the student or of its baseline."""
+
+    stage: StageName = "distill"
+    kind: str = "students"
+    arm: Arm
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresStep(Step):
+    """The AP of one network on one subset."""
+
+    kind: str = "evaluations"
+    same: tuple[str, ...] = ("network", "subset", "mask")
+    who: str
+    """The network's name in titles."""
+    network: Step
+    subset: Subset
+    boxes: Path | None
+    """A detections file; None for the annotated boxes."""
+    divisor: int
+    withhold_mask: bool
+
+
+def pending(name: str) -> str:
+    """The placeholder in a recipe for a value that is known only when an entry exists."""
+    return f"{_PENDING}{name}"
+
+
+def is_pending(value: object) -> bool:
+    """Whether a recipe's value is a placeholder by ``pending``."""
+    return isinstance(value, str) and value.startswith(_PENDING)
 
 
 @dataclass(frozen=True)
@@ -144,7 +248,7 @@ class Context:
         For an entry that is not there yet it is a placeholder, and the asking step must name ``step`` in ``waits_for``.
         """
         entry = self.find(step)
-        return f"pending {step.key}" if entry is None else entry.content
+        return pending(step.key) if entry is None else entry.content
 
     def waits(self, *steps: Step) -> tuple[Step, ...]:
         """Those of the steps whose entries are not there."""

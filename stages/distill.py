@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Literal, cast
 
-from stages.base import Context, Step, resolve_precision
+from stages.base import ROLES, Arm, Context, Step, StudentStep, pending, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.networks.spec import NetworkSpec
 from stages.prepare import INSTANCES, instances_step, pictures_of
-from stages.settings import Role
 from stages.targets.stage import target_step, view_step
 from stages.teachers import architecture, training_recipe
 from stages.training.loop import METRICS, WEIGHTS
@@ -21,13 +19,9 @@ from storage_schemas.paths.node_cache import Folder
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.store import Draft
 
-__all__ = ["Arm", "arms", "make", "steps", "student_step"]
-
-Arm = Literal["student", "baseline"]
-"""The student learns from teachers and labels; the baseline is the same network, trained equally long on labels alone."""
+__all__ = ["arms", "make", "steps", "student_step"]
 
 _VERSION = 3
-_ROLES: tuple[Role, Role] = ("primary", "senior")
 
 
 def arms(context: Context) -> tuple[Arm, ...]:
@@ -35,12 +29,12 @@ def arms(context: Context) -> tuple[Arm, ...]:
     return ("student", "baseline") if context.settings.distill.baseline else ("student",)
 
 
-def steps(context: Context) -> list[Step]:
+def steps(context: Context) -> list[StudentStep]:
     """The trained networks."""
     return [student_step(context, arm) for arm in arms(context)]
 
 
-def student_step(context: Context, arm: Arm) -> Step:
+def student_step(context: Context, arm: Arm) -> StudentStep:
     """The weights of a student: known by the crops and targets it reads in each epoch, and how it learns."""
     settings = context.settings.distill
     waits: list[Step] = list(context.waits(instances_step(context, "train")))
@@ -49,10 +43,10 @@ def student_step(context: Context, arm: Arm) -> Step:
         crops = view_step(context, "train", view)
         read = {"view": crops.key, "weights": asdict(weights)}
         waits += context.waits(crops)
-        for role in _ROLES:
+        for role in ROLES:
             if getattr(weights, role) > 0:
                 targets = target_step(context, role, "train", view, context.settings.binarize)
-                read[role] = f"pending {targets.key}" if targets.waits_for else targets.key
+                read[role] = pending(targets.key) if targets.waits_for else targets.key
                 waits += context.waits(targets)
         epochs.append(read)
     recipe = {
@@ -70,7 +64,7 @@ def student_step(context: Context, arm: Arm) -> Step:
     }
     unique = {(waited.kind, waited.key): waited for waited in waits}
     title = "student" if arm == "student" else "baseline (the student without teachers)"
-    return Step("distill", "students", title, recipe, tuple(unique.values()), {"arm": arm})
+    return StudentStep(title=title, recipe=recipe, waits_for=tuple(unique.values()), arm=arm)
 
 
 def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
@@ -83,13 +77,13 @@ def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Train what is missing; every cached file that will be read is checked against its manifest first."""
     at_once = [context.settings.distill for _ in {step.key for step in steps(context)}]
-    for group in side_by_side(context, missing):
+    for group in side_by_side(context, [step for step in missing if isinstance(step, StudentStep)]):
         with ExitStack() as stack:
             drafts: list[tuple[Arm, Draft]] = []
             for step in group:
                 draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
                 if isinstance(draft, Draft):
-                    drafts.append((cast(Arm, step.about["arm"]), draft))
+                    drafts.append((step.arm, draft))
             plans = [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts]
             for (_, draft), made in zip(drafts, run_trainings(context, plans, at_once=at_once), strict=True):
                 # The curve holds times: the same weights, trained again, are the same content.
@@ -114,7 +108,7 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
             views=folder(view_step(context, "train", view)),
             **{
                 role: folder(target_step(context, role, "train", view, context.settings.binarize))
-                for role in _ROLES
+                for role in ROLES
                 if getattr(weights, role) > 0
             },
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stages.base import Context, Step
-from stages.distill import Arm, arms, student_step
+from stages.base import Arm, Context, ScoresStep, Step, StudentStep, Subset
+from stages.distill import arms, student_step
 from stages.distributed.predict import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.prepare import instances_step
-from stages.scoring.network_scores import Subset, evaluation_step, score_network
+from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import DecoderName
 from stages.training.loop import WEIGHTS
 
@@ -20,7 +20,7 @@ GROUND_TRUTH_BOXES = "ground-truth boxes"
 """How the protocol, and rows that differ from it, name the annotated boxes."""
 
 
-def steps(context: Context) -> list[Step]:
+def steps(context: Context) -> list[ScoresStep]:
     """The scores of student and baseline on the validation set, and on the held-out people where they choose the decoder."""
     found = [_score_step(context, arm, "val") for arm in arms(context)]
     if context.settings.evaluate.decoder == "auto" and _has_holdout(context):
@@ -31,18 +31,19 @@ def steps(context: Context) -> list[Step]:
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Predict and score what is missing."""
     for step in missing:
-        about = step.about
-        entry = context.need(about["network"])
+        assert isinstance(step, ScoresStep)
+        assert isinstance(step.network, StudentStep)
+        entry = context.need(step.network)
         context.check(entry)
         score_network(
             context,
-            student_spec(context, about["network"].about["arm"]),
-            context.content(about["network"]),
-            about["who"],
+            student_spec(context, step.network.arm),
+            context.content(step.network),
+            step.who,
             stage="evaluate",
-            subset=about["subset"],
-            boxes=about["boxes"],
-            divisor=about["divisor"],
+            subset=step.subset,
+            boxes=step.boxes,
+            divisor=step.divisor,
         )
 
 
@@ -52,7 +53,7 @@ def student_spec(context: Context, arm: Arm) -> NetworkSpec:
     return NetworkSpec(network=entry.measured["network"], checkpoint=entry.file(WEIGHTS))
 
 
-def _score_step(context: Context, arm: Arm, subset: Subset) -> Step:
+def _score_step(context: Context, arm: Arm, subset: Subset) -> ScoresStep:
     return evaluation_step(
         context,
         student_step(context, arm),

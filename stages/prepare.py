@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import ray
 
-from stages.base import Context, Step
+from stages.base import Context, InstancesStep, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
 from stages.data.images import ImageError, ImageFacts, read_image
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
@@ -45,12 +45,12 @@ _DRAWN = f"drawn{MARKER}"
 _SHOWN = 5
 
 
-def steps(context: Context) -> list[Step]:
+def steps(context: Context) -> list[InstancesStep]:
     """The instance tables of the training and the validation set."""
     return [instances_step(context, "train"), instances_step(context, "val")]
 
 
-def instances_step(context: Context, split: Split) -> Step:
+def instances_step(context: Context, split: Split) -> InstancesStep:
     """The table of one split; it is known by the annotations' hash and the images' names and sizes."""
     settings = context.settings
     width, height = settings.crop.size_wh
@@ -65,7 +65,7 @@ def instances_step(context: Context, split: Split) -> Step:
     }
     if settings.prepare.crops:
         recipe["crops"] = CROPS_RECIPE
-    return Step("prepare", "instances", f"{split} instances", recipe, about={"split": split}, same=("split",))
+    return InstancesStep(title=f"{split} instances", recipe=recipe, split=split)
 
 
 def pictures_of(context: Context, split: Split) -> Pictures:
@@ -88,10 +88,11 @@ def images_of(context: Context, split: Split) -> StorePath:
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Read, check, quarantine and commit each missing table."""
     for step in missing:
+        assert isinstance(step, InstancesStep)
         # Every picture is looked at again, so that nothing of a run that died would be used.
         with context.store.draft(step.kind, step.recipe, adopt=False, tell=context.tell) as draft:
             if isinstance(draft, Draft):
-                _make_split(context, cast(Split, step.about["split"]), draft)
+                _make_split(context, step.split, draft)
 
 
 def _source(context: Context, split: Split) -> Mapping[str, Any]:

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, get_args
 
-from stages.base import Context, Step, resolve_precision
+from stages.base import Context, ScoresStep, Step, TeacherPart, TeacherStep, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
@@ -26,8 +26,7 @@ from storage_schemas.store.store import Draft, Entry
 
 __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
 
-Part = Literal["primary", "base", "senior", "control"]
-_SIDE_BY_SIDE: tuple[tuple[Part, ...], ...] = (("primary", "base"), ("senior", "control"))
+_SIDE_BY_SIDE: tuple[tuple[TeacherPart, ...], ...] = (("primary", "base"), ("senior", "control"))
 """What is made at the same time: the others are made from these."""
 _VERSION = 1
 _NO_SENIOR, _NO_PRIMARY = ("base",), ("network",)
@@ -40,13 +39,13 @@ def steps(context: Context) -> list[Step]:
     return [*(_step(context, part) for part in _parts(context)), *evaluations(context).values()]
 
 
-def _parts(context: Context) -> list[Part]:
+def _parts(context: Context) -> list[TeacherPart]:
     senior = context.settings.teachers.senior
     wanted = {"primary": True, "base": senior.base is not None, "senior": True, "control": senior.control}
-    return [part for part in get_args(Part) if wanted[part]]
+    return [part for part in get_args(TeacherPart) if wanted[part]]
 
 
-def evaluations(context: Context) -> dict[str, Step]:
+def evaluations(context: Context) -> dict[str, ScoresStep]:
     """The scores of the teachers on the validation set, by a name for people; the senior's with and without the mask."""
     primary, senior = teacher_step(context, "primary"), teacher_step(context, "senior")
     found = {
@@ -63,7 +62,7 @@ def evaluations(context: Context) -> dict[str, Step]:
     return found
 
 
-def teacher_step(context: Context, role: Role) -> Step:
+def teacher_step(context: Context, role: Role) -> TeacherStep:
     """The entry of a teacher's weights."""
     return _step(context, role)
 
@@ -86,7 +85,7 @@ def architecture(network: str | None) -> dict[str, Any] | None:
     return asdict(hrnet_config(network)) if network else None
 
 
-def _step(context: Context, part: Part) -> Step:
+def _step(context: Context, part: TeacherPart) -> TeacherStep:
     size_wh = list(context.settings.crop.size_wh)
     if part in ("senior", "control"):
         return _senior_step(context, part, size_wh)
@@ -101,7 +100,7 @@ def _step(context: Context, part: Part) -> Step:
             "weights": sha256_known(source.weights),
             "version": _VERSION,
         }
-        return Step("teachers", "teachers", title, given, about={"part": part}, same=_NO_SENIOR)
+        return TeacherStep(title=title, recipe=given, part=part, same=_NO_SENIOR)
     assert source.train is not None
     people = instances_step(context, "train")
     recipe: dict[str, Any] = {
@@ -114,10 +113,10 @@ def _step(context: Context, part: Part) -> Step:
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
-    return Step("teachers", "teachers", title, recipe, context.waits(people), {"part": part}, _NO_SENIOR)
+    return TeacherStep(title=title, recipe=recipe, waits_for=context.waits(people), part=part, same=_NO_SENIOR)
 
 
-def _senior_step(context: Context, part: Part, size_wh: list[int]) -> Step:
+def _senior_step(context: Context, part: TeacherPart, size_wh: list[int]) -> TeacherStep:
     senior = context.settings.teachers.senior
     base, people = _base_step(context), instances_step(context, "train")
     recipe = {
@@ -131,14 +130,14 @@ def _senior_step(context: Context, part: Part, size_wh: list[int]) -> Step:
         "version": _VERSION,
     }
     title = "senior teacher" if part == "senior" else "control of the senior"
-    return Step("teachers", "teachers", title, recipe, context.waits(base, people), {"part": part}, _NO_PRIMARY)
+    return TeacherStep(title=title, recipe=recipe, waits_for=context.waits(base, people), part=part, same=_NO_PRIMARY)
 
 
-def _base_step(context: Context) -> Step:
+def _base_step(context: Context) -> TeacherStep:
     return _step(context, "primary" if context.settings.teachers.senior.base is None else "base")
 
 
-def _source(context: Context, part: Part) -> TeacherSource:
+def _source(context: Context, part: TeacherPart) -> TeacherSource:
     if part == "primary":
         return context.settings.teachers.primary
     base = context.settings.teachers.senior.base
@@ -156,30 +155,27 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     """Make the missing teachers, then the missing scores."""
     for parts in _SIDE_BY_SIDE:
         at_once = trained_at_once(context, parts)
-        for group in side_by_side(context, [step for step in missing if step.about.get("part") in parts]):
+        for group in side_by_side(context, [step for step in missing if isinstance(step, TeacherStep) and step.part in parts]):
             _make_group(context, group, at_once)
     for step in missing:
-        if step.kind == "evaluations":
-            network = step.about["network"]
-            entry = context.need(network)
+        if isinstance(step, ScoresStep):
+            entry = context.need(step.network)
             context.check(entry)
             score_network(
                 context,
                 network_spec(entry),
-                context.content(network),
-                step.about["who"],
+                context.content(step.network),
+                step.who,
                 stage="teachers",
-                withhold_mask=step.about["withhold_mask"],
+                withhold_mask=step.withhold_mask,
             )
 
 
-def _make_group(context: Context, group: Sequence[Step], at_once: Sequence[TrainSettings]) -> None:
+def _make_group(context: Context, group: Sequence[TeacherStep], at_once: Sequence[TrainSettings]) -> None:
     with ExitStack() as stack:
         drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell)) for step in group]
         begun = [
-            _begin(context, cast(Part, step.about["part"]), draft)
-            for step, draft in zip(group, drafts, strict=True)
-            if isinstance(draft, Draft)
+            _begin(context, step.part, draft) for step, draft in zip(group, drafts, strict=True) if isinstance(draft, Draft)
         ]
         plans = [teacher.training for teacher in begun if teacher.training]
         trained = iter(run_trainings(context, plans, at_once=at_once))
@@ -187,13 +183,13 @@ def _make_group(context: Context, group: Sequence[Step], at_once: Sequence[Train
             _finish(context, teacher, made=next(trained) if teacher.training else {"device": context.device})
 
 
-def trained_at_once(context: Context, parts: Sequence[Part]) -> list[TrainSettings]:
+def trained_at_once(context: Context, parts: Sequence[TeacherPart]) -> list[TrainSettings]:
     """How those of ``parts`` are trained that are, each entry once: two may be the same."""
     known = {_step(context, part).key: _train_settings(context, part) for part in _parts(context) if part in parts}
     return [train for train in known.values() if train]
 
 
-def _train_settings(context: Context, part: Part) -> TrainSettings | None:
+def _train_settings(context: Context, part: TeacherPart) -> TrainSettings | None:
     """How a teacher is trained; None where its weights are given."""
     senior = context.settings.teachers.senior
     return senior.train if part in ("senior", "control") else _source(context, part).train
@@ -203,14 +199,14 @@ def _train_settings(context: Context, part: Part) -> TrainSettings | None:
 class _Begun:
     """A teacher in the making: how it is trained (given weights are not), and what its entry will hold."""
 
-    part: Part
+    part: TeacherPart
     draft: Draft
     training: TrainingPlan | None
     files: list[str]
     described: dict[str, Any]
 
 
-def _begin(context: Context, part: Part, draft: Draft) -> _Begun:
+def _begin(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
     if part in ("senior", "control"):
         return _senior(context, part, draft)
     source = _source(context, part)
@@ -230,7 +226,7 @@ def _finish(context: Context, teacher: _Begun, *, made: dict[str, Any]) -> None:
     draft.commit(teacher.files, measured={**measured, **scores}, made=made)
 
 
-_WHO: dict[Part, str] = {
+_WHO: dict[TeacherPart, str] = {
     "primary": "primary teacher",
     "base": "network under the senior",
     "senior": "senior teacher",
@@ -251,7 +247,7 @@ def _spec_of(described: dict[str, Any], draft: Draft) -> NetworkSpec:
     return NetworkSpec(network=described["network"], senior=described["senior"], **files)
 
 
-def _given(context: Context, part: Part, source: TeacherSource, draft: Draft) -> _Begun:
+def _given(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Begun:
     """Copy given weights into the entry, after they have been seen to load and to give heatmaps of the right size."""
     assert source.weights is not None
     name = f"weights{source.weights.suffix}"
@@ -261,14 +257,14 @@ def _given(context: Context, part: Part, source: TeacherSource, draft: Draft) ->
     return _Begun(part, draft, None, [name], described)
 
 
-def _from_labels(context: Context, part: Part, source: TeacherSource, draft: Draft) -> _Begun:
+def _from_labels(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Begun:
     assert source.train is not None
     plan = _plan(context, draft, f"teachers: {_WHO[part]}", NetworkSpec(network=source.network), source.train)
     described = {"network": source.network, "weights": WEIGHTS, "senior": False}
     return _Begun(part, draft, plan, [WEIGHTS, METRICS], described)
 
 
-def _senior(context: Context, part: Part, draft: Draft) -> _Begun:
+def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
     settings = context.settings.teachers.senior
     under = context.need(_base_step(context))
     context.check(under)

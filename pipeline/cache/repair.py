@@ -11,7 +11,7 @@ from pipeline.cache.lookup import Answer, command_of, drop_of, entry_named, make
 from pipeline.config.load import load_settings
 from pipeline.home import upstream_of
 from pipeline.text import plural, table
-from stages.base import Context, Step
+from stages.base import Context, Step, TargetsStep, ViewStep
 from stages.targets import repair as mend
 from storage_schemas.errors import (
     REPAIRABLE,
@@ -71,6 +71,7 @@ def repair(options: argparse.Namespace) -> Answer:
             run=entry.remake(maker_of(home, users, upstream)),
         )
     context, step = step_of(home, entry_id, upstream=upstream)
+    assert isinstance(step, ViewStep | TargetsStep)
 
     def connect() -> None:
         cluster.connect()

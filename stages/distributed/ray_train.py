@@ -7,7 +7,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 import torch
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["cpus_of_process", "read_curve", "run_trainings", "side_by_side"]
 
+S = TypeVar("S", bound=Step)
 _ERROR = "error.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_REQUESTS = 5.0
 
 
-def side_by_side(context: Context, steps: Sequence[Step]) -> list[list[Step]]:
+def side_by_side(context: Context, steps: Sequence[S]) -> list[list[S]]:
     """The trainings ``steps`` in groups, each for ``run_trainings``.
 
     Without GPUs they run at the same time, each on its share of the processors: short steps do not use several threads well

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from stages import evaluate, teachers
-from stages.base import Context, Step
+from stages.base import Context, Step, StudentStep
 from stages.distributed.predict import DECODERS
 from stages.networks.profile import measure_latency, profile
 from stages.networks.spec import NetworkSpec, load_network
@@ -97,15 +97,15 @@ def compared(context: Context) -> list[Compared]:
     found = []
     width, height = context.settings.crop.size_wh
     for key, step in teachers.evaluations(context).items():
-        network = step.about["network"]
-        spec = teachers.network_spec(context.need(network))
-        found.append(Compared(key, context.need(step), network, spec, (width, height), _label(context)))
+        spec = teachers.network_spec(context.need(step.network))
+        found.append(Compared(key, context.need(step), step.network, spec, (width, height), _label(context)))
     for step in evaluate.steps(context):
-        if step.about["subset"] == "val":
-            arm, divisor = step.about["who"], step.about["divisor"]
+        if step.subset == "val":
+            assert isinstance(step.network, StudentStep)
+            arm = step.network.arm
             spec = evaluate.student_spec(context, arm)
-            input_wh = (width // divisor, height // divisor)
-            found.append(Compared(arm, context.need(step), step.about["network"], spec, input_wh))
+            input_wh = (width // step.divisor, height // step.divisor)
+            found.append(Compared(arm, context.need(step), step.network, spec, input_wh))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import groupby
 
 from stages import distill, prepare, teachers
-from stages.base import Context
+from stages.base import Context, TargetsStep, TeacherPart, TeacherStep, ViewStep
 from stages.distributed.ray_train import read_curve
 from stages.report.page.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
 from stages.report.scores import SHORT_NAMES
@@ -22,7 +22,7 @@ __all__ = ["cache", "entries", "phases", "splits", "student_curves", "teacher_cu
 
 _FLOAT16_BYTES = 2
 _NUM_JOINTS = 17
-_PARTS: dict[str, tuple[str, Who]] = {
+_PARTS: dict[TeacherPart, tuple[str, Who]] = {
     "primary": ("primary teacher", "primary"),
     "base": ("network under the senior", "other"),
     "senior": ("senior teacher", "senior"),
@@ -57,8 +57,8 @@ def teacher_curves(context: Context) -> list[Curve]:
     """The loss of the teachers that were trained here."""
     found = []
     for step in teachers.steps(context):
-        if step.kind == "teachers" and METRICS in (entry := context.need(step)).manifest.files:
-            name, who = _PARTS[step.about["part"]]
+        if isinstance(step, TeacherStep) and METRICS in (entry := context.need(step)).manifest.files:
+            name, who = _PARTS[step.part]
             found.append(_curve(entry, name, who))
     return found
 
@@ -99,10 +99,10 @@ def _held(context: Context, role: Role, split: str) -> list[Entry]:
     return [
         context.need(step)
         for step in targets.steps(context)
-        if step.kind == "targets"
-        and step.about["role"] == role
-        and step.about["split"] == split
-        and step.about["rule"] == context.settings.binarize
+        if isinstance(step, TargetsStep)
+        and step.role == role
+        and step.split == split
+        and step.rule == context.settings.binarize
     ]
 
 
@@ -111,7 +111,7 @@ def views_bytes(context: Context) -> int:
     return sum(
         context.need(step).manifest.size
         for step in targets.steps(context)
-        if step.kind == "views" and step.about["split"] == "train"
+        if isinstance(step, ViewStep) and step.split == "train"
     )
 
 
@@ -120,7 +120,7 @@ def splits(context: Context) -> list[SplitRow]:
     names = {"train": "training set", "val": "validation set"}
     return [
         SplitRow(
-            names[step.about["split"]],
+            names[step.split],
             *(measured[name] for name in ("people", "images", "with_mask", "held_out", "quarantined", "skipped")),
         )
         for step in prepare.steps(context)

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any, get_args
 
 from stages import distill, evaluate, prepare, teachers
-from stages.base import Context, Step
+from stages.base import Context, Step, TargetsStep
 from stages.settings import Role
 from stages.targets import stage as targets
 from stages.training.loop import WEIGHTS
@@ -59,7 +59,7 @@ def _entries(context: Context) -> dict[str, str]:
 
 
 def _data(context: Context) -> dict[str, Any]:
-    entries = {str(step.about["split"]): context.find(step) for step in prepare.steps(context)}
+    entries = {step.split: context.find(step) for step in prepare.steps(context)}
     return {split: entry.measured for split, entry in entries.items() if entry}
 
 
@@ -82,17 +82,17 @@ def _targets(context: Context) -> dict[str, Any]:
     seen: dict[str, list[float]] = defaultdict(list)
     for step in targets.steps(context):
         entry = context.find(step)
-        if entry is None or step.kind != "targets" or step.about["rule"] != context.settings.binarize:
+        if entry is None or not isinstance(step, TargetsStep) or step.rule != context.settings.binarize:
             continue
-        role = found.setdefault(step.about["role"], {})
-        if step.about["split"] == "val":
+        role = found.setdefault(step.role, {})
+        if step.split == "val":
             role |= {name: entry.measured[name] for name in ("AP_from_bits", "AP_float_quarter", "AP_float_dark")}
             role["joints_seen_val"] = entry.measured["seen"]
         else:
             role["bytes_per_view"] = entry.manifest.size
             role["bytes_per_person_and_view"] = entry.measured["bytes_per_person"]
-            seen[step.about["role"]].append(entry.measured["seen"])
-            role["joints_seen_train"] = round(mean(seen[step.about["role"]]), 4)
+            seen[step.role].append(entry.measured["seen"])
+            role["joints_seen_train"] = round(mean(seen[step.role]), 4)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from stages.base import Context, Step
+from stages.base import Context, ScoresStep, Step, Subset
 from stages.data.detections import check_pictures, read_detections
 from stages.data.images import DECODER_VERSION
 from stages.data.windows import Pictures
@@ -26,10 +26,7 @@ from storage_schemas.formats.predictions import coco_results, write_predictions,
 from storage_schemas.paths.local import sha256_known
 from storage_schemas.store.store import Entry
 
-__all__ = ["Subset", "backend_of", "evaluation_step", "is_on_ground_truth", "read_ground_truth", "score_network"]
-
-Subset = Literal["val", "holdout"]
-"""``holdout``: the training people that no network trains on."""
+__all__ = ["backend_of", "evaluation_step", "is_on_ground_truth", "read_ground_truth", "score_network"]
 
 PREDICTIONS = "predictions.parquet"
 _ON_GROUND_TRUTH = "ground truth"
@@ -50,7 +47,7 @@ def evaluation_step(
     subset: Subset = "val",
     divisor: int = 1,
     withhold_mask: bool = False,
-) -> Step:
+) -> ScoresStep:
     """The scores of the network that the step ``network`` leaves; ``who`` names it for people.
 
     Teachers are scored on ground-truth boxes whatever ``evaluate.boxes`` says: only people who are annotated have a mask.
@@ -58,10 +55,19 @@ def evaluation_step(
     people = instances_step(context, "val" if subset == "val" else "train")
     boxes = context.settings.evaluate.boxes if stage == "evaluate" and subset == "val" else None
     recipe = _recipe(context, context.content(network), subset, boxes, divisor=divisor, withhold_mask=withhold_mask)
-    about = {"who": who, "network": network, "subset": subset, "divisor": divisor, "withhold_mask": withhold_mask}
-    about["boxes"] = boxes
     title = f"AP of the {who} on {'the validation set' if subset == 'val' else 'held-out training people'}"
-    return Step(stage, "evaluations", title, recipe, context.waits(people, network), about, ("network", "subset", "mask"))
+    return ScoresStep(
+        stage=stage,
+        title=title,
+        recipe=recipe,
+        waits_for=context.waits(people, network),
+        who=who,
+        network=network,
+        subset=subset,
+        boxes=boxes,
+        divisor=divisor,
+        withhold_mask=withhold_mask,
+    )
 
 
 def backend_of(spec_suffix: str, context: Context) -> str:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.base import Context, Device, Step, resolve_precision
+from stages.base import Context, Device, Step, TargetsStep, ViewStep, resolve_precision
 from stages.data.loader import CropLoader, batches_ahead
 from stages.data.views import Views
 from stages.distributed.predict import runner
@@ -23,9 +22,8 @@ from stages.distributed.tasks import run_tasks, task_options
 from stages.pose.binarize import binarize
 from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.progress import progress
-from stages.settings import Role, Split
 from stages.targets.block import BlockTeacher, BlockView, run_block
-from stages.targets.stage import array_specs, block_job, view_step
+from stages.targets.stage import CachedStep, array_specs, block_job, view_step
 from stages.teachers import network_spec, teacher_step
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, cache_command, make_again
 from storage_schemas.formats.instances import read_instances
@@ -43,7 +41,7 @@ _NUM_JOINTS = 17
 _SCRATCH = "repair-"
 
 
-def repair(context: Context, step: Step, damaged: Sequence[str], *, connect: Callable[[], None]) -> None:
+def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connect: Callable[[], None]) -> None:
     """Compute the blocks again that hold the ``damaged`` files of the entry of ``step``, views or targets, and put those back.
 
     A file is put back only if it is, byte for byte, what the manifest describes: an entry is never changed, only made whole.
@@ -162,9 +160,9 @@ def _folder_in(entry: Entry) -> Iterator[StorePath]:
             remove_tree(folder)
 
 
-def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str], folder: StorePath) -> None:
+def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence[str], folder: StorePath) -> None:
     """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
-    split, num = cast(Split, step.about["split"]), int(entry.measured["rows"])
+    split, num = step.split, int(entry.measured["rows"])
     people = context.need(instances_step(context, split))
     specs = array_specs(context, step)
     create_arrays(mirror(folder), specs, num)
@@ -174,7 +172,7 @@ def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str],
     ]
     view = _block_view(context, step, folder)
     jobs = [block_job(context, split, people.file(INSTANCES), num, block, (view,), score=False) for block in blocks]
-    if step.kind == "targets":
+    if isinstance(step, TargetsStep):
         # Not in the key, and yet a bit near the threshold may depend on it.
         jobs = [replace(job, batch_size=_batch_size(context, step)) for job in jobs]
     options = task_options(context, network=True)
@@ -183,28 +181,28 @@ def _compute(context: Context, step: Step, entry: Entry, damaged: Sequence[str],
         pass
 
 
-def _inputs(context: Context, step: Step) -> list[Entry]:
+def _inputs(context: Context, step: CachedStep) -> list[Entry]:
     """What views or targets were made from, in the order in which that can be mended."""
-    split = cast(Split, step.about["split"])
+    split = step.split
     people = context.need(instances_step(context, split))
-    if step.kind == "views":
+    if isinstance(step, ViewStep):
         return [people]
-    teacher = context.need(teacher_step(context, cast(Role, step.about["role"])))
-    return [people, teacher, context.need(view_step(context, split, step.about["view"]))]
+    teacher = context.need(teacher_step(context, step.role))
+    return [people, teacher, context.need(view_step(context, split, step.view))]
 
 
-def _block_view(context: Context, step: Step, folder: StorePath) -> BlockView:
-    number = step.about["view"]
-    if step.kind == "views":
+def _block_view(context: Context, step: CachedStep, folder: StorePath) -> BlockView:
+    number = step.view
+    if isinstance(step, ViewStep):
         return BlockView(number, None, folder, ())
-    crops = context.need(view_step(context, step.about["split"], number))
+    crops = context.need(view_step(context, step.split, number))
     return BlockView(number, crops.whole(), None, (_teacher(context, step, folder),))
 
 
-def _teacher(context: Context, step: Step, folder: StorePath) -> BlockTeacher:
-    role = cast(Role, step.about["role"])
+def _teacher(context: Context, step: TargetsStep, folder: StorePath) -> BlockTeacher:
+    role = step.role
     teacher = context.need(teacher_step(context, role))
-    return BlockTeacher(role, network_spec(teacher), ((step.about["rule"], folder),))
+    return BlockTeacher(role, network_spec(teacher), ((step.rule, folder),))
 
 
 @dataclass(frozen=True)
@@ -229,13 +227,13 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
         CorruptEntryError: files are damaged.
         StoreError: the entry holds no bits of a teacher.
     """
-    if step.kind != "targets":
+    if not isinstance(step, TargetsStep):
         raise StoreError(
             f"{step.kind}/{step.key} holds no teacher's bits",
             allowed="a sample of entries of kind 'targets'",
             run=cache_command("ls targets", context.home),
         )
-    entry, crops = context.need(step), context.need(view_step(context, step.about["split"], step.about["view"]))
+    entry, crops = context.need(step), context.need(view_step(context, step.split, step.view))
     for source in (*_inputs(context, step), entry):
         context.check(source)
     num = int(entry.measured["rows"])
@@ -254,9 +252,9 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
     )
 
 
-def _bits_again(context: Context, step: Step, crops: Entry, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _bits_again(context: Context, step: TargetsStep, crops: Entry, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """The bits [B, K, H, W] that the teacher gives for the chosen rows, in batches as large as when the entry was made."""
-    split, rule, size_wh = cast(Split, step.about["split"]), step.about["rule"], context.settings.crop.size_wh
+    split, rule, size_wh = step.split, step.rule, context.settings.crop.size_wh
     instances = read_instances(context.need(instances_step(context, split)).path(INSTANCES)).select(chosen_B)
     affine_B23 = _rows(crops, "affine", chosen_B).astype(np.float32)
     views = Views(affine_B23, _rows(crops, "flip", chosen_B).astype(np.bool_))
@@ -284,7 +282,7 @@ def _bits_again(context: Context, step: Step, crops: Entry, chosen_B: npt.NDArra
     return np.concatenate(found)
 
 
-def _batch_size(context: Context, step: Step) -> int:
+def _batch_size(context: Context, step: CachedStep) -> int:
     return int(context.need(step).manifest.made["batch_size"])
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from stages.base import Context, Step, resolve_precision
+from stages.base import ROLES, Context, Step, TargetsStep, ViewStep, pending, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
 from stages.distributed.tasks import run_tasks, task_options
@@ -45,39 +45,43 @@ from storage_schemas.formats.targets import (
 from storage_schemas.paths.node_cache import File, here
 from storage_schemas.store.store import Draft, Entry
 
-__all__ = ["array_specs", "block_job", "make", "steps", "target_step", "view_step"]
+__all__ = ["CachedStep", "array_specs", "block_job", "make", "steps", "target_step", "view_step"]
 
 log = logging.getLogger(__name__)
+
+CachedStep = ViewStep | TargetsStep
+Drafts = dict[str, tuple[CachedStep, Draft]]
+"""Entries in the making, with their steps, by key."""
 
 _VERSION = 1
 _NUM_JOINTS = 17
 _VIEWS_TOGETHER = 8
 """Views that are filled at the same time; their bits are held in memory until a block is written."""
-_ROLES: tuple[Role, Role] = ("primary", "senior")
 
 
-def steps(context: Context) -> list[Step]:
+def steps(context: Context) -> list[CachedStep]:
     """The views and targets that the schedule reads, and those of the validation set's plain view."""
     settings = context.settings
     weights = epoch_weights(settings.distill)
     reads: dict[int, set[Role]] = defaultdict(set)
     for epoch, weight in enumerate(weights):
         view = view_of_epoch(epoch, settings.views.count)
-        reads[view] |= {role for role in _ROLES if getattr(weight, role) > 0}
-    found: list[Step] = []
-    for split, views in (("val", {0: set(_ROLES)}), ("train", reads)):
+        reads[view] |= {role for role in ROLES if getattr(weight, role) > 0}
+    found: list[CachedStep] = []
+    read_by_split: tuple[tuple[Split, dict[int, set[Role]]], ...] = (("val", {0: set(ROLES)}), ("train", reads))
+    for split, views in read_by_split:
         for view, roles in sorted(views.items()):
-            found.append(view_step(context, cast(Split, split), view))
+            found.append(view_step(context, split, view))
             found += [
-                target_step(context, role, cast(Split, split), view, rule)
-                for role in _ROLES
+                target_step(context, role, split, view, rule)
+                for role in ROLES
                 if role in roles
                 for rule in (settings.binarize, *settings.targets.extra_binarizations)
             ]
     return found
 
 
-def view_step(context: Context, split: Split, view: int) -> Step:
+def view_step(context: Context, split: Split, view: int) -> ViewStep:
     """The crops of everybody in one view."""
     settings, people = context.settings, instances_step(context, split)
     drawn = {"seed": settings.views.seed, "augment": settings.views.augment.model_dump()} if view else None
@@ -88,54 +92,57 @@ def view_step(context: Context, split: Split, view: int) -> Step:
         "crop": {"size_wh": list(settings.crop.size_wh)},
         "version": VIEWS_VERSION,
     }
-    return Step(
-        "targets", "views", f"{split} view {view}", recipe, context.waits(people), {"split": split, "view": view}, ("view",)
-    )
+    return ViewStep(title=f"{split} view {view}", recipe=recipe, waits_for=context.waits(people), split=split, view=view)
 
 
-def target_step(context: Context, role: Role, split: Split, view: int, rule: BinarizeSettings) -> Step:
+def target_step(context: Context, role: Role, split: Split, view: int, rule: BinarizeSettings) -> TargetsStep:
     """One teacher's bits of everybody in one view."""
     crops, teacher = view_step(context, split, view), teacher_step(context, role)
     entry = context.find(teacher)
     suffix = Path(entry.measured.get("weights") or "").suffix if entry else ""
     recipe = {
-        "view": crops.key if not crops.waits_for else f"pending {crops.key}",
+        "view": crops.key if not crops.waits_for else pending(crops.key),
         "teacher": context.content(teacher),
         "mask": role == "senior",
         "binarize": rule.model_dump(),
         # onnxruntime computes as the file says, in float32.
         "precision": "float32" if suffix == ".onnx" else resolve_precision(context.settings.targets.precision, context.device),
-        "backend": backend_of(suffix, context) if entry else f"pending {role}",
+        "backend": backend_of(suffix, context) if entry else pending(role),
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
-    about = {"split": split, "view": view, "role": role, "rule": rule}
-    waits = (*crops.waits_for, *context.waits(teacher))
-    return Step(
-        "targets", "targets", f"targets of the {role} teacher, {split} view {view}", recipe, waits, about, ("view", "mask")
+    return TargetsStep(
+        title=f"targets of the {role} teacher, {split} view {view}",
+        recipe=recipe,
+        waits_for=(*crops.waits_for, *context.waits(teacher)),
+        split=split,
+        view=view,
+        role=role,
+        rule=rule,
     )
 
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Fill the missing entries of each split; a block that an earlier run finished is not run again."""
-    for split in ("val", "train"):
-        ours = [step for step in missing if step.about["split"] == split]
+    splits: tuple[Split, ...] = ("val", "train")
+    for split in splits:
+        ours = [step for step in missing if isinstance(step, ViewStep | TargetsStep) and step.split == split]
         for group in _groups(ours):
             _make_group(context, split, group)
 
 
-def _groups(missing: Sequence[Step]) -> Iterator[list[Step]]:
-    views = sorted({step.about["view"] for step in missing})
+def _groups(missing: Sequence[CachedStep]) -> Iterator[list[CachedStep]]:
+    views = sorted({step.view for step in missing})
     for start in range(0, len(views), _VIEWS_TOGETHER):
         chosen = set(views[start : start + _VIEWS_TOGETHER])
-        yield [step for step in missing if step.about["view"] in chosen]
+        yield [step for step in missing if step.view in chosen]
 
 
-def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
+def _make_group(context: Context, split: Split, group: Sequence[CachedStep]) -> None:
     people = context.need(instances_step(context, split)).file(INSTANCES)
     num = len(read_instances(here(people)).id_N)
     with ExitStack() as stack:
-        drafts: dict[str, tuple[Step, Draft]] = {}
+        drafts: Drafts = {}
         # In one order for all runs: two that need the same entries must not wait for each other.
         for step in sorted(group, key=lambda item: (item.kind, item.key)):
             draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
@@ -155,27 +162,27 @@ def _make_group(context: Context, split: Split, group: Sequence[Step]) -> None:
             _commit(context, step, draft, num)
 
 
-def _check_inputs(context: Context, split: Split, drafts: dict[str, tuple[Step, Draft]]) -> None:
+def _check_inputs(context: Context, split: Split, drafts: Drafts) -> None:
     """Hold every file that will be read against its manifest: a lost shard would be read as zeros, and taught for ever."""
-    needed = [instances_step(context, split)]
+    needed: list[Step] = [instances_step(context, split)]
     for step, _ in drafts.values():
-        if step.kind == "targets":
-            crops = view_step(context, split, step.about["view"])
-            needed += [teacher_step(context, step.about["role"]), *([] if crops.key in drafts else [crops])]
-    for step in {(step.kind, step.key): step for step in needed}.values():
-        context.check(context.need(step))
+        if isinstance(step, TargetsStep):
+            crops = view_step(context, split, step.view)
+            needed += [teacher_step(context, step.role), *([] if crops.key in drafts else [crops])]
+    for source in {source.entry_id: source for source in needed}.values():
+        context.check(context.need(source))
 
 
-def array_specs(context: Context, step: Step) -> tuple[ArraySpec, ...]:
+def array_specs(context: Context, step: CachedStep) -> tuple[ArraySpec, ...]:
     """The arrays of a step's entry."""
-    if step.kind == "views":
+    if isinstance(step, ViewStep):
         return view_arrays(context.heatmap_wh)
     return target_arrays(context.heatmap_wh, _NUM_JOINTS)
 
 
-def _jobs(context: Context, split: Split, people: File, num: int, drafts: dict[str, tuple[Step, Draft]]) -> Iterator[BlockJob]:
+def _jobs(context: Context, split: Split, people: File, num: int, drafts: Drafts) -> Iterator[BlockJob]:
     finished = {key: set(draft.parts()) for key, (_, draft) in drafts.items()}
-    specs = {role: network_spec(context.need(teacher_step(context, role))) for role in _ROLES}
+    specs = {role: network_spec(context.need(teacher_step(context, role))) for role in ROLES}
     for block in range(-(-num // rows_per_block(num))):
         todo = [(step, draft) for key, (step, draft) in drafts.items() if part_name(block) not in finished[key]]
         views = tuple(_views_of(context, split, block, todo, drafts, specs))
@@ -213,46 +220,48 @@ def _views_of(
     context: Context,
     split: Split,
     block: int,
-    todo: Sequence[tuple[Step, Draft]],
-    drafts: dict[str, tuple[Step, Draft]],
+    todo: Sequence[tuple[CachedStep, Draft]],
+    drafts: Drafts,
     specs: dict[Role, NetworkSpec],
 ) -> Iterator[BlockView]:
     """What one block still lacks, view by view; a view's own crops are read where another run has stored them."""
-    for view in sorted({step.about["view"] for step, _ in todo}):
-        ours = [(step, draft) for step, draft in todo if step.about["view"] == view]
+    for view in sorted({step.view for step, _ in todo}):
+        ours = [(step, draft) for step, draft in todo if step.view == view]
         crops = view_step(context, split, view)
         entry = context.find(crops)
         stored = entry.whole() if entry else None
-        own = [draft.folder for step, draft in ours if step.kind == "views"]
+        own = [draft.folder for step, draft in ours if isinstance(step, ViewStep)]
         if not own and stored is None:
             # This block of the view is finished in our own draft: read it from there.
             stored = drafts[crops.key][1].part_folder(part_name(block))
         teachers = []
-        for role in _ROLES:
-            outputs = tuple((step.about["rule"], draft.folder) for step, draft in ours if step.about.get("role") == role)
+        for role in ROLES:
+            outputs = tuple(
+                (step.rule, draft.folder) for step, draft in ours if isinstance(step, TargetsStep) and step.role == role
+            )
             if outputs:
                 teachers.append(BlockTeacher(role, specs[role], outputs))
         yield BlockView(view, stored, own[0] if own else None, tuple(teachers))
 
 
-def _commit(context: Context, step: Step, draft: Draft, num: int) -> Entry:
+def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry:
     specs = array_specs(context, step)
     blocks = range(-(-num // rows_per_block(num)))
     files = [*metadata_files(specs), *(name for block in blocks for name in block_files(specs, block))]
     per_person = round(draft.size(files) / num, 2)
     measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num), "bytes_per_person": per_person}
     made: dict[str, Any] = {"device": context.device}
-    if step.kind == "targets":
+    if isinstance(step, TargetsStep):
         bad = sum(part.notes["bad"] for part in draft.parts().values())
         _refuse_if_too_bad(context, step, bad, num)
-        measured |= {"bad_maps": bad, "seen": _seen_share(draft.near("peak/"), step.about["rule"])}
+        measured |= {"bad_maps": bad, "seen": _seen_share(draft.near("peak/"), step.rule)}
         made |= {"batch_size": context.settings.targets.batch_size}
-        if step.about["split"] == "val":
+        if step.split == "val":
             measured |= _scores(context, step, draft)
     return draft.commit(files, measured=measured, made=made)
 
 
-def _refuse_if_too_bad(context: Context, step: Step, bad: int, num: int) -> None:
+def _refuse_if_too_bad(context: Context, step: TargetsStep, bad: int, num: int) -> None:
     allowed = context.settings.targets.max_bad_fraction
     if bad > allowed * num * _NUM_JOINTS:
         raise TrainingError(
@@ -266,7 +275,7 @@ def _seen_share(folder: Path, rule: BinarizeSettings) -> float:
     return round(float((read_rows(folder, "peak") >= np.float16(rule.min_peak)).mean()), 4)
 
 
-def _scores(context: Context, step: Step, draft: Draft) -> dict[str, Any]:
+def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]:
     """AP decoded from the cached bits, and from the float maps that they came from.
 
     Always by the same protocol, since the entry serves any experiment: annotated boxes, no flip, and HRNet's rules for scores
@@ -275,7 +284,7 @@ def _scores(context: Context, step: Step, draft: Draft) -> dict[str, Any]:
     truth = read_ground_truth(context, "val")
     entry = context.need(instances_step(context, "val"))
     people = read_instances(entry.path(INSTANCES))
-    crops = context.need(view_step(context, "val", step.about["view"]))
+    crops = context.need(view_step(context, "val", step.view))
     affine = read_rows(crops.near(), "affine").astype(np.float64)
     width, height = context.heatmap_wh
     folder = draft.near("bits/", "peak/", "block-")
@@ -288,5 +297,5 @@ def _scores(context: Context, step: Step, draft: Draft) -> dict[str, Any]:
     ones = np.ones(len(people.id_N))
     scored = {name: score_poses(truth, people, ones, poses, EvaluateSettings())[0] for name, poses in found.items()}
     text = ", ".join(f"{name} {value['AP']:.3f}" for name, value in scored.items())
-    context.tell(f"targets: {step.about['role']} teacher: {text}")
+    context.tell(f"targets: {step.role} teacher: {text}")
     return {**{name: value["AP"] for name, value in scored.items()}, "scores_from_bits": scored["AP_from_bits"]}

@@ -14,7 +14,7 @@ import pytest
 from pipeline import graph
 from pipeline.experiments import experiments
 from stages import distill, teachers
-from stages.base import Context, StageName, Step
+from stages.base import Context, ScoresStep, StageName, Step, TargetsStep, TeacherPart
 from stages.targets import stage as targets
 from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, DataError, MissingInputError
 from tests.support.buckets import local
@@ -133,7 +133,7 @@ def test_force_takes_nothing_away_when_what_is_damaged_was_made_by_the_same_stag
     context = with_all(make_context(tmp_path))
     view = targets.view_step(context, "train", 1)
     (local(context.need(view).folder) / "file").write_bytes(b"damaged")
-    made = next(step for step in targets.steps(context) if step.kind == "targets" and step.about["split"] == "train")
+    made = next(step for step in targets.steps(context) if isinstance(step, TargetsStep) and step.split == "train")
     with pytest.raises(CorruptEntryError, match=view.entry_id):
         graph.make_stage(context, "targets", force=[made.key], connect=_no_cluster)
     assert make_context(tmp_path).find(made) is not None
@@ -143,8 +143,8 @@ def test_force_takes_nothing_away_when_what_is_damaged_was_made_by_the_same_stag
 
 def test_scores_of_a_damaged_teacher_are_not_made(tmp_path: Path) -> None:
     context = with_all(make_context(tmp_path))
-    scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
-    network = context.need(scores.about["network"])
+    scores = next(step for step in teachers.steps(context) if isinstance(step, ScoresStep))
+    network = context.need(scores.network)
     (local(network.folder) / "file").write_bytes(b"damaged")
     with pytest.raises(CorruptEntryError, match=network.entry_id):
         graph.make_stage(context, "teachers", force=[scores.entry_id], connect=_no_cluster)
@@ -254,8 +254,8 @@ def test_all_stages_together_need_nothing_that_they_do_not_make(tmp_path: Path) 
 
 def test_processors_are_shared_among_all_that_could_train_at_the_same_time(tmp_path: Path) -> None:
     """Whichever of them is missing; what is one entry, or has given weights, trains once or not at all."""
-    first: tuple[teachers.Part, ...] = ("primary", "base")
-    second: tuple[teachers.Part, ...] = ("senior", "control")
+    first: tuple[TeacherPart, ...] = ("primary", "base")
+    second: tuple[TeacherPart, ...] = ("senior", "control")
     train = {"network": "hrnet_w8_tiny", "train": {"epochs": 1}}
     base = f"teachers.senior.base={json.dumps(train)}"
     alone = with_people(make_context(tmp_path))

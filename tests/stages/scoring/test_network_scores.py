@@ -209,7 +209,7 @@ def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_
     context = prepared(tmp_path, boxes)
     val = evaluation_step(context, NETWORK, "student", stage="evaluate")
     holdout = evaluation_step(context, NETWORK, "student", stage="evaluate", subset="holdout")
-    assert (val.about["boxes"], holdout.about["boxes"]) == (boxes, None)
+    assert (val.boxes, holdout.boxes) == (boxes, None)
     assert holdout.recipe["boxes"] == "ground truth"
     detections(tmp_path, box(1, 0.81))
     assert evaluation_step(context, NETWORK, "student", stage="evaluate").key != val.key

@@ -21,7 +21,7 @@ import torch
 
 from pipeline import cluster, graph
 from pipeline.config.load import resolved_yaml
-from stages.base import Context, Step
+from stages.base import Context, TargetsStep
 from stages.distributed.tasks import run_tasks
 from stages.networks.spec import NetworkSpec, load_network
 from stages.settings import Role
@@ -94,7 +94,7 @@ def _context(home: Path, *overrides: str) -> Context:
     return make_context(home, *TINY, *overrides)
 
 
-def _bits(context: Context) -> tuple[Step, Entry]:
+def _bits(context: Context) -> tuple[TargetsStep, Entry]:
     """The primary's targets of the training set."""
     step = targets.target_step(context, "primary", "train", 1, context.settings.binarize)
     return step, context.need(step)

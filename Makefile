@@ -8,13 +8,14 @@ SOURCES := pipeline stages storage_schemas tests
 # Neither the demo nor the tests send usage statistics.
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo test test-all test-fast lint types format check clean
+.PHONY: help install demo test test-all test-fast lint types format check docs clean
 
 help:
 	@echo "make demo       the whole pipeline on the embedded data; results in .odkd/runs/demo"
 	@echo "make test       what every change must pass    make test-fast  without those that start Ray or train"
 	@echo "make test-all   with those that take minutes each"
 	@echo "make check      lint, format, spelling, types  make format     rewrite the sources in the house format"
+	@echo "make docs       the documentation as a web site in site/"
 	@echo "make install    only the environment in $(VENV)    make clean      remove it, and what tools left"
 
 install: $(STAMP)
@@ -52,8 +53,17 @@ format: install
 
 check: lint types
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/codespell $(SOURCES) *.md *.yaml Makefile
+	$(BIN)/codespell $(SOURCES) docs *.md *.yaml Makefile
+
+# mkdocs is installed only here: neither the demo nor the tests need it.
+$(VENV)/installed-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 # Not .odkd: it holds results.
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,36 @@
+"""The Python example of docs/student.md runs as it is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.config.load import load_settings
+from stages.networks.spec import NetworkSpec, load_network
+from storage_schemas.formats.checkpoints import save_weights
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "student.md"
+
+
+def test_the_example_finds_the_keypoints_of_one_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    settings = load_settings("demo")
+    assert f"size_wh = {settings.crop.size_wh}" in block
+    assert settings.distill.size_divisor == 1
+    save_weights(tmp_path / "weights.safetensors", load_network(NetworkSpec(settings.distill.network), size_wh=(96, 128)), {})
+    run = tmp_path / ".odkd" / "runs" / "demo"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text(json.dumps({"weights": str(tmp_path / "weights.safetensors")}))
+    cv2.imwrite(str(tmp_path / "person.jpg"), np.full((300, 200, 3), 128, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["keypoints"].shape == (17, 2)
+    assert np.isfinite(names["keypoints"]).all()
+    assert names["scores"].shape == (1, 17)

@@ -1,4 +1,4 @@
-"""Stage evaluate: the students' AP, by one decoder for all rows, chosen on training people that nobody trained on."""
+"""Stage evaluate: the AP of the students, by one decoder for all rows that is chosen on held-out training instances."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from stages.distributed.predict import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.prepare import instances_step
 from stages.scoring.network_scores import evaluation_step, score_network
-from stages.settings import DecoderName
+from stages.scoring.protocol import Counts, DecoderChoice, Protocol
 from stages.training.loop import WEIGHTS
 
-__all__ = ["GROUND_TRUTH_BOXES", "chosen_decoder", "make", "protocol", "scores_of", "steps", "student_spec"]
-
-GROUND_TRUTH_BOXES = "ground-truth boxes"
-"""How the protocol, and rows that differ from it, name the annotated boxes."""
+__all__ = ["chosen_decoder", "make", "protocol", "scores_of", "steps", "student_spec"]
 
 
 def steps(context: Context) -> list[ScoresStep]:
-    """The scores of student and baseline on the validation set, and on the held-out people where they choose the decoder."""
+    """The scores of student and baseline on the validation set, and on held-out instances where those choose the decoder."""
     found = [_score_step(context, arm, "val") for arm in arms(context)]
     if context.settings.evaluate.decoder == "auto" and _has_holdout(context):
         found += [_score_step(context, arm, "holdout") for arm in arms(context)]
@@ -74,49 +71,36 @@ def scores_of(context: Context, arm: Arm) -> dict[str, Any]:
     return context.need(_score_step(context, arm, "val")).measured
 
 
-def chosen_decoder(context: Context) -> tuple[DecoderName, str]:
+def chosen_decoder(context: Context) -> DecoderChoice:
     """The decoder of all rows, and how it was chosen."""
     fixed = context.settings.evaluate.decoder
     if fixed != "auto":
-        return fixed, "as configured"
+        return DecoderChoice(fixed, by="setting")
     if not _has_holdout(context):
-        return "quarter", "HRNet's own, since nobody is held out to choose another on (prepare.holdout_fraction)"
+        return DecoderChoice("quarter", by="default")
     measured = [context.need(_score_step(context, arm, "holdout")).measured for arm in arms(context)]
     means = {decoder: sum(scores[decoder]["AP"] for scores in measured) / len(measured) for decoder in DECODERS}
     best = max(DECODERS, key=lambda decoder: means[decoder])
-    told = ", ".join(f"{decoder} {mean:.3f}" for decoder, mean in means.items())
-    return best, f"best mean AP of {' and '.join(arms(context))} on {measured[0]['people']} held-out training people: {told}"
+    return DecoderChoice(best, "held_out", arms(context), measured[0]["instances"], means)
 
 
 def protocol(context: Context) -> str:
-    """Everything that an AP depends on beside the network's weights, in one line."""
+    """The printed protocol: everything that an AP depends on besides the network's weights, in one line."""
     settings = context.settings
-    width, height = settings.crop.size_wh
-    divisor = settings.distill.size_divisor
-    return ", ".join(
-        [
-            _boxes_told(context),
-            "flip test with a shift of 1 px" if settings.evaluate.flip else "no flip test",
-            f"decoder {chosen_decoder(context)[0]}",
-            f"teachers' input {width}x{height}",
-            f"student {settings.distill.network} at {width // divisor}x{height // divisor}",
-            f"OKS-NMS {settings.evaluate.nms_threshold}",
-            _people_told(context),
-        ]
+    boxes = settings.evaluate.boxes
+    shared = Protocol.of(settings, size_divisor=settings.distill.size_divisor, boxes=boxes)
+    return shared.sentence(
+        decoder=chosen_decoder(context).decoder,
+        student=settings.distill.network,
+        arms=arms(context),
+        counts=_counts(context),
     )
 
 
-def _boxes_told(context: Context) -> str:
-    boxes = context.settings.evaluate.boxes
-    if boxes is None:
-        return GROUND_TRUTH_BOXES
-    return f"boxes of the {' and '.join(arms(context))} from {boxes.name}, {GROUND_TRUTH_BOXES} for teachers and cached targets"
-
-
-def _people_told(context: Context) -> str:
-    people = context.need(instances_step(context, "val")).measured
+def _counts(context: Context) -> Counts:
+    annotated = context.need(instances_step(context, "val")).measured
     if context.settings.evaluate.boxes is None:
-        return f"{people['people']} people on {people['images']} images"
-    # Images that nobody is annotated on count too: what is detected there is wrong.
+        return Counts(annotated["images"], annotated["people"])
+    # Images without annotations count too: every detection there is wrong.
     scores = scores_of(context, "student")
-    return f"{people['people']} people on {scores['images']} images, {scores['people']} detected boxes"
+    return Counts(scores["images"], annotated["people"], detected=scores["instances"])

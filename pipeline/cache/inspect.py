@@ -129,7 +129,7 @@ def _told(read: Callable[[Entry, Inventory], Any], entry: Entry, inventory: Inve
 
 def _people(entry: Entry, _: Inventory) -> int | None:
     """People of a table or of scores, and rows of arrays, which are people too."""
-    found = entry.measured.get("people", entry.measured.get("rows"))
+    found = next((entry.measured[name] for name in ("people", "instances", "rows") if name in entry.measured), None)
     return None if found is None else int(found)
 
 

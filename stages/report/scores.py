@@ -18,6 +18,7 @@ from stages.networks.spec import NetworkSpec, load_network
 from stages.report.page.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
 from stages.scoring.bootstrap import paired_bootstrap
 from stages.scoring.network_scores import is_on_ground_truth, read_ground_truth
+from stages.scoring.protocol import GROUND_TRUTH_BOXES
 from stages.settings import DecoderName, Role
 from stages.targets.stage import target_step
 from storage_schemas.store.store import Entry
@@ -111,7 +112,7 @@ def compared(context: Context) -> list[Compared]:
 
 def _label(context: Context) -> str:
     """What is said of teachers and cached targets where the table's boxes are a detector's; theirs are always annotated."""
-    return "" if context.settings.evaluate.boxes is None else f", {evaluate.GROUND_TRUTH_BOXES}"
+    return "" if context.settings.evaluate.boxes is None else f", {GROUND_TRUTH_BOXES}"
 
 
 def table(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Scored]:

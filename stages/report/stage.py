@@ -61,24 +61,24 @@ def publish(context: Context) -> None:
 
 def _page(context: Context) -> Page:
     compared = scores.compared(context)
-    decoder, reason = chosen_decoder(context)
-    overlays, worst = people.shown_people(context, compared, decoder)
+    choice = chosen_decoder(context)
+    overlays, worst = people.shown_people(context, compared, choice.decoder)
     return Page(
         name=context.settings.name,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         protocol=protocol(context),
-        decoder_reason=reason,
+        decoder_reason=choice.reason,
         machine=scores.machine(context),
-        rows=scores.table(context, compared, decoder),
+        rows=scores.table(context, compared, choice.decoder),
         decoders=scores.by_decoder(compared),
         targets=scores.targets(context),
-        differences=scores.differences(context, compared, decoder),
+        differences=scores.differences(context, compared, choice.decoder),
         phases=sources.phases(context),
         curves=sources.student_curves(context),
         teacher_curves=sources.teacher_curves(context),
         overlays=overlays,
         worst=worst,
-        joints=scores.joints(compared, decoder),
+        joints=scores.joints(compared, choice.decoder),
         joint_series=scores.joint_series(compared),
         cache=sources.cache(context),
         views_bytes=sources.views_bytes(context),

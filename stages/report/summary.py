@@ -99,16 +99,20 @@ def _targets(context: Context) -> dict[str, Any]:
 def _evaluate(context: Context) -> dict[str, Any]:
     if any(context.find(step) is None for step in evaluate.steps(context)):
         return {}
-    decoder, how = evaluate.chosen_decoder(context)
-    found: dict[str, Any] = {"protocol": evaluate.protocol(context), "decoder": decoder, "decoder_chosen_by": how}
+    choice = evaluate.chosen_decoder(context)
+    found: dict[str, Any] = {
+        "protocol": evaluate.protocol(context),
+        "decoder": choice.decoder,
+        "decoder_chosen_by": choice.reason,
+    }
     for arm in distill.arms(context):
         scores = evaluate.scores_of(context, arm)
         every = {name: scores[name]["AP"] for name in ("quarter", "dark", "centroid")}
-        found[arm] = {**scores[decoder], "AP_by_decoder": every}
+        found[arm] = {**scores[choice.decoder], "AP_by_decoder": every}
     return found
 
 
 def _decoder(context: Context) -> str:
     if any(context.find(step) is None for step in evaluate.steps(context)):
         return "quarter"
-    return evaluate.chosen_decoder(context)[0]
+    return evaluate.chosen_decoder(context).decoder

@@ -60,7 +60,7 @@ class Scores:
     ARL: float
     joints: tuple[JointScore, ...]
     num_images: int
-    num_people: int
+    num_instances: int
 
 
 def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Collection[int] | None = None) -> Scores:
@@ -91,7 +91,7 @@ def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Coll
         ARL=arl,
         joints=_joint_table(similarity_NK, labelled_NK),
         num_images=len(evaluation.params.imgIds),
-        num_people=len(labelled_NK),
+        num_instances=len(labelled_NK),
     )
 
 

@@ -1,4 +1,4 @@
-"""Scoring one network on people it has not seen: an entry with its predictions, COCO results and AP by every decoder."""
+"""Scores of one network: an entry with its predictions, its COCO results, and its AP by every decoder."""
 
 from __future__ import annotations
 
@@ -18,24 +18,19 @@ from stages.distributed.predict import DECODERS, predict
 from stages.networks.spec import NetworkSpec
 from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step, pictures_of
 from stages.progress import progress
-from stages.scoring.person_scores import score_poses
+from stages.scoring.instance_scores import score_poses
+from stages.scoring.protocol import Protocol
 from stages.settings import Split
-from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import ImageFacts, Instances, read_instances, write_instances
 from storage_schemas.formats.predictions import coco_results, write_predictions, write_results
-from storage_schemas.paths.local import sha256_known
 from storage_schemas.store.store import Entry
 
 __all__ = ["backend_of", "evaluation_step", "is_on_ground_truth", "read_ground_truth", "score_network"]
 
 PREDICTIONS = "predictions.parquet"
-_ON_GROUND_TRUTH = "ground truth"
-"""What a recipe says of boxes that are the annotated ones; else it holds the hash of the detections file."""
-
-_ALLOWED_BOXES = "an existing COCO detections file"
 _VERSION = 1
 _PRECISION: Literal["float32"] = "float32"
-"""Scores are figures to compare, and scoring is short: it is exact on every device."""
+"""Scores are compared across machines, and scoring is short, so it never uses bfloat16."""
 
 
 def evaluation_step(
@@ -48,19 +43,19 @@ def evaluation_step(
     divisor: int = 1,
     withhold_mask: bool = False,
 ) -> ScoresStep:
-    """The scores of the network that the step ``network`` leaves; ``who`` names it for people.
+    """The scores of the network that the step ``network`` leaves; ``who`` is its name in messages.
 
-    Teachers are scored on ground-truth boxes whatever ``evaluate.boxes`` says: only people who are annotated have a mask.
+    Teachers are always scored on ground-truth boxes, whatever ``evaluate.boxes`` says: only annotated instances have a mask.
     """
-    people = instances_step(context, "val" if subset == "val" else "train")
+    instances = instances_step(context, "val" if subset == "val" else "train")
     boxes = context.settings.evaluate.boxes if stage == "evaluate" and subset == "val" else None
     recipe = _recipe(context, context.content(network), subset, boxes, divisor=divisor, withhold_mask=withhold_mask)
-    title = f"AP of the {who} on {'the validation set' if subset == 'val' else 'held-out training people'}"
+    title = f"AP of the {who} on {'the validation set' if subset == 'val' else 'held-out training instances'}"
     return ScoresStep(
         stage=stage,
         title=title,
         recipe=recipe,
-        waits_for=context.waits(people, network),
+        waits_for=context.waits(instances, network),
         who=who,
         network=network,
         subset=subset,
@@ -71,51 +66,32 @@ def evaluation_step(
 
 
 def backend_of(spec_suffix: str, context: Context) -> str:
-    """What computes a network's output: part of keys, since backends differ in the last digits."""
+    """The library and device that run a network. It is part of keys, because backends differ in the last digits."""
     return f"{'onnxruntime' if spec_suffix == '.onnx' else 'torch'}-{context.device}"
 
 
 def is_on_ground_truth(entry: Entry) -> bool:
     """Whether an entry of scores was made with the annotated boxes, and not with those of a detector."""
-    return bool(entry.manifest.recipe["boxes"] == _ON_GROUND_TRUTH)
+    return Protocol.is_on_ground_truth(entry.manifest.recipe["protocol"])
 
 
 def _recipe(
     context: Context, content: str, subset: Subset, boxes: Path | None, *, divisor: int, withhold_mask: bool
 ) -> dict[str, Any]:
-    settings = context.settings.evaluate
-    people = instances_step(context, "val" if subset == "val" else "train")
-    # The table of people knows only the pictures that somebody is annotated on, and a detector finds people on others.
-    pictures = {} if boxes is None else {"pictures": people.recipe["source"]}
+    instances = instances_step(context, "val" if subset == "val" else "train")
+    # The instance table lists only images with annotations, and a detector finds instances on the others too.
+    images = {} if boxes is None else {"images": instances.recipe["source"]}
     return {
         "network": content,
-        "people": context.content(people),
+        "instances": context.content(instances),
         "subset": subset,
-        "boxes": _ON_GROUND_TRUTH if boxes is None else _hash_of(boxes),
-        **pictures,
-        "crop": {"size_wh": list(context.settings.crop.size_wh), "divisor": divisor},
-        "evaluate": {
-            "flip": settings.flip,
-            "min_keypoint_score": settings.min_keypoint_score,
-            "nms_threshold": settings.nms_threshold,
-        },
-        "mask": "withheld" if withhold_mask else "as the network takes it",
+        **images,
+        "protocol": Protocol.of(context.settings, size_divisor=divisor, boxes=boxes).as_recipe(),
+        "mask": "withheld" if withhold_mask else "given",
         "precision": _PRECISION,
-        "decoder": DECODER_VERSION,
+        "image_decoder": DECODER_VERSION,
         "version": _VERSION,
     }
-
-
-def _hash_of(boxes: Path) -> str:
-    try:
-        if boxes.exists() and not boxes.is_file():
-            raise DataError(f"The detections file {boxes} (evaluate.boxes) is not a file", allowed=_ALLOWED_BOXES)
-        return sha256_known(boxes)
-    except FileNotFoundError as error:
-        raise DataError(f"The detections file {boxes} (evaluate.boxes) is not there", allowed=_ALLOWED_BOXES) from error
-    except OSError as error:
-        seen = f"The detections file {boxes} (evaluate.boxes) cannot be read: {error.strerror}"
-        raise DataError(seen, allowed=_ALLOWED_BOXES) from error
 
 
 def score_network(
@@ -130,34 +106,45 @@ def score_network(
     divisor: int = 1,
     withhold_mask: bool = False,
 ) -> Entry:
-    """Predict with the network of ``spec``, whose content is ``content``, score by every decoder, and commit the entry.
+    """Predict with a network, score the predictions by every decoder, and commit the entry.
 
-    ``boxes`` is a detections file; without it, people are where they are annotated. ``stage`` is the one that asks: nothing
-    else in the entry says whether the network is a teacher.
+    Args:
+        context: the run.
+        spec: how to load the network.
+        content: the content of the network's entry, for the key.
+        who: the network's name in messages.
+        stage: the stage that asks. The manifest records it, because nothing else there tells teachers from students.
+        subset: the instances to predict.
+        boxes: a detections file; without it, the annotated boxes.
+        divisor: how many times smaller than the crop the network's input is.
+        withhold_mask: give a senior no masks.
+
+    Raises:
+        DataError: a detections file that cannot be used, or predictions that are not finite.
     """
     recipe = _recipe(context, content, subset, boxes, divisor=divisor, withhold_mask=withhold_mask)
     with context.store.draft("evaluations", recipe, tell=context.tell) as draft:
         if isinstance(draft, Entry):
             return draft
-        people, box_score_N = _people(context, subset, boxes)
-        write_instances(draft.work / INSTANCES, people)
+        instances, box_score_N = _instances(context, subset, boxes)
+        write_instances(draft.work / INSTANCES, instances)
         predicted = predict(
             context,
             spec,
             draft.file(INSTANCES),
-            _pictures(context, subset, boxes),
+            _images(context, subset, boxes),
             divisor=divisor,
             flip=context.settings.evaluate.flip,
             withhold_mask=withhold_mask,
             precision=_PRECISION,
             title=f"evaluate: {who}",
         )
-        measured, files = _scored(context, draft.work, subset, people, box_score_N, predicted)
+        measured, files = _scored(context, draft.work, subset, instances, box_score_N, predicted)
         return draft.commit(files, measured=measured, made={"device": context.device, "stage": stage})
 
 
-def _people(context: Context, subset: Subset, boxes: Path | None) -> tuple[Instances, npt.NDArray[np.float64]]:
-    """Who is predicted, and the scores of their boxes."""
+def _instances(context: Context, subset: Subset, boxes: Path | None) -> tuple[Instances, npt.NDArray[np.float64]]:
+    """The instances to predict, and the scores of their boxes."""
     entry = context.need(instances_step(context, "val" if subset == "val" else "train"))
     table = read_instances(entry.path(INSTANCES))
     if subset == "holdout":
@@ -165,30 +152,30 @@ def _people(context: Context, subset: Subset, boxes: Path | None) -> tuple[Insta
     return (table, np.ones(len(table.id_N))) if boxes is None else _detected(context, boxes, table)
 
 
-def _pictures(context: Context, subset: Subset, boxes: Path | None) -> Pictures:
+def _images(context: Context, subset: Subset, boxes: Path | None) -> Pictures:
     split: Split = "val" if subset == "val" else "train"
-    # Crops are stored for those who are annotated: a detection may have the number of one of them, and be elsewhere.
+    # Windows are stored by annotation id. A detection may have the id of an annotation that lies elsewhere.
     return pictures_of(context, split) if boxes is None else Pictures(images_of(context, split))
 
 
 def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instances, npt.NDArray[np.float64]]:
-    """Everybody that was detected on an image of the ground truth; ``table`` knows the pictures that were looked at before."""
+    """The detections on images of the ground truth; ``table`` holds the images that ``prepare`` has checked."""
     width, height = context.settings.crop.size_wh
     images = read_ground_truth(context, "val")["images"]
     records, score_N = read_detections(boxes, images, aspect_wh=width / height)
     known = zip(table.image_id_M.tolist(), table.sha256_M, table.bytes_M.tolist(), strict=True)
     facts = {image_id: ImageFacts(sha256, size) for image_id, sha256, size in known}
-    # What ``prepare`` has not looked at, since nobody is annotated there, is looked at as it would have been.
+    # ``prepare`` checks only images with annotations; check the others now, by the same rules.
     new_ids = {record.image_id for record in records} - set(facts)
     new = [image for image in images if image["id"] in new_ids]
     if new:
-        with progress("evaluate: pictures that only detections are on", len(new), "images") as bar:
+        with progress("evaluate: checking images without annotations", len(new), "images") as bar:
             facts |= check_pictures(images_of(context, "val"), new, progress=bar.advance)
     return Instances.from_records(records, facts), score_N
 
 
 def read_ground_truth(context: Context, subset: Subset) -> dict[str, Any]:
-    """The COCO ground truth of a subset, as a dict."""
+    """The COCO ground truth of the split that a subset belongs to."""
     entry = context.need(instances_step(context, "val" if subset == "val" else "train"))
     truth: dict[str, Any] = json.loads(entry.path(GROUND_TRUTH).read_bytes())
     return truth
@@ -198,28 +185,28 @@ def _scored(
     context: Context,
     work: Path,
     subset: Subset,
-    people: Instances,
+    instances: Instances,
     box_score_N: npt.NDArray[np.float64],
     predicted: dict[Any, npt.NDArray[np.float32]],
 ) -> tuple[dict[str, Any], Sequence[str]]:
-    """What is measured of predictions by every decoder, and the names of the files in ``work`` that hold them."""
+    """The scores of the predictions by every decoder, and the names of the files that this writes into ``work``."""
     truth = read_ground_truth(context, subset)
-    image_ids = None if subset == "val" else [int(people.image_id_M[image]) for image in np.unique(people.image_N)]
-    image_id_N = people.image_id_M[people.image_N]
-    measured: dict[str, Any] = {"people": len(people.id_N)}
+    protocol = Protocol.of(context.settings)
+    image_ids = None if subset == "val" else [int(instances.image_id_M[image]) for image in np.unique(instances.image_N)]
+    image_id_N = instances.image_id_M[instances.image_N]
+    measured: dict[str, Any] = {"instances": len(instances.id_N)}
     columns: dict[str, list[Any]] = {name: [] for name in ("instance_id", "image_id", "decoder", "score", "kept")}
     for decoder in DECODERS:
         keypoints = predicted[decoder]
-        scores, score_N, kept_N = score_poses(
-            truth, people, box_score_N, keypoints, context.settings.evaluate, image_ids=image_ids
-        )
-        measured[decoder] = scores
-        results = coco_results(image_id_N[kept_N], score_N[kept_N], keypoints[kept_N])
+        scored = score_poses(truth, instances, box_score_N, keypoints, protocol, image_ids=image_ids)
+        measured[decoder] = scored.measured
+        kept_N = scored.kept_N
+        results = coco_results(image_id_N[kept_N], scored.score_N[kept_N], keypoints[kept_N])
         write_results(work / f"results-{decoder}.json", results)
-        columns["instance_id"] += people.id_N.tolist()
+        columns["instance_id"] += instances.id_N.tolist()
         columns["image_id"] += image_id_N.tolist()
-        columns["decoder"] += [decoder] * len(score_N)
-        columns["score"] += score_N.tolist()
+        columns["decoder"] += [decoder] * len(scored.score_N)
+        columns["score"] += scored.score_N.tolist()
         columns["kept"] += kept_N.tolist()
     measured["images"] = measured["quarter"]["num_images"]
     stacked = np.concatenate([predicted[decoder] for decoder in DECODERS])

@@ -23,9 +23,10 @@ from stages.distributed.tasks import run_tasks, task_options
 from stages.networks.spec import NetworkSpec
 from stages.pose.decode import decode_bits, to_image
 from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.scoring.instance_scores import score_poses
 from stages.scoring.network_scores import backend_of, read_ground_truth
-from stages.scoring.person_scores import score_poses
-from stages.settings import BinarizeSettings, EvaluateSettings, Role, Split
+from stages.scoring.protocol import Protocol
+from stages.settings import BinarizeSettings, Role, Split
 from stages.targets.block import FLOAT_DECODERS, BlockJob, BlockTeacher, BlockView, part_name, run_block
 from stages.teachers import network_spec, teacher_step
 from stages.training.plan import epoch_weights, view_of_epoch
@@ -295,7 +296,8 @@ def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]
     for decoder in FLOAT_DECODERS:
         found[f"AP_float_{decoder}"] = np.concatenate([part[decoder] for part in parts])
     ones = np.ones(len(people.id_N))
-    scored = {name: score_poses(truth, people, ones, poses, EvaluateSettings())[0] for name, poses in found.items()}
+    protocol = Protocol(context.settings.crop.size_wh, flip=False)
+    scored = {name: score_poses(truth, people, ones, poses, protocol).measured for name, poses in found.items()}
     text = ", ".join(f"{name} {value['AP']:.3f}" for name, value in scored.items())
     context.tell(f"targets: {step.role} teacher: {text}")
     return {**{name: value["AP"] for name, value in scored.items()}, "scores_from_bits": scored["AP_from_bits"]}

@@ -29,7 +29,7 @@ __all__ = [
     "key_of",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 """The file's name."""
 

@@ -102,10 +102,10 @@ def a_home(home: Path) -> dict[str, Entry]:
         {"network": "hrnet_w20_small", "content": "of baseline"},
     )
     for name, of in (("primary", primary), ("senior", senior), ("student", made["student"])):
-        recipe = {"network": of.measured["content"], "people": "of val", "subset": "val", "mask": "as the network takes it"}
-        made[f"scores of {name}"] = put(store, "evaluations", recipe, {"people": 326, **_scores(0.6)})
-    recipe = {"network": "of senior", "people": "of val", "subset": "val", "mask": "withheld"}
-    made["scores without"] = put(store, "evaluations", recipe, {"people": 326, **_scores(0.5)})
+        recipe = {"network": of.measured["content"], "instances": "of val", "subset": "val", "mask": "given"}
+        made[f"scores of {name}"] = put(store, "evaluations", recipe, {"instances": 326, **_scores(0.6)})
+    recipe = {"network": "of senior", "instances": "of val", "subset": "val", "mask": "withheld"}
+    made["scores without"] = put(store, "evaluations", recipe, {"instances": 326, **_scores(0.5)})
     lines = [f"{entry.manifest.kind} {entry.key} {entry.content[:16]}" for entry in (train, val, primary, control)]
     made["report"] = put(store, "reports", {"made_from": lines})
     leave_run(home, "demo", list(made.values()))

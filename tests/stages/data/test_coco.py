@@ -143,7 +143,7 @@ def test_what_a_rule_leaves_out_is_counted_and_people_stay_as_regions(
     assert (found.quarantine, found.skipped) == ([], {rule: 1})
     assert [record.annotation_id for record in found.records] == [11]
     assert [item["id"] for item in truth["annotations"]] == ([10, 11] if kept_as_region else [11])
-    assert evaluate(truth, []).num_people == 1
+    assert evaluate(truth, []).num_instances == 1
 
 
 @pytest.mark.parametrize("nothing", [..., None, [], {}])

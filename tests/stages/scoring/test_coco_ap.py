@@ -27,7 +27,7 @@ def ap_of(ground_truth: dict[str, Any], results: list[dict[str, Any]], image_ids
 def test_a_result_of_oks_082_is_right_at_seven_of_ten_thresholds() -> None:
     scores = evaluate(truth([person(7, 1)]), [result(1, similarity=0.82)])
     assert ten(scores) == pytest.approx([0.7, 1, 1, -1, 0.7, 0.7, 1, 1, -1, 0.7])
-    assert (scores.num_images, scores.num_people) == (2, 1)
+    assert (scores.num_images, scores.num_instances) == (2, 1)
 
 
 def test_a_wrong_result_before_the_right_one_halves_the_precision() -> None:
@@ -135,4 +135,4 @@ def test_cocoapis_published_example_comes_out_to_three_digits() -> None:
     scores = evaluate(ground_truth, found)
     expected = [0.372, 0.636, 0.348, 0.384, 0.386, 0.514, 0.734, 0.504, 0.508, 0.522]
     assert [round(value, 3) for value in ten(scores)] == expected
-    assert (scores.num_images, scores.num_people) == (100, 139)
+    assert (scores.num_images, scores.num_instances) == (100, 139)

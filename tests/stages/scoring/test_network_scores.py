@@ -163,7 +163,7 @@ def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: Path, seen:
     # Best first: wrong, right, right. Precision 0, 1/2, 2/3; at every recall the best from there on is 2/3.
     assert entry.measured["quarter"]["AP"] == pytest.approx(2 / 3)
     assert entry.measured["quarter"]["AP"] == pytest.approx(by_pycocotools(entry.path("results-quarter.json"))[0], abs=1e-12)
-    assert (entry.measured["people"], entry.measured["images"]) == (3, 3)
+    assert (entry.measured["instances"], entry.measured["images"]) == (3, 3)
     assert seen[0].image_id_M[seen[0].image_N].tolist() == [1, 3, 2]
     assert all(len(sha256) == 64 for sha256 in seen[0].sha256_M), "each picture is known by its hash, as the loader wants"
 
@@ -196,7 +196,7 @@ def test_teachers_are_scored_where_people_are_annotated_whatever_the_boxes(tmp_p
     boxes = detections(tmp_path, box(3, 0.9))
     with_boxes, without = prepared(tmp_path, boxes), prepared(tmp_path)
     steps = [evaluation_step(context, NETWORK, "teacher", stage="teachers") for context in (with_boxes, without)]
-    assert steps[0].recipe["boxes"] == "ground truth"
+    assert steps[0].recipe["protocol"]["boxes"] is None
     assert steps[0].key == steps[1].key
     entry = score(with_boxes, None)
     assert entry.key == steps[0].key
@@ -210,7 +210,7 @@ def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_
     val = evaluation_step(context, NETWORK, "student", stage="evaluate")
     holdout = evaluation_step(context, NETWORK, "student", stage="evaluate", subset="holdout")
     assert (val.boxes, holdout.boxes) == (boxes, None)
-    assert holdout.recipe["boxes"] == "ground truth"
+    assert holdout.recipe["protocol"]["boxes"] is None
     detections(tmp_path, box(1, 0.81))
     assert evaluation_step(context, NETWORK, "student", stage="evaluate").key != val.key
 
@@ -229,11 +229,11 @@ def test_another_picture_that_nobody_is_annotated_on_makes_other_scores(tmp_path
     before = evaluation_step(prepared(tmp_path, boxes), NETWORK, "student", stage="evaluate")
     (tmp_path / "images" / "more.png").write_bytes(b"changes the folder")
     after = evaluation_step(prepared(tmp_path, boxes), NETWORK, "student", stage="evaluate")
-    assert after.recipe["people"] == before.recipe["people"]
+    assert after.recipe["instances"] == before.recipe["instances"]
     assert after.key != before.key
 
 
-@pytest.mark.parametrize(("name", "why"), [("folder", "is not a file"), ("nothing.json", "is not there")])
+@pytest.mark.parametrize(("name", "why"), [("folder", "is not a file"), ("nothing.json", "is missing")])
 def test_boxes_that_are_no_file_are_told_at_once(tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=rf"{name} \(evaluate.boxes\) {why}"):
@@ -243,13 +243,13 @@ def test_boxes_that_are_no_file_are_told_at_once(tmp_path: Path, name: str, why:
 def test_the_protocol_says_whose_boxes_are_a_detectors_and_whose_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "scores_of", lambda *_: {"people": 3, "images": 3})
+    monkeypatch.setattr(evaluate, "scores_of", lambda *_: {"instances": 3, "images": 3})
     boxes = detections(tmp_path, box(1, 0.8))
     told = evaluate.protocol(prepared(tmp_path, boxes))
     assert told.startswith(
         "boxes of the student and baseline from boxes.json, ground-truth boxes for teachers and cached targets, "
     )
-    assert told.endswith("2 people on 3 images, 3 detected boxes")
+    assert told.endswith("2 instances on 3 images, 3 detected boxes")
     plain = evaluate.protocol(prepared(tmp_path))
     assert plain.startswith("ground-truth boxes, flip test")
-    assert plain.endswith("2 people on 2 images")
+    assert plain.endswith("2 instances on 2 images")

@@ -139,7 +139,7 @@ def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_pat
         made["train view"].entry_id: "epochs[0].view",
         made["train bits"].entry_id: "epochs[0].primary",
     }
-    assert of("scores without") == {made["senior"].entry_id: "network", made["val"].entry_id: "people"}
+    assert of("scores without") == {made["senior"].entry_id: "network", made["val"].entry_id: "instances"}
     assert of("report") == {
         made[name].entry_id: f"made_from[{number}]" for number, name in enumerate(("train", "val", "primary", "control"))
     }

@@ -38,7 +38,7 @@ def test_json_without_a_spelling_is_refused(number: float) -> None:
 
 
 def test_a_key_is_sixteen_digits_of_the_hash_of_kind_schema_and_recipe() -> None:
-    text = b'{"kind":"targets","recipe":{"a":1},"schema":2}'
+    text = b'{"kind":"targets","recipe":{"a":1},"schema":3}'
     assert key_of("targets", {"a": 1}) == hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -155,7 +155,7 @@ def test_a_key_that_does_not_follow_from_the_recipe_is_refused() -> None:
 
 def test_another_schema_version_is_named() -> None:
     body = json.loads(MANIFEST.encode())
-    for version, said in ((3, "3"), (True, "True"), ("\x1b\n", r"'\x1b\n'")):
+    for version, said in ((4, "4"), (True, "True"), ("\x1b\n", r"'\x1b\n'")):
         with pytest.raises(StoreError) as caught:
             Manifest.decode(signed({**body, "schema": version}), where="here")
         assert caught.value.seen == f"here has schema version {said}"

@@ -101,7 +101,7 @@ def _damage_manifest(store: Store, change: Callable[[bytes], bytes]) -> Path:
         (lambda data: data[:-10], "is not a manifest"),
         (lambda data: b"", "is not a manifest"),
         (lambda data: data.replace(b'"threshold": 0.5', b'"threshold": 0.4'), "does not match its own sha256"),
-        (lambda data: data.replace(b'"schema": 2', b'"schema": 3'), "does not match its own sha256"),
+        (lambda data: data.replace(b'"schema": 3', b'"schema": 4'), "does not match its own sha256"),
     ],
 )
 def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(
@@ -380,10 +380,10 @@ def test_entries_skip_what_was_taken_out_meanwhile(store: Store) -> None:
 def test_another_schema_version_is_passed_over_in_a_listing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     made = make_entry(store)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage_schemas.store.manifest.SCHEMA_VERSION", 3)
+        patch.setattr("storage_schemas.store.manifest.SCHEMA_VERSION", 4)
         newer = replace(made.manifest, key=key_of("targets", RECIPE)).encode()
     local(made.folder.parent / "manifest.json").write_bytes(newer)
     with caplog.at_level(logging.WARNING):
         assert list(store.entries("targets")) == []
-    assert "schema version 3" in caplog.text
+    assert "schema version 4" in caplog.text
     assert Manifest.decode(made.manifest.encode(), where="here") == made.manifest

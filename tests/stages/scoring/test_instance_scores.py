@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from stages.pose.skeleton import SIGMAS
-from stages.scoring.person_scores import kept_people, person_scores, score_poses
-from stages.settings import EvaluateSettings
+from stages.scoring.instance_scores import instance_scores, kept_instances, score_poses
+from stages.scoring.protocol import Protocol
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances
 from tests.support.people_samples import PICTURE_PX, make_people
@@ -22,32 +22,32 @@ def _poses(people: Instances, score: float = 0.9) -> npt.NDArray[np.float32]:
     return poses
 
 
-def test_a_person_is_scored_by_the_mean_of_the_keypoints_above_the_minimum() -> None:
+def test_an_instance_is_scored_by_the_mean_of_the_keypoints_above_the_minimum() -> None:
     poses = np.zeros((3, 17, 3), np.float32)
     poses[0, :4, 2] = [0.8, 0.6, 0.2, 0.1]  # .2 is not above .2: mean of .8 and .6
     poses[1, :, 2] = 0.5
     poses[2, :, 2] = 0.15  # nothing counts
-    scores = person_scores(np.array([0.5, 1.0, 1.0]), poses, min_keypoint_score=float(np.float32(0.2)))
+    scores = instance_scores(np.array([0.5, 1.0, 1.0]), poses, min_keypoint_score=float(np.float32(0.2)))
     assert scores == pytest.approx([0.35, 0.5, 0.0])
-    assert person_scores(np.ones(3), poses, min_keypoint_score=0.0) == pytest.approx([1.7 / 4, 0.5, 0.15])
+    assert instance_scores(np.ones(3), poses, min_keypoint_score=0.0) == pytest.approx([1.7 / 4, 0.5, 0.15])
 
 
 def test_a_duplicate_is_dropped_and_the_better_one_kept() -> None:
     people = make_people([1, 1])
-    assert kept_people(people, np.array([0.4, 0.6]), _poses(people), threshold=0.9).tolist() == [False, True]
+    assert kept_instances(people, np.array([0.4, 0.6]), _poses(people), threshold=0.9).tolist() == [False, True]
 
 
-def test_people_of_different_pictures_never_drop_each_other() -> None:
+def test_instances_of_different_images_never_drop_each_other() -> None:
     people = make_people([2, 1, 2, 3])
     scores = np.array([0.9, 0.3, 0.8, 0.1])
-    assert kept_people(people, scores, _poses(people), threshold=0.9).tolist() == [True, True, False, True]
+    assert kept_instances(people, scores, _poses(people), threshold=0.9).tolist() == [True, True, False, True]
 
 
-def test_people_who_stand_apart_are_both_kept() -> None:
+def test_instances_that_stand_apart_are_both_kept() -> None:
     people = make_people([1, 1])
     poses = _poses(people)
     poses[1, :, 0] += 12
-    assert kept_people(people, np.array([0.4, 0.6]), poses, threshold=0.9).all()
+    assert kept_instances(people, np.array([0.4, 0.6]), poses, threshold=0.9).all()
 
 
 def test_the_area_is_that_of_the_padded_box() -> None:
@@ -60,7 +60,7 @@ def test_the_area_is_that_of_the_padded_box() -> None:
         area = 1.25**2 * 0.75 * side * side
         oks = np.exp(-16 / (2 * SIGMAS) ** 2 / 2 / area).mean()
         for threshold in (oks - 0.01, oks + 0.01):
-            kept[side, threshold > oks] = kept_people(people, np.array([0.6, 0.4]), poses, threshold=threshold).tolist()
+            kept[side, threshold > oks] = kept_instances(people, np.array([0.6, 0.4]), poses, threshold=threshold).tolist()
     assert kept == {(side, above): [True, above] for side in (16.0, 60.0) for above in (False, True)}
 
 
@@ -84,16 +84,16 @@ def _ground_truth(people: Instances) -> dict[str, Any]:
 
 def test_perfect_poses_score_one_and_a_hopeless_half_scores_less() -> None:
     people = make_people([1, 2, 3, 4])
-    truth, settings = _ground_truth(people), EvaluateSettings()
-    scores, score_N, kept_N = score_poses(truth, people, np.ones(4), _poses(people), settings)
-    assert scores["AP"] == pytest.approx(1.0)
-    assert score_N == pytest.approx([0.9] * 4, abs=1e-6)
-    assert kept_N.all()
+    truth, protocol = _ground_truth(people), Protocol((192, 256))
+    scored = score_poses(truth, people, np.ones(4), _poses(people), protocol)
+    assert scored.measured["AP"] == pytest.approx(1.0)
+    assert scored.score_N == pytest.approx([0.9] * 4, abs=1e-6)
+    assert scored.kept_N.all()
     poses = _poses(people)
     poses[2:, :, :2] = 5000
-    scores, _, _ = score_poses(truth, people, np.ones(4), poses, settings)
+    scored = score_poses(truth, people, np.ones(4), poses, protocol)
     # Of four people two are found, and come first or tied: recall ends at a half, 51 of 101 points.
-    assert scores["AP"] == pytest.approx(51 / 101, abs=1e-6)
+    assert scored.measured["AP"] == pytest.approx(51 / 101, abs=1e-6)
 
 
 def test_a_pose_that_is_not_finite_is_refused() -> None:
@@ -101,4 +101,4 @@ def test_a_pose_that_is_not_finite_is_refused() -> None:
     poses = _poses(people)
     poses[0, 3, 0] = np.nan
     with pytest.raises(DataError):
-        score_poses(_ground_truth(people), people, np.ones(1), poses, EvaluateSettings())
+        score_poses(_ground_truth(people), people, np.ones(1), poses, Protocol((192, 256)))

@@ -31,8 +31,8 @@ def context(home: Path, boxes: Path | None) -> Context:
     return Context(settings, home, "cpu")
 
 
-def entry(context: Context, boxes: str) -> Entry:
-    with context.store.draft("evaluations", {"boxes": boxes}) as draft:
+def entry(context: Context, boxes: str | None) -> Entry:
+    with context.store.draft("evaluations", {"protocol": {"boxes": boxes}}) as draft:
         if isinstance(draft, Entry):
             return draft
         assert isinstance(draft, Draft)
@@ -43,9 +43,9 @@ def entry(context: Context, boxes: str) -> Entry:
 def compared(context: Context) -> list[Compared]:
     """A teacher on annotated boxes, and a student on those of the settings."""
     network, spec = Step("teachers", "teachers", "network", {}), NetworkSpec(network="hrnet_w8_small")
-    student = "ground truth" if context.settings.evaluate.boxes is None else "0123abcd"
+    student = None if context.settings.evaluate.boxes is None else "0123abcd"
     return [
-        Compared("primary", entry(context, "ground truth"), network, spec, (64, 64), scores._label(context)),
+        Compared("primary", entry(context, None), network, spec, (64, 64), scores._label(context)),
         Compared("student", entry(context, student), network, spec, (64, 64)),
     ]
 
@@ -53,7 +53,7 @@ def compared(context: Context) -> list[Compared]:
 @pytest.fixture(autouse=True)
 def _others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "_cost", lambda *_: Cost(0, 0, 1.0, (64, 64)))
-    monkeypatch.setattr(scores, "_validation_targets", lambda context, _: entry(context, "ground truth"))
+    monkeypatch.setattr(scores, "_validation_targets", lambda context, _: entry(context, None))
 
 
 def test_with_detections_every_row_on_annotated_boxes_says_so(tmp_path: Path) -> None:

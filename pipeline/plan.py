@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.graph import STAGES, is_forced, named
-from stages.base import Context, InstancesStep, ScoresStep, StageName, Step, TargetsStep, TeacherStep, is_pending
+from stages.base import Context, InstancesStep, ScoresStep, StageName, Step, StudentStep, TargetsStep, TeacherStep, is_pending
 
 __all__ = ["LEGEND", "Planned", "plan", "render_plan"]
 
@@ -105,6 +105,8 @@ def _setting_names(step: Step) -> dict[str, str]:
             }
         case TargetsStep():
             return {"teacher": f"{step.role} teacher", "precision": "targets.precision", "view": "crops"}
+        case StudentStep():
+            return {"distill.network": "distill.student.network"}
         case ScoresStep():
             return {"boxes": "evaluate.boxes", "crop.divisor": "distill.size_divisor"}
     if step.stage == "report":

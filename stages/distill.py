@@ -53,8 +53,8 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
         "instances": context.content(instances_step(context, "train")),
         "epochs": epochs,
         "distill": {
-            "network": settings.network,
-            "architecture": architecture(settings.network),
+            "network": settings.student.network,
+            "architecture": architecture(settings.student.network),
             "size_divisor": settings.size_divisor,
             "seed": settings.seed,
             **training_recipe(context, settings),
@@ -87,7 +87,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
             plans = [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts]
             for (_, draft), made in zip(drafts, run_trainings(context, plans, at_once=at_once), strict=True):
                 # The curve holds times: the same weights, trained again, are the same content.
-                measured = {"network": context.settings.distill.network, "content": draft.payload([WEIGHTS])}
+                measured = {"network": context.settings.distill.student.network, "content": draft.payload([WEIGHTS])}
                 draft.commit([WEIGHTS, METRICS], measured=measured, made=made)
 
 
@@ -122,7 +122,7 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath
     context.check(people)
     return TrainingPlan(
         title=f"distill: {arm}",
-        network=NetworkSpec(network=settings.distill.network),
+        network=NetworkSpec(network=settings.distill.student.network),
         instances=people.file(INSTANCES),
         pictures=pictures_of(context, "train"),
         folder=folder,

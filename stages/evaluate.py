@@ -91,7 +91,7 @@ def protocol(context: Context) -> str:
     shared = Protocol.of(settings, size_divisor=settings.distill.size_divisor, boxes=boxes)
     return shared.sentence(
         decoder=chosen_decoder(context).decoder,
-        student=settings.distill.network,
+        student=str(settings.distill.student.network),
         arms=arms(context),
         counts=_counts(context),
     )

@@ -30,6 +30,7 @@ __all__ = [
     "EmbeddedData",
     "EvaluateSettings",
     "Network",
+    "NetworkSource",
     "Phase",
     "Precision",
     "PrepareSettings",
@@ -188,22 +189,38 @@ class TrainSettings(Section):
         return self
 
 
-class TeacherSource(Section):
-    """A teacher: given weights, or a network to be trained from ground truth."""
+class NetworkSource(Section):
+    """A network by name, by its weights, or both; the same for the primary, the base of the senior and the student."""
 
     weights: AbsolutePath | None = None
-    """.pth or .safetensors of the network below, or a whole network as .pt2 (torch.export) or .onnx."""
+    """Weights of ``network`` as .pth or .safetensors, or a whole network as .pt2 (torch.export) or .onnx."""
     network: Network | None = None
+    """The name of the network; leave it out where ``weights`` is a whole network."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether ``weights`` holds the network as well."""
+        return self.weights is not None and self.weights.suffix in (".pt2", ".onnx")
+
+    @model_validator(mode="after")
+    def _names_one_network(self) -> Self:
+        if self.is_whole and self.network:
+            raise ValueError(f"'{self.weights}' is a whole network: leave out 'network'")
+        if not self.is_whole and self.network is None:
+            raise ValueError("give 'network', unless 'weights' is a .pt2 or .onnx file")
+        return self
+
+
+class TeacherSource(NetworkSource):
+    """A teacher: either given weights, or a network that is trained from ground truth."""
+
     train: TrainSettings | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        whole = self.weights is not None and self.weights.suffix in (".pt2", ".onnx")
-        if whole and (self.network or self.train):
-            raise ValueError(f"'{self.weights}' is a whole network: leave out 'network' and 'train'")
-        if not whole and self.network is None:
-            raise ValueError("give 'network', such as hrnet_w32, unless 'weights' is a .pt2 or .onnx file")
-        if (self.weights is None) == (self.train is None) and not whole:
+    def _is_given_or_trained(self) -> Self:
+        if self.is_whole and self.train:
+            raise ValueError(f"'{self.weights}' is a whole network: leave out 'train'")
+        if not self.is_whole and (self.weights is None) == (self.train is None):
             raise ValueError("give either 'weights' or 'train'")
         return self
 
@@ -279,7 +296,7 @@ class Phase(Section):
 class DistillSettings(TrainSettings):
     """Training the student (and, to compare, the same student without teachers)."""
 
-    network: Network = "hrnet_w16"
+    student: NetworkSource = NetworkSource(network="hrnet_w16")
     size_divisor: Literal[1, 2] = 1
     """The student's input is the crop's size divided by this; cached bits are averaged over the larger cells."""
     schedule: ScheduleName | tuple[Phase, ...] = "primary_then_senior"
@@ -292,6 +309,14 @@ class DistillSettings(TrainSettings):
     seed: int = 0
     baseline: bool = True
     """Also train the same student equally long without teachers."""
+
+    @model_validator(mode="after")
+    def _student_starts_from_random_weights(self) -> Self:
+        if self.student.weights is not None:
+            raise ValueError(
+                f"student.weights is '{self.student.weights}', but a student starts from random weights: leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _both_teachers_have_an_epoch(self) -> Self:

@@ -97,7 +97,7 @@ def test_force_makes_what_is_there_again_and_a_plan_takes_nothing_away(tmp_path:
         ("binarize.threshold=0.4", "targets", "binarize.threshold: 0.5 -> 0.4"),
         ("distill.lr=0.5", "distill", "distill.lr: "),
         # Neither the layers nor the epochs, which follow from these.
-        ("distill.network=hrnet_w8_small", "distill", "distill.network: hrnet_w24_tiny -> hrnet_w8_small"),
+        ("distill.student.network=hrnet_w8_small", "distill", "distill.student.network: hrnet_w24_tiny -> hrnet_w8_small"),
         ("distill.epochs=7", "distill", "distill.epochs: 5 -> 7"),
         ("evaluate.min_keypoint_score=0.5", "evaluate", "evaluate.min_keypoint_score: 0.2 -> 0.5"),
         ("report.worst=3", "report", "report.worst: 8 -> 3"),

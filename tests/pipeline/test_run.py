@@ -34,7 +34,7 @@ TINY = {
     "teachers.primary.train.epochs": 1,
     "teachers.senior.train.epochs": 1,
     "views.count": 2,
-    "distill.network": "hrnet_w8_tiny",
+    "distill.student.network": "hrnet_w8_tiny",
     "distill.epochs": 2,
     "distill.schedule": "primary_then_senior",
 }

@@ -33,7 +33,7 @@ TINY = {
     "teachers.senior.train.epochs": 1,
     "teachers.senior.control": False,
     "views.count": 2,
-    "distill.network": "hrnet_w8_tiny",
+    "distill.student.network": "hrnet_w8_tiny",
     "distill.baseline": False,
     "distill.epochs": 2,
     "distill.schedule": "primary_then_senior",

@@ -19,7 +19,7 @@ def context(home: Path, *, name: str = "small", **distill: str | float) -> Conte
             "name": name,
             "data": {"embedded": {}},
             "teachers": {"primary": {"network": "hrnet_w16_small", "train": {"epochs": 1}}},
-            "distill": {"network": "hrnet_w8_small", "epochs": 4, **distill},
+            "distill": {"student": {"network": "hrnet_w8_small"}, "epochs": 4, **distill},
         }
     )
     return Context(settings, home, "cpu")

@@ -21,7 +21,7 @@ def context(home: Path) -> Context:
             "name": "small",
             "data": {"embedded": {}},
             "teachers": {"primary": {"network": "hrnet_w16_small", "train": {"epochs": 1}}},
-            "distill": {"network": "hrnet_w8_small", "epochs": 4},
+            "distill": {"student": {"network": "hrnet_w8_small"}, "epochs": 4},
         }
     )
     return Context(settings, home, "cpu")

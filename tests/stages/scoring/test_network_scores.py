@@ -105,7 +105,7 @@ def prepared(tmp_path: Path, boxes: Path | None = None, *, pictures: Sequence[in
             "data": {"train": source, "val": source},
             "crop": {"size_wh": (64, 64)},
             "teachers": {"primary": {"network": "hrnet_w8_small", "train": {"epochs": 1}}},
-            "distill": {"network": "hrnet_w8_small", "epochs": 2},
+            "distill": {"student": {"network": "hrnet_w8_small"}, "epochs": 2},
             "evaluate": {"boxes": boxes, "decoder": "quarter"},
         }
     )

@@ -21,6 +21,7 @@ from stages.data.images import ImageError, ImageFacts, read_image
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
 from stages.data.windows import CROPS_RECIPE, Pictures, WindowWriter
 from stages.distributed.tasks import run_tasks, task_options
+from stages.pose.skeleton import COCO_17
 from stages.progress import progress
 from stages.settings import Split
 from storage_schemas.errors import DataError
@@ -59,6 +60,7 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
     recipe: dict[str, Any] = {
         "source": context.sources[split],
         "split": split,
+        "skeleton": COCO_17.as_dict(),
         "aspect_wh": width / height,
         "holdout_fraction": settings.prepare.holdout_fraction if split == "train" else 0.0,
         "rules": _RULES_VERSION,
@@ -227,7 +229,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
     if not good:
         raise DataError(f"The {split} set has no usable person", allowed="at least one person with labelled keypoints")
-    table = Instances.from_records(good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)})
+    table = Instances.from_records(good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)}, COCO_17)
     write_instances(draft.work / INSTANCES, table)
     truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))
     (draft.work / GROUND_TRUTH).write_bytes(canonical_json(truth))
@@ -305,6 +307,7 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
 def _content(table: Instances, ground_truth: Path, crops: Sequence[StoredCrop] | None) -> str:
     """A hash of what the table says, and of the stored crops, whatever library version wrote the files."""
     digest = hashlib.sha256(ground_truth.read_bytes())
+    digest.update(table.skeleton.encode())
     for array in (table.id_N, table.center_N2, table.size_N2, table.keypoints_NK3, table.holdout_N):
         digest.update(array.tobytes())
     for text in table.sha256_M:

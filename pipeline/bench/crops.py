@@ -19,6 +19,7 @@ from stages.data.images import ImageError, read_image
 from stages.data.loader import CropLoader
 from stages.data.views import Views, draw_views
 from stages.data.windows import Pictures, WindowWriter
+from stages.pose.skeleton import COCO_17
 from stages.progress import progress
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
@@ -109,7 +110,7 @@ def _store(people: Photographs, folder: Path) -> tuple[Instances, list[StoredCro
             bar.advance()
     writer.flush()
     write_index(folder, writer.written)
-    return Instances.from_records(people.records, facts), writer.written
+    return Instances.from_records(people.records, facts, COCO_17), writer.written
 
 
 def _epoch(loader: CropLoader, views: Views, orders: Sequence[npt.NDArray[np.int64]]) -> Subject:

@@ -18,6 +18,7 @@ from stages.data.images import check_image
 from stages.data.synthetic.dataset import SyntheticSpec, draw_dataset
 from stages.data.views import Views
 from stages.pose.heatmap import sigma_of
+from stages.pose.skeleton import COCO_17
 from stages.progress import progress
 from stages.settings import Role
 from storage_schemas.formats.instances import Instances, Record, write_instances
@@ -64,7 +65,7 @@ def draw_people(folder: Path, *, images: int, crop_wh: tuple[int, int]) -> Peopl
     records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
     root = folder / "people" / "images"
     facts = {item.image_id: check_image(root, item.file_name, (item.width, item.height)) for item in records}
-    people = People(Instances.from_records(records, facts), records, folder / "people.parquet", root)
+    people = People(Instances.from_records(records, facts, COCO_17), records, folder / "people.parquet", root)
     write_instances(people.table, people.instances)
     return people
 

@@ -171,7 +171,7 @@ def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instance
     if new:
         with progress("evaluate: checking images without annotations", len(new), "images") as bar:
             facts |= check_pictures(images_of(context, "val"), new, progress=bar.advance)
-    return Instances.from_records(records, facts), score_N
+    return Instances.from_records(records, facts, table.skeleton), score_N
 
 
 def read_ground_truth(context: Context, subset: Subset) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The instance table: a row a person, as Parquet, and the same as numpy arrays.
+"""The instance table: a row for each instance, as Parquet, and the same as numpy arrays.
 
-Letters: N people, K = 17 joints, M pictures. A process that needs the table is given its path and reads it.
+Letters: N instances, K keypoints, M images. The table carries the skeleton of its keypoints.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,23 +17,26 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage_schemas.errors import CorruptEntryError, StoreError, make_again
+from storage_schemas.errors import CorruptEntryError, DataError, StoreError, make_again
+from storage_schemas.formats.skeleton import Skeleton
 from storage_schemas.paths.local import write_atomic
 
 __all__ = [
-    "INSTANCES_SCHEMA",
     "ImageFacts",
     "Instances",
     "Record",
     "decode_table",
     "encode_table",
+    "instances_schema",
     "read_instances",
+    "read_skeleton",
     "write_instances",
 ]
 
 _VERSION_FIELD = b"odkd_instances"
-_VERSION = b"1"
-_NUM_JOINTS = 17
+_VERSION = b"2"
+_SKELETON_FIELD = b"odkd_skeleton"
+_CHECKSUM_FIELD = b"odkd_skeleton_crc32"
 
 
 def _list_of(kind: pa.DataType, length: int) -> pa.DataType:
@@ -40,26 +44,28 @@ def _list_of(kind: pa.DataType, length: int) -> pa.DataType:
     return pa.list_(pa.field("element", kind), length)
 
 
-INSTANCES_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("image_id", pa.int64(), nullable=False),
-        pa.field("file_name", pa.string(), nullable=False),
-        pa.field("image_sha256", pa.string(), nullable=False),
-        pa.field("image_bytes", pa.int64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("box", _list_of(pa.float64(), 4), nullable=False),
-        pa.field("center", _list_of(pa.float64(), 2), nullable=False),
-        pa.field("size", _list_of(pa.float64(), 2), nullable=False),
-        pa.field("area", pa.float64(), nullable=False),
-        pa.field("keypoints", _list_of(pa.float32(), 3 * _NUM_JOINTS), nullable=False),
-        pa.field("mask_rle", pa.binary()),
-        pa.field("holdout", pa.bool_(), nullable=False),
-    ],
-    metadata={_VERSION_FIELD: _VERSION},
-)
-"""``id`` is the annotation's, ``file_name`` below the image folder, sizes the picture's; see ``Instances``."""
+def instances_schema(skeleton: Skeleton) -> pa.Schema:
+    """``id`` is the annotation's, ``file_name`` below the image folder, sizes the image's; see ``Instances``."""
+    return pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("image_id", pa.int64(), nullable=False),
+            pa.field("file_name", pa.string(), nullable=False),
+            pa.field("image_sha256", pa.string(), nullable=False),
+            pa.field("image_bytes", pa.int64(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("box", _list_of(pa.float64(), 4), nullable=False),
+            pa.field("center", _list_of(pa.float64(), 2), nullable=False),
+            pa.field("size", _list_of(pa.float64(), 2), nullable=False),
+            pa.field("area", pa.float64(), nullable=False),
+            pa.field("keypoints", _list_of(pa.float32(), 3 * skeleton.num_keypoints), nullable=False),
+            pa.field("mask_rle", pa.binary()),
+            pa.field("holdout", pa.bool_(), nullable=False),
+        ],
+        metadata={_VERSION_FIELD: _VERSION, _SKELETON_FIELD: skeleton.encode(), _CHECKSUM_FIELD: _checksum(skeleton.encode())},
+    )
+
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
@@ -104,6 +110,7 @@ class Instances:
     ``image_N`` points into the pictures ``*_M``; reading and selecting leave only those that are needed, in that order.
     """
 
+    skeleton: Skeleton
     id_N: I64
     image_N: I64
     box_N4: F64
@@ -127,18 +134,20 @@ class Instances:
         return known
 
     @staticmethod
-    def from_records(records: Sequence[Record], facts: Mapping[int, ImageFacts]) -> Instances:
-        """A row for each record, in their order; ``facts`` are by image id."""
+    def from_records(records: Sequence[Record], facts: Mapping[int, ImageFacts], skeleton: Skeleton) -> Instances:
+        """A row for each record, in their order; ``facts`` are by image id, ``skeleton`` is that of all records."""
         first_M, image_N = _first_seen(np.array([record.image_id for record in records], np.int64))
         pictures = [records[row] for row in first_M]
+        keypoints_N = np.array([record.keypoints_K3 for record in records], np.float32)
         return Instances(
+            skeleton=skeleton,
             id_N=np.array([record.annotation_id for record in records], np.int64),
             image_N=image_N,
             box_N4=np.array([record.box_4 for record in records], np.float64).reshape(-1, 4),
             center_N2=np.array([record.center_2 for record in records], np.float64).reshape(-1, 2),
             size_N2=np.array([record.size_2 for record in records], np.float64).reshape(-1, 2),
             area_N=np.array([record.area for record in records], np.float64),
-            keypoints_NK3=np.array([record.keypoints_K3 for record in records], np.float32).reshape(-1, _NUM_JOINTS, 3),
+            keypoints_NK3=keypoints_N.reshape(-1, skeleton.num_keypoints, 3),
             holdout_N=np.array([record.holdout for record in records], np.bool_),
             mask_rle=pa.array([record.mask_rle for record in records], pa.binary()),
             image_id_M=np.array([picture.image_id for picture in pictures], np.int64),
@@ -156,6 +165,7 @@ class Instances:
         first_M, new_image_N = _first_seen(image_N)
         kept_M = image_N[first_M]
         return Instances(
+            skeleton=self.skeleton,
             id_N=self.id_N[chosen],
             image_N=new_image_N,
             box_N4=self.box_N4[chosen],
@@ -175,7 +185,8 @@ class Instances:
 
 
 def encode_table(instances: Instances) -> pa.Table:
-    """The table of ``INSTANCES_SCHEMA``."""
+    """The table of ``instances_schema``."""
+    schema = instances_schema(instances.skeleton)
     image_N = instances.image_N
     columns = {
         "id": instances.id_N,
@@ -185,15 +196,15 @@ def encode_table(instances: Instances) -> pa.Table:
         "image_bytes": instances.bytes_M[image_N],
         "width": instances.width_M[image_N],
         "height": instances.height_M[image_N],
-        "box": _as_lists("box", instances.box_N4),
-        "center": _as_lists("center", instances.center_N2),
-        "size": _as_lists("size", instances.size_N2),
+        "box": _as_lists(schema.field("box"), instances.box_N4),
+        "center": _as_lists(schema.field("center"), instances.center_N2),
+        "size": _as_lists(schema.field("size"), instances.size_N2),
         "area": instances.area_N,
-        "keypoints": _as_lists("keypoints", instances.keypoints_NK3),
+        "keypoints": _as_lists(schema.field("keypoints"), instances.keypoints_NK3),
         "mask_rle": instances.mask_rle,
         "holdout": instances.holdout_N,
     }
-    return pa.table(columns, schema=INSTANCES_SCHEMA)
+    return pa.table(columns, schema=schema)
 
 
 def decode_table(table: pa.Table) -> Instances:
@@ -203,17 +214,19 @@ def decode_table(table: pa.Table) -> Instances:
         StoreError: the table is of another version of this schema.
         CorruptEntryError: it says this version and has other columns or gaps.
     """
-    _check_schema(table)
+    skeleton = _skeleton_of(table.schema)
+    _check_columns(table, instances_schema(skeleton))
     first_M, image_N = _first_seen(_numbers(table, "image_id"))
     pictures = table.select(["image_id", "file_name", "image_sha256", "image_bytes", "width", "height"]).take(first_M)
     return Instances(
+        skeleton=skeleton,
         id_N=_numbers(table, "id"),
         image_N=image_N,
         box_N4=_from_lists(table, "box").reshape(-1, 4),
         center_N2=_from_lists(table, "center").reshape(-1, 2),
         size_N2=_from_lists(table, "size").reshape(-1, 2),
         area_N=_numbers(table, "area"),
-        keypoints_NK3=_from_lists(table, "keypoints").reshape(-1, _NUM_JOINTS, 3),
+        keypoints_NK3=_from_lists(table, "keypoints").reshape(-1, skeleton.num_keypoints, 3),
         holdout_N=_numbers(table, "holdout"),
         mask_rle=table.column("mask_rle").combine_chunks(),
         image_id_M=_numbers(pictures, "image_id"),
@@ -245,15 +258,39 @@ def read_instances(path: Path) -> Instances:
         raise CorruptEntryError(f"The instance table {path} cannot be read: {error}", run=make_again("instances")) from error
 
 
-def _check_schema(table: pa.Table) -> None:
-    version = (table.schema.metadata or {}).get(_VERSION_FIELD, b"none")
+def read_skeleton(path: Path) -> Skeleton:
+    """The skeleton of the table at ``path``, without its rows; raises as ``read_instances``."""
+    try:
+        return _skeleton_of(pq.read_schema(path))
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptEntryError(f"The instance table {path} cannot be read: {error}", run=make_again("instances")) from error
+
+
+def _skeleton_of(schema: pa.Schema) -> Skeleton:
+    metadata = schema.metadata or {}
+    version = metadata.get(_VERSION_FIELD, b"none")
     if version != _VERSION:
         raise StoreError(
             f"The instance table is of schema version {version.decode(errors='replace')}",
             allowed=f"version {_VERSION.decode()}, which this odkd reads and writes",
             run=make_again("instances"),
         )
-    if not table.schema.equals(INSTANCES_SCHEMA):
+    data = metadata.get(_SKELETON_FIELD, b"")
+    if metadata.get(_CHECKSUM_FIELD) != _checksum(data):
+        raise CorruptEntryError("The skeleton of the instance table is damaged", run=make_again("instances"))
+    try:
+        return Skeleton.decode(data)
+    except DataError as error:
+        raise CorruptEntryError(f"The instance table has no skeleton: {error.seen}", run=make_again("instances")) from error
+
+
+def _checksum(data: bytes) -> bytes:
+    # Parquet has checksums for pages, but none for the metadata of the schema.
+    return f"{zlib.crc32(data):08x}".encode()
+
+
+def _check_columns(table: pa.Table, schema: pa.Schema) -> None:
+    if not table.schema.equals(schema):
         raise CorruptEntryError(f"The instance table has other columns than its version: {', '.join(table.column_names)}")
     gaps = [name for name in table.column_names if name != "mask_rle" and table.column(name).null_count]
     if gaps:
@@ -269,9 +306,9 @@ def _first_seen(values_N: I64) -> tuple[I64, I64]:
     return first[order], rank[inverse]
 
 
-def _as_lists(name: str, values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    """Rows of an array as the lists of column ``name``."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=INSTANCES_SCHEMA.field(name).type)
+def _as_lists(field: pa.Field, values: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """Rows of an array as the lists of a column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=field.type)
 
 
 def _from_lists(table: pa.Table, name: str) -> npt.NDArray[Any]:

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from stages.data.images import check_image
 from stages.pose.affine import box_to_center_size
+from stages.pose.skeleton import COCO_17, Skeleton
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
 
 __all__ = ["PICTURE_PX", "make_people", "mask_rle", "write_pictures"]
@@ -28,14 +29,15 @@ def make_people(
     masks: Sequence[bytes | None] | None = None,
     facts: dict[int, ImageFacts] | None = None,
     boxes: Sequence[tuple[float, float, float, float]] | None = None,
+    skeleton: Skeleton = COCO_17,
 ) -> Instances:
     """A person for each image id; without ``keypoints_NK3`` all joints are labelled, on a grid."""
     records = []
     for row, image_id in enumerate(images):
         box = np.array(boxes[row] if boxes else (12.0, 8.0, 30.0, 40.0))
         center_2, size_2 = box_to_center_size(box, aspect_wh=0.75)
-        joint = np.arange(17)
-        grid = np.stack([14 + 6 * (joint % 4), 10 + 8 * (joint // 4), np.full(17, 2)], axis=-1).astype(np.float32)
+        joint = np.arange(skeleton.num_keypoints)
+        grid = np.stack([14 + 6 * (joint % 4), 10 + 8 * (joint // 4), np.full_like(joint, 2)], axis=-1).astype(np.float32)
         records.append(
             Record(
                 annotation_id=ids[row] if ids else 100 + row,
@@ -52,7 +54,8 @@ def make_people(
                 holdout=False,
             )
         )
-    return Instances.from_records(records, facts or {image_id: ImageFacts("", 0) for image_id in images})
+    known = facts or {image_id: ImageFacts("", 0) for image_id in images}
+    return Instances.from_records(records, known, skeleton)
 
 
 def mask_rle(mask_hw: npt.NDArray[np.bool_]) -> bytes:

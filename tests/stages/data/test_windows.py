@@ -17,6 +17,7 @@ from stages.data.loader import CropLoader
 from stages.data.views import Views, draw_views
 from stages.data.windows import Pictures, WindowWriter, served_by_windows, window_of
 from stages.pose.affine import box_to_center_size, crop_affine
+from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
@@ -56,7 +57,7 @@ def stored(folder: Path, records: Sequence[Record], picture_bgr: U8) -> tuple[In
     writer.add(image_hw3, records)
     writer.flush()
     write_index(crops, writer.written)
-    return Instances.from_records(records, {1: facts}), Pictures(folder, crops)
+    return Instances.from_records(records, {1: facts}, COCO_17), Pictures(folder, crops)
 
 
 def crops_of(people: Instances, pictures: Pictures, views: Sequence[Views], *, divisor: int = 1) -> npt.NDArray[np.int64]:
@@ -91,7 +92,7 @@ def test_whoever_fills_the_picture_has_no_window() -> None:
 
 def test_a_crop_is_served_exactly_where_the_window_holds_all_pixels_that_it_takes() -> None:
     """Against the pixels themselves: what the crop takes is found by painting the picture outside of the window."""
-    people = Instances.from_records([record(number, box) for number, box in enumerate(BOXES)], {1: ImageFacts("", 0)})
+    people = Instances.from_records([record(number, box) for number, box in enumerate(BOXES)], {1: ImageFacts("", 0)}, COCO_17)
     generator = np.random.default_rng(1)
     image_wh_N2 = np.tile(np.array(PICTURE_WH), (len(BOXES), 1))
     both = set()
@@ -109,7 +110,9 @@ def test_a_crop_is_served_exactly_where_the_window_holds_all_pixels_that_it_take
 
 
 def test_augmented_crops_of_whole_people_lie_in_their_windows_and_no_others_are_taken_from_there() -> None:
-    people = Instances.from_records([record(number, box) for number, box in enumerate(BOXES[:3])], {1: ImageFacts("", 0)})
+    people = Instances.from_records(
+        [record(number, box) for number, box in enumerate(BOXES[:3])], {1: ImageFacts("", 0)}, COCO_17
+    )
     window_N4 = np.array([window_of(record(number, box)) for number, box in enumerate(BOXES[:3])])
     image_wh_N2 = np.tile(np.array(PICTURE_WH), (3, 1))
     for rotation in range(-90, 91, 15):
@@ -124,7 +127,7 @@ def test_augmented_crops_of_whole_people_lie_in_their_windows_and_no_others_are_
 
 
 def test_a_person_without_a_window_is_never_served() -> None:
-    view = views_of(Instances.from_records([record(1, BOXES[0])], {1: ImageFacts("", 0)}), 0)[0]
+    view = views_of(Instances.from_records([record(1, BOXES[0])], {1: ImageFacts("", 0)}, COCO_17), 0)[0]
     # Far outside of the picture there are no pixels to take, and yet nothing to take them from either.
     view.affine_N23[..., 2] = 1e6
     image_wh_N2 = np.array([PICTURE_WH])
@@ -215,7 +218,7 @@ def test_on_photographs_crops_differ_by_less_than_a_jpeg_does(tmp_path: Path) ->
         writer.add(image_hw3, ours)
     writer.flush()
     write_index(tmp_path, writer.written)
-    people = Instances.from_records(records, facts)
+    people = Instances.from_records(records, facts, COCO_17)
     assert len(writer.written) > len(records) / 3
     views = views_of(people, *range(6))
     whole = crops_of(people, Pictures(folder / "images"), views)

@@ -19,7 +19,7 @@ from stages import evaluate
 from stages.base import Context, Step
 from stages.networks.spec import NetworkSpec
 from stages.pose.affine import box_to_center_size
-from stages.pose.skeleton import COCO_KEYPOINTS
+from stages.pose.skeleton import COCO_17, COCO_KEYPOINTS
 from stages.prepare import GROUND_TRUTH, INSTANCES, instances_step
 from stages.scoring import network_scores as evaluation
 from stages.scoring.network_scores import evaluation_step, score_network
@@ -85,7 +85,7 @@ def table(root: Path, pictures: Sequence[int]) -> Instances:
         )
         for image_id, mask in masks.items()
     ]
-    return Instances.from_records(records, facts)
+    return Instances.from_records(records, facts, COCO_17)
 
 
 def box(image_id: int, score: float) -> dict[str, Any]:

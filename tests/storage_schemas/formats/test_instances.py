@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from stages.pose.skeleton import COCO_17, Skeleton
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.formats.instances import (
-    INSTANCES_SCHEMA,
     ImageFacts,
     Instances,
     Record,
     decode_table,
     encode_table,
+    instances_schema,
     read_instances,
+    read_skeleton,
     write_instances,
 )
 
@@ -53,7 +56,7 @@ def facts(*image_ids: int) -> dict[int, ImageFacts]:
 def three() -> Instances:
     """Persons 10, 11, 12 on the pictures 5, 3, 5."""
     people = [record(10, 5, mask=b"abc"), record(11, 3, holdout=True), record(12, 5, mask=b"")]
-    return Instances.from_records(people, facts(3, 4, 5))
+    return Instances.from_records(people, facts(3, 4, 5), COCO_17)
 
 
 def fields(instances: Instances) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def fields(instances: Instances) -> dict[str, Any]:
         name: (value.dtype, value.shape, value.tobytes())
         if isinstance(value, np.ndarray)
         else value
-        if isinstance(value, list)
+        if isinstance(value, list | Skeleton)
         else value.to_pylist()
         for name, value in found.items()
     }
@@ -90,7 +93,8 @@ def tables(draw: st.DrawFn) -> Instances:
         picture = draw(st.sampled_from(pictures))
         shape = (box[row], center[row], size[row])
         people.append(Record(ids[row], *picture, *shape, float(area[row]), keypoints[row], masks[row], held[row]))
-    return Instances.from_records(people, {key: ImageFacts(f"{key:x}", abs(key) // 2) for key, *_ in pictures})
+    facts = {key: ImageFacts(f"{key:x}", abs(key) // 2) for key, *_ in pictures}
+    return Instances.from_records(people, facts, COCO_17)
 
 
 @settings(deadline=None, max_examples=60)
@@ -164,7 +168,7 @@ def test_a_selection_is_a_table_like_any_other(tmp_path: Path) -> None:
     assert fields(read_instances(tmp_path / "t")) == fields(chosen)
 
 
-@pytest.mark.parametrize("metadata", [{b"odkd_instances": b"2"}, {b"odkd_instances": b"\xff"}, {}, None])
+@pytest.mark.parametrize("metadata", [{b"odkd_instances": b"1"}, {b"odkd_instances": b"\xff"}, {}, None])
 def test_a_table_of_another_version_is_refused(tmp_path: Path, metadata: dict[bytes, bytes] | None) -> None:
     pq.write_table(encode_table(three()).replace_schema_metadata(metadata), tmp_path / "t")
     with pytest.raises(StoreError, match="version") as caught:
@@ -213,5 +217,17 @@ def test_no_changed_bit_gives_other_people(tmp_path: Path) -> None:
     assert refused > len(whole) / 5 / 2
 
 
-def test_the_schema_carries_its_version() -> None:
-    assert INSTANCES_SCHEMA.metadata == {b"odkd_instances": b"1"}
+def test_the_table_carries_its_version_and_its_skeleton(tmp_path: Path) -> None:
+    metadata = instances_schema(COCO_17).metadata
+    assert (metadata[b"odkd_instances"], metadata[b"odkd_skeleton"]) == (b"2", COCO_17.encode())
+    write_instances(tmp_path / "t", three())
+    assert read_skeleton(tmp_path / "t") == read_instances(tmp_path / "t").skeleton == COCO_17
+
+
+@pytest.mark.parametrize("skeleton", [b"", b"{}", b"[1]"])
+def test_a_table_without_a_skeleton_is_refused(tmp_path: Path, skeleton: bytes) -> None:
+    metadata = {b"odkd_instances": b"2", b"odkd_skeleton": skeleton, b"odkd_skeleton_crc32": f"{zlib.crc32(skeleton):08x}"}
+    pq.write_table(encode_table(three()).replace_schema_metadata(metadata), tmp_path / "t")
+    for read in (read_instances, read_skeleton):
+        with pytest.raises(CorruptEntryError, match="skeleton"):
+            read(tmp_path / "t")

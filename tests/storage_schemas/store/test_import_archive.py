@@ -243,8 +243,8 @@ def test_an_export_of_another_release_is_refused(tmp_path: Path, store: Store, e
 def test_a_manifest_of_another_release_is_refused_as_in_the_store(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out")
     manifest = source / entries[1].entry_id / "manifest.json"
-    manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 3}))
-    with pytest.raises(StoreError, match="schema version 3") as caught:
+    manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 4}))
+    with pytest.raises(StoreError, match="schema version 4") as caught:
         imported(store, source)
     assert "use the release that wrote it" in caught.value.run
     assert is_untouched(store), "not even the entry before it came in"

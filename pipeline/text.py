@@ -1,20 +1,20 @@
-"""Facts as people read them in a terminal: aligned tables, trees of values, sizes and ages."""
+"""Tables and trees of values as text for a terminal."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["age_text", "plural", "printable", "size_text", "table", "tree", "values_text"]
+__all__ = ["printable", "table", "tree", "values_text"]
 
 _LINE = 100
-"""A list of plain values that is no longer than this stands on one line."""
+"""A longer value is cut here."""
 _WHOLE = 1e6
-"""From here on six digits are less than a whole number has."""
+"""A number from here on is shown as a whole number, because six digits would cut it."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """Columns as wide as their widest cell, two spaces apart; those named in ``right`` are aligned there."""
+    """A table whose columns are as wide as their widest cell, two spaces apart; columns in ``right`` are right-aligned."""
     lines = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -27,7 +27,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
 
 
 def tree(value: Mapping[str, object], indent: str = "  ") -> str:
-    """A mapping as indented lines; of a list of mappings the first stands for all."""
+    """A mapping as indented lines; a list of mappings shows its first one and the number of the others."""
     return "\n".join(_lines(value, indent))
 
 
@@ -51,7 +51,7 @@ def _inline(value: object) -> str:
 
 
 def values_text(*values: object) -> list[str]:
-    """JSON values with numbers in six digits, which is more than is looked at; in all of them where else two were one."""
+    """Values as JSON with numbers of six digits, or of all digits if two different values would look equal."""
     texts = [json.dumps(_rounded(value)) for value in values]
     return texts if len(set(texts)) == len(texts) else [json.dumps(value) for value in values]
 
@@ -65,29 +65,5 @@ def _rounded(value: object) -> object:
 
 
 def printable(text: str) -> str:
-    """The text, with what would move the cursor or colour the terminal escaped: an entry may come from elsewhere."""
+    """The text with control characters escaped: an entry may come from another person and must not control the terminal."""
     return text if text.isprintable() else json.dumps(text)
-
-
-def size_text(size: int) -> str:
-    """Bytes in three digits: ``512 B``, ``1.2 MB``, ``97 GB``."""
-    value, unit = float(size), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
-
-
-def age_text(seconds: float) -> str:
-    """How long ago, in the largest unit of which there are two: ``90 s``, ``47 h``, ``3 d``."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def plural(count: int, thing: str) -> str:
-    """Such as ``1 file`` and ``1,204 files``; ``entry`` becomes ``entries``."""
-    many = f"{thing[:-1]}ies" if thing.endswith("y") else f"{thing}s"
-    return f"{count:,} {thing if count == 1 else many}"

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar in a terminal, and a line every few seconds where there is none (a Ray job's log)."""
+"""Progress of long work: a bar in a terminal, or a line every few seconds where there is no terminal (the log of a Ray job)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import TextIO
 from rich import progress as rich_progress
 from rich.console import Console
 
-__all__ = ["Progress", "duration", "progress"]
+from stages.humanize import duration, rate_text
+
+__all__ = ["Progress", "progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_SAME_LINES = 30.0
 _SECONDS_BETWEEN_DRAWINGS = 0.1
 _SECONDS_OF_A_RATE = 10.0
-"""What a rate is measured over at least, before anything is said about the time left."""
+"""The shortest time over which a rate is measured; before that no rate and no time left are shown."""
 
 
 class Progress:
-    """Counts what is done of ``total``, and shows it; made by ``progress``."""
+    """Counts finished items out of ``total`` and shows the count; created by ``progress``."""
 
     def __init__(self, title: str, total: int, unit: str, show: Callable[[], None], clock: Callable[[], float]) -> None:
         self.title, self.total, self.unit = title, total, unit
@@ -30,23 +32,23 @@ class Progress:
         self._show, self._clock = show, clock
         self._started = clock()
         self._since = self._started, 0
-        """Where the rate begins: when, and how much this run had done by then."""
+        """Where the rate begins: the time, and the number of items that this run had finished by then."""
 
     def found(self, count: int) -> None:
-        """Note ``count`` as done by an earlier run: they count, but not towards the rate."""
+        """Add ``count`` items that an earlier run finished; they do not count for the rate."""
         self._found += count
         self.done += count
         self._show()
 
     def advance(self, count: int = 1) -> None:
-        """Note ``count`` more as done; 0 shows that the work goes on."""
+        """Add ``count`` finished items; 0 shows that the work continues."""
         self.done += count
         self._show()
 
     def started(self, count: int) -> None:
-        """Note the first ``count`` as done: the rate begins here, and does not rest on how long it took to start.
+        """Add the first ``count`` finished items and measure the rate from here, so that it leaves out the start-up time.
 
-        Not for tasks that run side by side: those end in waves, and after the first wave a rate would be far too high.
+        Do not use it for parallel tasks: they finish in waves, and the rate after the first wave would be far too high.
         """
         self.done += count
         self._since = self._clock(), self._own
@@ -54,37 +56,37 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return self._clock() - self._started
 
     @property
     def count(self) -> str:
-        """Such as ``1,200/5,000 people``."""
+        """For example ``1,200/5,000 instances``."""
         return f"{self.done:,}/{self.total:,} {self.unit}"
 
     @property
     def state(self) -> str:
-        """Such as ``1,200/5,000 people, 310/s, 12 s left``; the count alone until a rate is known."""
+        """For example ``1,200/5,000 instances, 310/s, 12 s left``; only the count until a rate is known."""
         rate = self._rate
         if not rate:
             return self.count
         left = [f"{duration((self.total - self.done) / rate)} left"] if self.done < self.total else []
-        return ", ".join([self.count, _per_second(rate), *left])
+        return ", ".join([self.count, rate_text(rate), *left])
 
     @property
     def outcome(self) -> str:
-        """Such as ``5,000/5,000 people, 290/s, done in 17 s``, with the rate over all of that time."""
-        overall = [_per_second(self._own / self.seconds)] if self._own and self.seconds > 0 else []
+        """For example ``5,000/5,000 instances, 290/s, done in 17 s``; the rate is that of the whole time."""
+        overall = [rate_text(self._own / self.seconds)] if self._own and self.seconds > 0 else []
         return ", ".join([self.count, *overall, f"done in {duration(self.seconds)}"])
 
     @property
     def _own(self) -> int:
-        """Done by this run."""
+        """Items that this run finished."""
         return self.done - self._found
 
     @property
     def _rate(self) -> float:
-        """Done a second; 0 before that says anything."""
+        """Finished items per second; 0 until it is measured over long enough."""
         since, before = self._since
         seconds = self._clock() - since
         return (self._own - before) / seconds if seconds >= _SECONDS_OF_A_RATE else 0.0
@@ -99,15 +101,15 @@ def progress(
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
-    """Show on ``stream`` (standard output without it) how far the body is; the body calls ``advance``.
+    """Show the progress of the body, which calls ``advance``.
 
     Args:
-        title: names the stage.
-        total: how many there are.
-        unit: what is counted, in the plural.
-        stream: a terminal gets a bar, anything else a line every five seconds, every thirty while nothing
-            changes, and one at the end.
-        clock: seconds that never go back.
+        title: begins each line; it names the stage.
+        total: the number of items.
+        unit: the items, in the plural.
+        stream: where to write; None is standard output. A terminal gets a bar. Anything else gets a line every five
+            seconds (every thirty while the count stays the same) and one at the end.
+        clock: a monotonic time in seconds.
     """
     stream = sys.stdout if stream is None else stream
     shown = _bar if stream.isatty() else _lines
@@ -117,16 +119,16 @@ def progress(
 
 @contextmanager
 def _lines(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], float]) -> Iterator[Progress]:
-    last, told = clock(), -1
+    last, written = clock(), -1
 
     def write(text: str) -> None:
         stream.write(f"{title}: {text}\n")
         stream.flush()
 
     def show() -> None:
-        nonlocal last, told
-        if clock() - last >= (_SECONDS_BETWEEN_LINES if counter.done != told else _SECONDS_BETWEEN_SAME_LINES):
-            last, told = clock(), counter.done
+        nonlocal last, written
+        if clock() - last >= (_SECONDS_BETWEEN_LINES if counter.done != written else _SECONDS_BETWEEN_SAME_LINES):
+            last, written = clock(), counter.done
             write(counter.state)
 
     counter = Progress(title, total, unit, show, clock)
@@ -154,8 +156,8 @@ def _bar(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], 
             last = clock()
             bars.refresh()
 
-    # Messages on a terminal go above the bar; those that the user has sent elsewhere still go there. Rich's own thread, which
-    # draws ten times a second whatever happens, would take its time from work that is being measured.
+    # Standard error goes above the bar only if it is a terminal: a redirected one must stay redirected. Rich's refresh
+    # thread is off, because it would take CPU time from work that is being measured.
     with rich_progress.Progress(
         *columns, console=Console(file=stream), redirect_stderr=sys.stderr.isatty(), auto_refresh=False
     ) as bars:
@@ -163,19 +165,3 @@ def _bar(title: str, total: int, unit: str, stream: TextIO, clock: Callable[[], 
         counter = Progress(title, total, unit, show, clock)
         yield counter
         bars.update(task, state=counter.outcome)
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: ``12 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _per_second(rate: float) -> str:
-    """Three digits at most below a thousand: ``0.25/s``, ``3.1/s``, ``310/s``, ``1,200/s``."""
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2f}/s"

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.cache.lookup import Answer, maker_of, names_of, opened, users_of
 from pipeline.experiments import Run, experiments
 from pipeline.home import upstream_if_there
-from pipeline.text import plural, size_text
+from stages.humanize import plural, size_text
 from storage_schemas.errors import (
     CorruptEntryError,
     OdkdError,

@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.cache.lookup import Answer, entry_named, names_of, opened, rank, users_of
 from pipeline.experiments import Run
-from pipeline.text import age_text, plural, printable, size_text, table, tree, values_text
+from pipeline.text import printable, table, tree, values_text
+from stages.humanize import age_text, plural, size_text
 from storage_schemas.errors import SchemaVersionError
 from storage_schemas.store.inventory import Inventory, Unreadable, take_inventory
 from storage_schemas.store.manifest import as_mappings, differing_fields

@@ -10,8 +10,9 @@ from pipeline import cluster, graph
 from pipeline.cache.lookup import Answer, command_of, drop_of, entry_named, maker_of, names_of, opened, users_of
 from pipeline.config.load import load_settings
 from pipeline.home import upstream_of
-from pipeline.text import plural, table
+from pipeline.text import table
 from stages.base import Context, Step, TargetsStep, ViewStep
+from stages.humanize import plural
 from stages.targets import repair as mend
 from storage_schemas.errors import (
     REPAIRABLE,

@@ -11,7 +11,8 @@ from typing import get_args
 from pipeline.cache.lookup import Answer, entry_at, maker_of, opened, use_of
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import upstream_of
-from pipeline.text import plural, size_text, table
+from pipeline.text import table
+from stages.humanize import plural, size_text
 from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, StoreError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.export_archive import check_target, export_entries

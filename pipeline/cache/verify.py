@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.cache.lookup import Answer, known_by, maker_of, mend_of, opened, rank, removal_of, use_of, users_of
 from pipeline.experiments import Run, experiments
 from pipeline.home import upstream_if_there, upstream_of
-from pipeline.text import age_text, plural, printable, size_text, table
+from pipeline.text import printable, table
+from stages.humanize import age_text, plural, size_text
 from storage_schemas.errors import (
     CorruptEntryError,
     MissingInputError,

@@ -1,10 +1,8 @@
-"""Tables, trees, sizes and ages as people read them."""
+"""Tables and trees of values."""
 
 from __future__ import annotations
 
-import pytest
-
-from pipeline.text import age_text, plural, printable, size_text, table, tree
+from pipeline.text import printable, table, tree
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
@@ -43,42 +41,3 @@ def test_what_would_move_the_cursor_is_escaped() -> None:
     assert printable("plain \u00e4") == "plain \u00e4"
     assert printable("\x1b[2J") == '"\\u001b[2J"'
     assert "\x1b" not in table(("a",), [("\x1b[2J",)]) + tree({"\x1b": "\x1b", "b": ["\x1b"]})
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (9_949, "9.9 kB"),
-        (9_950, "10 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.0 MB"),
-        (97_000_000_000, "97 GB"),
-        (10**16, "10000 TB"),
-    ],
-)
-def test_sizes_have_three_digits(size: int, text: str) -> None:
-    assert size_text(size) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-5, "0 s"),
-        (0.4, "0 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (7199, "119 min"),
-        (7200, "2 h"),
-        (172_799, "47 h"),
-        (172_800, "2 d"),
-    ],
-)
-def test_ages_are_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
-    assert age_text(seconds) == text
-
-
-def test_a_count_agrees_with_what_is_counted() -> None:
-    assert [plural(1, "entry"), plural(0, "entry"), plural(1204, "file")] == ["1 entry", "0 entries", "1,204 files"]

@@ -1,4 +1,4 @@
-"""What is shown while a stage works, with a clock that the test turns."""
+"""Progress on a terminal and in a log, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from stages.progress import duration, progress
+from stages.progress import progress
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -29,16 +29,16 @@ class Terminal(io.StringIO):
 
 def test_without_a_terminal_there_is_a_line_every_five_seconds_and_one_at_the_end() -> None:
     clock, stream = Clock(), io.StringIO()
-    with progress("targets", 8000, "people", stream=stream, clock=clock) as bar:
+    with progress("targets", 8000, "instances", stream=stream, clock=clock) as bar:
         for _ in range(8):
             clock.now += 2.5
             bar.advance(1000)
     assert stream.getvalue().splitlines() == [
-        "targets: 2,000/8,000 people",
-        "targets: 4,000/8,000 people, 400/s, 10 s left",
-        "targets: 6,000/8,000 people, 400/s, 5 s left",
-        "targets: 8,000/8,000 people, 400/s",
-        "targets: 8,000/8,000 people, 400/s, done in 20 s",
+        "targets: 2,000/8,000 instances",
+        "targets: 4,000/8,000 instances, 400/s, 10 s left",
+        "targets: 6,000/8,000 instances, 400/s, 5 s left",
+        "targets: 8,000/8,000 instances, 400/s",
+        "targets: 8,000/8,000 instances, 400/s, done in 20 s",
     ]
 
 
@@ -75,17 +75,17 @@ def test_tasks_that_end_in_waves_are_not_taken_for_faster_than_they_are() -> Non
 
 def test_work_that_takes_long_for_one_piece_is_told_every_thirty_seconds() -> None:
     clock, stream = Clock(), io.StringIO()
-    with progress("targets", 5000, "people", stream=stream, clock=clock) as bar:
+    with progress("targets", 5000, "instances", stream=stream, clock=clock) as bar:
         for _ in range(70):
             clock.now += 1
             bar.advance(0)
         bar.advance(5000)
     assert stream.getvalue().splitlines() == [
-        "targets: 0/5,000 people",
-        "targets: 0/5,000 people",
-        "targets: 0/5,000 people",
-        "targets: 5,000/5,000 people, 71/s",
-        "targets: 5,000/5,000 people, 71/s, done in 1 min 10 s",
+        "targets: 0/5,000 instances",
+        "targets: 0/5,000 instances",
+        "targets: 0/5,000 instances",
+        "targets: 5,000/5,000 instances, 71/s",
+        "targets: 5,000/5,000 instances, 71/s, done in 1 min 10 s",
     ]
 
 
@@ -99,15 +99,15 @@ def test_short_work_is_one_line() -> None:
 
 def test_what_an_earlier_run_left_counts_as_done_but_not_towards_the_rate() -> None:
     clock, stream = Clock(), io.StringIO()
-    with progress("targets", 1000, "people", stream=stream, clock=clock) as bar:
+    with progress("targets", 1000, "instances", stream=stream, clock=clock) as bar:
         bar.found(800)
         clock.now += 4
         bar.advance(50)
         clock.now += 10
         bar.advance(50)
     assert stream.getvalue().splitlines() == [
-        "targets: 900/1,000 people, 7.1/s, 14 s left",
-        "targets: 900/1,000 people, 7.1/s, done in 14 s",
+        "targets: 900/1,000 instances, 7.1/s, 14 s left",
+        "targets: 900/1,000 instances, 7.1/s, done in 14 s",
     ]
 
 
@@ -127,20 +127,20 @@ def test_work_that_fails_says_where_it_stopped_and_the_error_passes() -> None:
 
 def test_nothing_to_do_divides_by_nothing() -> None:
     clock, stream = Clock(), io.StringIO()
-    with progress("targets", 0, "people", stream=stream, clock=clock):
+    with progress("targets", 0, "instances", stream=stream, clock=clock):
         pass
-    assert stream.getvalue() == "targets: 0/0 people, done in 0 s\n"
+    assert stream.getvalue() == "targets: 0/0 instances, done in 0 s\n"
 
 
 def test_a_terminal_gets_a_bar_with_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     clock, stream = Clock(), Terminal()
-    with progress("targets", 500, "people", stream=stream, clock=clock) as bar:
+    with progress("targets", 500, "instances", stream=stream, clock=clock) as bar:
         clock.now += 2
         bar.advance(500)
     shown = stream.getvalue()
-    assert "500/500 people, 250/s, done in 2 s" in shown
+    assert "500/500 instances, 250/s, done in 2 s" in shown
     assert "\u2501" in shown, "a bar is drawn"
 
 
@@ -149,7 +149,7 @@ def test_a_bar_is_drawn_by_the_work_alone_ten_times_a_second_at_most(monkeypatch
     monkeypatch.setenv("COLUMNS", "120")
     clock, stream = Clock(), Terminal()
     before = threading.active_count()
-    with progress("targets", 500, "people", stream=stream, clock=clock) as bar:
+    with progress("targets", 500, "instances", stream=stream, clock=clock) as bar:
         assert threading.active_count() == before
         for seconds in (0.05, 0.06, 0.05, 0.06):
             clock.now += seconds
@@ -157,11 +157,3 @@ def test_a_bar_is_drawn_by_the_work_alone_ten_times_a_second_at_most(monkeypatch
         bar.advance(100)
     shown = stream.getvalue()
     assert [f"{count}/500" in shown for count in (100, 200, 300, 400)] == [False, True, False, True]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.6, "1 h 00 min"), (7500, "2 h 05 min")],
-)
-def test_a_duration_is_said_in_two_units_at_most(seconds: float, said: str) -> None:
-    assert duration(seconds) == said

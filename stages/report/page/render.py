@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.humanize import count_text, duration, size_text
 from stages.pose.skeleton import COCO_KEYPOINTS
 from stages.report.page.content import AP_COLUMNS, CacheRow, Cost, Page, Person, Scored, SplitRow, Who
 from stages.report.page.figures import curves_figure, differences_figure, joints_figure
@@ -12,11 +13,8 @@ from stages.report.page.markup import Cell, Row, definitions, details, escape, p
 from stages.report.page.overlays import JOINT_COLOURS
 from stages.report.page.wording import (
     ap_text,
-    bytes_text,
-    count_text,
     difference_sentence,
     is_significant,
-    seconds_text,
     signed_text,
 )
 
@@ -242,7 +240,7 @@ def _cache(page: Page) -> str:
         "reads the bits instead. Passes held are all of those, of the validation set too; passes in this run are those of the "
         "run that wrote this page, none where all was there. Joints seen are those of the "
         "training views whose peak is high enough to teach. The crops and masks that both teachers share take "
-        f"{bytes_text(page.views_bytes)} more. "
+        f"{size_text(page.views_bytes, digits=3)} more. "
         "Dense float16 heatmaps are computed, not measured.",
         quiet=True,
     )
@@ -255,10 +253,10 @@ def _cache_row(row: CacheRow) -> Row:
     return [
         Cell(row.name, words=True, who=row.who),
         count_text(row.views),
-        bytes_text(row.total_bytes),
-        bytes_text(row.bytes_per_view),
-        bytes_text(row.bytes_per_person),
-        bytes_text(row.dense_bytes_per_person),
+        size_text(row.total_bytes, digits=3),
+        size_text(row.bytes_per_view, digits=3),
+        size_text(row.bytes_per_person, digits=3),
+        size_text(row.dense_bytes_per_person, digits=3),
         f"{row.dense_bytes_per_person / row.bytes_per_person:,.0f}",
         f"{row.seen:.1%}",
         count_text(row.forwards_cached),
@@ -290,16 +288,16 @@ def _sources(page: Page) -> str:
             Cell(row.title, words=True),
             Cell(row.kind, words=True),
             Cell(row.key, code=True),
-            bytes_text(row.size),
+            size_text(row.size, digits=3),
             row.made_at,
-            seconds_text(row.seconds),
+            duration(row.seconds, decimals=1),
             row.entry_id,
         ]
         for row in page.entries
     ]
-    total = bytes_text(sum(row.size for row in page.entries))
+    total = size_text(sum(row.size for row in page.entries), digits=3)
     versions: list[Row] = [[Cell(name, words=True), version] for name, version in page.versions.items()]
-    seconds = ", ".join(f"{stage} {seconds_text(value)}" for stage, value in page.seconds.items())
+    seconds = ", ".join(f"{stage} {duration(value, decimals=1)}" for stage, value in page.seconds.items())
     return section(
         "sources",
         _SECTIONS["sources"],

@@ -5,11 +5,8 @@ import pytest
 from stages.report.page.content import Difference
 from stages.report.page.wording import (
     ap_text,
-    bytes_text,
-    count_text,
     difference_sentence,
     is_significant,
-    seconds_text,
     signed_text,
 )
 from stages.scoring.bootstrap import PairedBootstrap
@@ -23,43 +20,6 @@ def test_ap_has_three_digits_and_minus_one_is_a_dash(value: float, text: str) ->
 @pytest.mark.parametrize(("value", "text"), [(0.0126, "+0.013"), (-0.0126, "-0.013"), (0.0004, "0.000"), (-0.0004, "0.000")])
 def test_a_difference_has_its_sign_unless_it_rounds_to_zero(value: float, text: str) -> None:
     assert signed_text(value) == text
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.00 kB"),
-        (333.25, "333 B"),
-        (99_960, "100 kB"),
-        (978_000_000, "978 MB"),
-        (12_340, "12.3 kB"),
-    ],
-)
-def test_sizes_have_three_digits_that_count(size: float, text: str) -> None:
-    assert bytes_text(size) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (61.5, "61.5 s"),
-        (99.96, "1 min 40 s"),
-        (439, "7 min 19 s"),
-        (7199, "119 min 59 s"),
-        (7199.5, "2 h 00 min"),
-        (7200, "2 h 00 min"),
-        (9000, "2 h 30 min"),
-    ],
-)
-def test_durations_are_told_in_a_fitting_unit(seconds: float, text: str) -> None:
-    assert seconds_text(seconds) == text
-
-
-def test_thousands_are_grouped() -> None:
-    assert count_text(1234567) == "1,234,567"
 
 
 @pytest.mark.parametrize(

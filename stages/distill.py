@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from stages.base import ROLES, Arm, Context, Step, StudentStep, pending, resolve_precision
+from stages.base import Arm, Context, Step, StudentStep, pending, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.networks.spec import NetworkSpec
 from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.settings import Role
 from stages.targets.stage import target_step, view_step
 from stages.teachers import architecture, training_recipe
-from stages.training.loop import METRICS, WEIGHTS
-from stages.training.plan import EpochPlan, TrainingPlan, Weights, epoch_weights, view_of_epoch
+from stages.training.curve import METRICS
+from stages.training.loop import WEIGHTS
+from stages.training.plan import EpochPlan, TrainingPlan
+from stages.training.schedule import Weights, epoch_weights, view_of_epoch
 from storage_schemas.paths.node_cache import Folder
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.store import Draft
@@ -43,11 +46,10 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
         crops = view_step(context, "train", view)
         read = {"view": crops.key, "weights": asdict(weights)}
         waits += context.waits(crops)
-        for role in ROLES:
-            if getattr(weights, role) > 0:
-                targets = target_step(context, role, "train", view, context.settings.binarize)
-                read[role] = pending(targets.key) if targets.waits_for else targets.key
-                waits += context.waits(targets)
+        for role in weights.roles():
+            targets = target_step(context, role, "train", view, context.settings.binarize)
+            read[role] = pending(targets.key) if targets.waits_for else targets.key
+            waits += context.waits(targets)
         epochs.append(read)
     recipe = {
         "instances": context.content(instances_step(context, "train")),
@@ -101,16 +103,16 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
             checked[step.key] = entry.whole()
         return checked[step.key]
 
+    def targets(role: Role, view: int, weights: Weights) -> Folder | None:
+        return folder(target_step(context, role, "train", view, context.settings.binarize)) if weights.of(role) else None
+
     return [
         EpochPlan(
-            view,
-            weights,
+            view=view,
+            weights=weights,
             views=folder(view_step(context, "train", view)),
-            **{
-                role: folder(target_step(context, role, "train", view, context.settings.binarize))
-                for role in ROLES
-                if getattr(weights, role) > 0
-            },
+            primary=targets("primary", view, weights),
+            senior=targets("senior", view, weights),
         )
         for view, weights in _schedule(context, arm)
     ]
@@ -121,7 +123,8 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath
     people = context.need(instances_step(context, "train"))
     context.check(people)
     return TrainingPlan(
-        title=f"distill: {arm}",
+        stage="distill",
+        name=arm,
         network=NetworkSpec(network=settings.distill.student.network),
         instances=people.file(INSTANCES),
         pictures=pictures_of(context, "train"),

@@ -17,8 +17,10 @@ from stages.networks.spec import NetworkSpec, load_network
 from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Role, TeacherSource, TrainSettings
-from stages.training.loop import METRICS, WEIGHTS
-from stages.training.plan import EpochPlan, TrainingPlan, Weights
+from stages.training.curve import METRICS
+from stages.training.loop import WEIGHTS
+from stages.training.plan import EpochPlan, TrainingPlan
+from stages.training.schedule import Weights
 from storage_schemas.errors import WeightsError
 from storage_schemas.paths.local import sha256_known
 from storage_schemas.paths.node_cache import here
@@ -259,7 +261,7 @@ def _given(context: Context, part: TeacherPart, source: TeacherSource, draft: Dr
 
 def _from_labels(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Begun:
     assert source.train is not None
-    plan = _plan(context, draft, f"teachers: {_WHO[part]}", NetworkSpec(network=source.network), source.train)
+    plan = _plan(context, draft, _WHO[part], NetworkSpec(network=source.network), source.train)
     described = {"network": source.network, "weights": WEIGHTS, "senior": False}
     return _Begun(part, draft, plan, [WEIGHTS, METRICS], described)
 
@@ -271,7 +273,7 @@ def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
     base = network_spec(under)
     spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
     # The control learns from the same people, so that all it lacks is the mask.
-    plan = replace(_plan(context, draft, f"teachers: {_WHO[part]}", spec, settings.train), people="masked")
+    plan = replace(_plan(context, draft, _WHO[part], spec, settings.train), only_masked=True)
     if part == "senior":
         plan = replace(plan, feed_mask=True, mask_drop=settings.mask_drop, adapter_lr=settings.adapter_lr)
     described = {"network": base.network, "checkpoint": WEIGHTS, "senior": part == "senior"}
@@ -284,12 +286,13 @@ def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
     return _Begun(part, draft, plan, files, described)
 
 
-def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: TrainSettings) -> TrainingPlan:
+def _plan(context: Context, draft: Draft, name: str, spec: NetworkSpec, train: TrainSettings) -> TrainingPlan:
     settings = context.settings
     people = context.need(instances_step(context, "train"))
     context.check(people)
     return TrainingPlan(
-        title=title,
+        stage="teachers",
+        name=name,
         network=spec,
         instances=people.file(INSTANCES),
         pictures=pictures_of(context, "train"),
@@ -303,5 +306,5 @@ def _plan(context: Context, draft: Draft, title: str, spec: NetworkSpec, train: 
         seed=settings.views.seed,
         views_seed=settings.views.seed,
         augment=settings.views.augment,
-        events=context.run_dir / "tensorboard" / title.partition(": ")[2].replace(" ", "-"),
+        events=context.run_dir / "tensorboard" / name.replace(" ", "-"),
     )

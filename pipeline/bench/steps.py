@@ -24,10 +24,12 @@ from stages.networks.device import on_device
 from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec, load_network
 from stages.settings import AugmentSettings, Role, TrainSettings
+from stages.training.loss import LossTerm
 from stages.training.memory_map import MappedArray
 from stages.training.optimizer import make_optimizer
-from stages.training.plan import TrainingPlan, Weights
-from stages.training.step import Learner, Source
+from stages.training.plan import TrainingPlan
+from stages.training.schedule import Weights
+from stages.training.step import Trainer
 
 __all__ = ["measure_steps"]
 
@@ -43,14 +45,14 @@ def measure_steps(data: Data, place: Machine) -> list[Part]:
     """Milliseconds of each kind of step, and how many times one without teachers it takes."""
     scale = data.scale
     torch.set_num_threads(place.threads)
-    learner, batch = _learner(data, place), _batch(data)
+    trainer, batch = _trainer(data, place), _batch(data)
     with ExitStack() as stack:
         teachers: dict[Role, MappedArray] = {
             role: stack.enter_context(closing(MappedArray(entry.near(), "bits"))) for role, entry in data.cached.targets.items()
         }
-        kinds = _from_cache(learner, batch, teachers, scale.rows)
+        kinds = _from_cache(trainer, batch, teachers, scale.rows)
         from_cache = _seconds(kinds, place, scale, rounds=scale.cached_rounds, title="steps from the cache")
-    kinds = _online(learner, batch, place, scale)
+    kinds = _online(trainer, batch, place, scale)
     online = _seconds(kinds, place, scale, rounds=scale.online_rounds, title="steps with teachers online")
     width, height = scale.crop_wh
     title = f"a step of {scale.student} at {height}x{width}, batch of {scale.train_batch}"
@@ -82,10 +84,11 @@ def measure_steps(data: Data, place: Machine) -> list[Part]:
     ]
 
 
-def _learner(data: Data, place: Machine) -> Learner:
+def _trainer(data: Data, place: Machine) -> Trainer:
     scale = data.scale
     plan = TrainingPlan(
-        title="bench",
+        stage="bench",
+        name="step",
         network=NetworkSpec(network=scale.student),
         instances=data.people.table,
         pictures=Pictures(data.people.root),
@@ -101,7 +104,7 @@ def _learner(data: Data, place: Machine) -> Learner:
         augment=AugmentSettings(),
     )
     network = _network(plan.network, scale, place).train()
-    return Learner(plan, network, make_optimizer(network, plan.train), torch.device(place.device))
+    return Trainer(plan, network, make_optimizer(network, plan.train), torch.device(place.device))
 
 
 def _network(spec: NetworkSpec, scale: Scale, place: Machine) -> nn.Module:
@@ -139,7 +142,7 @@ def _group(step: Step, steps: int) -> Subject:
     return run
 
 
-def _from_cache(learner: Learner, batch: Batch, teachers: Mapping[Role, MappedArray], num: int) -> dict[str, Step]:
+def _from_cache(trainer: Trainer, batch: Batch, teachers: Mapping[Role, MappedArray], num: int) -> dict[str, Step]:
     """Steps without teachers, with one and with both; ``num`` people are in the cache."""
     generator = np.random.default_rng(0)
 
@@ -147,33 +150,33 @@ def _from_cache(learner: Learner, batch: Batch, teachers: Mapping[Role, MappedAr
         def run() -> None:
             # A batch that was read a moment ago would still lie in the processor's own caches.
             rows_B = generator.integers(0, num, len(batch.rows_B))
-            learner.step(replace(batch, rows_B=rows_B), weights, teachers, generator=generator)
+            trainer.step(replace(batch, rows_B=rows_B), weights, teachers, generator=generator)
 
         return run
 
     return {"none": step(_NONE), "one": step(_ONE), "both": step(_BOTH)}
 
 
-def _online(learner: Learner, batch: Batch, place: Machine, scale: Scale) -> dict[str, Step]:
+def _online(trainer: Trainer, batch: Batch, place: Machine, scale: Scale) -> dict[str, Step]:
     """Steps without teachers, with one of them or both, and the teachers' forwards alone."""
     generator = np.random.default_rng(0)
     first, second = (_network(NetworkSpec(network=name), scale, place) for name in scale.teachers)
     # Normalised beforehand: the student's own image would serve them too.
     image_B3hw = normalize(torch.from_numpy(batch.image_Bhw3).to(place.device).permute(0, 3, 1, 2))
 
-    def source(network: nn.Module, weight: float) -> Source:
+    def term(network: nn.Module, weight: float) -> LossTerm:
         heat_BKHW = place.forward(network, image_B3hw)
-        return weight, _seen(heat_BKHW), heat_BKHW
+        return LossTerm(weight, _seen(heat_BKHW), heat_BKHW)
 
     def step(*networks: nn.Module) -> Step:
         def run() -> None:
-            teachers = [source(network, 0.5 / len(networks)) for network in networks]
-            learner.learn(batch, [*learner.sources(batch, _LABELS, {}), *teachers], generator=generator)
+            teachers = [term(network, 0.5 / len(networks)) for network in networks]
+            trainer.update(batch, [*trainer.loss_terms(batch, _LABELS, {}), *teachers], generator=generator)
 
         return run
 
     return {
-        "none": lambda: learner.step(batch, _NONE, {}, generator=generator),
+        "none": lambda: trainer.step(batch, _NONE, {}, generator=generator),
         "first": step(first),
         "second": step(second),
         "both": step(first, second),

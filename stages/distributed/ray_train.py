@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,21 +16,21 @@ from stages.distributed.ray_storage import ray_storage
 from stages.distributed.tasks import threads_of, worker_threads
 from stages.progress import progress
 from stages.settings import TrainSettings
-from stages.training.loop import METRICS, Worker, train, training_rows
+from stages.training.curve import last_step
+from stages.training.loop import Worker, train, training_rows
 from stages.training.plan import TrainingPlan
 from storage_schemas.errors import ClusterError, OdkdError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import write_atomic
 from storage_schemas.paths.node_cache import here
-from storage_schemas.paths.path import StorePath
 
 if TYPE_CHECKING:
     # It takes a second to import, which plans, predictions and targets do without.
     from ray.train import ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-__all__ = ["cpus_of_process", "read_curve", "run_trainings", "side_by_side"]
+__all__ = ["cpus_of_process", "run_trainings", "side_by_side"]
 
 S = TypeVar("S", bound=Step)
 _ERROR = "error.json"
@@ -249,13 +248,13 @@ def _is_loss(failure: Exception) -> bool:
 @contextlib.contextmanager
 def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
     """Show the progress that the first worker of each training writes to its curve."""
-    title = " and ".join([plans[0].title, *(plan.title.partition(": ")[2] for plan in plans[1:])])
+    title = f"{plans[0].stage}: {' and '.join(plan.name for plan in plans)}"
     stop = threading.Event()
     seconds = _SECONDS_BETWEEN_REQUESTS if isinstance(plans[0].folder, BucketPath) else _SECONDS_BETWEEN_LOOKS
     with progress(title, total=sum(map(_steps_of, plans)), unit="steps") as bar:
 
         def done() -> int:
-            return sum(_last_step(plan.folder) for plan in plans)
+            return sum(last_step(plan.folder) for plan in plans)
 
         def follow() -> None:
             # With 0 it only moves the beginning on.
@@ -281,27 +280,3 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
 def _steps_of(plan: TrainingPlan) -> int:
     people = len(training_rows(read_instances(here(plan.instances)), plan))
     return len(plan.epochs) * max(1, people // plan.train.batch_size)
-
-
-def _last_step(folder: StorePath) -> int:
-    lines = _lines(folder)
-    return int(lines[-1]["step"]) if lines else 0
-
-
-def _lines(folder: StorePath) -> list[dict[str, Any]]:
-    path = folder / METRICS
-    try:
-        whole = path.read_bytes().decode()
-    except FileNotFoundError:
-        return []
-    lines = []
-    for text in whole.splitlines():
-        # The worker may be writing the last line just now.
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return lines
-
-
-def read_curve(folder: StorePath) -> list[dict[str, Any]]:
-    """The finished epochs of a curve: epoch, step, loss, lr, seconds."""
-    return [line for line in _lines(folder) if "loss" in line]

@@ -8,14 +8,13 @@ from itertools import groupby
 
 from stages import distill, prepare, teachers
 from stages.base import Context, TargetsStep, TeacherPart, TeacherStep, ViewStep
-from stages.distributed.ray_train import read_curve
 from stages.report.page.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
 from stages.report.scores import SHORT_NAMES
 from stages.report.summary import entries_of
 from stages.settings import Role
 from stages.targets import stage as targets
-from stages.training.loop import METRICS
-from stages.training.plan import Weights, epoch_weights
+from stages.training.curve import METRICS, read_curve
+from stages.training.schedule import Weights, epoch_weights
 from storage_schemas.store.store import Entry
 
 __all__ = ["cache", "entries", "phases", "splits", "student_curves", "teacher_curves", "versions", "views_bytes"]

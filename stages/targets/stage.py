@@ -29,7 +29,7 @@ from stages.scoring.protocol import Protocol
 from stages.settings import BinarizeSettings, Role, Split
 from stages.targets.block import FLOAT_DECODERS, BlockJob, BlockTeacher, BlockView, part_name, run_block
 from stages.teachers import network_spec, teacher_step
-from stages.training.plan import epoch_weights, view_of_epoch
+from stages.training.schedule import epoch_weights, view_of_epoch
 from storage_schemas.errors import TrainingError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import (
@@ -67,7 +67,7 @@ def steps(context: Context) -> list[CachedStep]:
     reads: dict[int, set[Role]] = defaultdict(set)
     for epoch, weight in enumerate(weights):
         view = view_of_epoch(epoch, settings.views.count)
-        reads[view] |= {role for role in ROLES if getattr(weight, role) > 0}
+        reads[view] |= set(weight.roles())
     found: list[CachedStep] = []
     read_by_split: tuple[tuple[Split, dict[int, set[Role]]], ...] = (("val", {0: set(ROLES)}), ("train", reads))
     for split, views in read_by_split:

@@ -1,6 +1,6 @@
-"""Cached arrays as memory maps: decoded once, in order, into a raw file that all workers of a node share.
+"""Cached arrays as memory maps: each array is decoded once, in order, into a raw file that all workers of a node share.
 
-Random batches straight from Zarr are limited by its cost a request (about 2,000 rows a second); from a map they are not.
+Random reads from Zarr reach about 2,000 rows a second, which is too slow for training; a map has no such limit.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _SPARE = 1.25
 class MappedArray:
     """One array of an entry as a read-only map.
 
-    Whoever writes or uses the file holds a shared lock on it, which the kernel takes back from a killed process: so the last
-    to close its map removes the file. Of what killed runs have left, a next map of the same array takes the whole file, and
-    then removes it; all else that nobody holds is removed before a map is made. A file is only trusted since the machine was
-    started: one on a disk may have lost its content with the power.
+    Each process that writes or reads the file holds a shared lock on it. The kernel releases the lock of a killed process, so
+    the last process to close its map can delete the file. A complete file of a killed run is reused by the next map of the
+    same array; all other files without a lock are deleted before a map is made. File names contain the machine's boot id,
+    because a file on disk can lose its content when the power fails.
 
     Raises:
         CorruptEntryError: the array cannot be read.
@@ -53,7 +53,7 @@ class MappedArray:
         self.rows: npt.NDArray[Any] = np.memmap(self._stream, dtype=dtype, mode="r", shape=shape)
 
     def close(self) -> None:
-        """Give the map back; the last one to do so removes the file (what was taken from ``rows`` stays readable)."""
+        """Close the map; the last process to close it deletes the file. Arrays taken from ``rows`` stay readable."""
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _unlink_held(self._path, self._stream)
@@ -64,7 +64,7 @@ class MappedArray:
 
 
 def _boot_id() -> str:
-    """Another text each time the machine is started, or nothing where the system has no such text."""
+    """The kernel's boot id, which changes with every start of the machine; empty on systems without one."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -78,14 +78,14 @@ def _folders() -> list[Path]:
         if root.is_dir() and os.access(root, os.W_OK):
             folder = root / f"odkd-{os.getuid()}"
             folder.mkdir(mode=0o700, exist_ok=True)
-            # Anybody may make a folder there: in another's, the rows could be another's too.
+            # Every user can create a folder here: never read from a folder that another user owns.
             if folder.stat(follow_symlinks=False).st_uid == os.getuid():
                 found.append(folder)
     return found
 
 
 def _remove_leftovers(*, keep: str) -> None:
-    """Remove the files that no process holds, whole or begun, but for the one of the name ``keep``."""
+    """Delete the files that no process has locked, complete or partial, except ``keep``."""
     for folder in _folders():
         for path in (*folder.glob("*.raw"), *folder.glob("*.partial")):
             if path.name != keep:
@@ -96,17 +96,17 @@ def _remove_unheld(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _unlink_held(path, stream)
-        log.info("Removed %s, which a killed run had left", path)
+        log.info("Deleted %s, which a killed run had left", path)
 
 
 def _unlink_held(path: Path, stream: BinaryIO) -> None:
-    # Between opening and locking, another may have removed the file and a third have made one of the same name.
+    # Between opening and locking, another process may have deleted the file, and a third created one of the same name.
     if _is_at(path, stream):
         path.unlink(missing_ok=True)
 
 
 def _is_at(path: Path, stream: BinaryIO) -> bool:
-    """Whether the open file is still the one that ``path`` names."""
+    """Whether the open file is still the file at ``path``."""
     try:
         return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def _is_at(path: Path, stream: BinaryIO) -> bool:
 
 
 def _existing(file: str) -> tuple[Path, BinaryIO] | None:
-    """The file where another process has made it, with a lock."""
+    """The file that another process has decoded, locked; None if there is none."""
     for folder in _folders():
         try:
             stream = (folder / file).open("rb")
@@ -123,16 +123,18 @@ def _existing(file: str) -> tuple[Path, BinaryIO] | None:
         fcntl.flock(stream, fcntl.LOCK_SH)
         if _is_at(folder / file, stream):
             return folder / file, stream
-        # Its last user removed it before the lock was there.
+        # Its last user deleted it before it was locked here.
         stream.close()
     return None
 
 
-def _place(size: int, what: str) -> Path:
-    """Where ``size`` bytes have room: in shared memory, or on disk where that is too small (in a container often 64 MB)."""
+def _folder_with_room(size: int, what: str) -> Path:
+    """The folder for ``size`` bytes: shared memory, or the disk if that is too small (in a container often 64 MB)."""
     folders = _folders()
     if not folders:
-        raise StoreError(f"Neither {_SHARED_MEMORY} nor {tempfile.gettempdir()} can be written", allowed="TMPDIR=FOLDER")
+        raise StoreError(
+            f"Neither {_SHARED_MEMORY} nor {tempfile.gettempdir()} is writable", allowed="TMPDIR=FOLDER with a writable folder"
+        )
     for folder in folders:
         free = shutil.disk_usage(folder).free
         if free > size * _SPARE:
@@ -142,17 +144,17 @@ def _place(size: int, what: str) -> Path:
 
 
 def _decode(folder: Path, name: str, file: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Path, BinaryIO]:
-    """Write the file whole under a name of its own, then give it the name by which others find it."""
+    """Decode the array into a file with a unique name, then rename it to the name that other processes look for."""
     size = int(np.prod(shape)) * dtype.itemsize
-    path = _place(size, f"{folder}/{name}") / file
-    partial, stream = _begun(path)
+    path = _folder_with_room(size, f"{folder}/{name}") / file
+    partial, stream = _new_partial(path)
     try:
         _reserve(stream, size, path)
         rows = np.memmap(stream, dtype=dtype, mode="r+", shape=shape)
         block = rows_per_block(shape[0])
         for start in range(0, shape[0], block):
             rows[start : start + block] = read_rows(folder, name, start, start + block)
-        # The name says that the content is whole, so the content comes first, on a disk too.
+        # A file with this name must be complete, also after a power failure, so its content is synced before the rename.
         rows.flush()
         os.fsync(stream.fileno())
         partial.replace(path)
@@ -163,20 +165,20 @@ def _decode(folder: Path, name: str, file: str, shape: tuple[int, ...], dtype: n
     return path, stream
 
 
-def _begun(path: Path) -> tuple[Path, BinaryIO]:
-    """An empty file beside ``path`` under a name of its own, with a lock."""
+def _new_partial(path: Path) -> tuple[Path, BinaryIO]:
+    """Create an empty file with a unique name beside ``path``, and lock it."""
     while True:
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
         stream = partial.open("x+b")
         fcntl.flock(stream, fcntl.LOCK_SH)
         if _is_at(partial, stream):
             return partial, stream
-        # Before the lock was there, another process took the file for a leftover.
+        # Another process took the file for a leftover before it was locked.
         stream.close()
 
 
 def _reserve(stream: BinaryIO, size: int, path: Path) -> None:
-    # Writing to a map for which there is no room would end the process without a word (SIGBUS).
+    # Without room, writing to the map would kill the process with SIGBUS and no message.
     try:
         os.posix_fallocate(stream.fileno(), 0, size)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate, a pure function of the step, so that a resumed training has nothing to restore."""
+"""The optimizer, and its learning rate as a function of the step alone, so that a resumed training restores none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CYCLE_START = 0.04
 
 
 def learning_rate_factor(step: int, total_steps: int, settings: TrainSettings) -> float:
-    """What the learning rate is multiplied with in ``step`` (from 0) of ``total_steps``."""
+    """The factor of the learning rate in ``step`` (from 0) of ``total_steps``."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     done = step / total_steps
     if settings.lr_schedule == "steps":
@@ -34,9 +34,9 @@ def _half_cosine(share: float) -> float:
 
 
 def make_optimizer(network: nn.Module, settings: TrainSettings, *, adapter_lr: float | None = None) -> torch.optim.Optimizer:
-    """Adam or AdamW over the trainable parameters; those named ``adapter.*`` learn at ``adapter_lr``.
+    """Adam or AdamW over the trainable parameters; parameters named ``adapter.*`` use ``adapter_lr``.
 
-    Adam without weight decay is HRNet's own recipe: its yaml names a decay that only SGD is given.
+    Adam without weight decay is HRNet's own recipe: HRNet's code passes the decay in its yaml only to SGD.
     """
     named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     adapter = [parameter for name, parameter in named if name.startswith("adapter.")]
@@ -45,11 +45,11 @@ def make_optimizer(network: nn.Module, settings: TrainSettings, *, adapter_lr: f
     if adapter:
         groups.append({"params": adapter, "peak_lr": adapter_lr if adapter_lr is not None else settings.lr})
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    # HRNet has hundreds of small tensors: updating them one by one costs a sixth of a short step on a CPU.
+    # HRNet has hundreds of small tensors: updating each by itself takes a sixth of a short step on a CPU.
     return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Give every group its own peak rate times ``factor``."""
+    """Set the rate of every group to its peak rate times ``factor``."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor

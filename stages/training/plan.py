@@ -1,4 +1,4 @@
-"""What a training does, epoch by epoch: which view it reads, which teachers, and how much each counts."""
+"""The plan of one training: everything that a training worker needs to know."""
 
 from __future__ import annotations
 
@@ -8,88 +8,43 @@ from typing import Literal
 
 from stages.data.windows import Pictures
 from stages.networks.spec import NetworkSpec
-from stages.settings import AugmentSettings, DistillSettings, Phase, TrainSettings
+from stages.settings import AugmentSettings, Role, TrainSettings
+from stages.training.schedule import Weights
 from storage_schemas.paths.node_cache import File, Folder
 from storage_schemas.paths.path import StorePath
 
-__all__ = ["EpochPlan", "TrainingPlan", "Weights", "epoch_weights", "view_of_epoch"]
+__all__ = ["EpochPlan", "TrainingPlan"]
 
 
-@dataclass(frozen=True)
-class Weights:
-    """How much each source of targets counts in an epoch."""
-
-    ground_truth: float
-    primary: float = 0.0
-    senior: float = 0.0
-
-
-def view_of_epoch(epoch: int, count: int) -> int:
-    """The view that epoch ``epoch`` (from 0) trains on: 1 + (epoch mod count), or the plain view 0 where count is 0."""
-    return 1 + epoch % count if count else 0
-
-
-def epoch_weights(settings: DistillSettings) -> list[Weights]:
-    """The weights of every epoch.
-
-    The paper (arXiv 2104.10414) teaches from the primary first and then from the senior, and gives neither the epoch of the
-    change nor the weights: both are settings. So is whether the last epochs are left to ground truth: bits show a student
-    where a joint is, and labels its exact place.
-    """
-    if isinstance(settings.schedule, tuple):
-        return [weights for phase in settings.schedule for weights in [_of_phase(phase)] * phase.epochs]
-    share = settings.teacher_weight
-    # However few epochs there are, neither teacher is left out by rounding.
-    left = min(round(settings.epochs * settings.finish), max(settings.epochs - 2, 0))
-    epochs = settings.epochs - left
-    first = round(epochs * settings.switch)
-    if 0 < settings.switch < 1:
-        first = min(max(first, 1), epochs - 1)
-    truth = 1.0 - share
-    primary, senior = Weights(truth, share, 0.0), Weights(truth, 0.0, share)
-    # A linear hand-over from the primary in the first epoch to the senior in the last.
-    steps = [epoch / max(epochs - 1, 1) for epoch in range(epochs)]
-    taught = {
-        "none": [Weights(1.0)] * epochs,
-        "primary": [primary] * epochs,
-        "senior": [senior] * epochs,
-        "together": [Weights(truth, share / 2, share / 2)] * epochs,
-        "primary_then_senior": [primary] * first + [senior] * (epochs - first),
-        "blend": [Weights(truth, share * (1.0 - step), share * step) for step in steps],
-        "senior_then_primary": [senior] * first + [primary] * (epochs - first),
-    }[settings.schedule]
-    return taught + [Weights(1.0)] * left
-
-
-def _of_phase(phase: Phase) -> Weights:
-    return Weights(phase.ground_truth, phase.primary, phase.senior)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EpochPlan:
-    """The sources of one epoch.
-
-    ``views`` is the folder of a stored view, or None where crops are drawn as they are needed (no cached target depends on
-    them); ``primary`` and ``senior`` are folders of targets, needed where the weight is above zero.
-    """
+    """What one epoch reads: a view, and the targets of each teacher whose weight is above zero."""
 
     view: int
     weights: Weights
     views: Folder | None = None
+    """The stored view; None to draw the crops while training, which only trainings without teachers can do."""
     primary: Folder | None = None
     senior: Folder | None = None
 
+    def targets(self) -> dict[Role, Folder]:
+        """The folder of targets of each teacher whose weight is above zero."""
+        folders: dict[Role, Folder | None] = {"primary": self.primary, "senior": self.senior}
+        return {role: folder for role, folder in folders.items() if folder and self.weights.of(role)}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """All that a training worker needs to know; pickled to it, so small: data stay in files."""
+    """One training. It is pickled and sent to each worker, so it names files instead of holding data."""
 
-    title: str
+    stage: str
+    name: str
+    """Such as ``student`` or ``primary teacher``; with the stage it is the training's title in logs and errors."""
     network: NetworkSpec
     instances: File
     pictures: Pictures
     folder: StorePath
-    """Where checkpoints, curves and the final weights go."""
+    """The folder for checkpoints, curve and final weights."""
     crop_wh: tuple[int, int]
     size_divisor: int
     epochs: Sequence[EpochPlan]
@@ -99,14 +54,20 @@ class TrainingPlan:
     seed: int
     views_seed: int
     augment: AugmentSettings
-    people: Literal["all", "masked"] = "all"
-    """``masked``: only those who have a mask."""
+    only_masked: bool = False
+    """Train only on instances that have a mask."""
     feed_mask: bool = False
     mask_drop: float = 0.0
+    """The probability that an instance's mask is withheld from the network."""
     adapter_lr: float | None = None
-    """The rate of parameters named ``adapter.*``, where it is not ``train.lr``."""
+    """The learning rate of parameters named ``adapter.*``; None for ``train.lr``."""
     events: StorePath | None = None
-    """Where TensorBoard events go."""
+    """The folder for TensorBoard events."""
+
+    @property
+    def title(self) -> str:
+        """The training's name in logs and errors."""
+        return f"{self.stage}: {self.name}"
 
     @property
     def input_wh(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""One step of a training: what a batch is taught, by labels and by cached teachers, and the update of the network.
+"""One training step: the terms of the loss from labels and cached targets, and the update of the network.
 
 Shape letters: B batch, K joints, H W heatmap pixels, h w input pixels, P packed bytes.
 """
@@ -19,20 +19,16 @@ from stages.networks.normalize import normalize
 from stages.pose.heatmap import encode, sigma_of
 from stages.pose.skeleton import COCO_KEYPOINTS
 from stages.settings import Role
-from stages.training.loss import blend_targets, halve, heatmap_loss, unpack_bits
+from stages.training.loss import LossTerm, blend_targets, halve, heatmap_loss, unpack_bits
 from stages.training.memory_map import MappedArray
-from stages.training.plan import TrainingPlan, Weights
+from stages.training.plan import TrainingPlan
+from stages.training.schedule import Weights
 
-__all__ = ["Learner", "Source"]
-
-Source = tuple[float, Tensor, Tensor]
-"""Somebody who teaches: the weight, ``seen_BK`` (whom of the joints), ``heat_BKHW`` (and what about it)."""
-
-_ROLES: tuple[Role, Role] = ("primary", "senior")
+__all__ = ["Trainer"]
 
 
 @dataclass(frozen=True)
-class Learner:
+class Trainer:
     """A network in training on its device, with its optimizer."""
 
     plan: TrainingPlan
@@ -41,14 +37,14 @@ class Learner:
     device: torch.device
 
     def step(
-        self, batch: Batch, weights: Weights, teachers: Mapping[Role, MappedArray], *, generator: np.random.Generator
+        self, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray], *, generator: np.random.Generator
     ) -> Tensor:
-        """Learn one batch from labels and from the teachers' bits; the loss. ``generator`` says whose mask is withheld."""
-        return self.learn(batch, self.sources(batch, weights, teachers), generator=generator)
+        """Train on one batch and return the loss before the update; ``generator`` draws which masks are withheld."""
+        return self.update(batch, self.loss_terms(batch, weights, bits), generator=generator)
 
-    def learn(self, batch: Batch, sources: Sequence[Source], *, generator: np.random.Generator) -> Tensor:
-        """Update the network towards what the sources teach; the loss before that."""
-        target_BKHW, weight_BK = blend_targets(sources)
+    def update(self, batch: Batch, terms: Sequence[LossTerm], *, generator: np.random.Generator) -> Tensor:
+        """Update the network to lower the sum of ``terms``, and return the loss before the update."""
+        target_BKHW, weight_BK = blend_targets(terms)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
             heat_BKHW = self.network(*self._inputs(batch, generator))
         loss = heatmap_loss(heat_BKHW, target_BKHW, weight_BK)
@@ -58,18 +54,17 @@ class Learner:
         return loss.detach()
 
     def skip(self, batches: Sequence[Rows], *, generator: np.random.Generator) -> None:
-        """Draw what was drawn for ``batches`` when they were learned, so that the next one finds what it would have found."""
+        """Advance ``generator`` past ``batches`` that are done, so that the next batch draws what an unbroken run draws."""
         if self.plan.mask_drop:
             for rows_B in batches:
                 generator.random(len(rows_B))
 
-    def sources(self, batch: Batch, weights: Weights, teachers: Mapping[Role, MappedArray]) -> list[Source]:
-        """Those who teach the batch: everybody whose weight is above zero."""
-        cached = {"primary": weights.primary, "senior": weights.senior}
+    def loss_terms(self, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray]) -> list[LossTerm]:
+        """The terms of the batch's loss: ground truth and each teacher, where the weight is above zero."""
         labels = [self._labels(batch, weights.ground_truth)] if weights.ground_truth else []
-        return labels + [self._bits(batch, cached[role], teachers[role]) for role in _ROLES if cached[role]]
+        return labels + [self._teacher(batch, weights.of(role), bits[role]) for role in weights.roles()]
 
-    def _labels(self, batch: Batch, weight: float) -> Source:
+    def _labels(self, batch: Batch, weight: float) -> LossTerm:
         width, height = self.plan.input_wh
         joints_BK3 = self._to_device(batch.keypoints_BK3)
         heat_BKHW, visible_BK = encode(
@@ -79,15 +74,15 @@ class Learner:
             sigma_px=sigma_of((width // 4, height // 4)),
             unbiased=self.plan.train.unbiased,
         )
-        return weight, visible_BK, heat_BKHW
+        return LossTerm(weight, visible_BK, heat_BKHW)
 
-    def _bits(self, batch: Batch, weight: float, teacher: MappedArray) -> Source:
+    def _teacher(self, batch: Batch, weight: float, bits: MappedArray) -> LossTerm:
         width, height = self.plan.crop_wh
-        bits_BP = self._to_device(teacher.rows[batch.rows_B])
+        bits_BP = self._to_device(bits.rows[batch.rows_B])
         heat_BKHW = unpack_bits(bits_BP, num_joints=len(COCO_KEYPOINTS), heatmap_wh=(width // 4, height // 4))
-        # A map that was too weak has no bits: its joint is not taught, rather than taught as absent.
+        # A map without bits was too weak to binarize: leave the joint out of the loss instead of training it as absent.
         seen_BK = heat_BKHW.amax(dim=(-2, -1)).float()
-        return weight, seen_BK, halve(heat_BKHW) if self.plan.size_divisor == 2 else heat_BKHW
+        return LossTerm(weight, seen_BK, halve(heat_BKHW) if self.plan.size_divisor == 2 else heat_BKHW)
 
     def _inputs(self, batch: Batch, generator: np.random.Generator) -> tuple[Tensor, ...]:
         # [B, h, w, 3] in memory is channels_last: the permuted view needs no copy.

@@ -11,8 +11,9 @@ import numpy as np
 from stages.data.windows import Pictures
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, TrainSettings
-from stages.training.loop import METRICS
-from stages.training.plan import EpochPlan, TrainingPlan, Weights
+from stages.training.curve import METRICS
+from stages.training.plan import EpochPlan, TrainingPlan
+from stages.training.schedule import Weights
 from storage_schemas.formats.instances import write_instances
 from tests.support.people_samples import make_people, mask_rle, write_pictures
 
@@ -28,7 +29,8 @@ def make_plan(folder: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int
     out = folder / "out"
     out.mkdir()
     return TrainingPlan(
-        title="test",
+        stage="test",
+        name="small",
         network=NetworkSpec(network="hrnet_w8_small"),
         instances=folder / "people.parquet",
         pictures=Pictures(pictures),

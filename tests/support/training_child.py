@@ -23,8 +23,8 @@ from stages.settings import Role
 from stages.training import loop
 from stages.training.loop import Worker, train
 from stages.training.memory_map import MappedArray
-from stages.training.plan import Weights
-from stages.training.step import Learner
+from stages.training.schedule import Weights
+from stages.training.step import Trainer
 
 
 def _worker(rank: int, world: int, port: int) -> Worker:
@@ -50,12 +50,12 @@ def main(folder: Path, rank: int, world: int, port: int, die_after: int) -> None
     """Train, or die on the way."""
     plan = pickle.loads((folder / "plan.pickle").read_bytes())
     loop._CHECKPOINT_SECONDS, loop._LOOK_STEPS = 0.0, 3
-    learn, done = Learner.step, [0]
+    learn, done = Trainer.step, [0]
 
     def step(
-        self: Learner, batch: Batch, weights: Weights, teachers: Mapping[Role, MappedArray], *, generator: np.random.Generator
+        self: Trainer, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray], *, generator: np.random.Generator
     ) -> Tensor:
-        loss = learn(self, batch, weights, teachers, generator=generator)
+        loss = learn(self, batch, weights, bits, generator=generator)
         with (folder / f"steps-{rank}.jsonl").open("a") as stream:
             stream.write(json.dumps({"rows": batch.rows_B.tolist(), "loss": float(loss)}) + "\n")
         done[0] += 1
@@ -63,7 +63,7 @@ def main(folder: Path, rank: int, world: int, port: int, die_after: int) -> None
             os.kill(os.getpid(), signal.SIGKILL)
         return loss
 
-    Learner.step = step  # type: ignore[method-assign]
+    Trainer.step = step  # type: ignore[method-assign]
     train(plan, _worker(rank, world, port))
 
 

@@ -15,8 +15,8 @@ from pipeline.bench.steps import _from_cache, _seconds
 from stages.data.loader import Batch
 from stages.settings import Role
 from stages.training.memory_map import MappedArray
-from stages.training.plan import Weights
-from stages.training.step import Learner
+from stages.training.schedule import Weights
+from stages.training.step import Trainer
 
 PLACE = Machine("cpu", "float32", 1)
 
@@ -40,7 +40,7 @@ def test_every_step_reads_other_people_for_the_same_crops() -> None:
     crops = np.zeros((64, 8, 8, 3), np.uint8)
     batch = Batch(np.arange(64), crops, np.zeros((64, 17, 3), np.float32), np.zeros((64, 0, 0), np.uint8), np.ones(64, bool))
     recorder = Recorder()
-    kinds = _from_cache(cast(Learner, recorder), batch, {}, 16_384)
+    kinds = _from_cache(cast(Trainer, recorder), batch, {}, 16_384)
     for _ in range(50):
         for step in kinds.values():
             step()

@@ -28,7 +28,8 @@ from stages.settings import (
     TrainSettings,
 )
 from stages.training.loop import WEIGHTS
-from stages.training.plan import EpochPlan, TrainingPlan, Weights
+from stages.training.plan import EpochPlan, TrainingPlan
+from stages.training.schedule import Weights
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.formats.checkpoints import load_weights
 from storage_schemas.formats.targets import create_arrays, target_arrays, write_block
@@ -110,7 +111,7 @@ def test_what_one_worker_cannot_read_ends_the_others_soon_and_is_what_the_user_i
     [shard] = [path for path in (bits / "bits" / "c").rglob("*") if path.is_file()]
     shard.write_bytes(shard.read_bytes()[:-9])
     plan = _plan(tmp_path / "training", _exported(tmp_path / "program.pt2"), workers=2)
-    plan = replace(plan, epochs=[EpochPlan(1, Weights(1.0, primary=1.0), primary=bits)])
+    plan = replace(plan, epochs=[EpochPlan(view=1, weights=Weights(1.0, primary=1.0), primary=bits)])
     settings = context.settings.model_copy(update={"cluster": ClusterSettings(max_failures=max_failures)})
     failed_at: list[float] = []
 

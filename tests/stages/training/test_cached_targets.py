@@ -1,4 +1,4 @@
-"""The maps of an epoch's bits: decoded ahead, kept while they are needed, and given back."""
+"""The maps of an epoch's bits: decoded one epoch ahead, kept while needed, then closed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from stages.training import cached_targets as teacher_maps
-from stages.training import memory_map as mapped
-from stages.training.cached_targets import TeacherMaps
+from stages.training import cached_targets, memory_map
+from stages.training.cached_targets import CachedTargets
 from stages.training.memory_map import MappedArray
-from stages.training.plan import EpochPlan, Weights
+from stages.training.plan import EpochPlan
+from stages.training.schedule import Weights
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.formats.targets import ArraySpec, create_arrays, read_rows, write_block
 
@@ -26,10 +26,10 @@ SPEC = ArraySpec("bits", (3,), "uint8")
 
 @pytest.fixture(autouse=True)
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in place of the machine's shared memory; where the maps lie below it."""
+    """Replaces the machine's shared memory with a folder, and returns the folder of the maps in it."""
     folder = tmp_path / "shm"
     folder.mkdir()
-    monkeypatch.setattr(mapped, "_SHARED_MEMORY", folder)
+    monkeypatch.setattr(memory_map, "_SHARED_MEMORY", folder)
     return folder / f"odkd-{os.getuid()}"
 
 
@@ -41,9 +41,8 @@ def write_bits(folder: Path, value: int) -> Path:
 
 
 def taught_by(primary: Path | None = None, senior: Path | None = None) -> EpochPlan:
-    return EpochPlan(
-        1, Weights(1.0, primary=float(primary is not None), senior=float(senior is not None)), None, primary, senior
-    )
+    weights = Weights(1.0, primary=float(primary is not None), senior=float(senior is not None))
+    return EpochPlan(view=1, weights=weights, primary=primary, senior=senior)
 
 
 def files(shared: Path) -> set[str]:
@@ -53,25 +52,25 @@ def files(shared: Path) -> set[str]:
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
-def one_worker(epochs: list[EpochPlan]) -> TeacherMaps:
-    return TeacherMaps(epochs, decodes=True, barrier=lambda: None)
+def one_worker(epochs: list[EpochPlan]) -> CachedTargets:
+    return CachedTargets(epochs, decodes=True, barrier=lambda: None)
 
 
-def test_the_next_epoch_is_decoded_while_this_one_is_trained_on(tmp_path: Path, shared: Path) -> None:
+def test_the_next_epoch_is_decoded_during_the_current_one(tmp_path: Path, shared: Path) -> None:
     first, second = write_bits(tmp_path / "first", 1), write_bits(tmp_path / "second", 2)
     maps = one_worker([taught_by(primary=first), taught_by(senior=second)])
     assert (maps.of_epoch(0)["primary"].rows == 1).all()
     wait_until(lambda: len(files(shared)) == 2)
-    # What the next epoch asks for is there already: the entry is not read again.
+    # The map is decoded already, so the entry is not read again.
     shutil.rmtree(second)
     teachers = maps.of_epoch(1)
     assert set(teachers) == {"senior"}
     assert (teachers["senior"].rows == 2).all()
-    assert len(files(shared)) == 1, "that of the first epoch is given back"
+    assert len(files(shared)) == 1, "the map of the first epoch is closed"
     maps.close()
     assert files(shared) == set()
 
@@ -93,7 +92,7 @@ def test_an_epoch_on_labels_alone_needs_no_map(tmp_path: Path, shared: Path) -> 
     assert files(shared) == set()
 
 
-def test_what_cannot_be_decoded_is_told_in_the_epoch_that_needs_it(tmp_path: Path) -> None:
+def test_an_unreadable_array_raises_in_the_epoch_that_reads_it(tmp_path: Path) -> None:
     good, bad = write_bits(tmp_path / "good", 1), write_bits(tmp_path / "bad", 2)
     [shard] = [path for path in (bad / "bits" / "c").rglob("*") if path.is_file()]
     shard.write_bytes(shard.read_bytes()[:-9])
@@ -104,8 +103,8 @@ def test_what_cannot_be_decoded_is_told_in_the_epoch_that_needs_it(tmp_path: Pat
     maps.close()
 
 
-def test_what_failed_ahead_is_tried_again_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There may be room for one epoch's maps and not for two."""
+def test_a_map_that_failed_ahead_is_retried_when_its_epoch_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There can be room for the maps of one epoch but not of two."""
     first, second = write_bits(tmp_path / "first", 1), write_bits(tmp_path / "second", 2)
     tried: list[Path] = []
     real = MappedArray
@@ -116,7 +115,7 @@ def test_what_failed_ahead_is_tried_again_when_it_is_needed(tmp_path: Path, monk
             raise StoreError("no room")
         return real(folder, name)
 
-    monkeypatch.setattr(teacher_maps, "MappedArray", mapped_array)
+    monkeypatch.setattr(cached_targets, "MappedArray", mapped_array)
     maps = one_worker([taught_by(primary=first), taught_by(primary=second)])
     maps.of_epoch(0)
     assert (maps.of_epoch(1)["primary"].rows == 2).all()
@@ -125,7 +124,7 @@ def test_what_failed_ahead_is_tried_again_when_it_is_needed(tmp_path: Path, monk
 
 
 def test_workers_of_a_node_share_what_the_first_decodes(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers over two epochs, as threads with a real barrier: each sees the right rows, each entry is read once."""
+    """Two workers are threads with a real barrier: each reads the right rows, and each entry is decoded once."""
     epochs = [taught_by(primary=write_bits(tmp_path / str(number), number)) for number in (5, 6)]
     barrier = threading.Barrier(2, timeout=20)
     seen: dict[bool, list[int]] = {True: [], False: []}
@@ -133,17 +132,17 @@ def test_workers_of_a_node_share_what_the_first_decodes(tmp_path: Path, shared: 
 
     def slow_read(folder: Path, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
         reads.append(folder.name)
-        # Longer than a worker that did not wait would take to begin for itself.
+        # Long enough for a worker that does not wait to start decoding by itself.
         time.sleep(0.2)
         return read_rows(folder, name, start, stop)
 
-    monkeypatch.setattr(mapped, "read_rows", slow_read)
+    monkeypatch.setattr(memory_map, "read_rows", slow_read)
 
     def wait() -> None:
         barrier.wait()
 
     def work(*, decodes: bool) -> None:
-        maps = TeacherMaps(epochs, decodes=decodes, barrier=wait)
+        maps = CachedTargets(epochs, decodes=decodes, barrier=wait)
         for epoch in range(2):
             seen[decodes].append(int(maps.of_epoch(epoch)["primary"].rows[0, 0]))
             barrier.wait()
@@ -155,6 +154,6 @@ def test_workers_of_a_node_share_what_the_first_decodes(tmp_path: Path, shared: 
     for thread in threads:
         thread.join(30)
     assert seen == {True: [5, 6], False: [5, 6]}
-    # Ten rows are one block, which is one read.
+    # Ten rows are one block, and so one read.
     assert reads == ["5", "6"]
     assert files(shared) == set()

@@ -1,4 +1,4 @@
-"""The training loop of one process: resuming, masks, and what ends it, on a few small pictures."""
+"""The training loop of one process on a few small images: resuming, masks, and errors that end it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.training.loop import METRICS, WEIGHTS, Worker, train
+from stages.training.curve import METRICS
+from stages.training.loop import WEIGHTS, Worker, train
 from storage_schemas.errors import TrainingError
 from storage_schemas.formats.checkpoints import load_weights
 from tests.support.buckets import local
@@ -22,7 +23,7 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return load_weights(folder / WEIGHTS).state
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path: Path) -> None:
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, on_labels(3))
     train(plan, Worker())
     expected, weights = losses(local(plan.folder)), state(local(plan.folder))
@@ -38,7 +39,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path: Pat
     assert len(expected) == 3
 
 
-def test_a_finished_training_is_not_begun_again(tmp_path: Path) -> None:
+def test_a_finished_training_does_not_start_again(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, on_labels(2))
     train(plan, Worker())
     before = local(plan.folder / "epoch-00001.pt").stat().st_mtime_ns
@@ -50,18 +51,18 @@ def test_a_finished_training_is_not_begun_again(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_epoch(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, on_labels(2))
     plan = replace(plan, train=plan.train.model_copy(update={"lr": 1e30}))
-    with pytest.raises(TrainingError, match=r"'test' is (nan|inf) in epoch"):
+    with pytest.raises(TrainingError, match=r"is (nan|inf) in epoch"):
         train(plan, Worker())
 
 
-def test_more_workers_than_people_are_refused(tmp_path: Path) -> None:
+def test_more_workers_than_instances_are_refused(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, on_labels(1), images=(1, 2))
-    with pytest.raises(TrainingError, match="2 people to learn from and 4 workers"):
+    with pytest.raises(TrainingError, match="2 training instances and 4 workers"):
         train(plan, Worker(world=4))
 
 
 class Recorder(nn.Module):
-    """The network, and what it was given."""
+    """The network, and a record of its inputs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Recorder(nn.Module):
         return heat
 
 
-def test_each_worker_withholds_other_masks(tmp_path: Path) -> None:
+def test_workers_withhold_different_masks(tmp_path: Path) -> None:
     plan = replace(make_plan(tmp_path, on_labels(1), images=[1] * 64), feed_mask=True, mask_drop=0.5)
     plan = replace(plan, train=plan.train.model_copy(update={"batch_size": 64}), network=replace(plan.network, senior=True))
     seen = []

@@ -261,12 +261,12 @@ def test_too_small_a_shared_memory_sends_the_map_to_the_disk_and_says_so(
     assert _files(memory.with_name("disk")) == []
 
 
-def test_room_that_is_not_there_is_an_error_and_not_a_crash(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_and_not_a_crash(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StoreError, match="no room for 3500 bytes of cached targets: No space left on device"):
+    with pytest.raises(StoreError, match="3500 bytes"):
         MappedArray(entry, "bits")
     assert _files(memory) == []
 
@@ -283,7 +283,7 @@ def test_a_damaged_array_leaves_no_file(entry: Path, memory: Path) -> None:
 
 def test_a_folder_of_another_user_is_not_used(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.getuid()
-    # To user ``real + 1`` the folders of that name, which this user makes here, are another's.
+    # The folders that this process creates belong to user ``real``, which is another user than ``real + 1``.
     monkeypatch.setattr(os, "getuid", lambda: real + 1)
-    with pytest.raises(StoreError, match="can be written"):
+    with pytest.raises(StoreError, match="writable"):
         MappedArray(entry, "bits")

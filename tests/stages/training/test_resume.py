@@ -1,4 +1,4 @@
-"""A training that is killed within an epoch goes on there: the same batches, and the same weights in the end."""
+"""A training that is killed within an epoch resumes there, with the same batches and the same final weights."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 """The checkout first: tests/stages must not be taken for the package of that name."""
-PEOPLE, BATCH, EPOCHS = 33, 4, 2
-STEPS = PEOPLE // BATCH
-"""Of an epoch: 8, and one person is left out."""
+INSTANCES, BATCH, EPOCHS = 33, 4, 2
+STEPS = INSTANCES // BATCH
+"""Steps of an epoch: 8; one instance is left out."""
 
 
 def plan_in(folder: Path) -> TrainingPlan:
-    """A senior's training, which draws whose mask is withheld: that too has to be as it would have been."""
+    """A senior's training: it also draws which masks are withheld, and a resumed one must draw the same."""
     folder.mkdir()
-    plan = make_plan(folder, on_labels(EPOCHS), images=[1, 2, 3] * (PEOPLE // 3))
+    plan = make_plan(folder, on_labels(EPOCHS), images=[1, 2, 3] * (INSTANCES // 3))
     plan = replace(plan, train=plan.train.model_copy(update={"batch_size": BATCH}))
     plan = replace(plan, feed_mask=True, mask_drop=0.5, network=replace(plan.network, senior=True))
     (folder / "plan.pickle").write_bytes(pickle.dumps(plan))
@@ -43,7 +43,7 @@ def plan_in(folder: Path) -> TrainingPlan:
 
 
 def run(folder: Path, *, world: int = 1, die_after: int = 0) -> list[int]:
-    """Train with ``world`` processes, each of which dies after ``die_after`` steps; their exit statuses."""
+    """Train with ``world`` processes that each die after ``die_after`` steps, and return their exit statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,8 +63,8 @@ def steps(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / f"steps-{rank}.jsonl").read_text().splitlines()]
 
 
-def people(folder: Path, ranks: Sequence[int]) -> list[list[int]]:
-    """Who is in each batch of all workers together."""
+def rows(folder: Path, ranks: Sequence[int]) -> list[list[int]]:
+    """The rows of each batch of all workers together."""
     return [
         sorted(row for step in together for row in step["rows"])
         for together in zip(*(steps(folder, rank) for rank in ranks), strict=True)
@@ -105,10 +105,10 @@ def test_two_workers_killed_within_an_epoch_go_on_there_and_so_can_one_or_four(t
         for path in local(plan.folder).iterdir():
             (folder / "out" / path.name).write_bytes(path.read_bytes())
     assert run(tmp_path / "killed", world=2) == [0, 0]
-    expected = people(tmp_path / "unbroken", range(2))
-    assert people(tmp_path / "killed", range(2)) == expected[:5] + expected[3:]
+    expected = rows(tmp_path / "unbroken", range(2))
+    assert rows(tmp_path / "killed", range(2)) == expected[:5] + expected[3:]
     assert_same_end(plan, unbroken)
     for world, folder in others.items():
         assert run(folder, world=world) == [0] * world
-        assert people(folder, range(world)) == expected[3:]
+        assert rows(folder, range(world)) == expected[3:]
         assert len(losses(folder / "out")) == EPOCHS

@@ -1,4 +1,4 @@
-"""One step of a training: who teaches which joint, and that the network learns it."""
+"""One training step: the loss terms of each joint, and a loss that falls."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from stages.settings import AugmentSettings, Role, TrainSettings
 from stages.training.loss import blend_targets
 from stages.training.memory_map import MappedArray
 from stages.training.optimizer import make_optimizer
-from stages.training.plan import TrainingPlan, Weights
-from stages.training.step import Learner
+from stages.training.plan import TrainingPlan
+from stages.training.schedule import Weights
+from stages.training.step import Trainer
 from storage_schemas.formats.targets import create_arrays, pack_bits, target_arrays, write_block
 
 CROP_WH = (64, 64)
@@ -28,7 +29,8 @@ HEATMAP_WH = (16, 16)
 GENERATOR = np.random.default_rng(0)
 
 PLAN = TrainingPlan(
-    title="test",
+    stage="test",
+    name="step",
     network=NetworkSpec(),
     instances=Path("not read"),
     pictures=Pictures(Path("not read")),
@@ -45,10 +47,10 @@ PLAN = TrainingPlan(
 )
 
 
-def make_learner(plan: TrainingPlan = PLAN) -> Learner:
+def make_trainer(plan: TrainingPlan = PLAN) -> Trainer:
     torch.manual_seed(0)
     network = nn.Conv2d(3, 17, kernel_size=4, stride=4)
-    return Learner(plan, network, make_optimizer(network, plan.train), torch.device("cpu"))
+    return Trainer(plan, network, make_optimizer(network, plan.train), torch.device("cpu"))
 
 
 def make_batch(rows: list[int], keypoints_K3: npt.NDArray[np.float32] | None = None) -> Batch:
@@ -61,7 +63,7 @@ def make_batch(rows: list[int], keypoints_K3: npt.NDArray[np.float32] | None = N
 
 @pytest.fixture
 def teachers(tmp_path: Path) -> Iterator[dict[Role, MappedArray]]:
-    """Four people; in row 2 the primary sees joint 3 at (x, y) = (6, 10), and the senior joint 5 at (8, 2)."""
+    """Bits of four instances: in row 2 the primary has joint 3 at (x, y) = (6, 10), and the senior has joint 5 at (8, 2)."""
     found: dict[Role, MappedArray] = {}
     entry_ids: dict[Role, tuple[int, int, int]] = {"primary": (3, 10, 6), "senior": (5, 2, 8)}
     for role, (joint, y, x) in entry_ids.items():
@@ -80,18 +82,18 @@ def teachers(tmp_path: Path) -> Iterator[dict[Role, MappedArray]]:
 def targets(
     teachers: dict[Role, MappedArray], weights: Weights, row: int, plan: TrainingPlan = PLAN
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the student is taught about one person: target [K, H, W] and weight [K]."""
-    target, weight = blend_targets(make_learner(plan).sources(make_batch([row]), weights, teachers))
+    """The blended target [K, H, W] and weight [K] of one instance."""
+    target, weight = blend_targets(make_trainer(plan).loss_terms(make_batch([row]), weights, teachers))
     return target[0], weight[0]
 
 
-def test_a_joint_without_bits_is_not_taught_and_one_with_bits_is(teachers: dict[Role, MappedArray]) -> None:
+def test_only_joints_with_bits_are_in_the_loss(teachers: dict[Role, MappedArray]) -> None:
     target, weight = targets(teachers, Weights(0.0, primary=1.0), row=2)
     assert weight.tolist() == [0, 0, 0, 1.0] + [0] * 13
     assert target[3].nonzero().tolist() == [[10, 6]]
 
 
-def test_each_person_is_taught_its_own_bits_by_each_teacher(teachers: dict[Role, MappedArray]) -> None:
+def test_each_instance_gets_the_bits_of_its_own_row_from_each_teacher(teachers: dict[Role, MappedArray]) -> None:
     weights = Weights(0.0, primary=0.25, senior=0.75)
     assert not targets(teachers, weights, row=1)[1].any()
     target, weight = targets(teachers, weights, row=2)
@@ -99,22 +101,22 @@ def test_each_person_is_taught_its_own_bits_by_each_teacher(teachers: dict[Role,
     assert target.nonzero().tolist() == [[3, 10, 6], [5, 2, 8]]
 
 
-def test_a_student_of_half_the_size_is_taught_the_same_place(teachers: dict[Role, MappedArray]) -> None:
-    """Heatmap pixel (x, y) = (6, 10) of the teacher is cell (3, 5) of a student at half the size; its labels lie there too."""
+def test_targets_of_a_student_of_half_the_size_keep_their_position(teachers: dict[Role, MappedArray]) -> None:
+    """Heatmap pixel (x, y) = (6, 10) of the teacher is cell (3, 5) of a student at half the size, as for labels."""
     target, _ = targets(teachers, Weights(0.0, primary=1.0), 2, replace(PLAN, size_divisor=2))
     assert target.shape == (17, 8, 8)
     assert target[3].nonzero().tolist() == [[5, 3]]
 
 
-def test_a_teacher_without_weight_is_not_asked(teachers: dict[Role, MappedArray]) -> None:
+def test_bits_of_a_teacher_without_weight_are_not_read(teachers: dict[Role, MappedArray]) -> None:
     del teachers["senior"]
-    sources = make_learner().sources(make_batch([2]), Weights(0.5, primary=0.5), teachers)
-    assert [weight for weight, _, _ in sources] == [0.5, 0.5]
+    terms = make_trainer().loss_terms(make_batch([2]), Weights(0.5, primary=0.5), teachers)
+    assert [term.weight for term in terms] == [0.5, 0.5]
 
 
-def test_steps_on_one_batch_lower_its_loss(teachers: dict[Role, MappedArray]) -> None:
-    learner = make_learner()
+def test_repeated_steps_on_one_batch_lower_its_loss(teachers: dict[Role, MappedArray]) -> None:
+    trainer = make_trainer()
     joints = np.array([[32, 32, 2]] * 17, dtype=np.float32)
     batch = make_batch([0, 2], joints)
-    losses = [float(learner.step(batch, Weights(0.5, primary=0.5), teachers, generator=GENERATOR)) for _ in range(8)]
+    losses = [float(trainer.step(batch, Weights(0.5, primary=0.5), teachers, generator=GENERATOR)) for _ in range(8)]
     assert losses[-1] < 0.9 * losses[0]

@@ -1,4 +1,4 @@
-"""What each epoch reads and how much each source counts."""
+"""The view of each epoch, and the weight of each loss term in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.settings import DistillSettings, Phase, ScheduleName
-from stages.training.plan import Weights, epoch_weights, view_of_epoch
+from stages.training.schedule import Weights, epoch_weights, view_of_epoch
 
 
 def _weights(schedule: ScheduleName | tuple[Phase, ...], epochs: int = 4, *, switch: float = 0.5) -> list[Weights]:
@@ -32,7 +32,7 @@ TRUTH, PRIMARY, SENIOR = (1.0, 0.0, 0.0), (0.4, 0.6, 0.0), (0.4, 0.0, 0.6)
         ("blend", [PRIMARY, (0.4, 0.4, 0.2), (0.4, 0.2, 0.4), SENIOR]),
     ],
 )
-def test_a_named_schedule_is_these_weights(schedule: ScheduleName, expected: list[tuple[float, float, float]]) -> None:
+def test_a_named_schedule_gives_these_weights(schedule: ScheduleName, expected: list[tuple[float, float, float]]) -> None:
     assert _numbers(_weights(schedule)) == expected
 
 
@@ -50,26 +50,26 @@ def test_the_finish_is_left_to_ground_truth() -> None:
 @pytest.mark.parametrize("epochs", [2, 3, 4, 5])
 @pytest.mark.parametrize("finish", [0.0, 0.33, 0.9])
 @pytest.mark.parametrize("switch", [0.1, 0.5, 0.9])
-def test_rounding_leaves_out_neither_teacher(epochs: int, finish: float, switch: float) -> None:
+def test_rounding_leaves_neither_teacher_out(epochs: int, finish: float, switch: float) -> None:
     weights = _numbers(epoch_weights(DistillSettings(epochs=epochs, teacher_weight=0.6, finish=finish, switch=switch)))
     assert len(weights) == epochs
     assert {PRIMARY, SENIOR} <= set(weights)
 
 
-def test_two_teachers_in_one_epoch_are_refused() -> None:
+def test_one_epoch_is_too_short_for_two_teachers() -> None:
     with pytest.raises(ValidationError, match="needs at least 2 epochs"):
         DistillSettings(epochs=1)
 
 
-def test_a_blend_of_one_epoch_is_the_primarys() -> None:
+def test_a_blend_of_one_epoch_uses_the_primary() -> None:
     assert _numbers(_weights("blend", 1)) == [PRIMARY]
 
 
-def test_phases_are_taken_as_they_are() -> None:
+def test_phases_are_used_unchanged() -> None:
     phases = (Phase(epochs=1, primary=2.0), Phase(epochs=2, ground_truth=0.1, senior=0.5))
     assert _weights(phases, 3) == [Weights(0.0, 2.0, 0.0), Weights(0.1, 0.0, 0.5), Weights(0.1, 0.0, 0.5)]
 
 
-def test_epochs_go_round_the_augmented_views() -> None:
+def test_epochs_cycle_through_the_augmented_views() -> None:
     assert [view_of_epoch(epoch, 3) for epoch in range(7)] == [1, 2, 3, 1, 2, 3, 1]
     assert [view_of_epoch(epoch, 0) for epoch in range(3)] == [0, 0, 0]

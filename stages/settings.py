@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from stages.networks.spec import is_network, known_networks
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.path import StorePath, parse_path
 
@@ -58,9 +59,6 @@ ScheduleName = Literal["none", "primary", "senior", "together", "primary_then_se
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Network = Annotated[str, Field(pattern=r"^hrnet_w([1-9]\d*)(_small|_tiny)?$")]
-"""``hrnet_w32`` is the full network of width 32; ``hrnet_w16_small`` has one module a stage and two blocks a branch, and
-``hrnet_w16_tiny`` one block a branch and half the stem."""
 
 
 def _absolute(path: Path) -> Path:
@@ -74,7 +72,15 @@ def _in_a_bucket(value: object, otherwise: ValidatorFunctionWrapHandler) -> obje
     return place if isinstance(place, BucketPath) else otherwise(value)
 
 
+def _known_network(name: str) -> str:
+    if not is_network(name):
+        raise ValueError(f"'{name}' is not the name of a network; give {known_networks()}")
+    return name
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Network = Annotated[str, AfterValidator(_known_network)]
+"""A name of ``stages.networks.spec.NETWORKS``, such as ``hrnet_w16_small``."""
 if TYPE_CHECKING:
     DataPlace = StorePath
 else:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from stages.base import Context, ScoresStep, Step, TeacherPart, TeacherStep, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
-from stages.networks.hrnet import hrnet_config
-from stages.networks.spec import NetworkSpec, load_network
+from stages.networks.load import load_network
+from stages.networks.spec import NetworkSpec, architecture_recipe
 from stages.prepare import INSTANCES, instances_step, pictures_of
 from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Role, TeacherSource, TrainSettings
@@ -84,7 +84,7 @@ def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
 
 def architecture(network: str | None) -> dict[str, Any] | None:
     """What a network's name stands for, so that another release's network of that name is another input."""
-    return asdict(hrnet_config(network)) if network else None
+    return architecture_recipe(network) if network else None
 
 
 def _step(context: Context, part: TeacherPart) -> TeacherStep:

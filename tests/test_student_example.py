@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline.config.load import load_settings
-from stages.networks.spec import NetworkSpec, load_network
+from stages.networks.load import load_network
+from stages.networks.spec import NetworkSpec
 from storage_schemas.formats.checkpoints import save_weights
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "student.md"

@@ -18,7 +18,7 @@ from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.data.windows import Pictures
 from stages.distributed.predict import runner
-from stages.networks.hrnet import HRNet, hrnet_config
+from stages.networks.load import load_network
 from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, BinarizeSettings
@@ -114,11 +114,11 @@ def _untrained(path: Path, scale: Scale, image_B3hw: Tensor) -> NetworkSpec:
     Without it maps would be 1e-11 high, and nothing would be binarized.
     """
     name = scale.teachers[0]
-    network = HRNet(hrnet_config(name), generator=torch.Generator().manual_seed(0)).eval()
+    network = load_network(NetworkSpec(network=name), size_wh=scale.crop_wh, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         heat_BKHW = network(image_B3hw.cpu())
         mean_K, std_K = heat_BKHW.mean(dim=(0, 2, 3)), heat_BKHW.std(dim=(0, 2, 3))
-        head: nn.Conv2d = network.final_layer
+        *_, head = (module for module in network.modules() if isinstance(module, nn.Conv2d))
         assert head.bias is not None
         head.weight.mul_((_HEIGHT / std_K)[:, None, None, None])
         head.bias.copy_(-_HEIGHT * (mean_K / std_K + _FLOOR))

@@ -21,8 +21,9 @@ from pipeline.bench.timing import F64, Subject, interleaved, ratio
 from stages.data.loader import Batch, CropLoader
 from stages.data.windows import Pictures
 from stages.networks.device import on_device
+from stages.networks.load import load_network
 from stages.networks.normalize import normalize
-from stages.networks.spec import NetworkSpec, load_network
+from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, Role, TrainSettings
 from stages.training.loss import LossTerm
 from stages.training.memory_map import MappedArray

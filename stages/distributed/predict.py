@@ -19,8 +19,9 @@ from stages.data.views import draw_views
 from stages.data.windows import Pictures
 from stages.distributed.tasks import run_tasks, task_options, worker_threads
 from stages.networks.device import on_device
+from stages.networks.load import load_network
 from stages.networks.normalize import normalize
-from stages.networks.spec import NetworkSpec, load_network
+from stages.networks.spec import NetworkSpec
 from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.pose.flip import flip_merge
 from stages.settings import AugmentSettings, DecoderName

@@ -1,64 +1,55 @@
-"""HRNet for poses, under its authors' key names (HRNet, lib/models/pose_hrnet.py), so that published weights load as they are.
+"""HRNet for poses, with the key names of its authors (HRNet, lib/models/pose_hrnet.py), so that published weights load.
 
 Shapes: image [B, 3, h, w] (normalised RGB, h and w multiples of 32) to heatmaps [B, K, H, W] with H = h/4 and W = w/4.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from storage_schemas.errors import ConfigError
-
-__all__ = ["HRNET_PRESETS", "HRNet", "HRNetConfig", "hrnet_config"]
+__all__ = ["HRNet", "HRNetConfig", "hrnet", "hrnet_small", "hrnet_tiny"]
 
 _INIT_STD = 0.001
-_NAME = re.compile(r"hrnet_w([1-9]\d{0,3})(_small|_tiny)?")
 
 
 @dataclass(frozen=True)
 class HRNetConfig:
-    """What one HRNet is made of: branch b of a stage is ``width * 2**b`` channels wide."""
+    """The sizes of one HRNet; branch b of a stage has ``width * 2**b`` channels."""
 
     width: int
     modules: tuple[int, int, int] = (1, 4, 3)
-    """Modules of stages 2, 3 and 4, which have 2, 3 and 4 branches."""
+    """Number of modules in stages 2, 3 and 4, which have 2, 3 and 4 branches."""
     blocks: int = 4
     """Basic blocks of each branch in a module."""
-    num_joints: int = 17
     in_channels: int = 3
     stem_blocks: int = 4
-    """Bottlenecks of layer1; at widths below 16 most of the arithmetic is theirs."""
+    """Bottlenecks of layer1; at widths below 16 they do most of the arithmetic."""
     stem: int = 64
-    """Channels of the first two convolutions; a bottleneck of layer1 gives out four times as many."""
+    """Channels of the first two convolutions; a bottleneck of layer1 has four times as many output channels."""
+
+    def build(self, *, num_keypoints: int, generator: torch.Generator | None = None) -> HRNet:
+        """The network with initial weights."""
+        return HRNet(self, num_keypoints=num_keypoints, generator=generator)
 
 
-HRNET_PRESETS: dict[str, HRNetConfig] = {
-    "hrnet_w48": HRNetConfig(48),
-    "hrnet_w32": HRNetConfig(32),
-    "hrnet_w16": HRNetConfig(16),
-    "hrnet_w8": HRNetConfig(8),
-    "hrnet_w16_small": HRNetConfig(16, modules=(1, 1, 1), blocks=2, stem_blocks=1),
-    "hrnet_w8_small": HRNetConfig(8, modules=(1, 1, 1), blocks=2, stem_blocks=1),
-    "hrnet_w16_tiny": HRNetConfig(16, modules=(1, 1, 1), blocks=1, stem_blocks=1, stem=32),
-}
+def hrnet(width: int) -> HRNetConfig:
+    """The published architecture; its authors trained widths 32 and 48."""
+    return HRNetConfig(width)
 
 
-def hrnet_config(name: str) -> HRNetConfig:
-    """The preset ``name``, or the same for any other width, such as ``hrnet_w24`` or ``hrnet_w12_small``."""
-    if name in HRNET_PRESETS:
-        return HRNET_PRESETS[name]
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise ConfigError(
-            f"no network is called '{name}'", allowed=f"{', '.join(HRNET_PRESETS)}, or the same for another width"
-        )
-    return replace(HRNET_PRESETS[f"hrnet_w16{match.group(2) or ''}"], width=int(match.group(1)))
+def hrnet_small(width: int) -> HRNetConfig:
+    """One module in each stage and two blocks in each branch."""
+    return HRNetConfig(width, modules=(1, 1, 1), blocks=2, stem_blocks=1)
+
+
+def hrnet_tiny(width: int) -> HRNetConfig:
+    """One module in each stage, one block in each branch, and half of the stem's channels."""
+    return HRNetConfig(width, modules=(1, 1, 1), blocks=1, stem_blocks=1, stem=32)
 
 
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:
@@ -116,7 +107,7 @@ class Bottleneck(nn.Module):
 
 
 def _fuse_path(channels: Sequence[int], source: int, target: int) -> nn.Module | None:
-    """What brings branch ``source`` to the size and the channels of branch ``target``; None for the identity."""
+    """Layers that bring branch ``source`` to the size and the channels of branch ``target``; None for the identity."""
     if source == target:
         return None
     if source > target:
@@ -130,12 +121,12 @@ def _fuse_path(channels: Sequence[int], source: int, target: int) -> nn.Module |
 
 
 class HighResolutionModule(nn.Module):
-    """Parallel branches of basic blocks, then each output sums all branches; ``outputs`` is how many are needed."""
+    """Parallel branches of basic blocks; each of the first ``outputs`` output maps is a sum over all branches."""
 
     def __init__(self, channels: Sequence[int], *, blocks: int, outputs: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Sequential(*(BasicBlock(width) for _ in range(blocks))) for width in channels)
-        # A None keeps its place in the list without a state-dict key, as in the authors' code.
+        # A None in the list has no key in the state dict, as in the authors' code, and the indices of the others stay.
         self.fuse_layers = nn.ModuleList(
             nn.ModuleList(_fuse_path(channels, source, target) for source in range(len(channels)))  # type: ignore[misc]
             for target in range(outputs)
@@ -143,7 +134,7 @@ class HighResolutionModule(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One map a branch, each half as large as the one before; the same shapes out, the first ``outputs`` of them."""
+        """One map for each branch, each half the size of the one before; returns the first ``outputs`` of the same shapes."""
         maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         fused = []
         for paths in self.fuse_layers:
@@ -156,11 +147,11 @@ class HighResolutionModule(nn.Module):
 
 
 def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
-    """From one stage's branches to the next one's: adapt the channels, and make the new branch from the lowest one."""
+    """Layers between two stages: adapt the channels of each branch, and compute the new branch from the lowest one."""
     paths: list[nn.Module | None] = []
     for index, channels in enumerate(after):
         if index >= len(before):
-            # One more level of nesting, as in the authors' code, where a new branch may need several halvings.
+            # The authors' code has this extra level of nesting, since their new branch may need several halvings.
             paths.append(nn.Sequential(_down(before[-1], channels, relu=True)))
         elif before[index] != channels:
             paths.append(nn.Sequential(_conv3x3(before[index], channels), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)))
@@ -170,7 +161,7 @@ def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
 
 
 def _stage(channels: Sequence[int], *, modules: int, blocks: int, last: bool) -> nn.Sequential:
-    """The modules of a stage; the very last one makes only the finest map, which is all that the head reads."""
+    """The modules of a stage; the last module of the network computes only the finest map, since the head reads no other."""
     return nn.Sequential(
         *(
             HighResolutionModule(channels, blocks=blocks, outputs=1 if last and index == modules - 1 else len(channels))
@@ -180,11 +171,10 @@ def _stage(channels: Sequence[int], *, modules: int, blocks: int, last: bool) ->
 
 
 class HRNet(nn.Module):
-    """HRNet with one heatmap a joint; ``generator`` draws the first weights (torch's own generator where it is None)."""
+    """HRNet with ``num_keypoints`` heatmaps; ``generator`` draws the initial weights (None: torch's global generator)."""
 
-    def __init__(self, config: HRNetConfig, *, generator: torch.Generator | None = None) -> None:
+    def __init__(self, config: HRNetConfig, *, num_keypoints: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.config = config
         widths = [config.width * 2**branch for branch in range(4)]
         layer1_out = config.stem * Bottleneck.expansion
         self.conv1 = _conv3x3(config.in_channels, config.stem, stride=2)
@@ -200,11 +190,11 @@ class HRNet(nn.Module):
         self.stage3 = _stage(widths[:3], modules=config.modules[1], blocks=config.blocks, last=False)
         self.transition3 = _transition(widths[:3], widths)
         self.stage4 = _stage(widths, modules=config.modules[2], blocks=config.blocks, last=True)
-        self.final_layer = nn.Conv2d(config.width, config.num_joints, 1)
+        self.final_layer = nn.Conv2d(config.width, num_keypoints, 1)
         self._initialize(generator)
 
     def _initialize(self, generator: torch.Generator | None) -> None:
-        """Convolutions N(0, 0.001), biases 0 (HRNet, lib/models/pose_hrnet.py); batch norm already starts at 1 and 0."""
+        """Convolutions N(0, 0.001), biases 0 (HRNet, lib/models/pose_hrnet.py); torch starts batch norms at 1 and 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=_INIT_STD, generator=generator)
@@ -223,7 +213,7 @@ class HRNet(nn.Module):
 
 
 def _enter(transition: nn.ModuleList, maps: list[Tensor]) -> list[Tensor]:
-    """The maps of the next stage: kept ones as they are, the new one from the lowest."""
+    """The input maps of the next stage: one for each old branch, and the new one from the lowest."""
     lowest = maps[-1]
     sources = [*maps, lowest]
     return [x if path is None else path(x) for path, x in zip(transition, sources, strict=True)]

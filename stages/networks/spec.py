@@ -1,135 +1,91 @@
-"""Networks by description: HRNet by name, whole programs from files, a senior around either, and what each must fulfil."""
+"""Networks by name: the table of known architectures, and the description of one network and its weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+import re
+from dataclasses import Field, asdict, dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import torch
-from torch import Tensor, nn
+from storage_schemas.errors import ConfigError
+from storage_schemas.paths.node_cache import File
 
-from stages.networks.exported import ExportedNetwork, load_exported
-from stages.networks.hrnet import HRNet, hrnet_config
-from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
-from stages.networks.onnx_network import OnnxNetwork
-from stages.networks.weights import fit_weights, load_state_dict_file
-from storage_schemas.errors import WeightsError
-from storage_schemas.formats.checkpoints import load_weights
-from storage_schemas.paths.node_cache import File, here
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-__all__ = ["NetworkSpec", "check_network", "is_trainable", "load_network"]
+__all__ = ["NETWORKS", "Architecture", "NetworkSpec", "architecture", "architecture_recipe", "is_network", "known_networks"]
 
-_STRIDE = 4
-_PROBE_BATCH = 2  # one would not show a program that was exported for single images
-_DYNAMIC = (
-    "a dynamic batch: dynamic_shapes=[{0: torch.export.Dim('batch')}] in torch.export.export, dynamic_axes in torch.onnx.export"
-)
+# Text and not functions: the settings check names, and importing torch for that would take seconds.
+NETWORKS: dict[str, str] = {
+    "hrnet_w{width}": "stages.networks.hrnet:hrnet",
+    "hrnet_w{width}_small": "stages.networks.hrnet:hrnet_small",
+    "hrnet_w{width}_tiny": "stages.networks.hrnet:hrnet_tiny",
+}
+"""Name of a network to ``module:function``. The function returns the ``Architecture``; each ``{parameter}`` in the name is a
+whole number from 1 to 9999, and the function takes it as a keyword argument."""
+
+
+class Architecture(Protocol):
+    """A dataclass with all that a network's name stands for; recipes hold its fields."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def build(self, *, num_keypoints: int, generator: torch.Generator | None = None) -> nn.Module:
+        """The network: images [B, 3, h, w] to ``num_keypoints`` heatmaps [B, K, h/4, w/4], initial weights from ``generator``.
+
+        The constructor of the network uses torch's global generator where ``generator`` is None.
+        """
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Which network, and where its weights come from."""
+    """A network, and the files with its weights."""
 
     network: str | None = None
-    """``hrnet_w32`` and the like; None where ``weights`` is a whole program."""
+    """A name of ``NETWORKS``; None where ``weights`` is a whole network."""
     weights: File | None = None
-    """Published weights of that network, or a whole network as .pt2 or .onnx; None for first weights."""
+    """Weights of ``network`` (.pth, .safetensors), or a whole network (.pt2, .onnx); None for initial weights."""
     senior: bool = False
-    """With a mask adapter in front."""
+    """Whether a mask adapter is in front of the network."""
     checkpoint: File | None = None
-    """What ``save_weights`` kept of this network after training; it goes on top of everything else."""
+    """Weights that ``save_weights`` wrote after training; they replace all others."""
 
 
-def load_network(
-    spec: NetworkSpec,
-    *,
-    size_wh: tuple[int, int],
-    num_joints: int = 17,
-    onnx_threads: int = 0,
-    device: Literal["cpu", "cuda"] = "cpu",
-    generator: torch.Generator | None = None,
-) -> nn.Module:
-    """The network of ``spec`` in eval mode on the CPU, checked to turn 3 x h x w into ``num_joints`` x h/4 x w/4.
+def architecture(name: str) -> Architecture:
+    """The architecture of a name, such as ``hrnet_w24_small``.
 
-    ``size_wh`` is the input's (w, h); ``device`` is where onnxruntime, which cannot be moved later, computes; ``generator``
-    draws first weights. Raises ``WeightsError`` for weights that do not fit,
-    are not safe to open, or give another output.
+    Raises:
+        ConfigError: ``NETWORKS`` has no such name.
     """
-    weights, checkpoint = (None if file is None else here(file) for file in (spec.weights, spec.checkpoint))
-    if weights is not None and weights.suffix in (".pt2", ".onnx"):
-        network = _whole(weights, onnx_threads=onnx_threads, device=device)
-    else:
-        network = _named(spec.network, weights, num_joints=num_joints, generator=generator)
-    source = str(weights or spec.network)
-    check_network(network, size_wh=size_wh, num_joints=num_joints, source=source)
-    if spec.senior:
-        if not is_trainable(network):
-            raise WeightsError(
-                f"'{source}' cannot be trained, so no senior can be made of it", allowed="the network as .pt2 or .pth"
-            )
-        network = SeniorNetwork(network, MaskAdapter(generator=generator))
-    if checkpoint is not None:
-        fit_weights(network, load_weights(checkpoint).state, source=str(checkpoint))
-    return network.eval()
+    found = _find(name)
+    if found is None:
+        raise ConfigError(f"no network is called '{name}'", allowed=known_networks())
+    builder, parameters = found
+    built: Architecture = resolve_name(builder)(**parameters)
+    return built
 
 
-def is_trainable(network: nn.Module) -> bool:
-    """Whether the network has weights that gradients reach."""
-    return any(parameter.requires_grad for parameter in network.parameters())
+def architecture_recipe(name: str, *, num_keypoints: int = 17) -> dict[str, Any]:
+    """What a recipe holds of a network by name: a later release may give the same name to other layers."""
+    return {**asdict(architecture(name)), "num_joints": num_keypoints}
 
 
-def check_network(network: nn.Module, *, size_wh: tuple[int, int], num_joints: int, source: str) -> None:
-    """Run two black images of (w, h) ``size_wh``; ``WeightsError`` where the heatmaps are not ``num_joints`` x h/4 x w/4."""
-    width, height = size_wh
-    if isinstance(network, ExportedNetwork | OnnxNetwork):
-        _check_input(network.input_shape, size_wh=size_wh, source=source)
-    network.eval()
-    try:
-        with torch.no_grad():
-            heat = network(torch.zeros(_PROBE_BATCH, 3, height, width))
-    except Exception as error:  # whatever a foreign program may raise
-        raise WeightsError(
-            f"'{source}' fails on an input of {_PROBE_BATCH}x3x{height}x{width}: {str(error).splitlines()[0]}",
-            allowed=f"a network that takes Bx3x{height}x{width} images (crop.size_wh), with any batch size",
-        ) from error
-    allowed = (_PROBE_BATCH, num_joints, height // _STRIDE, width // _STRIDE)
-    seen = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
-    if seen != allowed:
-        raise WeightsError(
-            f"'{source}' gives {seen} for {_PROBE_BATCH}x3x{height}x{width} images", allowed=f"heatmaps {allowed}"
-        )
+def is_network(name: str) -> bool:
+    """Whether ``NETWORKS`` has the name."""
+    return _find(name) is not None
 
 
-def _check_input(shape: tuple[int | None, ...], *, size_wh: tuple[int, int], source: str) -> None:
-    wanted = (None, 3, size_wh[1], size_wh[0])
-    agrees = len(shape) == 4 and all(size in (None, want) for size, want in zip(shape[1:], wanted[1:], strict=True))
-    if not agrees:
-        raise WeightsError(
-            f"'{source}' takes inputs of {_written(shape)}",
-            allowed=f"{_written(wanted)} (crop.size_wh is {size_wh}, width first)",
-        )
-    if shape[0] is not None:
-        raise WeightsError(f"'{source}' takes batches of exactly {shape[0]}", allowed=_DYNAMIC)
+def known_networks() -> str:
+    """All known names, for messages."""
+    return f"one of {', '.join(NETWORKS)}, with a whole number in place of each {{...}}"
 
 
-def _written(shape: tuple[int | None, ...]) -> str:
-    return "x".join("B" if size is None else str(size) for size in shape)
-
-
-def _whole(path: Path, *, onnx_threads: int, device: Literal["cpu", "cuda"]) -> nn.Module:
-    """A network that is all in one file."""
-    if not path.is_file():
-        raise WeightsError(f"no teacher at '{path}'", allowed="an existing .pt2 or .onnx file")
-    return load_exported(path) if path.suffix == ".pt2" else OnnxNetwork(path, threads=onnx_threads, device=device)
-
-
-def _named(name: str | None, weights: Path | None, *, num_joints: int, generator: torch.Generator | None) -> nn.Module:
-    """A network by name, with published weights where there are any."""
-    if name is None:
-        raise WeightsError(f"'{weights}' is not a whole network, so it needs one", allowed="teachers...network: hrnet_w32")
-    config = replace(hrnet_config(name), num_joints=num_joints)
-    network = HRNet(config, generator=generator)
-    if weights is not None:
-        fit_weights(network, load_state_dict_file(weights), source=str(weights))
-    return network
+def _find(name: str) -> tuple[str, dict[str, int]] | None:
+    """The builder of a name and the numbers in the name."""
+    for pattern, builder in NETWORKS.items():
+        number = r"(?P<\1>[1-9]\\d{0,3})"
+        match = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", number, re.escape(pattern)), name)
+        if match:
+            return builder, {parameter: int(text) for parameter, text in match.groupdict().items()}
+    return None

@@ -13,8 +13,9 @@ import torch
 from stages import evaluate, teachers
 from stages.base import Context, Step, StudentStep
 from stages.distributed.predict import DECODERS
+from stages.networks.load import load_network
 from stages.networks.profile import measure_latency, profile
-from stages.networks.spec import NetworkSpec, load_network
+from stages.networks.spec import NetworkSpec
 from stages.report.page.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
 from stages.scoring.bootstrap import paired_bootstrap
 from stages.scoring.network_scores import is_on_ground_truth, read_ground_truth

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stages.data.loader import CropLoader, epoch_order
 from stages.data.views import Views, draw_views
 from stages.networks.device import on_device
-from stages.networks.spec import load_network
+from stages.networks.load import load_network
 from stages.training.cached_targets import CachedTargets
 from stages.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from stages.training.curve import METRICS, CurveWriter

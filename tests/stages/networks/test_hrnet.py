@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.networks.hrnet import HRNET_PRESETS, BasicBlock, Bottleneck, HRNet, hrnet_config
-from storage_schemas.errors import ConfigError
+from stages.networks.hrnet import BasicBlock, Bottleneck, HRNet, hrnet_small
+from stages.networks.spec import architecture
 from tests.support.shared_data import shared_data
 
 
@@ -32,7 +32,7 @@ def _formula(folder: Path) -> ModuleType:
 def test_the_forward_pass_gives_the_authors_numbers(name: str) -> None:
     folder = shared_data("hrnet_reference")
     formula = _formula(folder)
-    network = HRNet(hrnet_config(f"hrnet_{name}")).eval()
+    network = architecture(f"hrnet_{name}").build(num_keypoints=17).eval()
     weights = {key: torch.from_numpy(formula.weight(key, tuple(value.shape))) for key, value in network.state_dict().items()}
     network.load_state_dict(weights)
     with torch.no_grad():
@@ -46,13 +46,13 @@ def test_the_forward_pass_gives_the_authors_numbers(name: str) -> None:
 def test_names_and_shapes_are_the_authors(name: str) -> None:
     shapes = json.loads((shared_data("hrnet_reference") / "state_dict_shapes.json").read_text())[name]
     with torch.device("meta"):
-        network = HRNet(hrnet_config(f"hrnet_{name}"))
+        network = architecture(f"hrnet_{name}").build(num_keypoints=17)
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == shapes
 
 
 def test_known_keys_are_there_and_unused_outputs_are_not() -> None:
     with torch.device("meta"):
-        keys = set(HRNet(hrnet_config("hrnet_w32")).state_dict())
+        keys = set(architecture("hrnet_w32").build(num_keypoints=17).state_dict())
     assert len(keys) == 1754
     assert {
         "layer1.0.downsample.1.running_var",
@@ -86,32 +86,23 @@ def test_known_keys_are_there_and_unused_outputs_are_not() -> None:
 )
 def test_parameter_counts_are_the_known_ones(name: str, millions: float) -> None:
     with torch.device("meta"):
-        network = HRNet(hrnet_config(name))
+        network = architecture(name).build(num_keypoints=17)
     count = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert round(count, 3) == millions
 
 
 def test_fewer_bottlenecks_save_exactly_their_weights() -> None:
     with torch.device("meta"):
-        four, two = (HRNet(replace(HRNET_PRESETS["hrnet_w8_small"], stem_blocks=count)) for count in (4, 2))
+        four, two = (HRNet(replace(hrnet_small(8), stem_blocks=count), num_keypoints=17) for count in (4, 2))
     convolutions = 256 * 64 + 9 * 64 * 64 + 64 * 256
     norms = 2 * (64 + 64 + 256)
     saved = sum(p.numel() for p in four.parameters()) - sum(p.numel() for p in two.parameters())
     assert saved == 2 * (convolutions + norms)
 
 
-def test_any_width_has_a_name_and_a_wrong_name_is_refused() -> None:
-    assert hrnet_config("hrnet_w12_small") == replace(HRNET_PRESETS["hrnet_w8_small"], width=12)
-    assert hrnet_config("hrnet_w24") == replace(HRNET_PRESETS["hrnet_w32"], width=24)
-    assert hrnet_config("hrnet_w12_tiny") == replace(HRNET_PRESETS["hrnet_w16_tiny"], width=12)
-    for wrong in ("hrnet", "hrnet_w0", "hrnet_w16_huge", "resnet50"):
-        with pytest.raises(ConfigError, match="no network is called"):
-            hrnet_config(wrong)
-
-
 @pytest.mark.parametrize("size_hw", [(32, 32), (64, 96), (160, 32)])
 def test_multiples_of_32_give_a_quarter_of_the_size(size_hw: tuple[int, int]) -> None:
-    network = HRNet(replace(HRNET_PRESETS["hrnet_w8_small"], num_joints=5, in_channels=4)).eval()
+    network = HRNet(replace(hrnet_small(8), in_channels=4), num_keypoints=5).eval()
     with torch.no_grad():
         heat = network(torch.zeros(2, 4, *size_hw))
     assert heat.shape == (2, 5, size_hw[0] // 4, size_hw[1] // 4)
@@ -129,7 +120,7 @@ def _lively(network: nn.Module) -> nn.Module:
 
 
 def test_channels_last_gives_the_same_heatmaps() -> None:
-    network = _lively(HRNet(HRNET_PRESETS["hrnet_w8_small"])).eval()
+    network = _lively(HRNet(hrnet_small(8), num_keypoints=17)).eval()
     image = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         plain = network(image)
@@ -139,8 +130,10 @@ def test_channels_last_gives_the_same_heatmaps() -> None:
 
 
 def test_the_first_weights_are_small_and_the_same_for_the_same_seed() -> None:
-    config = HRNET_PRESETS["hrnet_w8_small"]
-    first, again, other = (HRNet(config, generator=torch.Generator().manual_seed(seed)).state_dict() for seed in (3, 3, 4))
+    first, again, other = (
+        HRNet(hrnet_small(8), num_keypoints=17, generator=torch.Generator().manual_seed(seed)).state_dict()
+        for seed in (3, 3, 4)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
     assert abs(first["stage4.0.branches.3.0.conv1.weight"].std().item() - 0.001) < 2e-5

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from stages.networks.hrnet import HRNET_PRESETS, HRNet
+from stages.networks.hrnet import HRNet, hrnet_small
 from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
 
 
 @pytest.fixture
 def primary() -> HRNet:
-    network = HRNet(HRNET_PRESETS["hrnet_w8_small"])
+    network = HRNet(hrnet_small(8), num_keypoints=17)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from stages.networks.hrnet import HRNET_PRESETS, HRNet, hrnet_config
+from stages.networks.hrnet import HRNet, hrnet_small
 from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
 from stages.networks.profile import Profile, measure_latency, profile
+from stages.networks.spec import architecture
 
 
 @pytest.mark.parametrize(
@@ -23,13 +24,13 @@ from stages.networks.profile import Profile, measure_latency, profile
     ],
 )
 def test_multiply_adds_are_the_published_ones(name: str, gmac: float, hrnet_gflops: float) -> None:
-    counted = profile(HRNet(hrnet_config(name)), size_wh=(192, 256))
+    counted = profile(architecture(name).build(num_keypoints=17), size_wh=(192, 256))
     assert (round(counted.gmac, 3), round(counted.hrnet_gflops, 3)) == (gmac, hrnet_gflops)
 
 
 def test_the_small_network_costs_1450_million() -> None:
-    four_bottlenecks = replace(HRNET_PRESETS["hrnet_w16_small"], stem_blocks=4)
-    counted = profile(HRNet(four_bottlenecks), size_wh=(192, 256))
+    four_bottlenecks = replace(hrnet_small(16), stem_blocks=4)
+    counted = profile(HRNet(four_bottlenecks, num_keypoints=17), size_wh=(192, 256))
     assert (round(counted.params / 1e6, 2), round(counted.gmac, 2)) == (1.60, 1.45)
 
 
@@ -42,7 +43,7 @@ def test_a_convolution_is_counted_as_by_hand_and_its_mode_is_left() -> None:
 
 
 def test_a_seniors_adapter_is_counted() -> None:
-    primary = HRNet(HRNET_PRESETS["hrnet_w8_small"])
+    primary = HRNet(hrnet_small(8), num_keypoints=17)
     more = profile(SeniorNetwork(primary, MaskAdapter()), size_wh=(32, 64)).macs - profile(primary, size_wh=(32, 64)).macs
     assert more == 32 * 64 * 25 * (2 * 16 + 16 * 3)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.distributed.predict import Runner
-from stages.networks.hrnet import HRNet, hrnet_config
+from stages.networks.hrnet import HRNet, hrnet_small
 from stages.training.loop import Worker, train
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.paths.node_cache import here
@@ -58,7 +58,7 @@ class _Seen(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = HRNet(hrnet_config("hrnet_w8_small"), generator=torch.Generator().manual_seed(0)).eval()
+        self.network = HRNet(hrnet_small(8), num_keypoints=17, generator=torch.Generator().manual_seed(0)).eval()
         self.images: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stages.networks.hrnet import HRNET_PRESETS, HRNet, hrnet_config
+from stages.networks.hrnet import HRNet, hrnet_small
 from stages.networks.weights import fit_weights, load_state_dict_file
 from storage_schemas.errors import WeightsError
 
@@ -21,7 +21,7 @@ State = dict[str, Tensor]
 
 
 def _small() -> HRNet:
-    return HRNet(HRNET_PRESETS["hrnet_w8_small"])
+    return HRNet(hrnet_small(8), num_keypoints=17)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_missing_file_and_another_kind_of_file_are_refused(tmp_path: Path) -> 
 
 
 def test_another_width_says_how_many_tensors_fit_and_which_do_not(state: State) -> None:
-    network = HRNet(hrnet_config("hrnet_w16_small"))
+    network = HRNet(hrnet_small(16), num_keypoints=17)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(WeightsError) as caught:
         fit_weights(network, state, source="w8.pth")

@@ -23,7 +23,8 @@ from pipeline import cluster, graph
 from pipeline.config.load import resolved_yaml
 from stages.base import Context, TargetsStep
 from stages.distributed.tasks import run_tasks
-from stages.networks.spec import NetworkSpec, load_network
+from stages.networks.load import load_network
+from stages.networks.spec import NetworkSpec
 from stages.settings import Role
 from stages.targets import repair
 from stages.targets import stage as targets

@@ -96,8 +96,8 @@ def exit_status(work: Callable[[], None], *, interrupted: str, typed: str = "") 
             work()
     except OdkdError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        if suggested := error.run or (error.remedy and command(error.remedy, typed)):
-            sys.stderr.write(f"  Next:    {suggested}\n")
+        if error.remedy:
+            sys.stderr.write(f"  Next:    {command(error.remedy, typed)}\n")
         return USER_MISTAKE
     except KeyboardInterrupt:
         sys.stderr.write(f"Interrupted: {interrupted}.\n")

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.cli import own_term_handler
 from stages.base import Device
 from stages.settings import ClusterSettings
-from storage_schemas.errors import ClusterError, OdkdError, StoreError
+from storage_schemas.errors import ClusterError, OdkdError, Remedy, StoreError
 from storage_schemas.paths.local import write_atomic
 from storage_schemas.paths.path import StorePath, children, remove_tree
 
@@ -55,7 +55,7 @@ def connect() -> None:
         raise ClusterError(
             f"Ray at '{address or 'local'}' asks for a token: {error.message}",
             allowed="the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN, copied from where the cluster is",
-            run=_TOKEN_COMMANDS,
+            remedy=Remedy("shell", text=_TOKEN_COMMANDS),
         ) from error
     except Exception as error:
         # Whatever it is: where its processes take longer than it waits for them, Ray raises a plain Exception.
@@ -63,12 +63,12 @@ def connect() -> None:
             raise ClusterError(
                 f"Ray cannot be started on this machine: {error}",
                 allowed="a machine with memory to spare and room in /tmp, and not so busy that Ray's processes start in time",
-                run="the same command: it goes on from what is finished",
+                remedy=Remedy("repeat", text="it continues from the finished part"),
             ) from error
         raise ClusterError(
             f"Cannot reach Ray at '{address}': {error}",
             allowed="RAY_ADDRESS unset (a local cluster), or the address of a running one with its token (RAY_AUTH_MODE=token)",
-            run="ray status",
+            remedy=Remedy("shell", text="ray status"),
         ) from error
     where = f"joined {address}," if address else "local cluster with"
     log.info("Ray: %s %d CPUs and %d GPUs", where, *(ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")))
@@ -117,7 +117,7 @@ def device(settings: ClusterSettings) -> Device:
         raise ClusterError(
             "cluster.device is cuda, and this machine has no GPU that torch can use",
             allowed="cpu or auto here; cuda with RAY_ADDRESS naming a cluster that has GPUs, or starts them",
-            run="the same command with --set cluster.device=auto",
+            remedy=Remedy("repeat", settings=("cluster.device=auto",)),
         )
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -133,8 +133,9 @@ def check_resources(settings: ClusterSettings, device: Device) -> None:
         raise ClusterError(
             lacking,
             allowed="what this machine has, or RAY_ADDRESS naming a cluster that has more",
-            run="the same command with --set cluster.cpus_per_task=1"
-            + (" --set cluster.device=auto" if device == "cuda" else ""),
+            remedy=Remedy(
+                "repeat", settings=("cluster.cpus_per_task=1", *(["cluster.device=auto"] if device == "cuda" else []))
+            ),
         )
     if lacking:
         log.warning("%s: waiting for one to join, which an autoscaler may start", lacking)
@@ -179,7 +180,7 @@ def check_home(home: StorePath, upstream: StorePath | None = None) -> None:
                 raise StoreError(
                     f"Node {node['NodeManagerAddress']} cannot use the home {home}: {trouble}",
                     allowed=_SHARED if isinstance(home, Path) else _OBJECTS,
-                    run="repeat the command with --home /shared/folder",
+                    remedy=Remedy("repeat", home="/shared/folder"),
                 )
         seen = {path.name for path in children(probe)[1]}
         lost = [node for node in nodes if node["NodeID"] not in seen]
@@ -187,7 +188,7 @@ def check_home(home: StorePath, upstream: StorePath | None = None) -> None:
             raise StoreError(
                 f"What node {lost[0]['NodeManagerAddress']} writes to {home} is not seen here: the home is not shared",
                 allowed="a folder that every node of the cluster sees, such as one on NFS",
-                run="repeat the command with --home /shared/folder",
+                remedy=Remedy("repeat", home="/shared/folder"),
             )
     finally:
         remove_tree(probe)

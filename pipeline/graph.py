@@ -12,7 +12,7 @@ from stages import distill, evaluate, prepare, teachers
 from stages.base import Context, StageName, Step
 from stages.report import stage as report
 from stages.targets import stage as targets
-from storage_schemas.errors import ConfigError, MissingInputError, cache_command
+from storage_schemas.errors import ConfigError, MissingInputError, Remedy
 from storage_schemas.store.inventory import Inventory
 
 __all__ = ["STAGES", "awaited", "check", "is_forced", "make_stage", "named", "refer"]
@@ -54,7 +54,7 @@ def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | 
             raise MissingInputError(
                 f"Stage '{stage}' needs results of {_and(before)} that are not there: {titles}",
                 allowed=f"{', then '.join(before)} before it, or --stage all",
-                run=f"{context.command} --stage {before[0]}",
+                remedy=Remedy("run", stage=before[0]),
             )
 
     if force:
@@ -72,7 +72,7 @@ def _check_keys(context: Context, stages: Sequence[StageName], force: Sequence[s
         raise ConfigError(
             f"--force {text}: no entry of {_and(stages)} in this experiment has that key",
             allowed=f"whole keys of what is there, alone or as kind/key: {named(there) or 'none yet'}",
-            run=f"{context.command} --stage {other} --force {text}" if other else cache_command("ls", context.home),
+            remedy=Remedy("run", stage=other, entry_id=text, force=True) if other else Remedy("list", home=str(context.home)),
         )
 
 

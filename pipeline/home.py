@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from pathlib import Path
 
-from storage_schemas.errors import StoreError
+from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.bucket import SCHEMES, BucketPath
 from storage_schemas.paths.path import StorePath, parse_path
 
@@ -39,7 +38,7 @@ def home_of(option: str | None) -> StorePath:
         raise StoreError(
             f"The home '{text}' is relative" + (" (ODKD_HOME)" if option is None else ""),
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
-            run=f"the same command with --home {shlex.quote(str(home.absolute()))}",
+            remedy=Remedy("repeat", home=str(home.absolute())),
         )
     if not next(path for path in (home, *home.parents) if path.exists()).is_dir():
         raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
@@ -73,7 +72,7 @@ def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
         raise StoreError(
             f"The upstream home '{text}' is relative",
             allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX",
-            run=f"the same command with --upstream {shlex.quote(str(home.absolute()))}",
+            remedy=Remedy("repeat", upstream=str(home.absolute())),
         )
     try:
         if (home / "store").is_dir():
@@ -84,7 +83,7 @@ def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
     raise StoreError(
         f"The upstream home '{text}' cannot be read: {problem}",
         allowed="an existing home, which is only read: an absolute path, or s3://BUCKET/PREFIX",
-        run="the same command without --upstream (and without ODKD_UPSTREAM)",
+        remedy=Remedy("advice", text="the same command without --upstream (and without ODKD_UPSTREAM)"),
     )
 
 

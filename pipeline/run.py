@@ -17,7 +17,7 @@ from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import HOME_HELP, UPSTREAM_HELP, home_of, make_home, upstream_of
 from stages.base import Context, StageName
-from storage_schemas.errors import ConfigError
+from storage_schemas.errors import ConfigError, Remedy
 from storage_schemas.paths.local import write_atomic
 from storage_schemas.paths.path import StorePath, folder_in_the_way, make_folders
 
@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError(
             "--force with --stage all would make everything again",
             allowed="--force with one stage, or with keys; to make everything again, another --home",
-            run=f"{_repeatable(options)} --stage distill --force",
+            remedy=Remedy("run", stage="distill", force=True),
         )
     home = home_of(options.home)
     upstream = upstream_of(options.upstream, home)

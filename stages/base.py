@@ -12,7 +12,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from stages.settings import BinarizeSettings, Precision, Role, Settings, Split
-from storage_schemas.errors import MissingInputError
+from storage_schemas.errors import MissingInputError, Remedy
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import Recipe, key_of
 from storage_schemas.store.store import Entry, Store
@@ -166,7 +166,7 @@ class Context:
     home: StorePath
     device: Device
     command: str = "python -m pipeline.run"
-    """How this run was started, without ``--stage``: the command that an error proposes begins with it."""
+    """How the user started this run, without ``--stage``; the report prints it."""
     counters: Counter[str] = field(default_factory=Counter)
     """What this run did, such as ``teacher_forwards.primary``."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -229,8 +229,8 @@ class Context:
         if entry is None:
             raise MissingInputError(
                 f"Stage '{step.stage}' has not made the {step.title} yet",
-                allowed="that stage first, or --stage all",
-                run=f"{self.command} --stage {step.stage}",
+                allowed="that stage first, or all stages",
+                remedy=Remedy("run", stage=step.stage),
             )
         return entry
 
@@ -238,9 +238,9 @@ class Context:
         """Hold the files of an entry against its manifest.
 
         Raises:
-            CorruptEntryError: the first that is damaged, with what mends it as this run was started.
+            CorruptEntryError: the first that is damaged, with its remedy.
         """
-        entry.check(self.command, upstream=self.upstream)
+        entry.check(upstream=self.upstream)
 
     def content(self, step: Step) -> str:
         """What later recipes know a step's entry by.

@@ -24,7 +24,7 @@ from stages.distributed.tasks import run_tasks, task_options
 from stages.pose.skeleton import COCO_17
 from stages.progress import progress
 from stages.settings import Split
-from storage_schemas.errors import DataError
+from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.formats.windows import CROPS_INDEX, StoredCrop, write_index
 from storage_schemas.paths.local import sha256_known, write_atomic
@@ -300,7 +300,7 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
         f"{len(quarantine)} of {num_records} records of the {split} set are broken "
         f"({len(quarantine) / num_records:.2%}); all are listed in {kept}\n" + "\n".join(lines),
         allowed=f"at most {allowed:.2%} (prepare.max_bad_fraction)",
-        run=f"mend the data, or {context.command} --stage prepare --set prepare.max_bad_fraction=0.05",
+        remedy=Remedy("run", text="repair the data", stage="prepare", settings=("prepare.max_bad_fraction=0.05",)),
     )
 
 

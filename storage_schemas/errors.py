@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -11,7 +10,6 @@ __all__ = [
     "KINDS",
     "REPAIRABLE",
     "STAGE_OF",
-    "THE_SAME",
     "Action",
     "ClusterError",
     "ConfigError",
@@ -24,10 +22,6 @@ __all__ = [
     "StoreError",
     "TrainingError",
     "WeightsError",
-    "cache_command",
-    "look_again",
-    "make_again",
-    "repair_command",
 ]
 
 STAGE_OF = {
@@ -88,29 +82,29 @@ class OdkdError(Exception):
     ``seen`` names the value or the fact, ``allowed`` what is expected instead, ``remedy`` what to do next.
     """
 
-    def __init__(self, seen: str, *, allowed: str = "", run: str = "", remedy: Remedy | None = None) -> None:
-        self.seen, self.allowed, self.run, self.remedy = seen, allowed, run, remedy
+    def __init__(self, seen: str, *, allowed: str = "", remedy: Remedy | None = None) -> None:
+        self.seen, self.allowed, self.remedy = seen, allowed, remedy
         super().__init__(f"{seen}\n  Allowed: {allowed}" if allowed else seen)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the parts: Ray pickles errors between processes."""
-        return (_rebuild, (type(self), self.seen, self.allowed, self.run, self.remedy))
+        return (_rebuild, (type(self), self.seen, self.allowed, self.remedy))
 
     def encode(self) -> bytes:
         """The error as JSON, for a process that reads it from a file."""
         remedy = self.remedy and asdict(self.remedy)
-        return json.dumps([type(self).__name__, self.seen, self.allowed, self.run, remedy]).encode()
+        return json.dumps([type(self).__name__, self.seen, self.allowed, remedy]).encode()
 
     @staticmethod
     def decode(data: bytes) -> OdkdError:
         """The error that ``encode`` wrote."""
-        name, seen, allowed, run, raw = json.loads(data)
+        name, seen, allowed, raw = json.loads(data)
         remedy = raw and Remedy(**{**raw, "settings": tuple(raw["settings"])})
-        return _rebuild(globals()[name], seen, allowed, run, remedy)
+        return _rebuild(globals()[name], seen, allowed, remedy)
 
 
-def _rebuild(kind: type[OdkdError], seen: str, allowed: str, run: str, remedy: Remedy | None) -> OdkdError:
-    return kind(seen, allowed=allowed, run=run, remedy=remedy)
+def _rebuild(kind: type[OdkdError], seen: str, allowed: str, remedy: Remedy | None) -> OdkdError:
+    return kind(seen, allowed=allowed, remedy=remedy)
 
 
 class ConfigError(OdkdError):
@@ -147,36 +141,3 @@ class ClusterError(OdkdError):
 
 class TrainingError(OdkdError):
     """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
-
-
-def cache_command(words: str, home: object) -> str:
-    """What to type to do something to entries of ``home``: ``words`` are a command of ``pipeline.cache`` with its arguments."""
-    return f"python -m pipeline.cache {words} --home {shlex.quote(str(home))}"
-
-
-def look_again(entry_id: str, home: object) -> str:
-    """What to type next where files could not be read, and may be whole: nothing that removes them."""
-    return cache_command(f"verify {entry_id}", home)
-
-
-def repair_command(entry_id: str, home: object, upstream: object | None) -> str:
-    """What to type to have the damaged files of an entry made again, or taken out of the home ``upstream``."""
-    return cache_command(f"repair {entry_id}", home) + ("" if upstream is None else f" --upstream {shlex.quote(str(upstream))}")
-
-
-THE_SAME = "the same command with"
-"""Words for a command that makes entries, where whoever reads them has just typed it."""
-
-
-def make_again(kind: str, command: str = THE_SAME, *, force: bool | str = True, stage: str | None = None) -> str:
-    """What to type next where an entry of ``kind`` cannot be used as it is: the options that go behind ``command``.
-
-    ``force`` is the place (``kind/key``) of the entry, where that is known: all others of the stage stay then. It is not needed
-    where the entry counts as not there, or will: what is missing is made. ``stage`` is the one that made it, if that is known.
-    """
-    options = f" --force {force}" if isinstance(force, str) else " --force" if force else ""
-    if kind not in STAGE_OF:
-        return f"{command}{options} and the stage that makes '{kind}'"
-    # Teachers are scored in their own stage; and all stages cannot be forced without a key.
-    unknown = "all" if kind == "evaluations" and force is not True else STAGE_OF[kind]
-    return f"{command} --stage {stage or unknown}{options}"

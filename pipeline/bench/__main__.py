@@ -13,7 +13,7 @@ from pipeline.bench.output import FIGURES
 from pipeline.bench.scale import PARTS
 from pipeline.cli import exit_status
 from pipeline.home import HOME_HELP, home_of
-from storage_schemas.errors import ConfigError, StoreError
+from storage_schemas.errors import ConfigError, Remedy, StoreError
 
 __all__ = ["build_parser", "main"]
 
@@ -75,7 +75,7 @@ def _make_folder(out: Path) -> None:
         raise StoreError(
             f"{out} holds the {FIGURES} of an earlier run",
             allowed="a folder without one: figures are not written over",
-            run=f"the same command with --out DIR, or rm {shlex.quote(str(out / FIGURES))}",
+            remedy=Remedy("advice", text=f"the same command with --out DIR, or rm {shlex.quote(str(out / FIGURES))}"),
         )
     try:
         out.mkdir(parents=True, exist_ok=True)

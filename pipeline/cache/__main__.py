@@ -12,7 +12,7 @@ from pipeline.cache import drop as removal
 from pipeline.cache import inspect as listing
 from pipeline.cache import transfer
 from pipeline.cache import verify as upkeep
-from pipeline.cache.lookup import Answer
+from pipeline.cache.lookup import Result
 from pipeline.cli import USER_MISTAKE, answer_with, exit_status
 from pipeline.home import HOME_HELP, UPSTREAM_HELP
 from storage_schemas.errors import KINDS
@@ -100,14 +100,14 @@ def _hours(text: str) -> float:
     return hours
 
 
-def _repair(options: argparse.Namespace) -> Answer:
+def _repair(options: argparse.Namespace) -> Result:
     # Torch and Ray take seconds to import, which the other commands do without.
     from pipeline.cache.repair import repair
 
     return repair(options)
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], Answer]] = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "ls": listing.ls,
     "show": listing.show,
     "verify": upkeep.verify,

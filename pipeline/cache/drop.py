@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pipeline.cache.lookup import Answer, maker_of, names_of, opened, users_of
+from pipeline.cache.advice import command
+from pipeline.cache.lookup import Result, drop_remedy, experiment_run, names_of, open_store, users_of
 from pipeline.experiments import Run, experiments
 from pipeline.home import upstream_if_there
 from stages.humanize import plural, size_text
 from storage_schemas.errors import (
     CorruptEntryError,
     OdkdError,
+    Remedy,
     SchemaVersionError,
     StoreError,
-    cache_command,
-    look_again,
-    make_again,
 )
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.gc import Garbage, remove, wreck_at
@@ -35,14 +35,14 @@ _KNOWN_BY_KEY = ("views", "targets")
 """Recipes name the others by their content: what is made in their place with other content is another input."""
 
 
-def drop(options: argparse.Namespace) -> Answer:
+def drop(options: argparse.Namespace) -> Result:
     """Take entries out of the store, also those whose manifests are damaged, or of another schema version.
 
     Raises:
         StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given. Then none is dropped.
         CorruptEntryError: a manifest cannot be read by this user, and may be whole.
     """
-    home, store = opened(options)
+    home, store = open_store(options)
     # Only for the commands that it names: one that is out of reach keeps nothing from going.
     upstream = upstream_if_there(options.upstream, home)
     entry_ids = list(dict.fromkeys(find_place(store, key) for key in options.keys))
@@ -56,7 +56,7 @@ def drop(options: argparse.Namespace) -> Answer:
     told = [_facts(home, inventory, entry_id, found[entry_id], users, dropped=gone, upstream=upstream) for entry_id in gone]
     size = sum(facts["bytes"] for facts in told)
     total = f"{plural(len(told), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
-    return Answer({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]), error)
+    return Result({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]), error)
 
 
 def _remove_all(
@@ -81,7 +81,9 @@ def _found_at(home: StorePath, store: Store, entry_id: str) -> Entry | list[Garb
         return wreck_at(store, entry_id, tell=log.info)
     except CorruptEntryError as error:
         if is_unreadable(error.seen):
-            raise CorruptEntryError(error.seen, allowed=_WRITABLE, run=look_again(entry_id, home)) from error
+            raise CorruptEntryError(
+                error.seen, allowed=_WRITABLE, remedy=Remedy("verify", entry_id=entry_id, home=str(home))
+            ) from error
         return wreck_at(store, entry_id, tell=log.info)
 
 
@@ -104,7 +106,9 @@ def _remove(home: StorePath, store: Store, entry_id: str, found: Entry | list[Ga
 
 
 def _stays(entry_id: str, why: str) -> StoreError:
-    return StoreError(f"{entry_id} stays: {why}", allowed=_WRITABLE, run="the same command as a user who may, or later")
+    return StoreError(
+        f"{entry_id} stays: {why}", allowed=_WRITABLE, remedy=Remedy("repeat", text="as a user who may delete it, or later")
+    )
 
 
 def _refuse_if_used(home: StorePath, entry_id: str, runs: Sequence[Run]) -> None:
@@ -118,7 +122,7 @@ def _refuse_if_used(home: StorePath, entry_id: str, runs: Sequence[Run]) -> None
     raise StoreError(
         seen,
         allowed="entries that no experiment uses; with --used others too, which will have to be made again",
-        run=cache_command(f"drop {entry_id} --used --dry-run", home),
+        remedy=Remedy("drop", entry_id=entry_id, home=str(home), used=True, dry_run=True),
     )
 
 
@@ -140,9 +144,9 @@ def _facts(
     experiment drops what is named here as ``made_from_it`` too. People, teachers and students are known by their content: what
     was made from them (``needs_it``) is found again only beside the same, bit for bit.
     """
-    kind, stage, size, made_from = entry_id.partition("/")[0], None, 0, []
+    kind, stage, size, made_from = entry_id.partition("/")[0], "", 0, []
     if isinstance(found, Entry):
-        size, stage = found.manifest.size, found.manifest.made.get("stage")
+        size, stage = found.manifest.size, found.manifest.made.get("stage") or ""
         made_from = [other for other in _made_from(inventory, found) if other.entry_id not in dropped]
     else:
         size = sum(item.size for item in found)
@@ -151,9 +155,9 @@ def _facts(
         "entry": entry_id,
         "bytes": size,
         "experiments": names_of(users.get(entry_id, ())),
-        "next": make_again(kind, maker_of(home, users.get(entry_id, ()), upstream), force=False, stage=stage),
+        "next": command(replace(experiment_run(home, users.get(entry_id, ()), upstream), kind=kind, stage=stage)),
         "made_from_it": {
-            other.entry_id: cache_command(f"drop {other.entry_id}{' --used' if other.entry_id in users else ''}", home)
+            other.entry_id: command(drop_remedy(home, other.entry_id, users.get(other.entry_id, ())))
             for other in made_from
             if known_by_key
         },

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.cache.lookup import Answer, entry_named, names_of, opened, rank, users_of
+from pipeline.cache.lookup import Result, entry_named, names_of, open_store, order_of, users_of
 from pipeline.experiments import Run
 from pipeline.text import printable, table, tree, values_text
 from stages.humanize import age_text, plural, size_text
@@ -45,9 +45,9 @@ class Row:
     experiments: Sequence[str]
 
 
-def ls(options: argparse.Namespace) -> Answer:
+def ls(options: argparse.Namespace) -> Result:
     """List the entries, of a kind or all."""
-    home, store = opened(options)
+    home, store = open_store(options)
     inventory = take_inventory(store)
     rows = _rows(inventory, users_of(home), options.kind)
     unreadable = {
@@ -65,20 +65,20 @@ def ls(options: argparse.Namespace) -> Answer:
         "entries": [vars(row) for row in rows],
         "unreadable": {entry_id: error.seen for entry_id, error in unreadable.items()},
     }
-    return Answer(data, f"{_listed(rows, unreadable, now=datetime.now(UTC))} in {store.root}")
+    return Result(data, f"{_listed(rows, unreadable, now=datetime.now(UTC))} in {store.root}")
 
 
-def show(options: argparse.Namespace) -> Answer:
+def show(options: argparse.Namespace) -> Result:
     """Show one entry."""
-    home, store = opened(options)
+    home, store = open_store(options)
     entry = entry_named(home, store, options.key)
     known = _facts(entry, take_inventory(store), users_of(home).get(entry.entry_id, ()))
-    return Answer(known, _described(known))
+    return Result(known, _described(known))
 
 
-def diff(options: argparse.Namespace) -> Answer:
+def diff(options: argparse.Namespace) -> Result:
     """Show the fields in which the recipes of two entries differ."""
-    home, store = opened(options)
+    home, store = open_store(options)
     first, second = (entry_named(home, store, key) for key in options.keys)
     alike = first.manifest.kind == second.manifest.kind
     fields = differing_fields(first.manifest.recipe, second.manifest.recipe) if alike else []
@@ -92,14 +92,14 @@ def diff(options: argparse.Namespace) -> Answer:
     else:
         text = table(("field", first.key, second.key), rows)
     data = {"first": first.entry_id, "second": second.entry_id, "fields": {name: list(values) for name, *values in fields}}
-    return Answer(data, text)
+    return Result(data, text)
 
 
 def _rows(inventory: Inventory, users: Mapping[str, Sequence[Run]], kind: str | None = None) -> list[Row]:
     """A row an entry: kinds in the order of the stages, and within a kind the newest last."""
     entries = [entry for entry in inventory.entries.values() if kind in (None, entry.manifest.kind)]
     rows = [_row(entry, inventory, users.get(entry.entry_id, ())) for entry in entries]
-    return sorted(rows, key=lambda row: (rank(row.kind), row.kind, row.made_at or "", row.view or "", row.key))
+    return sorted(rows, key=lambda row: (order_of(row.kind), row.kind, row.made_at or "", row.view or "", row.key))
 
 
 def _row(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> Row:

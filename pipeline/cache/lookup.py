@@ -1,25 +1,20 @@
-"""What every command of ``pipeline.cache`` is given and gives back."""
+"""Shared by all commands of ``pipeline.cache``: open the store, find entries and their users, choose remedies."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from pipeline.cache.advice import command
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import home_of, make_home, upstream_if_there
-from storage_schemas.errors import (
-    KINDS,
-    CorruptEntryError,
-    OdkdError,
-    cache_command,
-    look_again,
-    make_again,
-)
+from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.inventory import find_entry, find_place, held
@@ -27,19 +22,20 @@ from storage_schemas.store.parts import is_unreadable
 from storage_schemas.store.store import Entry, Store
 
 __all__ = [
-    "Answer",
-    "command_of",
-    "drop_of",
+    "Result",
+    "completed",
+    "completing",
+    "drop_remedy",
     "entry_at",
     "entry_named",
-    "known_by",
-    "maker_of",
-    "mend_of",
+    "experiment_remedy",
+    "experiment_run",
     "names_of",
-    "opened",
-    "rank",
-    "removal_of",
-    "use_of",
+    "open_store",
+    "order_of",
+    "remedy_of",
+    "removal_command",
+    "run_with",
     "users_of",
 ]
 
@@ -47,18 +43,18 @@ log = logging.getLogger("pipeline")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command found: for ``--json``, for people, and the error that it ends with, if it does."""
+class Result:
+    """What a command found: the data for ``--json``, the text for people, and the error that the command ends with, if any."""
 
     data: object
     text: str
     error: OdkdError | None = None
 
 
-def opened(options: argparse.Namespace, *, make: bool = False) -> tuple[StorePath, Store]:
-    """The home and its store; one that is not there yet is an empty one, which is warned of."""
+def open_store(options: argparse.Namespace, *, make: bool = False) -> tuple[StorePath, Store]:
+    """The home and its store; warn if the home has no store yet."""
     home = home_of(options.home)
-    # Whether there is such a bucket is told here, and not by whatever is first looked for in it.
+    # A missing bucket is reported here, and not by the first request for an object.
     if make or isinstance(home, BucketPath):
         make_home(home)
     if not make and not (home / "store").is_dir():
@@ -70,43 +66,47 @@ def entry_named(home: StorePath, store: Store, text: str, *, upstream: StorePath
     """The entry that ``text`` means: a key or its beginning, alone or as ``kind/key``.
 
     Raises:
-        ConfigError: it means none, or several.
-        CorruptEntryError: its manifest cannot be read; the message names the whole command that makes it again.
-        SchemaVersionError: it is of another schema version.
+        ConfigError: no entry has such a key, or several have.
+        CorruptEntryError: its manifest cannot be read; the remedy rebuilds the entry.
+        SchemaVersionError: it has another schema version.
     """
     return entry_at(home, store, find_place(store, text), upstream=upstream)
 
 
 def entry_at(home: StorePath, store: Store, entry_id: str, *, upstream: StorePath | None = None) -> Entry:
-    """The entry at a place.
+    """The entry with this id.
 
     Raises:
-        MissingInputError: there is none (any more).
+        MissingInputError: it does not exist.
         CorruptEntryError: as ``entry_named``.
-        SchemaVersionError: it is of another schema version.
+        SchemaVersionError: it has another schema version.
     """
     try:
         return find_entry(store, entry_id)
     except CorruptEntryError as error:
-        # What the environment names counts too: a run would find it there.
+        # A run with this environment would find the entry in $ODKD_UPSTREAM.
         upstream = upstream or upstream_if_there(None, home)
-        again = mend_of(home, entry_id, error, [error.seen], users_of(home).get(entry_id, ()), upstream=upstream)
-        raise CorruptEntryError(error.seen, run=again) from error
+        users = users_of(home).get(entry_id, ())
+        remedy = remedy_of(home, entry_id, error, [error.seen], users, upstream=upstream)
+        raise CorruptEntryError(error.seen, remedy=remedy) from error
 
 
-def rank(kind: str) -> int:
-    """Where entries of a kind stand among others: in the order of the stages, which is that in which they can be mended."""
+def order_of(kind: str) -> int:
+    """The position of a kind in the order of the stages, in which damaged entries can be repaired."""
     return KINDS.index(kind) if kind in KINDS else len(KINDS)
 
 
 def users_of(home: StorePath) -> dict[str, list[Run]]:
-    """The runs of experiments that refer to each place, those that ended well first; what is not known is warned of."""
+    """The runs that refer to each entry id, finished runs first; warn of experiments whose entries are unknown."""
     found: dict[str, list[Run]] = {}
     for experiment in experiments(home):
         if experiment.problem:
-            again = known_by(home, experiment)
+            suggested = command(experiment_remedy(home, experiment))
             log.warning(
-                "What experiment '%s' uses is not known: %s; to know it: %s", experiment.name, experiment.problem, again
+                "The entries of experiment '%s' are unknown: %s; to find out: %s",
+                experiment.name,
+                experiment.problem,
+                suggested,
             )
         for run in experiment.runs:
             for entry_id in run.entry_ids:
@@ -115,22 +115,11 @@ def users_of(home: StorePath) -> dict[str, list[Run]]:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """The experiments that some runs belong to, each once."""
+    """The names of the experiments that the runs belong to, each once."""
     return sorted({run.experiment for run in runs})
 
 
-def maker_of(home: StorePath, runs: Sequence[Run], upstream: StorePath | None = None) -> str:
-    """The command that makes an entry that ``runs`` refer to, without the stage.
-
-    FILE stands for settings that are not known: without runs, or where those of all are lost, which is warned of.
-    """
-    configs = (run.config for run in runs)
-    return command_of(
-        home, next((config for config in configs if config), None), upstream, name=runs[0].experiment if runs else ""
-    )
-
-
-def mend_of(
+def remedy_of(
     home: StorePath,
     entry_id: str,
     found: Entry | CorruptEntryError,
@@ -138,68 +127,85 @@ def mend_of(
     users: Sequence[Run],
     *,
     upstream: StorePath | None,
-) -> str:
-    """The command that mends an entry, makes it again as a whole, or, where no experiment uses it, takes it away.
+) -> Remedy:
+    """The remedy for a damaged entry: repair or rebuild it, or drop it if no experiment uses it.
 
-    ``found`` is what there is of it, which may be what is wrong with its manifest; ``problems`` are those of its files.
+    ``found`` is the entry, or the error of its manifest; ``problems`` are those of its files.
     """
     if any(map(is_unreadable, problems)):
-        return look_again(entry_id, home)
+        # The files may be intact: suggest no command that deletes them.
+        return Remedy("verify", entry_id=entry_id, home=str(home))
     unsure = [] if users else [experiment for experiment in experiments(home) if experiment.problem]
     if unsure:
-        # It may be used by that one.
-        return known_by(home, unsure[0])
-    maker = maker_of(home, users, upstream)
+        # That experiment may use the entry.
+        return experiment_remedy(home, unsure[0])
+    run = experiment_run(home, users, upstream)
     if isinstance(found, Entry):
         if users or (upstream and found.twin(upstream)):
-            return found.mend(maker, upstream)
+            return completed(found.mend(upstream), run)
     elif users and not (upstream and held(Store(upstream / "store"), [entry_id])):
-        # It counts as not there: nobody knows any more what its files should be, and none is put back.
-        return make_again(entry_id.partition("/")[0], maker, force=False)
-    # Nobody needs it, and nobody knows any more from what settings it was made; or a run takes what is upstream, and leaves it.
-    return drop_of(home, entry_id, users)
+        # Without a readable manifest the entry is missing: no file can be repaired, and a run rebuilds it without --force.
+        return replace(run, kind=entry_id.partition("/")[0])
+    # No experiment needs it, or a run would use the upstream entry and leave this one.
+    return drop_remedy(home, entry_id, users)
 
 
-def known_by(home: StorePath, experiment: Experiment) -> str:
-    """The command after which it is known again what an experiment with a ``problem`` uses."""
+def experiment_remedy(home: StorePath, experiment: Experiment) -> Remedy:
+    """The remedy after which the entries of an experiment with a ``problem`` are known again."""
     folder = home / "runs" / experiment.name
     if experiment.spoilt is not None and experiment.spoilt != folder:
-        # Notes of a run that did not end, which no other run writes anew.
-        return removal_of(experiment.spoilt)
-    return f"{maker_of(home, [Run(experiment.name, folder, frozenset())])} --stage all"
+        # Notes of an interrupted run, which no other run overwrites.
+        return Remedy("shell", text=removal_command(experiment.spoilt))
+    return replace(experiment_run(home, [Run(experiment.name, folder, frozenset())]), stage="all")
 
 
-def drop_of(home: StorePath, entry_id: str, users: Sequence[Run]) -> str:
-    """What takes an entry out of the store."""
-    return cache_command(f"drop {entry_id}{' --used' if users else ''}", home)
+def drop_remedy(home: StorePath, entry_id: str, users: Sequence[Run]) -> Remedy:
+    """The remedy that deletes an entry."""
+    return Remedy("drop", entry_id=entry_id, home=str(home), used=bool(users))
 
 
-def use_of(home: StorePath) -> str:
-    """What makes an experiment of this home use entries that are there, such as imported ones; FILE stands for its settings."""
-    return f"{command_of(home, None)} --stage all"
-
-
-def removal_of(path: StorePath) -> str:
-    """What removes a folder, wherever it is."""
+def removal_command(path: StorePath) -> str:
+    """The shell command that deletes a folder, on a disk or in a bucket."""
     tool = "rm -r"
     if not isinstance(path, Path):
         tool = "aws s3 rm --recursive" if path.bucket.startswith("s3:") else "gcloud storage rm --recursive"
     return f"{tool} {shlex.quote(str(path))}"
 
 
-def command_of(home: StorePath, config: StorePath | None, upstream: StorePath | None = None, *, name: str = "") -> str:
-    """What runs an experiment again with the settings of ``config``, without the stage.
-
-    FILE stands for unknown ones. Where they are those of an experiment ``name``, and lost, that is warned of.
-    """
-    told = "" if upstream is None else f" --upstream {shlex.quote(str(upstream))}"
-    lost = f" --name {shlex.quote(name)}" if name and config is None else ""
-    if lost:
+def experiment_run(home: StorePath, runs: Sequence[Run], upstream: StorePath | None = None) -> Remedy:
+    """A run with the settings of the first of ``runs`` that still has them; warn if all settings are lost."""
+    config = next((run.config for run in runs if run.config), None)
+    name = runs[0].experiment if runs and config is None else ""
+    if name:
         _warn_of_lost(name, home / "runs" / name)
-    return f"python -m pipeline.run --config {shlex.quote(str(config or 'FILE'))}{lost} --home {shlex.quote(str(home))}{told}"
+    return replace(run_with(home, config, upstream), name=name)
+
+
+def run_with(home: StorePath, config: StorePath | None, upstream: StorePath | None = None) -> Remedy:
+    """A run with these settings; its stage or entry is still to be filled in."""
+    return Remedy("run", home=str(home), config=str(config or ""), upstream=str(upstream or ""))
+
+
+def completed(remedy: Remedy, run: Remedy) -> Remedy:
+    """The remedy with the home and settings of ``run``, if it is a run that lacks them."""
+    if remedy.action != "run" or remedy.home:
+        return remedy
+    return replace(remedy, home=run.home, config=run.config, name=run.name, upstream=run.upstream)
+
+
+@contextmanager
+def completing(run: Remedy) -> Iterator[None]:
+    """Give the home and settings of ``run`` to the remedies of errors that are raised inside."""
+    try:
+        yield
+    except OdkdError as error:
+        error.remedy = error.remedy and completed(error.remedy, run)
+        raise
 
 
 @cache
 def _warn_of_lost(name: str, folder: StorePath) -> None:
-    """Once, however many commands name them."""
-    log.warning("The settings of experiment '%s' in %s are lost: FILE stands for a file with them", name, folder)
+    """Warn once for each experiment."""
+    log.warning(
+        "The settings of experiment '%s' in %s are lost: FILE in a suggested command is a placeholder for them", name, folder
+    )

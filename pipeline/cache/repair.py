@@ -1,77 +1,84 @@
-"""``repair`` and ``verify --sample``: what takes an experiment's settings, a teacher, and its images."""
+"""``repair`` and ``verify --sample``: the commands that need an experiment's settings, a teacher and images."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pipeline import cluster, graph
-from pipeline.cache.lookup import Answer, command_of, drop_of, entry_named, maker_of, names_of, opened, users_of
+from pipeline.cache.lookup import (
+    Result,
+    completed,
+    completing,
+    drop_remedy,
+    entry_named,
+    experiment_run,
+    names_of,
+    open_store,
+    run_with,
+    users_of,
+)
 from pipeline.config.load import load_settings
 from pipeline.home import upstream_of
 from pipeline.text import table
 from stages.base import Context, Step, TargetsStep, ViewStep
 from stages.humanize import plural
-from stages.targets import repair as mend
-from storage_schemas.errors import (
-    REPAIRABLE,
-    CorruptEntryError,
-    MissingInputError,
-    OdkdError,
-    StoreError,
-    look_again,
-)
+from stages.targets import repair as blocks
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, OdkdError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.parts import is_unreadable
 
 __all__ = ["repair", "sampled", "step_of"]
 
 
-def repair(options: argparse.Namespace) -> Answer:
-    """Take the damaged files of an entry out of the upstream home, where that has the same, and make the others again.
+def repair(options: argparse.Namespace) -> Result:
+    """Replace the damaged files of an entry: copy them from the upstream home, or recompute those of views and targets.
 
     Raises:
-        StoreError: entries of its kind are made as a whole.
-        MissingInputError: no experiment uses it.
-        CorruptEntryError: files of it cannot be read, and may be whole.
-        CorruptEntryError: its manifest cannot be read, so that nobody knows what its files should be.
+        StoreError: the entry has no blocks that could be recomputed.
+        MissingInputError: no experiment uses the entry.
+        CorruptEntryError: its manifest is damaged; or files cannot be read, and may be intact.
         OdkdError: as ``step_of`` and ``stages.targets.repair.repair``.
     """
-    home, store = opened(options)
-    # One that is only in the environment is asked if something is damaged, and need not be within reach otherwise.
+    home, store = open_store(options)
+    # The upstream of the environment is needed, and must be reachable, only if something is damaged.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
-    # One whose manifest cannot be read counts as not there, and one in the upstream home would be taken for it.
     entry = entry_named(home, store, options.key, upstream=upstream)
-    entry_id, kind, damaged = entry.entry_id, entry.manifest.kind, entry.damaged()
+    entry_id, damaged = entry.entry_id, entry.damaged()
     if not damaged:
-        return Answer({"entry": entry_id, "mended": [], "fetched": []}, f"{entry_id}: nothing was damaged")
+        return Result({"entry": entry_id, "mended": [], "fetched": []}, f"{entry_id}: nothing was damaged")
     if unreadable := [problem for problem in damaged.values() if is_unreadable(problem)]:
-        raise CorruptEntryError(
-            f"{entry_id}: {unreadable[0]}", allowed="files that this user may read", run=look_again(entry_id, home)
-        )
+        remedy = Remedy("verify", entry_id=entry_id, home=str(home))
+        raise CorruptEntryError(f"{entry_id}: {unreadable[0]}", allowed="files that this user may read", remedy=remedy)
     upstream = upstream or upstream_of(None, home)
     twin = entry.twin(upstream) if upstream else None
-    fetched = mend.fetch(entry, twin, list(damaged)) if twin else []
+    fetched = blocks.fetch(entry, twin, list(damaged)) if twin else []
     left = [name for name in damaged if name not in fetched]
-    told = [f"{entry_id}: {plural(len(fetched), 'file')} taken from {upstream}"] if fetched else []
-    answer = {"entry": entry_id, "mended": list(damaged), "fetched": fetched}
+    lines = [f"{entry_id}: {plural(len(fetched), 'file')} copied from {upstream}"] if fetched else []
+    data = {"entry": entry_id, "mended": list(damaged), "fetched": fetched}
     if not left:
-        return Answer(answer, "\n".join([*fetched, *told]))
+        return Result(data, "\n".join([*fetched, *lines]))
     users = users_of(home).get(entry_id, ())
     if not users:
         raise MissingInputError(
-            "\n".join([*told, f"No experiment of {home} uses {entry_id}, so it is not known where its images are"]),
-            allowed="entries that 'python -m pipeline.cache ls' shows with an experiment, or to drop it",
-            run=drop_of(home, entry_id, users),
+            "\n".join([*lines, f"No experiment of {home} uses {entry_id}, so odkd does not know where its images are"]),
+            allowed="an entry that 'ls' shows with an experiment; an entry without one can be dropped",
+            remedy=drop_remedy(home, entry_id, users),
         )
-    if kind not in REPAIRABLE:
+    if entry.manifest.kind not in REPAIRABLE:
         raise StoreError(
-            "\n".join([*told, f"{entry_id} is made as a whole: it has no shards that could be computed one by one"]),
-            allowed=f"repair of {' and '.join(REPAIRABLE)}; of others only with --upstream HOME, where that has the same files",
-            run=entry.remake(maker_of(home, users, upstream)),
+            "\n".join([*lines, f"{entry_id} can only be rebuilt as a whole: it has no blocks to recompute"]),
+            allowed=f"an entry of {' or '.join(REPAIRABLE)}; or --upstream HOME, if that home has the same files",
+            remedy=completed(entry.remake(), experiment_run(home, users, upstream)),
         )
-    context, step = step_of(home, entry_id, upstream=upstream)
+    _recompute(home, entry_id, left, upstream)
+    lines.append(f"{entry_id}: {plural(len(left), 'file')} recomputed")
+    return Result(data, "\n".join([*damaged, *lines]))
+
+
+def _recompute(home: StorePath, entry_id: str, damaged: Sequence[str], upstream: StorePath | None) -> None:
+    context, step, run = step_of(home, entry_id, upstream=upstream)
     assert isinstance(step, ViewStep | TargetsStep)
 
     def connect() -> None:
@@ -80,16 +87,19 @@ def repair(options: argparse.Namespace) -> Answer:
         cluster.check_home(home, context.upstream)
 
     try:
-        mend.repair(context, step, left, connect=connect)
+        with completing(run):
+            blocks.repair(context, step, damaged, connect=connect)
     finally:
         cluster.disconnect()
-    told.append(f"{entry_id}: {plural(len(left), 'file')} made again")
-    return Answer(answer, "\n".join([*damaged, *told]))
 
 
-def sampled(home: StorePath, entry_ids: Sequence[str], *, upstream: StorePath | None, rows: int) -> Answer:
-    """Ask the teachers of targets anew about some rows; ``entry_ids`` are of the kind 'targets'."""
-    samples = {entry_id: mend.sample(*step_of(home, entry_id, upstream=upstream), rows=rows) for entry_id in entry_ids}
+def sampled(home: StorePath, entry_ids: Sequence[str], *, upstream: StorePath | None, rows: int) -> Result:
+    """Run the teachers of some targets entries again on ``rows`` random rows, and compare the bits."""
+    samples = {}
+    for entry_id in entry_ids:
+        context, step, run = step_of(home, entry_id, upstream=upstream)
+        with completing(run):
+            samples[entry_id] = blocks.sample(context, step, rows=rows)
     lines = [
         (
             entry_id,
@@ -100,64 +110,70 @@ def sampled(home: StorePath, entry_ids: Sequence[str], *, upstream: StorePath | 
         )
         for entry_id, found in samples.items()
     ]
-    head = ("entry", "people", "maps that differ", "bits that differ", "for each that is set")
-    return Answer({entry_id: asdict(found) for entry_id, found in samples.items()}, table(head, lines, right=head[1:]))
+    head = ("entry", "instances", "maps that differ", "bits that differ", "for each that is set")
+    return Result({entry_id: asdict(found) for entry_id, found in samples.items()}, table(head, lines, right=head[1:]))
 
 
-def step_of(home: StorePath, entry_id: str, *, upstream: StorePath | None) -> tuple[Context, Step]:
-    """The step that left the entry at a place, with the settings of a run that refers to it.
+def step_of(home: StorePath, entry_id: str, *, upstream: StorePath | None) -> tuple[Context, Step, Remedy]:
+    """The step that leaves this entry, with the context and the command of a run that refers to it.
 
-    What it was made from lies in ``home``, or in the home ``upstream``.
+    Its inputs are read from ``home``, or from the home ``upstream``.
 
     Raises:
-        MissingInputError: no experiment of this home does, or none whose settings lead to it on this machine; or what it was
-            made from is not there.
+        MissingInputError: no run of this home refers to it, or no run's settings lead to it on this machine; or inputs are
+            missing.
     """
     runs = users_of(home).get(entry_id, [])
     failed: list[str] = []
-    waiting: dict[StorePath, list[Step]] = {}
-    for run in runs:
-        config = run.config
+    waiting: list[tuple[Remedy, list[Step]]] = []
+    for config in (run.config for run in runs):
         if config is None:
-            failed.append(f"The settings of '{run.experiment}' are lost")
             continue
+        run = run_with(home, config, upstream)
         try:
-            context = _context_of(home, config, upstream)
+            settings = load_settings(str(config))
+            context = Context(settings, home, cluster.device(settings.cluster), upstream=upstream)
             steps = [step for module in graph.STAGES.values() for step in module.steps(context)]
         except OdkdError as error:
-            # Its settings are of another release, or its data is not here: those of another run may do.
+            # The settings are of another release, or the data is on another machine: try those of the next run.
             failed.append(f"{config}: {error.seen}")
             continue
         for step in steps:
             if step.entry_id == entry_id:
-                return context, step
-        waiting[config] = graph.awaited([step for step in steps if step.kind == entry_id.partition("/")[0]])
+                return context, step, run
+        waiting.append((run, graph.awaited([step for step in steps if step.kind == entry_id.partition("/")[0]])))
+    raise _no_step(home, entry_id, upstream, waiting, failed)
+
+
+def _no_step(
+    home: StorePath,
+    entry_id: str,
+    upstream: StorePath | None,
+    waiting: Sequence[tuple[Remedy, Sequence[Step]]],
+    failed: Sequence[str],
+) -> MissingInputError:
+    """Why the settings of no run lead to the entry."""
+    runs = users_of(home).get(entry_id, [])
+    names = ", ".join(names_of(runs))
     if not any(run.config for run in runs):
-        lost = f"The settings of {', '.join(names_of(runs))}, which uses {entry_id}, are lost"
-        nobody = f"No experiment of {home} uses {entry_id}"
-        raise MissingInputError(
-            f"{lost if runs else nobody}, so it is not known where its images are",
-            allowed="entries of an experiment with its settings; or these as FILE, for a run that writes them down",
-            run=f"{maker_of(home, runs)} --stage all",
+        lost = f"The settings of {names}, which uses {entry_id}, are lost"
+        seen = lost if runs else f"No experiment of {home} uses {entry_id}"
+        return MissingInputError(
+            f"{seen}, so odkd does not know where its images are",
+            allowed="an entry of an experiment with its settings; a run with these settings as FILE writes them down",
+            remedy=replace(experiment_run(home, runs), stage="all"),
         )
-    elsewhere = "" if upstream else "; with --upstream HOME, where what it was made from lies in a team's home"
-    for config, missing in waiting.items():
+    elsewhere = "" if upstream else "; or --upstream HOME, if that home has the inputs"
+    for run, missing in waiting:
         if missing:
-            # As long as that is so, its key cannot be worked out.
-            raise MissingInputError(
-                f"What {entry_id} was made from is not there: {graph.named([step.title for step in missing])}",
-                allowed=f"an entry with all that it was made from{elsewhere}",
-                run=f"{command_of(home, config, upstream)} --stage {missing[0].stage}",
+            # The key of the entry cannot be computed without the inputs.
+            return MissingInputError(
+                f"Inputs of {entry_id} are missing: {graph.named([step.title for step in missing])}",
+                allowed=f"an entry with all its inputs{elsewhere}",
+                remedy=replace(run, stage=missing[0].stage),
             )
-    raise MissingInputError(
-        "\n".join([f"The settings of {', '.join(names_of(runs))} do not lead to {entry_id} on this machine", *failed]),
-        allowed="a machine with the same kind of device and the same versions of the libraries, and unchanged settings"
-        + elsewhere,
-        run=f"{maker_of(home, runs, upstream)} --stage targets --dry-run",
+    return MissingInputError(
+        "\n".join([f"The settings of {names} do not lead to {entry_id} on this machine", *failed]),
+        allowed="the same kind of device, the same versions of the libraries and unchanged settings" + elsewhere,
+        remedy=replace(experiment_run(home, runs, upstream), stage="targets", dry_run=True),
     )
-
-
-def _context_of(home: StorePath, config: StorePath, upstream: StorePath | None) -> Context:
-    settings = load_settings(str(config))
-    device = cluster.device(settings.cluster)
-    return Context(settings, home, device, command=command_of(home, config, upstream), upstream=upstream)

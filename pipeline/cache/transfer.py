@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from pipeline.cache.lookup import Answer, entry_at, maker_of, opened, use_of
+from pipeline.cache.advice import command
+from pipeline.cache.lookup import Result, entry_at, experiment_run, open_store, run_with
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import upstream_of
 from pipeline.text import table
@@ -28,12 +30,12 @@ log = logging.getLogger("pipeline")
 _OTHER_BITS = "Of entries with other bits both are valid, made on different devices or versions: those in the store stay."
 
 
-def export(options: argparse.Namespace) -> Answer:
+def export(options: argparse.Namespace) -> Result:
     """Copy entries, or all those of an experiment, to a folder or a tar file."""
     # It draws bars, and takes longer to import than a list takes to print.
     from stages.progress import progress
 
-    home, store = opened(options)
+    home, store = open_store(options)
     target = Path(options.target).absolute()
     if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
@@ -51,7 +53,7 @@ def export(options: argparse.Namespace) -> Answer:
         export_entries(entries, target, advance=bar.advance)
     data = {"entries": [entry.entry_id for entry in entries], "files": num_files, "bytes": size, "target": str(target)}
     told = f"{plural(len(entries), 'entry')}, {plural(num_files, 'file')}, {size_text(size)}"
-    return Answer(data, f"{told} exported to {target}")
+    return Result(data, f"{told} exported to {target}")
 
 
 def _sources(home: StorePath, store: Store, texts: Sequence[str], upstream: StorePath | None) -> dict[str, Store]:
@@ -97,7 +99,7 @@ def _places(
             return [find_place(store, text, known=there, upstream=upstream)]
         except ConfigError as error:
             names = f"the name of an experiment: {', '.join(sorted(known)) or 'there is none yet'}"
-            raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", run=error.run) from error
+            raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", remedy=error.remedy) from error
     home, experiment = known[text]
     # What its figures name. What a run beside that has not finished is not wanted elsewhere, and may not be there yet.
     ended = [run for run in experiment.runs if run.notes is None]
@@ -114,16 +116,19 @@ def _places(
             f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
             allowed="an experiment that is finished, or the keys of entries"
             + ("" if homes[1:] else "; with --upstream HOME, where they lie in a team's home"),
-            run=f"{maker_of(home, experiment.runs or [Run(text, home / 'runs' / text, frozenset())], upstream_it)} --stage all",
+            remedy=replace(
+                experiment_run(home, experiment.runs or [Run(text, home / "runs" / text, frozenset())], upstream_it),
+                stage="all",
+            ),
         )
     return wanted
 
 
-def take_in(options: argparse.Namespace) -> Answer:
+def take_in(options: argparse.Namespace) -> Result:
     """Take the entries of an export into the store; what is there already stays."""
     from stages.progress import progress
 
-    _, store = opened(options, make=True)
+    _, store = open_store(options, make=True)
     outcomes: list[tuple[Manifest, Outcome]] = []
     error: OdkdError | None = None
     try:
@@ -139,7 +144,7 @@ def take_in(options: argparse.Namespace) -> Answer:
         # What was imported before is whole, and is told.
         error = raised
     data = {name: [manifest.entry_id for manifest, outcome in outcomes if outcome == name] for name in get_args(Outcome)}
-    return Answer(data, _told(outcomes, store), error)
+    return Result(data, _told(outcomes, store), error)
 
 
 def _told(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
@@ -149,6 +154,8 @@ def _told(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
     total = f"{plural(len(new), 'entry')}, {size_text(sum(new))} imported into {store.root}"
     more = [_OTHER_BITS] if any(outcome == "there already, with other bits" for _, outcome in outcomes) else []
     if new:
-        more.append(f"To use them, with their settings as FILE: {use_of(store.root.parent)}")
+        more.append(
+            f"To use them, with their settings as FILE: {command(replace(run_with(store.root.parent, None), stage='all'))}"
+        )
     shown = [table(("entry", "size", "outcome"), rows, right=("size",)), ""] if rows else []
     return "\n".join([*shown, total + (f"; {there} there already" if there else ""), *more])

@@ -5,9 +5,21 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pipeline.cache.lookup import Answer, known_by, maker_of, mend_of, opened, rank, removal_of, use_of, users_of
+from pipeline.cache.advice import command
+from pipeline.cache.lookup import (
+    Result,
+    experiment_remedy,
+    experiment_run,
+    open_store,
+    order_of,
+    remedy_of,
+    removal_command,
+    run_with,
+    users_of,
+)
 from pipeline.experiments import Run, experiments
 from pipeline.home import upstream_if_there, upstream_of
 from pipeline.text import printable, table
@@ -16,10 +28,9 @@ from storage_schemas.errors import (
     CorruptEntryError,
     MissingInputError,
     OdkdError,
+    Remedy,
     SchemaVersionError,
     StoreError,
-    cache_command,
-    make_again,
 )
 from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.gc import Garbage, find_garbage, remove
@@ -32,7 +43,7 @@ __all__ = ["gc", "verify"]
 log = logging.getLogger("pipeline")
 
 
-def verify(options: argparse.Namespace) -> Answer:
+def verify(options: argparse.Namespace) -> Result:
     """Read every file of the entries that were named, or of all."""
     if options.sample:
         return _sampled(options)
@@ -40,7 +51,7 @@ def verify(options: argparse.Namespace) -> Answer:
     from stages.progress import progress
     from storage_schemas.store import verify as verification
 
-    home, store = opened(options)
+    home, store = open_store(options)
     # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
     wanted = {find_place(store, key) for key in options.keys}
@@ -57,7 +68,9 @@ def verify(options: argparse.Namespace) -> Answer:
     damaged = {
         entry_id: {
             "problems": verdict.damaged[entry_id],
-            "next": mend_of(home, entry_id, found, verdict.damaged[entry_id], users.get(entry_id, []), upstream=upstream),
+            "next": command(
+                remedy_of(home, entry_id, found, verdict.damaged[entry_id], users.get(entry_id, []), upstream=upstream)
+            ),
         }
         for entry_id, found in _in_order(inventory)
         if entry_id in verdict.damaged and not isinstance(found, SchemaVersionError)
@@ -77,7 +90,7 @@ def verify(options: argparse.Namespace) -> Answer:
     if wanted and not error and verdict.other_versions:
         # It was to be looked at, and was not.
         error = inventory.unreadable[verdict.other_versions[0]]
-    return Answer(data, "\n".join(_told(home, verdict, damaged, missing)), error)
+    return Result(data, "\n".join(_told(home, verdict, damaged, missing)), error)
 
 
 def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
@@ -87,7 +100,7 @@ def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
         kind = entry_id.partition("/")[0]
         entry = inventory.entries.get(entry_id)
         sources = [] if entry is None else [other for other in inventory.made_from(entry) if other.startswith(f"{kind}/")]
-        return rank(kind), len(sources), entry_id
+        return order_of(kind), len(sources), entry_id
 
     found: dict[str, Entry | Unreadable] = {**inventory.entries, **inventory.unreadable}
     return [(entry_id, found[entry_id]) for entry_id in sorted(found, key=order)]
@@ -108,19 +121,19 @@ def _missing(
     there = held(Store(upstream / "store"), list(lacking)) if upstream else set()
     found: dict[str, dict[str, Any]] = {}
     # The first of an experiment is the first that can be made: the others may come with it, or be made from it.
-    for entry_id in sorted(lacking.keys() - there, key=lambda entry_id: (rank(entry_id.partition("/")[0]), entry_id)):
+    for entry_id in sorted(lacking.keys() - there, key=lambda entry_id: (order_of(entry_id.partition("/")[0]), entry_id)):
         for run in lacking[entry_id]:
-            again = make_again(entry_id.partition("/")[0], maker_of(home, [run], upstream), force=False)
+            again = command(replace(experiment_run(home, [run], upstream), kind=entry_id.partition("/")[0]))
             about = found.setdefault(run.experiment, {"entries": [], "next": again})
             about["entries"].append(entry_id)
     return found
 
 
-def _sampled(options: argparse.Namespace) -> Answer:
+def _sampled(options: argparse.Namespace) -> Result:
     # Torch and Ray take seconds to import.
     from pipeline.cache.repair import sampled
 
-    home, store = opened(options)
+    home, store = open_store(options)
     # Where an entry is used, there are settings that say where its images are.
     used = users_of(home)
     wanted = [find_place(store, key) for key in options.keys]
@@ -131,7 +144,7 @@ def _sampled(options: argparse.Namespace) -> Answer:
             raise MissingInputError(
                 f"No experiment uses any of the {plural(len(there), 'entry')} of targets in {store.root}",
                 allowed="targets of an experiment, whose settings say where the images are, or these as FILE",
-                run=use_of(home),
+                remedy=replace(run_with(home, None), stage="all"),
             )
         if len(wanted) < len(there):
             log.warning("Not looked at, since no experiment uses them: %d of the targets", len(there) - len(wanted))
@@ -150,7 +163,7 @@ def _told(
     if others := verdict.other_versions:
         yield (
             f"{plural(len(others), 'entry')} of another schema version, which the release that wrote it reads, such as "
-            f"{others[0]}\n  To take one away: {cache_command(f'drop {others[0]} --dry-run', home)}"
+            f"{others[0]}\n  To take one away: {command(Remedy('drop', entry_id=others[0], home=str(home), dry_run=True))}"
         )
     for name, found in missing.items():
         # Nothing is wrong with that: what was dropped is made again where it is needed.
@@ -171,13 +184,13 @@ def _damage(damaged: Mapping[str, Mapping[str, Any]]) -> OdkdError | None:
     return CorruptEntryError(
         f"{first} and {plural(len(more), 'more entry')} are damaged" if more else f"{first} is damaged",
         allowed="files as the manifests describe them",
-        run="the commands behind 'Next:' above, in their order" if more else about["next"],
+        remedy=Remedy("advice", text="the commands behind 'Next:' above, in their order" if more else about["next"]),
     )
 
 
-def gc(options: argparse.Namespace) -> Answer:
+def gc(options: argparse.Namespace) -> Result:
     """Remove what nobody needs, or only say what that is."""
-    home, store = opened(options)
+    home, store = open_store(options)
     garbage, left = find_garbage(store, _used(home), min_age_seconds=options.min_age * 3600, tell=log.info)
     for entry_id, reason in left.items():
         log.info("%s is left alone: %s", entry_id, reason)
@@ -195,7 +208,7 @@ def gc(options: argparse.Namespace) -> Answer:
     rows = [(item.entry_id, item.what, size_text(item.size), age_text(item.age_seconds)) for item in gone]
     shown = [table(("entry", "what", "size", "age"), rows, right=("size", "age")), ""] if rows else []
     total = f"{size_text(size)} {'to be freed' if options.dry_run else 'freed'} in {store.root}"
-    return Answer(data, "\n".join([*shown, *map(_kept_told, kept), total]), error)
+    return Result(data, "\n".join([*shown, *map(_kept_told, kept), total]), error)
 
 
 def _kept(home: StorePath, store: Store) -> list[dict[str, Any]]:
@@ -216,7 +229,7 @@ def _kept(home: StorePath, store: Store) -> list[dict[str, Any]]:
 
 def _kept_told(kept: Mapping[str, Any]) -> str:
     what = f"keeps {plural(len(kept['keeps']), 'entry')} that no finished run needs"
-    drop = removal_of(parse_path(kept["notes"]))
+    drop = removal_command(parse_path(kept["notes"]))
     if kept["process"]:
         return f"A run of '{kept['experiment']}' by {kept['process']} {what}; if that process is dead and not to go on: {drop}"
     return f"A run of '{kept['experiment']}' that did not end {what}, until it is run again with its settings; or: {drop}"
@@ -255,8 +268,8 @@ def _used(home: StorePath) -> frozenset[str]:
                 + (
                     "if that run is not wanted, none"
                     if spoilt != folder
-                    else f"if it is not wanted, none: {removal_of(spoilt)}"
+                    else f"if it is not wanted, none: {removal_command(spoilt)}"
                 ),
-                run=known_by(home, experiment),
+                remedy=experiment_remedy(home, experiment),
             )
     return frozenset().union(*(experiment.entry_ids for experiment in found))

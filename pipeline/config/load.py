@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config.strict_yaml import dump, load, problem, shown
 from stages.settings import Settings
-from storage_schemas.errors import ConfigError
+from storage_schemas.errors import ConfigError, Remedy
 from storage_schemas.paths.path import parse_path
 
 __all__ = ["load_settings", "preset_names", "resolved_yaml"]
@@ -176,7 +176,7 @@ def _expand_paths(tree: Tree, source: str) -> Tree:
         raise ConfigError(
             f"'{source}' uses {', '.join(f'${name}' for name in unknown)}, which the environment does not define",
             allowed="an absolute path in each",
-            run="; ".join(f"export {name}=/path/to/it" for name in unknown),
+            remedy=Remedy("shell", text="; ".join(f"export {name}=/path/to/it" for name in unknown)),
         )
     return expanded
 
@@ -204,7 +204,7 @@ def _explained(error: ValidationError, source: str, tree: Tree) -> ConfigError:
     count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
     return ConfigError(
         "\n".join([f"{count} in the configuration '{source}':", *lines]),
-        run="python -m pipeline.config",
+        remedy=Remedy("settings"),
     )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stages.data.images import ImageError, ImageFacts, check_image
 from stages.pose.affine import box_to_center_size
-from storage_schemas.errors import DataError
+from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Record
 from storage_schemas.paths.path import StorePath
 
@@ -84,7 +84,7 @@ def check_pictures(
         raise DataError(
             f"People are detected on pictures below {root} that cannot be used: {faults[0]}{more}",
             allowed="a picture for every image of the ground truth that has a box in the detections file (evaluate.boxes)",
-            run="put the picture there, or take its image out of the annotations file (data.val)",
+            remedy=Remedy("advice", text="put the picture there, or take its image out of the annotations file (data.val)"),
         )
     return found
 

@@ -22,7 +22,7 @@ from stages.data.images import ImageError, decode_image, read_image_file
 from stages.data.views import Views
 from stages.data.windows import CropWindows, Pictures, served_by_windows
 from stages.pose.affine import moved_origin, scale_affine
-from storage_schemas.errors import DataError
+from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances
 from storage_schemas.paths.node_cache import here
 from storage_schemas.paths.path import StorePath
@@ -90,9 +90,9 @@ def load_image(root: StorePath, instances: Instances, image: int) -> npt.NDArray
     except ImageError as error:
         raise DataError(
             f"The picture '{name}' below {root} was good when the data set was prepared and is not now: {error}",
-            allowed="the picture as it was; without its folder, the embedded data set is drawn again by --stage prepare. "
-            "Or --stage prepare --force, with which all is made anew from the pictures as they are",
-            run="the same command, once the picture is back",
+            allowed="the picture as it was; without its folder, the embedded data set is drawn again by stage prepare; "
+            "or, with the pictures as they are, the entries of that stage rebuilt",
+            remedy=Remedy("run", text="the same command, once the picture is back", stage="prepare", force=True),
         ) from error
 
 

@@ -19,7 +19,7 @@ import simplejpeg
 from stages.data.images import ImageError, decode_image
 from stages.data.views import Views
 from stages.pose.affine import apply_affine, invert_affine
-from storage_schemas.errors import CorruptEntryError, make_again
+from storage_schemas.errors import CorruptEntryError, Remedy
 from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.formats.windows import CropShards, StoredCrop, write_shard
 from storage_schemas.paths.node_cache import Folder
@@ -143,7 +143,7 @@ class CropWindows:
             return decode_image(self._shards.read(int(self._row_N[row])), expect_wh=(width, height))
         except ImageError as error:
             raise CorruptEntryError(
-                f"The stored crop of row {row} cannot be decoded: {error}", run=make_again("instances")
+                f"The stored crop of row {row} cannot be decoded: {error}", remedy=Remedy("run", kind="instances", force=True)
             ) from error
 
     def close(self) -> None:

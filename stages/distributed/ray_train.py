@@ -19,7 +19,7 @@ from stages.settings import TrainSettings
 from stages.training.curve import last_step
 from stages.training.loop import Worker, train, training_rows
 from stages.training.plan import TrainingPlan
-from storage_schemas.errors import ClusterError, OdkdError
+from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import write_atomic
@@ -235,7 +235,7 @@ def _as_ours(error: TrainingFailedError, plan: TrainingPlan) -> Exception:
         return ClusterError(
             f"Training '{plan.title}' lost workers: {str(error).strip().splitlines()[-1]}",
             allowed="workers that live; cluster.max_failures says how many may be lost",
-            run="the same command: it goes on from its last checkpoint",
+            remedy=Remedy("repeat", text="it continues from its last checkpoint"),
         )
     return RuntimeError(f"Training '{plan.title}' failed: {error}")
 

@@ -10,7 +10,7 @@ import torch
 
 from stages.base import Context
 from stages.progress import progress
-from storage_schemas.errors import ClusterError, OdkdError
+from storage_schemas.errors import ClusterError, OdkdError, Remedy
 
 __all__ = ["run_tasks", "task_options", "threads_of", "worker_threads"]
 
@@ -96,12 +96,12 @@ def _result(reference: ray.ObjectRef[Any], title: str) -> Any:  # noqa: ANN401 (
             raise ClusterError(
                 f"The GPU's memory is too small for '{title}': {str(error.cause).splitlines()[0]}",
                 allowed="a smaller targets.batch_size or evaluate.batch_size",
-                run="the same command with it: it goes on from what is finished",
+                remedy=Remedy("repeat", text="with a smaller batch; it continues from the finished part"),
             ) from error
         raise
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
         raise ClusterError(
             f"A worker of '{title}' was lost and its retries too: {str(error).splitlines()[0]}",
             allowed="workers with enough memory; a smaller targets.batch_size or evaluate.batch_size needs less",
-            run="the same command: it goes on from what is finished",
+            remedy=Remedy("repeat", text="it continues from the finished part"),
         ) from error

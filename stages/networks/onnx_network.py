@@ -8,12 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from storage_schemas.errors import WeightsError
+from storage_schemas.errors import Remedy, WeightsError
 
 __all__ = ["OnnxNetwork"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_INSTALL = {"cpu": "pip install onnxruntime", "cuda": "pip install onnxruntime-gpu, or --set cluster.device=cpu"}
+_INSTALL = {
+    "cpu": Remedy("shell", text="pip install onnxruntime"),
+    "cuda": Remedy("shell", text="pip install onnxruntime-gpu", settings=("cluster.device=cpu",)),
+}
 
 
 class OnnxNetwork(nn.Module):
@@ -29,7 +32,7 @@ class OnnxNetwork(nn.Module):
         try:
             import onnxruntime
         except ImportError as error:
-            raise WeightsError(f"'{path}' needs onnxruntime, which is not installed", run=_INSTALL[device]) from error
+            raise WeightsError(f"'{path}' needs onnxruntime, which is not installed", remedy=_INSTALL[device]) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads that spin take the cores from everything else on the machine.
@@ -69,5 +72,5 @@ def _require_cuda(providers: list[str], path: Path) -> None:
         raise WeightsError(
             f"'{path}' is to run on the device cuda, and onnxruntime offers {', '.join(providers)}",
             allowed=f"{_CUDA}, or the device cpu",
-            run=_INSTALL["cuda"],
+            remedy=_INSTALL["cuda"],
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from storage_schemas.errors import WeightsError
+from storage_schemas.errors import Remedy, WeightsError
 
 __all__ = ["fit_weights", "load_state_dict_file"]
 
@@ -69,7 +69,7 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
         f"'{path}' needs '{found.group(1)}' to be read, which is code and not weights; nothing of it was run",
         allowed="tensors, numbers, strings, lists and dicts (a training checkpoint of mmengine holds HistoryBuffer objects)",
-        run=_CONVERT.format(path=path),
+        remedy=Remedy("shell", text=_CONVERT.format(path=path)),
     )
 
 

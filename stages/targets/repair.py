@@ -25,7 +25,7 @@ from stages.progress import progress
 from stages.targets.block import BlockTeacher, BlockView, run_block
 from stages.targets.stage import CachedStep, array_specs, block_job, view_step
 from stages.teachers import network_spec, teacher_step
-from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, StoreError, cache_command, make_again
+from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, Remedy, StoreError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
 from storage_schemas.paths.path import StorePath, children, make_folder, make_folders, mirror, remove_tree, upload
@@ -58,12 +58,12 @@ def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connec
         raise StoreError(
             f"{entry.entry_id} lies in the upstream home, {context.upstream}, where nothing is written",
             allowed="entries of the own home",
-            run=entry.remake(context.command),
+            remedy=entry.remake(),
         )
     for source in _inputs(context, step):
         context.check(source)
     connect()
-    with _scratch(entry, make_again(step.kind, context.command, force=False)) as folder:
+    with _scratch(entry) as folder:
         _compute(context, step, entry, damaged, folder)
         mended = _put_back(entry, folder, damaged)
     lost = [name for name in damaged if name not in mended]
@@ -75,7 +75,7 @@ def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connec
             + (f"; {rest} of {len(damaged)} damaged files were made again" if rest else ""),
             allowed="the same kind of device and the same versions of the libraries, which compute the same bits; "
             "or another entry in its place: to drop this one says how that is made",
-            run=cache_command(f"drop {step.entry_id} --used", context.home),
+            remedy=Remedy("drop", entry_id=step.entry_id, home=str(context.home), used=True),
         )
 
 
@@ -88,7 +88,7 @@ def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
     Raises:
         MissingInputError: the entry was taken out of the store meanwhile.
     """
-    with _scratch(entry, make_again(entry.manifest.kind, force=False)) as folder:
+    with _scratch(entry) as folder:
         copied = [name for name in damaged if _copied(twin, name, mirror(folder) / name)]
         upload(folder, copied)
         return _put_back(entry, folder, copied)
@@ -125,11 +125,11 @@ def _place(entry: Entry) -> str:
 
 
 @contextmanager
-def _scratch(entry: Entry, again: str) -> Iterator[StorePath]:
+def _scratch(entry: Entry) -> Iterator[StorePath]:
     """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted.
 
     Raises:
-        MissingInputError: the entry was taken out of the store meanwhile; the message names ``again``, which makes it.
+        MissingInputError: the entry was taken out of the store meanwhile.
     """
     try:
         with _folder_in(entry) as folder:
@@ -138,7 +138,9 @@ def _scratch(entry: Entry, again: str) -> Iterator[StorePath]:
         # Whatever then fails fails since the files are gone, in whichever process.
         if isinstance(error, OdkdError) or entry.is_there():
             raise
-        raise MissingInputError(f"The entry {entry.entry_id} was taken out of the store", run=again) from error
+        raise MissingInputError(
+            f"The entry {entry.entry_id} was taken out of the store", remedy=Remedy("run", kind=entry.manifest.kind)
+        ) from error
 
 
 @contextmanager
@@ -231,7 +233,7 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
         raise StoreError(
             f"{step.kind}/{step.key} holds no teacher's bits",
             allowed="a sample of entries of kind 'targets'",
-            run=cache_command("ls targets", context.home),
+            remedy=Remedy("list", kind="targets", home=str(context.home)),
         )
     entry, crops = context.need(step), context.need(view_step(context, step.split, step.view))
     for source in (*_inputs(context, step), entry):

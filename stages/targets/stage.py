@@ -30,7 +30,7 @@ from stages.settings import BinarizeSettings, Role, Split
 from stages.targets.block import FLOAT_DECODERS, BlockJob, BlockTeacher, BlockView, part_name, run_block
 from stages.teachers import network_spec, teacher_step
 from stages.training.schedule import epoch_weights, view_of_epoch
-from storage_schemas.errors import TrainingError
+from storage_schemas.errors import Remedy, TrainingError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import (
     ArraySpec,
@@ -268,7 +268,7 @@ def _refuse_if_too_bad(context: Context, step: TargetsStep, bad: int, num: int) 
         raise TrainingError(
             f"{bad} of {num * _NUM_JOINTS} heatmaps in the {step.title} are not finite or zero everywhere",
             allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); is the teacher the right one?",
-            run=f"{context.command} --stage targets --set targets.precision=float32",
+            remedy=Remedy("run", stage="targets", settings=("targets.precision=float32",)),
         )
 
 

@@ -23,7 +23,7 @@ from stages.training.curve import METRICS, CurveWriter
 from stages.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.step import Trainer
-from storage_schemas.errors import TrainingError
+from storage_schemas.errors import Remedy, TrainingError
 from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import Instances, read_instances
 from storage_schemas.formats.targets import read_rows
@@ -213,7 +213,7 @@ class _Session:
             raise TrainingError(
                 f"The workers of '{self.plan.title}' found different checkpoints: here it is epoch {resumed.epoch + 1}",
                 allowed="storage on which every node sees the same files",
-                run="the same command again",
+                remedy=Remedy("repeat"),
             )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage_schemas.errors import CorruptEntryError, DataError, StoreError, make_again
+from storage_schemas.errors import CorruptEntryError, DataError, Remedy, StoreError
 from storage_schemas.formats.skeleton import Skeleton
 from storage_schemas.paths.local import write_atomic
 
@@ -32,6 +32,8 @@ __all__ = [
     "read_skeleton",
     "write_instances",
 ]
+
+_REBUILD = Remedy("run", kind="instances", force=True)
 
 _VERSION_FIELD = b"odkd_instances"
 _VERSION = b"2"
@@ -255,7 +257,7 @@ def read_instances(path: Path) -> Instances:
     try:
         return decode_table(pq.ParquetFile(path, page_checksum_verification=True).read())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise CorruptEntryError(f"The instance table {path} cannot be read: {error}", run=make_again("instances")) from error
+        raise CorruptEntryError(f"The instance table {path} cannot be read: {error}", remedy=_REBUILD) from error
 
 
 def read_skeleton(path: Path) -> Skeleton:
@@ -263,7 +265,7 @@ def read_skeleton(path: Path) -> Skeleton:
     try:
         return _skeleton_of(pq.read_schema(path))
     except (pa.ArrowException, OSError) as error:
-        raise CorruptEntryError(f"The instance table {path} cannot be read: {error}", run=make_again("instances")) from error
+        raise CorruptEntryError(f"The instance table {path} cannot be read: {error}", remedy=_REBUILD) from error
 
 
 def _skeleton_of(schema: pa.Schema) -> Skeleton:
@@ -273,15 +275,15 @@ def _skeleton_of(schema: pa.Schema) -> Skeleton:
         raise StoreError(
             f"The instance table is of schema version {version.decode(errors='replace')}",
             allowed=f"version {_VERSION.decode()}, which this odkd reads and writes",
-            run=make_again("instances"),
+            remedy=_REBUILD,
         )
     data = metadata.get(_SKELETON_FIELD, b"")
     if metadata.get(_CHECKSUM_FIELD) != _checksum(data):
-        raise CorruptEntryError("The skeleton of the instance table is damaged", run=make_again("instances"))
+        raise CorruptEntryError("The skeleton of the instance table is damaged", remedy=_REBUILD)
     try:
         return Skeleton.decode(data)
     except DataError as error:
-        raise CorruptEntryError(f"The instance table has no skeleton: {error.seen}", run=make_again("instances")) from error
+        raise CorruptEntryError(f"The instance table has no skeleton: {error.seen}", remedy=_REBUILD) from error
 
 
 def _checksum(data: bytes) -> bytes:

@@ -14,9 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage_schemas.errors import CorruptEntryError, StoreError, make_again
+from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
 
 __all__ = ["PREDICTIONS_SCHEMA", "coco_results", "read_predictions", "write_predictions", "write_results"]
+
+_REBUILD = Remedy("run", kind="evaluations", force=True)
 
 _PERSON = 1
 _KEYPOINT_VALUES = 51
@@ -60,7 +62,7 @@ def read_predictions(path: Path, decoder: str) -> tuple[dict[str, npt.NDArray[An
             raise pa.ArrowInvalid(f"its columns are {', '.join(found.names)}, or of other types")
         table = pq.read_table(path, filters=[("decoder", "=", decoder)], page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise CorruptEntryError(f"The predictions {path} cannot be read: {error}", run=make_again("evaluations")) from error
+        raise CorruptEntryError(f"The predictions {path} cannot be read: {error}", remedy=_REBUILD) from error
     keypoints = table.column("keypoints").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     names = ("instance_id", "image_id", "score", "kept")
     columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
@@ -74,7 +76,7 @@ def _check_version(path: Path, found: pa.Schema) -> None:
         raise StoreError(
             f"The predictions {path} are of schema version {version.decode(errors='replace')}",
             allowed=f"version {_VERSION.decode()}, which this odkd reads and writes",
-            run=make_again("evaluations"),
+            remedy=_REBUILD,
         )
 
 

@@ -17,10 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage_schemas.errors import CorruptEntryError, StoreError, make_again
+from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
 from storage_schemas.paths.local import write_atomic
 
 __all__ = ["CROPS_INDEX", "CROPS_SCHEMA", "CropIndex", "CropShards", "StoredCrop", "read_index", "write_index", "write_shard"]
+
+_REBUILD = Remedy("run", kind="instances", force=True)
 
 CROPS_INDEX = "crops.parquet"
 """The name of the index; the shards lie beside it."""
@@ -114,13 +116,13 @@ def read_index(folder: Path) -> CropIndex:
             raise StoreError(
                 f"The stored crops {path} are of version {version.decode(errors='replace')}",
                 allowed=f"version {_VERSION.decode()}, which this odkd reads and writes",
-                run=make_again("instances"),
+                remedy=_REBUILD,
             )
         if not table.schema.equals(CROPS_SCHEMA):
             raise CorruptEntryError(f"{path} has other columns than its version: {', '.join(table.column_names)}")
         return _decode(table)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise CorruptEntryError(f"The stored crops {path} cannot be read: {error}", run=make_again("instances")) from error
+        raise CorruptEntryError(f"The stored crops {path} cannot be read: {error}", remedy=_REBUILD) from error
 
 
 def _decode(table: pa.Table) -> CropIndex:
@@ -179,5 +181,5 @@ class CropShards:
         return CorruptEntryError(
             f"The stored crops {self._folder / name} cannot be used: {reason}",
             allowed="the files as they were written",
-            run=make_again("instances"),
+            remedy=_REBUILD,
         )

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage_schemas.errors import StoreError
+from storage_schemas.errors import Remedy, StoreError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -213,7 +213,7 @@ def _opened(bucket: str, *, hurried: bool) -> ObjectStore:
         raise StoreError(
             f"{bucket} is object storage, and the library for it is not installed",
             allowed="a folder, or odkd with the extra 's3' on every node",
-            run="pip install 'odkd[s3]'",
+            remedy=Remedy("shell", text="pip install 'odkd[s3]'"),
         ) from error
     # Whoever gives an address that begins so has said it.
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from storage_schemas.errors import CorruptEntryError
+from storage_schemas.errors import CorruptEntryError, Remedy
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sha256_file
 from storage_schemas.paths.path import StorePath, in_threads, mirror, mirror_root
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object, and what it must be; ``run`` is what to type where it is something else."""
+    """An object, and what it must be; ``remedy`` is what to do where it is something else."""
 
     path: BucketPath
     facts: FileFacts
-    run: str = ""
+    remedy: Remedy | None = None
 
     @property
     def suffix(self) -> str:
@@ -44,7 +44,7 @@ class RemoteFolder:
 
     path: BucketPath
     files: tuple[tuple[str, FileFacts], ...]
-    run: str = ""
+    remedy: Remedy | None = None
 
 
 File = Path | RemoteFile
@@ -63,7 +63,7 @@ def here(what: File | Folder) -> Path:
         return what
     if isinstance(what, RemoteFile):
         return _fetched(what)
-    files = [RemoteFile(what.path / name, facts, what.run) for name, facts in what.files]
+    files = [RemoteFile(what.path / name, facts, what.remedy) for name, facts in what.files]
     missing = [file for file in files if not _is_whole(file)]
     list(in_threads(_fetched, missing))
     return mirror(what.path)
@@ -133,7 +133,7 @@ def _download(place: BucketPath, target: Path) -> FileFacts:
 
 def _bad(file: RemoteFile, problem: str) -> CorruptEntryError:
     return CorruptEntryError(
-        f"{file.path} {problem}", allowed="the object as it was written, which its manifest describes", run=file.run
+        f"{file.path} {problem}", allowed="the object as it was written, which its manifest describes", remedy=file.remedy
     )
 
 

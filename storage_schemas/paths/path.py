@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-from storage_schemas.errors import StoreError
+from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.bucket import SCHEMES, BucketPath, ObjectFacts
 
 __all__ = [
@@ -112,7 +112,7 @@ def in_the_way(folder: StorePath) -> StoreError | None:
             return StoreError(
                 f"{path} is a link that leads nowhere",
                 allowed="the folder that it leads to, on a disk that is there; or to remove the link",
-                run=f"ls -l {shlex.quote(str(path))}",
+                remedy=Remedy("shell", text=f"ls -l {shlex.quote(str(path))}"),
             )
         return _misplaced(path, "a file", "a folder")
     return None
@@ -128,7 +128,7 @@ def _misplaced(path: Path, is_there: str, belongs: str) -> StoreError:
     return StoreError(
         f"{path} is {is_there}, and {belongs} belongs there",
         allowed="what is there under another name, under which it does no harm",
-        run=f"mv {shlex.quote(str(path))} {shlex.quote(free)}",
+        remedy=Remedy("shell", text=f"mv {shlex.quote(str(path))} {shlex.quote(free)}"),
     )
 
 

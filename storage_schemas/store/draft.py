@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sync_files, write_atomic
 from storage_schemas.paths.node_cache import File, Folder, RemoteFile, RemoteFolder, here
@@ -135,7 +135,7 @@ class Draft:
                 raise CorruptEntryError(
                     f"{self.folder / name} is not as it was when it was finished",
                     allowed="the bytes that were written; a failing disk changes them, or another process",
-                    run="the same command again, which makes this part anew",
+                    remedy=Remedy("repeat", text="it writes this part again"),
                 )
         return found
 
@@ -206,7 +206,7 @@ class Draft:
         return StoreError(
             f"Another run took the work on {self.kind}/{self.key} over: its folder {self.folder} is gone",
             allowed="this process showing that it lives in time; one that was stopped, or cut off from the store, does not",
-            run="the same command: it goes on from what the other run has finished",
+            remedy=Remedy("repeat", text="it continues from what the other run has finished"),
         )
 
     def _give_way(self) -> Entry:

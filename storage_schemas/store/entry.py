@@ -11,13 +11,10 @@ from typing import Any
 
 from storage_schemas.errors import (
     REPAIRABLE,
-    THE_SAME,
     CorruptEntryError,
     MissingInputError,
+    Remedy,
     StoreError,
-    look_again,
-    make_again,
-    repair_command,
 )
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sync_files
@@ -79,7 +76,7 @@ class Entry:
             raise CorruptEntryError(
                 f"Entry {self.entry_id} has no file {name!r}",
                 allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
-                run=self.remake(),
+                remedy=self.remake(),
             )
         if isinstance(self.folder, Path):
             return self.folder / name
@@ -134,7 +131,7 @@ class Entry:
             if self.is_there():
                 return False
             raise MissingInputError(
-                f"The entry {self.entry_id} was taken out of the store", run=make_again(self.manifest.kind, force=False)
+                f"The entry {self.entry_id} was taken out of the store", remedy=Remedy("run", kind=self.manifest.kind)
             ) from error
         sync_files(self.folder, [name])
         return True
@@ -147,8 +144,8 @@ class Entry:
             return None
         return found if found.manifest.files == self.manifest.files else None
 
-    def check(self, command: str = THE_SAME, *, upstream: StorePath | None = None) -> None:
-        """Raise ``CorruptEntryError`` naming the first damaged file and what mends it, which are as for ``mend``.
+    def check(self, *, upstream: StorePath | None = None) -> None:
+        """Raise ``CorruptEntryError`` naming the first damaged file, with the remedy of ``mend``.
 
         In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
         damaged is found before work begins, and read only once.
@@ -163,28 +160,30 @@ class Entry:
             unreadable = [problem for problem in found if is_unreadable(problem)]
             raise CorruptEntryError(
                 f"Entry {self.entry_id}: {(unreadable or found)[0]}{more}",
-                allowed="the files as its manifest describes them, which this user may read (pipeline.cache verify names all)"
-                + ("; or an entry of your own, which --force makes" if self.is_borrowed else ""),
+                allowed="the files as its manifest describes them, which this user may read (verify names all)"
+                + ("; or an entry of your own, in its place" if self.is_borrowed else ""),
                 # What cannot be looked at may be whole: nothing is to be made in its place.
-                run=look_again(self.entry_id, self.folder.parents[3]) if unreadable else self.mend(command, upstream),
+                remedy=Remedy("verify", entry_id=self.entry_id, home=self._home) if unreadable else self.mend(upstream),
             )
         try:
             self.near()
         except CorruptEntryError as error:
-            raise CorruptEntryError(error.seen, allowed=error.allowed, run=self.mend(command, upstream)) from error
+            raise CorruptEntryError(error.seen, allowed=error.allowed, remedy=self.mend(upstream)) from error
 
-    def mend(self, command: str = THE_SAME, upstream: StorePath | None = None) -> str:
-        """What to type next where files are damaged.
+    @property
+    def _home(self) -> str:
+        return str(self.folder.parents[3])
 
-        ``command`` makes entries, without the stage; ``upstream`` is the home that is read upstream the entry's own.
-        """
+    def mend(self, upstream: StorePath | None = None) -> Remedy:
+        """The remedy for damaged files; ``upstream`` is the home that is read after the entry's own."""
         if not self.is_borrowed and (self.manifest.kind in REPAIRABLE or (upstream is not None and self.twin(upstream))):
-            return repair_command(self.entry_id, self.folder.parents[3], upstream)
-        return self.remake(command)
+            return Remedy("repair", entry_id=self.entry_id, home=self._home, upstream=str(upstream or ""))
+        return self.remake()
 
-    def remake(self, command: str = THE_SAME) -> str:
-        """What to type to have the whole entry made again; ``command`` is as for ``mend``."""
-        return make_again(self.manifest.kind, command, force=self.entry_id, stage=self.manifest.made.get("stage"))
+    def remake(self) -> Remedy:
+        """The remedy that rebuilds the whole entry."""
+        stage = self.manifest.made.get("stage") or ""
+        return Remedy("run", kind=self.manifest.kind, entry_id=self.entry_id, stage=stage, force=True)
 
 
 def _make_way(folder: StorePath, name: str) -> None:

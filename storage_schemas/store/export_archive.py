@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
-from storage_schemas.errors import CorruptEntryError, StoreError, cache_command
+from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
 from storage_schemas.paths.local import sync_files, sync_folder
 from storage_schemas.store.manifest import MANIFEST, FileFacts, difference
 from storage_schemas.store.store import Entry
@@ -67,19 +67,19 @@ def check_target(target: Path) -> None:
         raise StoreError(
             f"{target} is there already",
             allowed="the name of a folder or .tar file to be made",
-            run="the same command with another name",
+            remedy=Remedy("advice", text="the same command with another name"),
         )
     if not target.parent.is_dir():
         raise StoreError(
             f"There is no folder {target.parent}",
             allowed=f"a folder that {target.name} can be made in",
-            run=f"mkdir -p {shlex.quote(str(target.parent))}",
+            remedy=Remedy("shell", text=f"mkdir -p {shlex.quote(str(target.parent))}"),
         )
     if target.suffix != ".tar" and target.suffix.lower() in (".tar", *_OTHER_ARCHIVES):
         raise StoreError(
             f"{target.name} would be a folder",
             allowed="a name that ends in .tar, or one of a folder",
-            run=f"the same command with {target.stem}.tar",
+            remedy=Remedy("advice", text=f"the same command with {target.stem}.tar"),
         )
 
 
@@ -166,7 +166,7 @@ def _damaged(entry: Entry, seen: str) -> CorruptEntryError:
         f"{seen}; nothing is exported",
         allowed="the files as its manifest describes them; 'verify' says what mends it",
         # Of the home that it lies in, which may be a team's: what mends it there depends on who uses it.
-        run=cache_command(f"verify {entry.entry_id}", entry.folder.parents[3]),
+        remedy=Remedy("verify", entry_id=entry.entry_id, home=str(entry.folder.parents[3])),
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from storage_schemas.errors import CorruptEntryError, SchemaVersionError, StoreError
+from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.path import StorePath, children, move, remove_tree
 from storage_schemas.store.entry import ASIDE, Entry, read_entry, set_aside
@@ -100,7 +100,7 @@ def wreck_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> lis
     busy = _busy({home: attempts}, now - EXPIRE_SECONDS, tell)
     if busy:
         raise StoreError(
-            f"{entry_id} stays: {busy[home]}", allowed="entries that nobody is making", run="the same command later"
+            f"{entry_id} stays: {busy[home]}", allowed="entries that nobody is making", remedy=Remedy("repeat", text="later")
         )
     return [item for item in _garbage_of(home, attempts, None, now=now, is_used=False) if item.paths]
 
@@ -234,7 +234,7 @@ def _stays(item: Garbage, path: object, why: str) -> StoreError:
     return StoreError(
         f"{item.entry_id} stays: {path} cannot be removed ({why})",
         allowed="a store that this user may write",
-        run="the same command as a user who may",
+        remedy=Remedy("repeat", text="as a user who may write there"),
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from storage_schemas.errors import KINDS, CorruptEntryError, StoreError, cache_command
+from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, StoreError
 from storage_schemas.store.export_archive import INDEX, SCHEMA_VERSION, Hashed, copy
 from storage_schemas.store.manifest import MANIFEST, FileFacts, Manifest, difference, is_plain_name
 from storage_schemas.store.store import Draft, Store
@@ -56,7 +56,7 @@ def opened_archive(path: Path) -> Iterator[Archive]:
             raise StoreError(
                 f"{path} is a home, and no export",
                 allowed="a folder or a .tar file that 'export' has left",
-                run=cache_command("export KEY DEST", path),
+                remedy=Remedy("export", entry_id="KEY DEST", home=str(path)),
             )
         source = _folder(path)
         yield Archive(_manifests(source), source)
@@ -76,8 +76,8 @@ def opened_archive(path: Path) -> Iterator[Archive]:
 def _bad(where: Path, what: str) -> CorruptEntryError:
     return CorruptEntryError(
         f"{where} {what}",
-        allowed="a folder or a .tar file as 'python -m pipeline.cache export' leaves it, whole and unchanged",
-        run="export it again",
+        allowed="a folder or a .tar file as an export leaves it, whole and unchanged",
+        remedy=Remedy("advice", text="export it again"),
     )
 
 
@@ -142,7 +142,7 @@ def _manifests(source: _Source) -> list[Manifest]:
         raise StoreError(
             f"{source.where} has schema version {schema!r}",
             allowed=f"version {SCHEMA_VERSION}, which this release writes",
-            run="use the release that wrote it",
+            remedy=Remedy("advice", text="use the release that wrote it"),
         )
     return [_manifest(source, entry_id) for entry_id in dict.fromkeys(entry_ids)]
 
@@ -187,7 +187,7 @@ def import_entry(
         raise StoreError(
             f"{manifest.entry_id} cannot be taken in: {error.strerror or error} ({error.filename or store.root})",
             allowed="a store that this user may write, with room for it; what came in before stays",
-            run="the same command: what is there already is passed over",
+            remedy=Remedy("repeat", text="entries that exist are skipped"),
         ) from error
 
 

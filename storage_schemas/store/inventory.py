@@ -15,8 +15,8 @@ from storage_schemas.errors import (
     ConfigError,
     CorruptEntryError,
     MissingInputError,
+    Remedy,
     SchemaVersionError,
-    cache_command,
 )
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.path import StorePath, in_threads
@@ -174,11 +174,13 @@ def find_entry(store: Store, entry_id: str) -> Entry:
         return read_entry(home)
     except FileNotFoundError as error:
         raise MissingInputError(
-            f"There is no entry {entry_id} in {store.root}", run=cache_command("ls", store.root.parent)
+            f"There is no entry {entry_id} in {store.root}", remedy=Remedy("list", home=str(store.root.parent))
         ) from error
     except SchemaVersionError as error:
-        run = cache_command(f"drop {entry_id} --dry-run", store.root.parent)
-        raise SchemaVersionError(error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", run=run) from error
+        remedy = Remedy("drop", entry_id=entry_id, home=str(store.root.parent), dry_run=True)
+        raise SchemaVersionError(
+            error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", remedy=remedy
+        ) from error
     except OSError as error:
         raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
 
@@ -204,13 +206,13 @@ def find_place(store: Store, text: str, *, known: Collection[str] | None = None,
             if is_kind
             else f"No entry in {' or '.join(roots)} has a key that begins with '{text}'",
             allowed="a key, or its beginning, alone or as kind/key",
-            run=cache_command(f"ls {wanted}" if is_kind else "ls", store.root.parent),
+            remedy=Remedy("list", kind=wanted if is_kind else "", home=str(store.root.parent)),
         )
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise ConfigError(
         f"'{text}' is the beginning of {len(found)} keys: {', '.join(found[:_SHOWN])}{more}",
         allowed="so much of a key that it is the only one",
-        run="the same command with one of these",
+        remedy=Remedy("advice", text="the same command with one of these"),
     )
 
 

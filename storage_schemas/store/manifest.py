@@ -11,7 +11,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from storage_schemas.errors import CorruptEntryError, SchemaVersionError
+from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError
 
 __all__ = [
     "MANIFEST",
@@ -180,7 +180,7 @@ class Manifest:
                 raise SchemaVersionError(
                     f"{where} has schema version {schema!r}",
                     allowed=f"version {SCHEMA_VERSION}, which this release writes",
-                    run="use the release that wrote it, or give a new --home",
+                    remedy=Remedy("advice", text="use the release that wrote it, or another home"),
                 )
             body["files"] = _read_facts(body["files"])
             manifest = cls(**body)

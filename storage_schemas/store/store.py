@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from storage_schemas.errors import KINDS, CorruptEntryError, StoreError, look_again
+from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, StoreError
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import sync_folder, write_atomic
 from storage_schemas.paths.path import StorePath, children, in_the_way, in_threads, make_folder, make_folders, remove_tree
@@ -96,7 +96,7 @@ class Store:
             raise StoreError(
                 f"{self.root / kind / key / MANIFEST} cannot be read ({error.strerror or error})",
                 allowed="manifests that this user may read; the entry may be whole, so none is made in its place",
-                run=look_again(f"{kind}/{key}", self.root.parent),
+                remedy=Remedy("verify", entry_id=f"{kind}/{key}", home=str(self.root.parent)),
             ) from error
 
     def _warn(self, text: str) -> None:

@@ -18,6 +18,7 @@ from storage_schemas.errors import ClusterError
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.path import StorePath
 from tests.support.buckets import Server
+from tests.support.errors import suggested
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def test_what_this_machine_does_not_have_is_refused(
     _nodes(monkeypatch, *nodes)
     with pytest.raises(ClusterError, match=said) as caught:
         cluster.check_resources(ClusterSettings(**settings), device)
-    assert "--set cluster.cpus_per_task=1" in caught.value.run
+    assert "--set cluster.cpus_per_task=1" in suggested(caught.value)
 
 
 @pytest.mark.parametrize(("settings", "device", "nodes", "said"), LACKING)
@@ -101,7 +102,7 @@ def test_a_token_that_is_not_there_is_told_with_the_commands_that_make_it(
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ClusterError, match=f"Ray at '{where}' asks for a token: Token authentication") as caught:
         cluster.connect()
-    assert "export RAY_AUTH_MODE=token; ray get-auth-token --generate" in caught.value.run
+    assert "export RAY_AUTH_MODE=token; ray get-auth-token --generate" in suggested(caught.value)
 
 
 @pytest.mark.parametrize("error", [RaySystemError("no more"), Exception("The current node timed out"), OSError("no room")])

@@ -18,6 +18,7 @@ from stages.base import Context, ScoresStep, StageName, Step, TargetsStep, Teach
 from stages.targets import stage as targets
 from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, DataError, MissingInputError
 from tests.support.buckets import local
+from tests.support.errors import suggested
 from tests.support.step_samples import leave_entry, make_context, with_all, with_people
 
 
@@ -88,7 +89,7 @@ def test_force_with_a_key_makes_that_entry_again_and_leaves_the_others(tmp_path:
         with pytest.raises(ConfigError, match=f"--force {text}: no entry of distill") as caught:
             graph.check(make_context(tmp_path), ["distill"], [first.key, text])
         assert caught.value.allowed.endswith(f"{first.entry_id}, {second.entry_id}")
-        assert caught.value.run == f"python -m pipeline.cache ls --home {tmp_path}"
+        assert suggested(caught.value) == f"python -m pipeline.cache ls --home {tmp_path}"
 
 
 def test_force_takes_nothing_away_when_the_cluster_cannot_be_reached(tmp_path: Path, stage: _Stage) -> None:
@@ -121,7 +122,7 @@ def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp
         (local(entry.folder) / "file").write_bytes(b"damaged")
     with pytest.raises(CorruptEntryError, match=crops["train"].entry_id) as caught:
         graph.make_stage(context, "distill", force=(), connect=_no_cluster)
-    assert f"repair {crops['train'].entry_id}" in caught.value.run
+    assert f"repair {crops['train'].entry_id}" in suggested(caught.value)
     assert all(make_context(tmp_path).find(step) for step in distill.steps(context))
     (local(context.need(crops["train"]).folder) / "file").write_bytes(b"")
     with pytest.raises(ClusterError):
@@ -151,7 +152,7 @@ def test_scores_of_a_damaged_teacher_are_not_made(tmp_path: Path) -> None:
     assert make_context(tmp_path).find(scores) is not None
     with pytest.raises(CorruptEntryError, match=network.entry_id) as caught:
         teachers.make(context, [scores])
-    assert caught.value.run == f"odkd --stage teachers --force {network.entry_id}"
+    assert suggested(caught.value, "odkd") == f"odkd --stage teachers --force {network.entry_id}"
 
 
 def test_a_key_of_another_stage_is_told_with_that_stage(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_a_key_of_another_stage_is_told_with_that_stage(tmp_path: Path) -> None:
     scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
     with pytest.raises(ConfigError) as caught:
         graph.check(context, ["evaluate"], [scores.entry_id])
-    assert caught.value.run.endswith(f"--stage teachers --force {scores.entry_id}")
+    assert suggested(caught.value).endswith(f"--stage teachers --force {scores.entry_id}")
 
 
 def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage) -> None:
@@ -237,7 +238,7 @@ def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_tha
     with pytest.raises(MissingInputError) as caught:
         graph.check(context, [stage_name])
     assert caught.value.seen.startswith(f"Stage '{stage_name}' needs results of {seen}")
-    assert caught.value.run == f"odkd --stage {before[0]}"
+    assert suggested(caught.value, "odkd") == f"odkd --stage {before[0]}"
     assert caught.value.allowed == f"{', then '.join(before)} before it, or --stage all"
 
 

@@ -333,7 +333,7 @@ def test_damaged_shards_are_made_again_and_nothing_else(finished: Path, tmp_path
         repaired = cache(home, "repair", entry.key)
         assert repaired.returncode == 0, repaired.stderr
         assert entry.problems() == []
-    assert repaired.stdout.splitlines() == ["bits/c/1/0", "peak/zarr.json", f"{targets.entry_id}: 2 files made again"]
+    assert repaired.stdout.splitlines() == ["bits/c/1/0", "peak/zarr.json", f"{targets.entry_id}: 2 files recomputed"]
     assert targets.path("bits/c/0/0").stat().st_mtime_ns == untouched
     assert not list((home / "store").rglob("repair-*")), "nothing is left"
     assert cache(home, "verify").returncode == 0

@@ -141,7 +141,7 @@ def test_a_lost_shard_in_a_bucket_is_made_again(nodes: _Nodes) -> None:
     (entry.folder / "bits/c/0/0").unlink(missing_ok=True)
     refused = nodes.run("pipeline.cache", "verify", entry.entry_id, "--home", CLEAN)
     assert (refused.returncode, "bits/c/0/0 is missing" in refused.stdout) == (2, True)
-    assert "1 file made again" in _output(nodes.run("pipeline.cache", "repair", entry.entry_id, "--home", CLEAN))
+    assert "1 file recomputed" in _output(nodes.run("pipeline.cache", "repair", entry.entry_id, "--home", CLEAN))
     assert entry.problems() == []
 
 

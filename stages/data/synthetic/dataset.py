@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 
 from stages.data.synthetic.scene import Person, draw_scene
 from stages.pose.skeleton import COCO_KEYPOINTS, SIGMAS
-from storage_schemas.errors import DataError
+from storage_schemas.errors import DataError, Remedy
 
 __all__ = ["SYNTHETIC_VERSION", "SyntheticSpec", "draw_dataset"]
 
@@ -74,7 +74,11 @@ def draw_dataset(folder: Path, spec: SyntheticSpec, *, progress: Callable[[int, 
     one that is there already is refused with ``DataError``.
     """
     if folder.exists():
-        raise DataError(f"{folder} is there already", allowed="a folder that does not exist yet", run=f"rm -r {folder}")
+        raise DataError(
+            f"{folder} is there already",
+            allowed="a folder that does not exist yet",
+            remedy=Remedy("shell", text=f"rm -r {folder}"),
+        )
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     (partial / "images").mkdir(parents=True)
     (partial / "annotations").mkdir()

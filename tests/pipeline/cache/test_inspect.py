@@ -131,7 +131,7 @@ def test_an_experiment_that_cannot_be_understood_is_told(
 ) -> None:
     (leave_run(cache.home, "broken", []) / "metrics.json").write_text("{")
     assert cache("ls") == DONE
-    assert "What experiment 'broken' uses is not known: metrics.json names no entries" in caplog.text
+    assert "The entries of experiment 'broken' are unknown: metrics.json names no entries" in caplog.text
 
 
 # show

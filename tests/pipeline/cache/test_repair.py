@@ -20,6 +20,7 @@ from storage_schemas.errors import CorruptEntryError, MissingInputError
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import Cache, leave_run, put
+from tests.support.errors import suggested
 from tests.support.step_samples import make_context, with_people
 
 
@@ -42,8 +43,8 @@ def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_makes_i
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     assert cache("repair", entry_id) == USER_MISTAKE
     assert cache.err.splitlines() == [
-        f"StoreError: {entry_id} is made as a whole: it has no shards that could be computed one by one",
-        "  Allowed: repair of views and targets; of others only with --upstream HOME, where that has the same files",
+        f"StoreError: {entry_id} can only be rebuilt as a whole: it has no blocks to recompute",
+        "  Allowed: an entry of views or targets; or --upstream HOME, if that home has the same files",
         f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage {stage} --force {entry_id}",
     ]
 
@@ -60,10 +61,10 @@ def test_what_a_teams_home_has_is_taken_from_there_and_not_made_again(
     command = f"python -m pipeline.cache repair {entry.entry_id} --home {cache.home} --upstream {team}"
     assert f"  Next:    {command}\n" in cache.out
     with pytest.raises(CorruptEntryError) as caught:
-        entry.check("odkd", upstream=team)
-    assert caught.value.run == command
+        entry.check(upstream=team)
+    assert suggested(caught.value) == command
     assert cache(*command.split()[3:]) == DONE
-    assert cache.out.splitlines()[-1] == f"{entry.entry_id}: 1 file taken from {team}"
+    assert cache.out.splitlines()[-1] == f"{entry.entry_id}: 1 file copied from {team}"
     assert entry.problems() == []
     assert cache("verify") == DONE
 
@@ -145,9 +146,9 @@ def test_what_an_entry_was_made_from_may_lie_in_a_teams_home(cache: Cache) -> No
     _leave(context, "demo", step.entry_id)
     with pytest.raises(MissingInputError) as caught:
         step_of(cache.home, step.entry_id, upstream=None)
-    assert caught.value.seen == f"What {step.entry_id} was made from is not there: val instances, train instances"
-    assert "with --upstream HOME, where what it was made from lies in a team's home" in caught.value.allowed
-    assert caught.value.run.endswith("config.resolved.yaml --home " + f"{cache.home} --stage prepare")
+    assert caught.value.seen == f"Inputs of {step.entry_id} are missing: val instances, train instances"
+    assert "--upstream HOME, if that home has the inputs" in caught.value.allowed
+    assert suggested(caught.value).endswith("config.resolved.yaml --home " + f"{cache.home} --stage prepare")
     assert step_of(cache.home, step.entry_id, upstream=teams)[1].key == step.key
 
 
@@ -191,9 +192,9 @@ def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_use
     _leave(context, "a", entry_id, settings=gone)
     _leave(context, "b", entry_id, settings="data: [")
     _leave(context, "c", entry_id)
-    found, step = step_of(tmp_path, entry_id, upstream=None)
+    _, step, run = step_of(tmp_path, entry_id, upstream=None)
     assert (step.kind, step.entry_id) == ("views", entry_id)
-    assert f"{tmp_path}/runs/c/config.resolved.yaml" in found.command
+    assert f"{tmp_path}/runs/c/config.resolved.yaml" in run.config
 
 
 def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: Path) -> None:
@@ -216,10 +217,10 @@ def test_what_an_unfinished_run_of_other_settings_needs_is_mended_with_those(tmp
     _leave(earlier, "demo", other)
     with pytest.raises(KeyboardInterrupt), noting(context.run_dir, "now", resolved_yaml(context.settings)):
         _stop(context, [entry_id, *(step.entry_id for step in prepare.steps(context))])
-    found, step = step_of(tmp_path, entry_id, upstream=None)
+    found, step, run = step_of(tmp_path, entry_id, upstream=None)
     assert step.entry_id == entry_id
     assert found.settings.views.seed == context.settings.views.seed != 9
-    assert "/runs/demo/unfinished/now/config.resolved.yaml" in found.command
+    assert "/runs/demo/unfinished/now/config.resolved.yaml" in run.config
     assert step_of(tmp_path, other, upstream=None)[0].settings.views.seed == 9
 
 

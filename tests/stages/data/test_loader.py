@@ -20,6 +20,7 @@ from stages.data.windows import Pictures
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances
+from tests.support.errors import suggested
 from tests.support.people_samples import PICTURE_PX, make_people, mask_rle, write_pictures
 
 # pycocotools 2.0.11 under numpy 2.
@@ -201,7 +202,7 @@ def test_a_picture_whose_bytes_changed_is_named(loader: CropLoader, people: Inst
     assert cv2.imwrite(str(path), np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8))
     with pytest.raises(DataError, match=r"'3\.png' below .* its content has changed") as caught:
         list(loader.batches([np.array([0, 2, 3, 4])], _views(people, 0)))
-    assert "--stage prepare --force" in caught.value.allowed
+    assert "--stage prepare --force" in suggested(caught.value)
 
 
 def test_a_picture_that_is_gone_is_named(loader: CropLoader, people: Instances, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from stages.settings import AugmentSettings
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
 from storage_schemas.formats.windows import write_index
+from tests.support.errors import suggested
 from tests.support.shared_data import shared_data
 
 SIZE_WH = (48, 64)
@@ -188,7 +189,7 @@ def test_a_damaged_window_ends_the_reading_and_is_named(tmp_path: Path) -> None:
     shard.write_bytes(data)
     with pytest.raises(CorruptEntryError, match="is not as it was written") as caught:
         crops_of(people, pictures, views_of(people, 0))
-    assert "--stage prepare --force" in caught.value.run
+    assert "--stage prepare --force" in suggested(caught.value)
 
 
 def test_shards_are_cut_where_they_are_large_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

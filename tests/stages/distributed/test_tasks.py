@@ -15,7 +15,8 @@ import ray
 from stages.base import Context, Device
 from stages.distributed.tasks import run_tasks, task_options
 from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
-from storage_schemas.errors import DataError
+from storage_schemas.errors import DataError, Remedy
+from tests.support.errors import suggested
 
 pytestmark = pytest.mark.slow
 
@@ -70,10 +71,14 @@ def test_a_killed_worker_is_replaced_and_its_task_repeated(tmp_path: Path) -> No
 
 @ray.remote(max_calls=0)
 def _refuse(job: int) -> None:
-    raise DataError("picture 7 is broken", allowed="whole pictures", run="mend it")
+    raise DataError("picture 7 is broken", allowed="whole pictures", remedy=Remedy("shell", text="mend it"))
 
 
 def test_a_users_mistake_crosses_the_process_border_whole() -> None:
     with pytest.raises(DataError) as caught:
         _run(_refuse, [1, 2, 3])
-    assert (caught.value.seen, caught.value.allowed, caught.value.run) == ("picture 7 is broken", "whole pictures", "mend it")
+    assert (caught.value.seen, caught.value.allowed, suggested(caught.value)) == (
+        "picture 7 is broken",
+        "whole pictures",
+        "mend it",
+    )

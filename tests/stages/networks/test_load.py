@@ -19,6 +19,7 @@ from stages.networks.onnx_network import OnnxNetwork
 from stages.networks.spec import NetworkSpec
 from storage_schemas.errors import WeightsError
 from storage_schemas.formats.checkpoints import save_weights
+from tests.support.errors import suggested
 from tests.support.shared_data import shared_data
 
 SMALL_WH = (32, 64)
@@ -139,7 +140,7 @@ def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: Path, monk
     (tmp_path / "teacher.onnx").touch()
     with pytest.raises(WeightsError) as caught:
         load_network(NetworkSpec(weights=tmp_path / "teacher.onnx"), size_wh=SMALL_WH)
-    assert caught.value.run == "pip install onnxruntime"
+    assert suggested(caught.value) == "pip install onnxruntime"
 
 
 def _onnx_file(tmp_path: Path) -> Path:
@@ -156,7 +157,7 @@ def test_an_onnx_teacher_without_cuda_is_refused_where_the_device_is_cuda(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(WeightsError, match="device cuda, and onnxruntime offers CPUExecutionProvider") as caught:
         load_network(NetworkSpec(weights=_onnx_file(tmp_path)), size_wh=SMALL_WH, device="cuda")
-    assert caught.value.run == "pip install onnxruntime-gpu, or --set cluster.device=cpu"
+    assert suggested(caught.value) == "pip install onnxruntime-gpu, or --set cluster.device=cpu"
 
 
 class _Session:

@@ -29,6 +29,7 @@ from storage_schemas.formats.instances import (
     read_skeleton,
     write_instances,
 )
+from tests.support.errors import suggested
 
 
 def record(annotation_id: int, image_id: int, *, mask: bytes | None = None, holdout: bool = False) -> Record:
@@ -173,7 +174,7 @@ def test_a_table_of_another_version_is_refused(tmp_path: Path, metadata: dict[by
     pq.write_table(encode_table(three()).replace_schema_metadata(metadata), tmp_path / "t")
     with pytest.raises(StoreError, match="version") as caught:
         read_instances(tmp_path / "t")
-    assert caught.value.run == "the same command with --stage prepare --force"
+    assert suggested(caught.value) == "the same command with --stage prepare --force"
 
 
 def test_a_table_with_other_columns_or_gaps_is_refused(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(CorruptEntryError, match="cannot be read") as caught:
             read_instances(path)
-        assert caught.value.run == "the same command with --stage prepare --force"
+        assert suggested(caught.value) == "the same command with --stage prepare --force"
 
 
 def test_no_changed_bit_gives_other_people(tmp_path: Path) -> None:

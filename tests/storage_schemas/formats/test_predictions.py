@@ -14,6 +14,7 @@ import pytest
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.formats.predictions import coco_results, read_predictions, write_predictions, write_results
+from tests.support.errors import suggested
 
 N = 40
 
@@ -95,7 +96,7 @@ def test_a_table_of_another_version_is_refused_whatever_its_columns(path: Path) 
         with pytest.raises(StoreError, match="are of schema version 2") as caught:
             read_predictions(path, "dark")
         assert "version 1" in caught.value.allowed
-        assert "--stage evaluate --force" in caught.value.run
+        assert "--stage evaluate --force" in suggested(caught.value)
 
 
 def test_results_have_what_coco_tools_read_and_no_box(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.formats.windows import CROPS_INDEX, CropShards, StoredCrop, read_index, write_index, write_shard
+from tests.support.errors import suggested
 
 AGAIN = "the same command with --stage prepare --force"
 
@@ -56,7 +57,7 @@ def test_a_changed_byte_of_a_shard_is_found_when_it_is_read(tmp_path: Path, posi
     assert shards.read(int(shards.index.rows_of(np.array([whole]))[0]))
     with pytest.raises(CorruptEntryError, match=f"the crop of person {damaged} is not as it was written") as caught:
         shards.read(int(shards.index.rows_of(np.array([damaged]))[0]))
-    assert caught.value.run == AGAIN
+    assert suggested(caught.value) == AGAIN
     shards.close()
 
 
@@ -71,11 +72,11 @@ def test_a_truncated_shard_a_missing_one_and_a_missing_index_are_named(tmp_path:
     path.unlink()
     with pytest.raises(CorruptEntryError, match=r"crops-00000-000\.jpegs cannot be used: No such file") as caught:
         CropShards(tmp_path)
-    assert caught.value.run == AGAIN
+    assert suggested(caught.value) == AGAIN
     (tmp_path / CROPS_INDEX).unlink()
     with pytest.raises(CorruptEntryError, match="cannot be read") as caught:
         CropShards(tmp_path)
-    assert caught.value.run == AGAIN
+    assert suggested(caught.value) == AGAIN
 
 
 def test_an_index_of_another_version_or_with_other_columns_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from storage_schemas.store.store import Draft, Entry, Store
 from storage_schemas.store.verify import verify
 from storage_schemas.store.writers import lease_of
 from tests.support.buckets import Server
+from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished, write_file
 
 
@@ -135,7 +136,7 @@ def test_a_damaged_object_is_named_and_never_read(
     for read in (partial(made.path, "bits/c/0"), made.near):
         with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}") as caught:
             read()
-        assert caught.value.run == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
+        assert suggested(caught.value) == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
     assert made.problems() == [f"bits/c/0 {said}"]
     assert verify(store, take_inventory(store), advance=lambda: None).damaged == {made.entry_id: [f"bits/c/0 {said}"]}
     with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}"):

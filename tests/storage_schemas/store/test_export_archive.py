@@ -18,6 +18,7 @@ from storage_schemas.store.export_archive import export_entries
 from storage_schemas.store.store import Entry, Store
 from tests.support.archive_samples import content_of
 from tests.support.buckets import local
+from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, RECIPE, make_entry
 
 BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
@@ -101,7 +102,7 @@ def test_damage_is_named_and_leaves_no_export(
     damage(entries[1].path("bits/c/1"))
     with pytest.raises(CorruptEntryError, match=f"Entry {entries[1].entry_id}: {said}; nothing is exported") as caught:
         _export(entries, tmp_path / name)
-    assert caught.value.run.startswith(f"python -m pipeline.cache verify {entries[1].entry_id} --home ")
+    assert suggested(caught.value).startswith(f"python -m pipeline.cache verify {entries[1].entry_id} --home ")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 

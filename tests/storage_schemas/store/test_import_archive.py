@@ -21,6 +21,7 @@ from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
 from tests.support.buckets import local
+from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, signed, unfinished
 
 BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
@@ -221,7 +222,7 @@ def test_what_lacks_its_list_or_a_manifest_is_no_whole_export(
     next(source.rglob(missing)).unlink()
     with pytest.raises(CorruptEntryError, match=f"is no export, or not a whole one: there is no .*{missing}") as caught:
         imported(store, source)
-    assert caught.value.run == "export it again"
+    assert suggested(caught.value) == "export it again"
     assert is_untouched(store)
 
 
@@ -246,7 +247,7 @@ def test_a_manifest_of_another_release_is_refused_as_in_the_store(tmp_path: Path
     manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 4}))
     with pytest.raises(StoreError, match="schema version 4") as caught:
         imported(store, source)
-    assert "use the release that wrote it" in caught.value.run
+    assert "use the release that wrote it" in suggested(caught.value)
     assert is_untouched(store), "not even the entry before it came in"
 
 

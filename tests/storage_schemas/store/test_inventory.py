@@ -13,6 +13,7 @@ from storage_schemas.store.manifest import key_of
 from storage_schemas.store.store import Store
 from tests.support.buckets import local
 from tests.support.cache_samples import a_home, put, store_of
+from tests.support.errors import suggested
 from tests.support.store_samples import make_entry, signed
 
 
@@ -96,7 +97,7 @@ def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: 
     make_entry(store)
     with pytest.raises(ConfigError, match="'targets' is a kind of entries") as caught:
         find_place(store, "targets")
-    assert caught.value.run == f"python -m pipeline.cache ls targets --home {store.root.parent}"
+    assert suggested(caught.value) == f"python -m pipeline.cache ls targets --home {store.root.parent}"
 
 
 @pytest.mark.parametrize(

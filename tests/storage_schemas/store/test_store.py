@@ -19,6 +19,7 @@ from storage_schemas.store import parts
 from storage_schemas.store.manifest import Manifest, key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
+from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, flip_bit, make_entry, signed, truncate
 
 
@@ -160,7 +161,7 @@ def test_of_a_manifest_that_this_user_may_not_read_nothing_is_known(store: Store
     monkeypatch.setattr(Path, "read_bytes", broken)
     with pytest.raises(StoreError, match=r"manifest\.json cannot be read \(Permission denied\)") as caught:
         store.find("targets", RECIPE)
-    assert caught.value.run == f"python -m pipeline.cache verify {entry.entry_id} --home {local(store.root).parent}"
+    assert suggested(caught.value) == f"python -m pipeline.cache verify {entry.entry_id} --home {local(store.root).parent}"
 
 
 def test_a_missing_manifest_is_a_missing_entry(store: Store) -> None:
@@ -263,7 +264,7 @@ def test_a_damaged_file_is_named(store: Store, damage: Callable[[Path], None], s
     damage(made.path("bits/c/0"))
     with pytest.raises(CorruptEntryError, match=f"targets/{made.key}: {said}") as caught:
         made.check()
-    assert caught.value.run == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
+    assert suggested(caught.value) == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
 
 
 def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

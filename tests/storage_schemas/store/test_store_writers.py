@@ -22,6 +22,7 @@ from storage_schemas.store.manifest import key_of
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
+from tests.support.errors import suggested
 from tests.support.store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
 
 
@@ -254,7 +255,7 @@ def test_a_writer_that_was_taken_over_says_so_and_how_to_go_on(store: Store, act
 
     with pytest.raises(StoreError, match="Another run took the work on targets/") as caught:
         lose()
-    assert "the same command" in caught.value.run
+    assert "the same command" in suggested(caught.value)
     assert list(local(store.root / "targets").glob("*/*")) == []
 
 

@@ -11,6 +11,7 @@ from storage_schemas.errors import CorruptEntryError
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.path import StorePath, files_below, mirror
 from storage_schemas.store.store import Draft, Entry, Store
+from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, RECIPE, make_entry
 
 OTHER = {**RECIPE, "threshold": 0.4}
@@ -91,7 +92,7 @@ def test_damage_in_the_teams_store_is_told_with_what_this_user_may_do(own: Store
     damaged.unlink(missing_ok=True)
     with pytest.raises(CorruptEntryError, match="bits/c/0 is missing") as caught:
         entry.check()
-    assert "--stage targets --force" in caught.value.run
+    assert "--stage targets --force" in suggested(caught.value)
     assert "an entry of your own" in caught.value.allowed
 
 
@@ -100,8 +101,10 @@ def test_damage_in_ones_own_store_is_mended_out_of_the_teams(own: Store, team: S
     home = team.root.parent
     (mine.folder / "bits/c/0").unlink()
     with pytest.raises(CorruptEntryError) as caught:
-        mine.check("odkd", upstream=home)
-    assert caught.value.run == f"python -m pipeline.cache repair {mine.entry_id} --home {own.root.parent} --upstream {home}"
+        mine.check(upstream=home)
+    assert (
+        suggested(caught.value) == f"python -m pipeline.cache repair {mine.entry_id} --home {own.root.parent} --upstream {home}"
+    )
 
 
 def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: BucketPath, tmp_path: Path) -> None:
@@ -114,5 +117,8 @@ def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket:
     damaged.put(bytes([CONTENT[name][0] ^ 1]) + CONTENT[name][1:])
     (mirror(mine.folder) / name).unlink()
     with pytest.raises(CorruptEntryError) as caught:
-        mine.check("odkd", upstream=tmp_path)
-    assert caught.value.run == f"python -m pipeline.cache repair {mine.entry_id} --home {bucket / 'own'} --upstream {tmp_path}"
+        mine.check(upstream=tmp_path)
+    assert (
+        suggested(caught.value)
+        == f"python -m pipeline.cache repair {mine.entry_id} --home {bucket / 'own'} --upstream {tmp_path}"
+    )

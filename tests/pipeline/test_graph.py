@@ -19,7 +19,7 @@ from stages.targets import stage as targets
 from storage_schemas.errors import ClusterError, ConfigError, CorruptEntryError, DataError, MissingInputError
 from tests.support.buckets import local
 from tests.support.errors import suggested
-from tests.support.step_samples import leave_entry, make_context, with_all, with_people
+from tests.support.step_samples import leave_entry, make_context, with_all, with_instances
 
 
 @dataclass
@@ -59,7 +59,7 @@ def _no_cluster() -> None:
 def test_a_student_without_teachers_and_its_baseline_are_one_entry_and_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = with_people(make_context(tmp_path, "distill.schedule=none"))
+    context = with_instances(make_context(tmp_path, "distill.schedule=none"))
     for step in {step.key: step for arm in distill.steps(context) for step in arm.waits_for}.values():
         leave_entry(context, step)
     student, baseline = distill.steps(context)
@@ -234,7 +234,7 @@ def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_tha
 ) -> None:
     context = make_context(tmp_path)
     if prepared:
-        with_people(context)
+        with_instances(context)
     with pytest.raises(MissingInputError) as caught:
         graph.check(context, [stage_name])
     assert caught.value.seen.startswith(f"Stage '{stage_name}' needs results of {seen}")
@@ -259,11 +259,11 @@ def test_processors_are_shared_among_all_that_could_train_at_the_same_time(tmp_p
     second: tuple[TeacherPart, ...] = ("senior", "control")
     train = {"network": "hrnet_w8_tiny", "train": {"epochs": 1}}
     base = f"teachers.senior.base={json.dumps(train)}"
-    alone = with_people(make_context(tmp_path))
+    alone = with_instances(make_context(tmp_path))
     assert [len(teachers.trained_at_once(alone, parts)) for parts in (first, second)] == [1, 1]
-    both = with_people(make_context(tmp_path, base, "teachers.senior.control=true"))
+    both = with_instances(make_context(tmp_path, base, "teachers.senior.control=true"))
     assert [len(teachers.trained_at_once(both, parts)) for parts in (first, second)] == [2, 2]
     same = {**train, "train": both.settings.teachers.primary.model_dump(mode="json")["train"]}
     same["network"] = both.settings.teachers.primary.network
-    one = with_people(make_context(tmp_path, f"teachers.senior.base={json.dumps(same)}"))
+    one = with_instances(make_context(tmp_path, f"teachers.senior.base={json.dumps(same)}"))
     assert len(teachers.trained_at_once(one, first)) == 1

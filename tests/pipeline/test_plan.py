@@ -11,7 +11,7 @@ from pipeline import plan as dry_run
 from pipeline.plan import plan, render_plan
 from stages import distill, prepare, teachers
 from stages.base import StageName
-from tests.support.step_samples import leave_entry, make_context, with_all, with_people
+from tests.support.step_samples import leave_entry, make_context, with_all, with_instances
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_changed_weights_of_a_teacher_are_told_with_the_number_of_epochs(tmp_pat
 
 
 def test_another_view_is_no_earlier_version_of_a_view(tmp_path: Path) -> None:
-    context = with_people(make_context(tmp_path, "views.count=1"))
+    context = with_instances(make_context(tmp_path, "views.count=1"))
     first = next(step for step in graph.STAGES["targets"].steps(context) if step.title == "train view 1")
     leave_entry(context, first)
     more = make_context(tmp_path, "views.count=2", "distill.epochs=2")

@@ -15,7 +15,7 @@ from stages.training.curve import METRICS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights
 from storage_schemas.formats.instances import write_instances
-from tests.support.people_samples import make_people, mask_rle, write_pictures
+from tests.support.instance_samples import make_instances, mask_rle, write_images
 
 CROP_WH = (64, 64)
 
@@ -23,9 +23,9 @@ CROP_WH = (64, 64)
 def make_plan(folder: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
     pictures = folder / "pictures"
     pictures.mkdir()
-    facts = write_pictures(pictures, sorted(set(images)))
+    facts = write_images(pictures, sorted(set(images)))
     mask = mask_rle(np.ones((64, 64), dtype=bool))
-    write_instances(folder / "people.parquet", make_people(images, facts=facts, masks=[mask] * len(images)))
+    write_instances(folder / "people.parquet", make_instances(images, facts=facts, masks=[mask] * len(images)))
     out = folder / "out"
     out.mkdir()
     return TrainingPlan(

@@ -1,4 +1,4 @@
-"""Runs whose entries are there without any work, for tests of what is made and of what is said."""
+"""Runs whose entries exist without any work, for tests of plans, messages and figures."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from tests.support.buckets import local
 
 
 def make_context(home: Path, *overrides: str) -> Context:
-    """A run of the demo's settings but for ``overrides``, on the CPU."""
+    """A run of the demo's settings with ``overrides``, on the CPU."""
     return Context(load_settings(None, overrides), home, "cpu", command="odkd")
 
 
-def leave_entry(context: Context, step: Step, **measured: Any) -> None:  # noqa: ANN401 (whatever the stage measures)
-    """An entry of the step, with a file that says nothing."""
+def leave_entry(context: Context, step: Step, **measured: Any) -> None:  # noqa: ANN401 (any figures of a stage)
+    """Commit an entry of the step that holds one empty file."""
     with context.store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
         local(draft.folder / "file").write_bytes(b"")
         draft.commit(["file"], measured=measured)
 
 
-def with_people(context: Context) -> Context:
-    """The context, with entries of the tables of people."""
+def with_instances(context: Context) -> Context:
+    """Commit the entries of both instance tables."""
     return _with(context, prepare)
 
 
 def with_all(context: Context) -> Context:
-    """The context, with entries of all stages."""
+    """Commit the entries of all stages."""
     return _with(context, *graph.STAGES.values())
 
 
 def _with(context: Context, *stages: ModuleType) -> Context:
     for stage in stages:
-        # Some steps of a stage wait for others of it.
+        # A step may wait for another step of the same stage.
         while ready := [step for step in stage.steps(context) if not step.waits_for and context.find(step) is None]:
             for step in {(step.kind, step.key): step for step in ready}.values():
                 leave_entry(context, step, held_out=1, content=hashlib.sha256(step.key.encode()).hexdigest())

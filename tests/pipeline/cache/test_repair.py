@@ -21,7 +21,7 @@ from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import Cache, leave_run, put
 from tests.support.errors import suggested
-from tests.support.step_samples import make_context, with_people
+from tests.support.step_samples import make_context, with_instances
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_scores_are_made_again_by_the_stage_that_made_them(cache: Cache, made: d
 
 def _crops(home: Path, *overrides: str) -> tuple[Context, str]:
     """A run that has people, and the place of its crops of the training set."""
-    context = with_people(make_context(home, *overrides))
+    context = with_instances(make_context(home, *overrides))
     return context, targets.view_step(context, "train", 1).entry_id
 
 

@@ -11,13 +11,13 @@ import torch
 from stages.data.crops import crop_image, crop_keypoints, crop_mask, heatmap_mask
 from stages.pose.affine import crop_affine
 from stages.pose.heatmap import encode
-from tests.support.people_samples import PICTURE_PX, mask_rle
+from tests.support.instance_samples import IMAGE_PX, mask_rle
 
 # pycocotools 2.0.11 under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 SIZE_WH = (96, 128)
-PICTURE_WH = (PICTURE_PX, PICTURE_PX)
+PICTURE_WH = (IMAGE_PX, IMAGE_PX)
 
 
 def _affine(rotation_deg: float, flip: bool, *, center: tuple[float, float] = (30, 34)) -> npt.NDArray[np.float32]:
@@ -27,7 +27,7 @@ def _affine(rotation_deg: float, flip: bool, *, center: tuple[float, float] = (3
 
 def _blob() -> npt.NDArray[np.uint8]:
     """A shape without symmetry."""
-    mask = np.zeros((PICTURE_PX, PICTURE_PX), np.uint8)
+    mask = np.zeros((IMAGE_PX, IMAGE_PX), np.uint8)
     cv2.ellipse(mask, (30, 30), (10, 20), 20, 0, 360, 1, -1)
     cv2.rectangle(mask, (34, 12), (50, 24), 1, -1)
     return mask
@@ -54,7 +54,7 @@ def test_a_mask_of_a_wide_picture_is_not_transposed() -> None:
 
 
 def test_outside_the_picture_the_crop_is_black_and_no_mask() -> None:
-    white = np.full((PICTURE_PX, PICTURE_PX, 3), 255, np.uint8)
+    white = np.full((IMAGE_PX, IMAGE_PX, 3), 255, np.uint8)
     affine = _affine(0.0, False, center=(0, 0))
     # The picture's corner lies at the crop's centre: three quarters are outside.
     crop = crop_image(white, affine, size_wh=SIZE_WH)
@@ -70,7 +70,7 @@ def test_outside_the_picture_the_crop_is_black_and_no_mask() -> None:
 def test_joints_go_where_their_pixels_go(rotation_deg: float, flip: bool) -> None:
     affine = _affine(rotation_deg, flip)
     joint, entry_id = 9, (24, 40)  # the left wrist
-    picture = np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8)
+    picture = np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8)
     picture[entry_id[1], entry_id[0]] = 255
     keypoints = np.zeros((1, 17, 3), np.float32)
     keypoints[0, joint] = (*entry_id, 2)

@@ -8,11 +8,11 @@ import pytest
 
 from stages.data.detections import check_pictures, read_detections
 from storage_schemas.errors import DataError
-from tests.support.people_samples import PICTURE_PX, write_pictures
+from tests.support.instance_samples import IMAGE_PX, write_images
 
 
 def image(image_id: int) -> dict[str, Any]:
-    return {"id": image_id, "file_name": f"{image_id}.png", "width": PICTURE_PX, "height": PICTURE_PX}
+    return {"id": image_id, "file_name": f"{image_id}.png", "width": IMAGE_PX, "height": IMAGE_PX}
 
 
 def box(image_id: object, score: float = 0.5, **changes: object) -> dict[str, Any]:
@@ -77,14 +77,14 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_are_looked_at_whole_and_counted(tmp_path: Path) -> None:
-    expected = write_pictures(tmp_path, [3, 5])
+    expected = write_images(tmp_path, [3, 5])
     looked = []
     assert check_pictures(tmp_path, [image(5), image(3)], progress=lambda: looked.append(1)) == expected
     assert len(looked) == 2
 
 
 def test_pictures_that_cannot_be_used_are_told_by_file_and_id(tmp_path: Path) -> None:
-    write_pictures(tmp_path, [1, 2])
+    write_images(tmp_path, [1, 2])
     broken = tmp_path / "2.png"
     broken.write_bytes(broken.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"image 7 \('7\.png'\): file: No such file or directory \(and 1 more\)"):

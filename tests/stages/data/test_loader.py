@@ -21,7 +21,7 @@ from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances
 from tests.support.errors import suggested
-from tests.support.people_samples import PICTURE_PX, make_people, mask_rle, write_pictures
+from tests.support.instance_samples import IMAGE_PX, make_instances, mask_rle, write_images
 
 # pycocotools 2.0.11 under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -32,10 +32,10 @@ IMAGES = [1, 1, 2, 3, 3, 3, 4, 5]
 
 @pytest.fixture
 def people(tmp_path: Path) -> Instances:
-    mask = np.zeros((PICTURE_PX, PICTURE_PX), bool)
+    mask = np.zeros((IMAGE_PX, IMAGE_PX), bool)
     mask[10:40, 20:35] = True
     masks = [mask_rle(mask) if row % 2 == 0 else None for row in range(len(IMAGES))]
-    return make_people(IMAGES, facts=write_pictures(tmp_path, sorted(set(IMAGES))), masks=masks)
+    return make_instances(IMAGES, facts=write_images(tmp_path, sorted(set(IMAGES))), masks=masks)
 
 
 def _views(people: Instances, *views: int) -> list[Views]:
@@ -120,15 +120,15 @@ def test_batches_come_in_order_and_hold_the_crops_of_their_rows(
 
 
 def test_colours_are_red_green_blue(tmp_path: Path) -> None:
-    red = np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8)
+    red = np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes blue, green, red
-    facts = write_pictures(tmp_path, [1])
+    facts = write_images(tmp_path, [1])
     assert cv2.imwrite(str(tmp_path / "1.png"), red)
     with pytest.raises(DataError):
-        load_image(tmp_path, make_people([1], facts=facts), 0)
+        load_image(tmp_path, make_instances([1], facts=facts), 0)
     from stages.data.images import check_image
 
-    people = make_people([1], facts={1: check_image(tmp_path, "1.png", (PICTURE_PX, PICTURE_PX))})
+    people = make_instances([1], facts={1: check_image(tmp_path, "1.png", (IMAGE_PX, IMAGE_PX))})
     assert load_image(tmp_path, people, 0)[5, 5].tolist() == [255, 0, 0]
 
 
@@ -140,7 +140,7 @@ def test_masks_are_cut_with_their_pictures_and_empty_where_unknown(loader: CropL
     assert not batch.mask_Bhw[1].any()
     for row in (0, 2):
         rle = people.mask_rle[row].as_py()
-        cut = crop_mask(rle, view.affine_N23[row], image_wh=(PICTURE_PX, PICTURE_PX), size_wh=SIZE_WH)
+        cut = crop_mask(rle, view.affine_N23[row], image_wh=(IMAGE_PX, IMAGE_PX), size_wh=SIZE_WH)
         assert cut.any()
         assert np.array_equal(batch.mask_Bhw[row], cut)
 
@@ -199,7 +199,7 @@ def test_many_pictures_between_do_not_make_a_picture_decoded_once_a_view(
 
 def test_a_picture_whose_bytes_changed_is_named(loader: CropLoader, people: Instances, tmp_path: Path) -> None:
     path = tmp_path / "3.png"
-    assert cv2.imwrite(str(path), np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8))
+    assert cv2.imwrite(str(path), np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8))
     with pytest.raises(DataError, match=r"'3\.png' below .* its content has changed") as caught:
         list(loader.batches([np.array([0, 2, 3, 4])], _views(people, 0)))
     assert "--stage prepare --force" in suggested(caught.value)

@@ -15,7 +15,7 @@ import pytest
 from stages.data.views import Views, draw_views
 from stages.pose.affine import apply_affine, crop_affine, invert_affine
 from stages.settings import AugmentSettings
-from tests.support.people_samples import make_people
+from tests.support.instance_samples import make_instances
 
 SIZE_WH = (48, 64)
 PLAIN = AugmentSettings(scale=0.0, rotation_prob=0.0, flip_prob=0.0, half_body_prob=0.0)
@@ -25,10 +25,10 @@ F64 = npt.NDArray[np.float64]
 ELSEWHERE = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
-from tests.support.people_samples import make_people
+from tests.support.instance_samples import make_instances
 from stages.data.views import draw_views
 from stages.settings import AugmentSettings
-views = draw_views(make_people([1] * 50), 2, seed=7, augment=AugmentSettings(), size_wh=(48, 64))
+views = draw_views(make_instances([1] * 50), 2, seed=7, augment=AugmentSettings(), size_wh=(48, 64))
 print(hashlib.sha256(views.affine_N23.tobytes() + views.flip_N.tobytes()).hexdigest())
 """
 
@@ -56,7 +56,7 @@ def _read_back(views: Views, width: float) -> _Drawn:
 
 
 def _draw(view: int, *, augment: AugmentSettings, num: int = NUM, seed: int = 3) -> _Drawn:
-    people = make_people([1] * num)
+    people = make_instances([1] * num)
     return _read_back(draw_views(people, view, seed=seed, augment=augment, size_wh=SIZE_WH), people.size_N2[0, 0])
 
 
@@ -71,7 +71,7 @@ def _below(z: float) -> float:
 
 
 def test_a_person_gets_the_same_view_in_any_order_and_any_company() -> None:
-    people = make_people([1] * 30)
+    people = make_instances([1] * 30)
     rows = np.array([17, 3, 29, 4])
     for view in (0, 1, 5):
         all_of_them = draw_views(people, view, seed=7, augment=AugmentSettings(), size_wh=SIZE_WH)
@@ -84,12 +84,12 @@ def test_another_process_draws_the_same() -> None:
     folder = __file__.rpartition("/tests/")[0]
     command = [sys.executable, "-c", ELSEWHERE, folder]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    views = draw_views(make_people([1] * 50), 2, seed=7, augment=AugmentSettings(), size_wh=SIZE_WH)
+    views = draw_views(make_instances([1] * 50), 2, seed=7, augment=AugmentSettings(), size_wh=SIZE_WH)
     assert said.strip() == hashlib.sha256(views.affine_N23.tobytes() + views.flip_N.tobytes()).hexdigest()
 
 
 def test_view_0_is_the_plain_crop_whatever_the_seed() -> None:
-    people = make_people([1, 1, 2], boxes=[(5, 5, 20, 20), (10, 0, 10, 50), (0, 30, 60, 10)])
+    people = make_instances([1, 1, 2], boxes=[(5, 5, 20, 20), (10, 0, 10, 50), (0, 30, 60, 10)])
     views = draw_views(people, 0, seed=9, augment=AugmentSettings(), size_wh=SIZE_WH)
     # 20 x 20 grows to 20 x 26.67, by 1.25 to 25 wide: a factor of 48 / 25, and the centre (15, 15) goes to (24, 32).
     factor = 48 / 25
@@ -100,14 +100,14 @@ def test_view_0_is_the_plain_crop_whatever_the_seed() -> None:
 
 
 def test_without_augmentation_every_view_is_the_plain_crop() -> None:
-    people = make_people([1] * 20)
+    people = make_instances([1] * 20)
     plain = draw_views(people, 0, seed=1, augment=PLAIN, size_wh=SIZE_WH)
     assert np.array_equal(draw_views(people, 3, seed=1, augment=PLAIN, size_wh=SIZE_WH).affine_N23, plain.affine_N23)
 
 
 def test_views_seeds_and_people_are_drawn_apart() -> None:
     ids = [*range(1, 40), *range(-40, -1)]
-    people = make_people([1] * len(ids), ids=ids)
+    people = make_instances([1] * len(ids), ids=ids)
     drawn = [
         draw_views(people, view, seed=seed, augment=AugmentSettings(), size_wh=SIZE_WH).affine_N23.tobytes()
         for view, seed in ((1, 0), (2, 0), (1, 1), (1, -1), (2, 1))
@@ -126,7 +126,7 @@ def test_people_are_mirrored_as_often_as_asked() -> None:
 
 
 def test_the_flag_says_whether_the_matrix_mirrors() -> None:
-    people = make_people([1] * 200)
+    people = make_instances([1] * 200)
     views = draw_views(people, 1, seed=0, augment=AugmentSettings(), size_wh=SIZE_WH)
     assert np.array_equal(views.flip_N, _read_back(views, 1.0).flip_N)
 
@@ -168,7 +168,7 @@ _LOWER = (30, 60, 1.5 * 40 * 0.75)  # narrower, so the width grows to 30
 
 def _half_bodies(body_K3: npt.NDArray[np.float32], probability: float, num: int) -> F64:
     """Centre and width of the crops [N, 3]."""
-    people = make_people([1] * num, keypoints_NK3=np.repeat(body_K3[None], num, axis=0))
+    people = make_instances([1] * num, keypoints_NK3=np.repeat(body_K3[None], num, axis=0))
     augment = PLAIN.model_copy(update={"half_body_prob": probability})
     drawn = _read_back(draw_views(people, 1, seed=5, augment=augment, size_wh=SIZE_WH), 1.0)
     return np.concatenate([drawn.center_N2, drawn.scale_N[:, None]], axis=1)
@@ -226,7 +226,7 @@ GOLDEN_AFFINE = [
 
 def test_the_draws_are_these_numbers() -> None:
     """Where this fails, draws have changed, and with them every cached target: raise ``VIEWS_VERSION``."""
-    people = make_people([1] * 4, ids=[1, 2, 425226, 900100581904])
+    people = make_instances([1] * 4, ids=[1, 2, 425226, 900100581904])
     views = draw_views(people, 1, seed=0, augment=AugmentSettings(), size_wh=SIZE_WH)
     assert views.flip_N.tolist() == GOLDEN_FLIP
     assert np.allclose(views.affine_N23.reshape(4, 6), GOLDEN_AFFINE, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 
 from stages.pose.skeleton import SIGMAS
 from stages.report.people import best_poses, person_oks, spread_ranks
-from tests.support.people_samples import make_people
+from tests.support.instance_samples import make_instances
 
 
 def columns(**values: list[Any]) -> dict[str, npt.NDArray[Any]]:
@@ -37,7 +37,7 @@ def test_people_are_taken_at_equal_steps_of_rank(num: int, wanted: int, ranks: l
 
 
 def test_with_ground_truth_boxes_a_person_has_the_pose_of_its_own_id() -> None:
-    people = make_people([1, 1, 2], ids=[7, 8, 9])
+    people = make_instances([1, 1, 2], ids=[7, 8, 9])
     poses = people.keypoints_NK3[[1, 0]] + np.array([1, 0, 0], np.float32)
     predicted = columns(instance_id=[8, 7], image_id=[1, 1], score=[0.8, 0.7], kept=[True, False])
     found = best_poses(people, predicted, poses, by_id=True)
@@ -49,7 +49,7 @@ def test_with_ground_truth_boxes_a_person_has_the_pose_of_its_own_id() -> None:
 
 
 def test_with_detections_a_person_has_the_best_pose_of_its_picture() -> None:
-    people = make_people([1, 2])
+    people = make_instances([1, 2])
     exact = people.keypoints_NK3[0]
     poses = np.stack([exact + 30, exact, exact + 3]).astype(np.float32)
     predicted = columns(instance_id=[0, 1, 2], image_id=[1, 1, 2], score=[0.9, 0.5, 0.4], kept=[True, True, True])

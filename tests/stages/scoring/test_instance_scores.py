@@ -13,7 +13,7 @@ from stages.scoring.instance_scores import instance_scores, kept_instances, scor
 from stages.scoring.protocol import Protocol
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances
-from tests.support.people_samples import PICTURE_PX, make_people
+from tests.support.instance_samples import IMAGE_PX, make_instances
 
 
 def _poses(people: Instances, score: float = 0.9) -> npt.NDArray[np.float32]:
@@ -33,18 +33,18 @@ def test_an_instance_is_scored_by_the_mean_of_the_keypoints_above_the_minimum() 
 
 
 def test_a_duplicate_is_dropped_and_the_better_one_kept() -> None:
-    people = make_people([1, 1])
+    people = make_instances([1, 1])
     assert kept_instances(people, np.array([0.4, 0.6]), _poses(people), threshold=0.9).tolist() == [False, True]
 
 
 def test_instances_of_different_images_never_drop_each_other() -> None:
-    people = make_people([2, 1, 2, 3])
+    people = make_instances([2, 1, 2, 3])
     scores = np.array([0.9, 0.3, 0.8, 0.1])
     assert kept_instances(people, scores, _poses(people), threshold=0.9).tolist() == [True, True, False, True]
 
 
 def test_instances_that_stand_apart_are_both_kept() -> None:
-    people = make_people([1, 1])
+    people = make_instances([1, 1])
     poses = _poses(people)
     poses[1, :, 0] += 12
     assert kept_instances(people, np.array([0.4, 0.6]), poses, threshold=0.9).all()
@@ -52,11 +52,11 @@ def test_instances_that_stand_apart_are_both_kept() -> None:
 
 def test_the_area_is_that_of_the_padded_box() -> None:
     """Two poses 4 pixels apart: a joint's similarity is exp(-16 / (2 sigma)^2 / 2 / area)."""
-    poses = _poses(make_people([1, 1]))
+    poses = _poses(make_instances([1, 1]))
     poses[1, :, 0] += 4
     kept = {}
     for side in (16.0, 60.0):
-        people = make_people([1, 1], boxes=[(0, 0, 0.75 * side, side)] * 2)
+        people = make_instances([1, 1], boxes=[(0, 0, 0.75 * side, side)] * 2)
         area = 1.25**2 * 0.75 * side * side
         oks = np.exp(-16 / (2 * SIGMAS) ** 2 / 2 / area).mean()
         for threshold in (oks - 0.01, oks + 0.01):
@@ -78,12 +78,12 @@ def _ground_truth(people: Instances) -> dict[str, Any]:
         }
         for row in range(len(people.id_N))
     ]
-    images = [{"id": int(image), "width": PICTURE_PX, "height": PICTURE_PX} for image in people.image_id_M]
+    images = [{"id": int(image), "width": IMAGE_PX, "height": IMAGE_PX} for image in people.image_id_M]
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
 
 
 def test_perfect_poses_score_one_and_a_hopeless_half_scores_less() -> None:
-    people = make_people([1, 2, 3, 4])
+    people = make_instances([1, 2, 3, 4])
     truth, protocol = _ground_truth(people), Protocol((192, 256))
     scored = score_poses(truth, people, np.ones(4), _poses(people), protocol)
     assert scored.measured["AP"] == pytest.approx(1.0)
@@ -97,7 +97,7 @@ def test_perfect_poses_score_one_and_a_hopeless_half_scores_less() -> None:
 
 
 def test_a_pose_that_is_not_finite_is_refused() -> None:
-    people = make_people([1])
+    people = make_instances([1])
     poses = _poses(people)
     poses[0, 3, 0] = np.nan
     with pytest.raises(DataError):

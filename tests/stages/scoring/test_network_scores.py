@@ -28,7 +28,7 @@ from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances, Record, read_instances, write_instances
 from storage_schemas.store.store import Draft, Entry
 from tests.support.buckets import local
-from tests.support.people_samples import PICTURE_PX, mask_rle, write_pictures
+from tests.support.instance_samples import IMAGE_PX, mask_rle, write_images
 
 IMAGES = (1, 2, 3)
 """A person each on the first two; on the third there is nobody."""
@@ -56,25 +56,23 @@ def ground_truth() -> dict[str, Any]:
         }
         for image_id in (1, 2)
     ]
-    images = [
-        {"id": image_id, "file_name": f"{image_id}.png", "width": PICTURE_PX, "height": PICTURE_PX} for image_id in IMAGES
-    ]
+    images = [{"id": image_id, "file_name": f"{image_id}.png", "width": IMAGE_PX, "height": IMAGE_PX} for image_id in IMAGES]
     category = {"id": 1, "name": "person", "keypoints": list(COCO_KEYPOINTS)}
     return {"images": images, "annotations": people, "categories": [category]}
 
 
 def table(root: Path, pictures: Sequence[int]) -> Instances:
     """The people as ``prepare`` leaves them, the first with a mask."""
-    facts = write_pictures(root, pictures)
+    facts = write_images(root, pictures)
     (center_2,), (size_2,) = box_to_center_size(np.array([BOX]), aspect_wh=1.0)
-    masks = {1: mask_rle(np.ones((PICTURE_PX, PICTURE_PX), np.bool_)), 2: None}
+    masks = {1: mask_rle(np.ones((IMAGE_PX, IMAGE_PX), np.bool_)), 2: None}
     records = [
         Record(
             annotation_id=100 + image_id,
             image_id=image_id,
             file_name=f"{image_id}.png",
-            width=PICTURE_PX,
-            height=PICTURE_PX,
+            width=IMAGE_PX,
+            height=IMAGE_PX,
             box_4=np.array(BOX),
             center_2=center_2,
             size_2=size_2,

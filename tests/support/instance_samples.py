@@ -1,4 +1,4 @@
-"""People in small pictures, for tests of views, crops, loading and scoring."""
+"""Instances on small images, for tests of views, crops, loading and scoring."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stages.pose.affine import box_to_center_size
 from stages.pose.skeleton import COCO_17, Skeleton
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
 
-__all__ = ["PICTURE_PX", "make_people", "mask_rle", "write_pictures"]
+__all__ = ["IMAGE_PX", "make_instances", "mask_rle", "write_images"]
 
-PICTURE_PX = 64
-"""Width and height of the pictures."""
+IMAGE_PX = 64
+"""Width and height of the images."""
 
 
-def make_people(
+def make_instances(
     images: Sequence[int],
     *,
     ids: Sequence[int] | None = None,
@@ -31,7 +31,7 @@ def make_people(
     boxes: Sequence[tuple[float, float, float, float]] | None = None,
     skeleton: Skeleton = COCO_17,
 ) -> Instances:
-    """A person for each image id; without ``keypoints_NK3`` all joints are labelled, on a grid."""
+    """One instance for each image id; without ``keypoints_NK3`` all joints are labelled, on a grid."""
     records = []
     for row, image_id in enumerate(images):
         box = np.array(boxes[row] if boxes else (12.0, 8.0, 30.0, 40.0))
@@ -43,8 +43,8 @@ def make_people(
                 annotation_id=ids[row] if ids else 100 + row,
                 image_id=image_id,
                 file_name=f"{image_id}.png",
-                width=PICTURE_PX,
-                height=PICTURE_PX,
+                width=IMAGE_PX,
+                height=IMAGE_PX,
                 box_4=box,
                 center_2=center_2,
                 size_2=size_2,
@@ -59,16 +59,16 @@ def make_people(
 
 
 def mask_rle(mask_hw: npt.NDArray[np.bool_]) -> bytes:
-    """A mask as COCO's compressed run lengths."""
+    """Encode a mask as COCO's compressed run lengths."""
     counts: bytes = coco_mask.encode(np.asfortranarray(mask_hw.astype(np.uint8)))["counts"]
     return counts
 
 
-def write_pictures(root: Path, images: Sequence[int]) -> dict[int, ImageFacts]:
-    """Pictures of noise, each another, and what their files are."""
+def write_images(root: Path, images: Sequence[int]) -> dict[int, ImageFacts]:
+    """Write an image of noise for each id, and return the facts of their files."""
     facts = {}
     for image_id in images:
-        noise = np.random.default_rng(image_id).integers(0, 256, (PICTURE_PX, PICTURE_PX, 3), dtype=np.uint8)
+        noise = np.random.default_rng(image_id).integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
         assert cv2.imwrite(str(root / f"{image_id}.png"), noise)
-        facts[image_id] = check_image(root, f"{image_id}.png", (PICTURE_PX, PICTURE_PX))
+        facts[image_id] = check_image(root, f"{image_id}.png", (IMAGE_PX, IMAGE_PX))
     return facts

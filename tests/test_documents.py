@@ -20,6 +20,7 @@ from pipeline.cache.__main__ import build_parser as cache_parser
 from pipeline.config.load import load_settings, preset_names
 from pipeline.run import build_parser as run_parser
 from stages.settings import Settings
+from storage_schemas.errors import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md")))}
@@ -242,6 +243,10 @@ def test_every_environment_variable_of_ours_is_read_by_the_code() -> None:
 def test_the_site_lists_every_page_once() -> None:
     listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(f"docs/{name}" for name in listed) == sorted(page for page in PAGES if page.startswith("docs/"))
+
+
+def test_the_glossary_names_every_kind_of_entry() -> None:
+    assert [kind for kind in KINDS if f"`{kind}`" not in PAGES["docs/glossary.md"]] == []
 
 
 def test_the_readme_is_short() -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -16,8 +15,7 @@ from pipeline.cli import own_term_handler
 from stages.base import Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError, OdkdError, Remedy, StoreError
-from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import StorePath, children, remove_tree
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["check_home", "check_resources", "connect", "device", "disconnect"]
 
@@ -165,9 +163,9 @@ def check_home(home: StorePath, upstream: StorePath | None = None) -> None:
         StoreError: a node cannot; the message names it.
     """
     probe = home / f".probe-{uuid.uuid4().hex[:8]}"
-    probe.mkdir(parents=True)
+    probe.make_folders()
     try:
-        write_atomic(probe / _FIRST, b"")
+        (probe / _FIRST).write_atomic(b"")
         nodes = [node for node in ray.nodes() if node["Alive"]]
         tasks = [
             _probe_home.options(
@@ -179,10 +177,10 @@ def check_home(home: StorePath, upstream: StorePath | None = None) -> None:
             if trouble:
                 raise StoreError(
                     f"Node {node['NodeManagerAddress']} cannot use the home {home}: {trouble}",
-                    allowed=_SHARED if isinstance(home, Path) else _OBJECTS,
+                    allowed=f"{_SHARED}; or {_OBJECTS}",
                     remedy=Remedy("repeat", home="/shared/folder"),
                 )
-        seen = {path.name for path in children(probe)[1]}
+        seen = {path.name for path in probe.children()[1]}
         lost = [node for node in nodes if node["NodeID"] not in seen]
         if lost:
             raise StoreError(
@@ -191,7 +189,7 @@ def check_home(home: StorePath, upstream: StorePath | None = None) -> None:
                 remedy=Remedy("repeat", home="/shared/folder"),
             )
     finally:
-        remove_tree(probe)
+        probe.remove_tree()
 
 
 _FIRST = "first"
@@ -210,8 +208,8 @@ def _probe_home(folder: StorePath, name: str, upstream: StorePath | None) -> str
             return f"the upstream home, {upstream}, is not seen there"
         if not (folder / _FIRST).exists():
             return "what was written there is not seen"
-        write_atomic(folder / name, b"1", exclusive=True)
-        write_atomic(folder / name, b"2", exclusive=True)
+        (folder / name).write_atomic(b"1", exclusive=True)
+        (folder / name).write_atomic(b"2", exclusive=True)
     except FileExistsError:
         return ""
     except (OSError, OdkdError) as error:

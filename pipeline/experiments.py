@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import StorePath, children, make_folders, remove_tree
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.lease import Lease, LeaseWatch
 
 __all__ = ["METRICS", "RESOLVED", "UNFINISHED", "Experiment", "Run", "experiments", "leave", "noting", "refer"]
@@ -84,9 +82,9 @@ def noting(run_dir: StorePath, run: str, settings_yaml: str) -> Iterator[None]:
         StoreError: a file is where a folder of the experiment belongs.
     """
     folder = run_dir / UNFINISHED / run
-    make_folders(folder)
+    folder.make_folders()
     with Lease(folder / _LEASE):
-        write_atomic(folder / RESOLVED, settings_yaml.encode())
+        (folder / RESOLVED).write_atomic(settings_yaml.encode())
         yield
     _drop(folder)
 
@@ -97,8 +95,8 @@ def refer(run_dir: StorePath, run: str, entry_ids: Iterable[str]) -> None:
     noted = _places(path)
     wanted = noted | set(entry_ids)
     if wanted != noted:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
+        path.parent.make_folders()
+        path.write_atomic((json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
     for other in _unfinished(run_dir):
         # Only after our own are there: at no moment does nobody name what both need.
         if other != path.parent and LeaseWatch(other / _LEASE).is_gone() and _is_covered(other, wanted):
@@ -124,9 +122,9 @@ def leave(run_dir: StorePath, run: str, settings_yaml: str, figures: Mapping[str
             # As long as there are no figures the notes of this run name it.
             refer(run_dir, run, kept)
         metrics.unlink(missing_ok=True)
-        write_atomic(config, settings_yaml.encode())
+        config.write_atomic(settings_yaml.encode())
     more = {_EARLIER: sorted(kept)} if kept else {}
-    write_atomic(metrics, (json.dumps({**figures, **more}, indent=1) + "\n").encode())
+    metrics.write_atomic((json.dumps({**figures, **more}, indent=1) + "\n").encode())
     return len(kept)
 
 
@@ -152,15 +150,13 @@ def _is_covered(notes: StorePath, entry_ids: set[str]) -> bool:
 def _drop(notes: StorePath) -> None:
     # The entries first: whatever stays if this is interrupted says nothing, and goes with the next run.
     (notes / _ENTRIES).unlink(missing_ok=True)
-    remove_tree(notes)
-    if isinstance(notes, Path):
-        with suppress(OSError):
-            notes.parent.rmdir()
+    notes.remove_tree()
+    notes.parent.remove_if_empty()
 
 
 def experiments(home: StorePath) -> list[Experiment]:
     """Every experiment of a home, by name."""
-    return [_read(path) for path in children(home / "runs")[0]]
+    return [_read(path) for path in (home / "runs").children()[0]]
 
 
 def _settings_in(folder: StorePath) -> StorePath | None:
@@ -178,7 +174,7 @@ def _settings_in(folder: StorePath) -> StorePath | None:
 
 def _unfinished(run_dir: StorePath) -> list[StorePath]:
     """The notes of runs that have not ended well, by their folders."""
-    return children(run_dir / UNFINISHED)[0]
+    return (run_dir / UNFINISHED).children()[0]
 
 
 def _read(run_dir: StorePath) -> Experiment:

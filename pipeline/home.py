@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 from storage_schemas.errors import Remedy, StoreError
-from storage_schemas.paths.bucket import SCHEMES, BucketPath
+from storage_schemas.paths.bucket import SCHEMES
 from storage_schemas.paths.path import StorePath, parse_path
 
-__all__ = ["HOME_HELP", "UPSTREAM_HELP", "home_of", "make_home", "upstream_if_there", "upstream_of"]
+__all__ = ["HOME_HELP", "UPSTREAM_HELP", "has_store", "home_of", "make_home", "upstream_if_there", "upstream_of"]
 
 log = logging.getLogger("pipeline")
 
@@ -32,15 +31,13 @@ def home_of(option: str | None) -> StorePath:
         source = "ODKD_HOME" if option is None else "--home"
         raise StoreError(f"{source} is empty", allowed=f"{_ALLOWED}, or to leave it out")
     home = _place("home", text)
-    if not isinstance(home, Path):
-        return home
     if not home.is_absolute():
         raise StoreError(
             f"The home '{text}' is relative" + (" (ODKD_HOME)" if option is None else ""),
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
             remedy=Remedy("repeat", home=str(home.absolute())),
         )
-    if not next(path for path in (home, *home.parents) if path.exists()).is_dir():
+    if not home.can_be_folder():
         raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
     return home
 
@@ -68,7 +65,7 @@ def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
     if not text:
         return None
     home = _place("upstream home", text)
-    if isinstance(home, Path) and not home.is_absolute():
+    if not home.is_absolute():
         raise StoreError(
             f"The upstream home '{text}' is relative",
             allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX",
@@ -88,18 +85,12 @@ def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
 
 
 def _place(what: str, text: str) -> StorePath:
-    place = parse_path(text)
-    if isinstance(place, BucketPath):
-        # One that is all of a bucket would share it with whatever else is there.
-        if place.bucket.endswith("://") or not place.key:
-            raise StoreError(f"The {what} '{text}' names no place in a bucket", allowed="s3://BUCKET/PREFIX")
-        if {".", ".."} & set(place.key.split("/")):
-            raise StoreError(
-                f"The {what} '{text}' has parts that lead elsewhere", allowed="s3://BUCKET/PREFIX without . and .."
-            )
-        return place
-    if "://" in text:
+    scheme, is_url, _ = text.partition("://")
+    if is_url and scheme not in SCHEMES:
         raise StoreError(f"The {what} '{text}' is a URI", allowed=_ALLOWED)
+    place = parse_path(text)
+    if fault := place.fault_as_home():
+        raise StoreError(f"The {what} '{text}' {fault}", allowed="s3://BUCKET/PREFIX without . and ..")
     try:
         return place.expanduser()
     except RuntimeError as error:
@@ -107,25 +98,32 @@ def _place(what: str, text: str) -> StorePath:
 
 
 def make_home(home: StorePath) -> None:
-    """Make the folder, unless it is there; of a bucket see that it is there.
+    """Make the folder if needed; of a bucket check that it answers.
 
     Raises:
         StoreError: this user may not make it, or not write into it.
     """
-    if isinstance(home, BucketPath):
-        try:
-            home.is_dir()
-        except OSError as error:
-            raise StoreError(
-                f"The home {home} cannot be used: {error.strerror}",
-                allowed="a bucket that is there, with the AWS_* variables (endpoint, region, credentials) that lead to it",
-            ) from error
-        return
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.make_writable()
     except OSError as error:
-        raise StoreError(
-            f"The home {home} cannot be made: {error.strerror}", allowed="a folder that this user may write"
-        ) from error
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise StoreError(f"The home {home} is not writable", allowed="a folder that this user may write")
+        raise _unusable(home, error) from error
+
+
+def has_store(home: StorePath) -> bool:
+    """True if the home has a store.
+
+    Raises:
+        StoreError: the home, such as one in a bucket, cannot be read.
+    """
+    try:
+        return (home / "store").is_dir()
+    except OSError as error:
+        raise _unusable(home, error) from error
+
+
+def _unusable(home: StorePath, error: OSError) -> StoreError:
+    return StoreError(
+        f"The home {home} cannot be used: {error.strerror}",
+        allowed="a folder that this user may write, or an existing bucket with the AWS_* variables (endpoint, region, "
+        "credentials) that lead to it",
+    )

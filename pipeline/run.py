@@ -18,8 +18,7 @@ from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import HOME_HELP, UPSTREAM_HELP, home_of, make_home, upstream_of
 from stages.base import Context, StageName
 from storage_schemas.errors import ConfigError, Remedy
-from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import StorePath, folder_in_the_way, make_folders
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["build_parser", "main"]
 
@@ -97,10 +96,10 @@ def _run(options: argparse.Namespace) -> None:
     graph.check(context, stages, options.force)
     # After all that can be refused without it: a refusal leaves nothing behind.
     make_home(home)
-    make_folders(context.run_dir)
+    context.run_dir.make_folders()
     for name in (RESOLVED, METRICS, REPORT):
         # Before any work, which would end with it.
-        if stray := folder_in_the_way(context.run_dir / name):
+        if stray := (context.run_dir / name).not_a_file():
             raise stray
     resolved = resolved_yaml(settings)
     with experiments.noting(context.run_dir, context.run, resolved):
@@ -123,7 +122,7 @@ def _work(
     graph.check(context, stages)
     if not (context.run_dir / METRICS).exists():
         # Beside figures of an earlier run it would say that they are of these settings, and waits for the new ones.
-        write_atomic(context.run_dir / RESOLVED, resolved.encode())
+        (context.run_dir / RESOLVED).write_atomic(resolved.encode())
     try:
         for stage in stages:
             seconds = graph.make_stage(context, stage, force=force, connect=connect)

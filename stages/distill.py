@@ -18,8 +18,7 @@ from stages.training.curve import METRICS
 from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights, epoch_weights, view_of_epoch
-from storage_schemas.paths.node_cache import Folder
-from storage_schemas.paths.path import StorePath
+from storage_schemas.paths.path import Folder, StorePath
 from storage_schemas.store.store import Draft
 
 __all__ = ["arms", "make", "steps", "student_step"]

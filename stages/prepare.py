@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,11 +26,11 @@ from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.formats.windows import CROPS_INDEX, StoredCrop, write_index
-from storage_schemas.paths.local import sha256_known, write_atomic
-from storage_schemas.paths.node_cache import RemoteFile, here
-from storage_schemas.paths.path import StorePath, mirror
+from storage_schemas.paths.facts import facts_of, sha256_known
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import canonical_json
-from storage_schemas.store.parts import MARKER, Part, copy_part, facts_of, finish_part, read_marker
+from storage_schemas.store.parts import MARKER, Part, copy_part, finish_part, read_marker
 from storage_schemas.store.store import Draft
 
 __all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "steps"]
@@ -42,7 +41,7 @@ GROUND_TRUTH = "ground_truth.json"
 _RULES_VERSION = 3
 _TASK_IMAGES = 256
 _DRAWN = f"drawn{MARKER}"
-"""Beside the embedded data set in a bucket, and written after it."""
+"""Beside the embedded data set, and written after it."""
 _SHOWN = 5
 
 
@@ -108,22 +107,14 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
             raise DataError(f"The {what} {path} (data.{split}) is not there", allowed="an existing path, seen by every node")
     return {
         "annotations": sha256_known(source.annotations),
-        "images": _listing_once(source.images, source.images.stat().st_mtime_ns if isinstance(source.images, Path) else 0),
+        "images": _listing_once(source.images, source.images.mtime_ns()),
     }
 
 
 @lru_cache(maxsize=8)
 def _listing_once(root: StorePath, changed_ns: int) -> str:
     """A hash over the names and sizes of all files below ``root``; the pictures' own hashes are in the table."""
-    listing = []
-    if not isinstance(root, Path):
-        listing = [(name, facts.size) for name, facts in sorted(root.below().items())]
-        return hashlib.sha256(canonical_json(listing)).hexdigest()
-    for folder, names, files in os.walk(root):
-        names.sort()
-        below = Path(folder).relative_to(root)
-        listing += [(str(below / name), (Path(folder) / name).stat().st_size) for name in sorted(files)]
-    return hashlib.sha256(canonical_json(listing)).hexdigest()
+    return hashlib.sha256(canonical_json(root.listing())).hexdigest()
 
 
 def _embedded(context: Context) -> StorePath:
@@ -133,24 +124,21 @@ def _embedded(context: Context) -> StorePath:
     spec = SyntheticSpec(train_images=settings.train_images, val_images=settings.val_images, seed=settings.seed)
     name = hashlib.sha256(canonical_json([settings.model_dump(), SYNTHETIC_VERSION])).hexdigest()[:12]
     folder = context.home / "datasets" / f"embedded-{name}"
-    if isinstance(folder, Path):
-        if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            _draw(folder, spec)
-    elif _drawn(folder) is None:
-        mirror(folder).parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=mirror(folder).parent) as scratch:
-            _draw(Path(scratch) / name, spec)
-            copy_part(Path(scratch) / name, folder, _DRAWN.removesuffix(MARKER))
+    if _drawn(folder) is None:
+        folder.mirror().parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.mirror().parent) as scratch:
+            drawn = LocalPath(scratch) / name
+            _draw(drawn, spec)
+            copy_part(drawn, folder, _DRAWN.removesuffix(MARKER))
     return folder
 
 
 _SEEN: dict[StorePath, Part] = {}
-"""Data sets in buckets that this process knows to be drawn."""
+"""Data sets that this process knows to be drawn."""
 
 
 def _drawn(folder: StorePath) -> Part | None:
-    """The files of an embedded data set in a bucket, or None if it is not there yet."""
+    """The files of an embedded data set, or None if it is not drawn yet."""
     if folder not in _SEEN and (part := read_marker(folder / _DRAWN)):
         _SEEN[folder] = part
     return _SEEN.get(folder)
@@ -164,15 +152,13 @@ def _draw(folder: Path, spec: SyntheticSpec) -> None:
 def _annotations_of(context: Context, split: Split) -> Path:
     if context.settings.data.embedded is not None:
         folder, name = _embedded(context), f"annotations/{split}.json"
-        if isinstance(folder, Path):
-            return folder / name
         part = _drawn(folder)
         assert part is not None, "it was drawn just now"
-        return here(RemoteFile(folder / name, part.files[name]))
+        return (folder / name).file(lambda: part.files[name]).fetch()
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
-    place = source.annotations
-    return place if isinstance(place, Path) else here(RemoteFile(place, facts_of(place)))
+    annotations = source.annotations
+    return annotations.file(lambda: facts_of(annotations)).fetch()
 
 
 @dataclass(frozen=True)
@@ -197,7 +183,7 @@ class _Looked:
 def _look(job: _Job) -> _Looked:
     found: dict[int, ImageFacts | str] = {}
     part = f"crops-{job.number:05d}"
-    writer = WindowWriter(mirror(job.crops), part) if job.crops else None
+    writer = WindowWriter(job.crops.mirror(), part) if job.crops else None
     for people in job.pictures:
         first = people[0]
         try:
@@ -285,7 +271,7 @@ def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> 
 
 
 def _write_quarantine(path: StorePath, quarantine: Sequence[Quarantined]) -> None:
-    write_atomic(path, "".join(json.dumps(asdict(item)) + "\n" for item in quarantine).encode())
+    path.write_atomic("".join(json.dumps(asdict(item)) + "\n" for item in quarantine).encode())
 
 
 def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quarantined], *, num_records: int) -> None:
@@ -293,7 +279,7 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
     if not quarantine or len(quarantine) <= allowed * num_records:
         return
     kept = context.run_dir / f"quarantine.{split}.jsonl"
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.parent.make_folders()
     _write_quarantine(kept, quarantine)
     lines = [f"    annotation {item.annotation_id}, image {item.image_id}: {item.reason}" for item in quarantine[:_SHOWN]]
     raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -11,13 +11,12 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
+    PlainValidator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from stages.networks.spec import is_network, known_networks
-from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.path import StorePath, parse_path
 
 __all__ = [
@@ -61,15 +60,19 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-def _absolute(path: Path) -> Path:
+P = TypeVar("P", Path, StorePath)
+
+
+def _data_path(value: object) -> StorePath:
+    if not isinstance(value, str | Path | StorePath):
+        raise PydanticCustomError("path_type", "Input is not a valid path")
+    return _absolute(parse_path(str(value)))
+
+
+def _absolute(path: P) -> P:
     if not path.is_absolute():
         raise ValueError(f"'{path}' is relative; a submitted job runs in another folder, so paths must be absolute")
     return path
-
-
-def _in_a_bucket(value: object, otherwise: ValidatorFunctionWrapHandler) -> object:
-    place = parse_path(value) if isinstance(value, str) else value
-    return place if isinstance(place, BucketPath) else otherwise(value)
 
 
 def _known_network(name: str) -> str:
@@ -81,11 +84,8 @@ def _known_network(name: str) -> str:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Network = Annotated[str, AfterValidator(_known_network)]
 """A name of ``stages.networks.spec.NETWORKS``, such as ``hrnet_w16_small``."""
-if TYPE_CHECKING:
-    DataPlace = StorePath
-else:
-    # What is not in a bucket is a path, and told so where it is wrong: a union would tell of both.
-    DataPlace = Annotated[AbsolutePath, WrapValidator(_in_a_bucket), PlainSerializer(str)]
+DataPath = Annotated[StorePath, PlainValidator(_data_path), PlainSerializer(str)]
+"""A file or folder of the data set, on a file system that all nodes see or in a bucket."""
 
 
 class Section(BaseModel):
@@ -105,8 +105,8 @@ class EmbeddedData(Section):
 class SplitSource(Section):
     """One half of a COCO-format data set."""
 
-    annotations: DataPlace
-    images: DataPlace
+    annotations: DataPath
+    images: DataPath
 
 
 class DataSettings(Section):

@@ -22,8 +22,8 @@ from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights
 from storage_schemas.errors import WeightsError
-from storage_schemas.paths.local import sha256_known
-from storage_schemas.paths.node_cache import here
+from storage_schemas.paths.facts import sha256_known
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry
 
 __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
@@ -99,7 +99,7 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
         given = {
             "network": source.network,
             "size_wh": size_wh,
-            "weights": sha256_known(source.weights),
+            "weights": sha256_known(LocalPath(source.weights)),
             "version": _VERSION,
         }
         return TeacherStep(title=title, recipe=given, part=part, same=_NO_SENIOR)
@@ -280,7 +280,7 @@ def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
     files = [WEIGHTS, METRICS]
     if base.weights is not None and base.weights.suffix == ".pt2":
         program = f"program{base.weights.suffix}"
-        shutil.copyfile(here(base.weights), draft.work / program)
+        shutil.copyfile(base.weights.fetch(), draft.work / program)
         described = {**described, "network": None, "weights": program}
         files = [program, *files]
     return _Begun(part, draft, plan, files, described)

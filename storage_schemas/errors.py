@@ -21,6 +21,7 @@ __all__ = [
     "SchemaVersionError",
     "StoreError",
     "TrainingError",
+    "UnreadableEntryError",
     "WeightsError",
 ]
 
@@ -125,6 +126,10 @@ class MissingInputError(OdkdError):
 
 class CorruptEntryError(OdkdError):
     """An entry of the store whose files do not match its manifest."""
+
+
+class UnreadableEntryError(CorruptEntryError):
+    """A manifest or a file that cannot be read (wrong owner, failing disk) and may still be intact."""
 
 
 class StoreError(OdkdError):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Entry
 from tests.support.buckets import Server, local, served
 from tests.support.cache_samples import Cache, a_home
@@ -22,6 +23,12 @@ torch.set_num_threads(1)
 cv2.setNumThreads(0)
 
 
+@pytest.fixture
+def tmp_path(tmp_path: LocalPath) -> LocalPath:
+    """pytest's folder, as the class of paths that a home on a file system has."""
+    return LocalPath(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def _server() -> Iterator[Server]:
     with served() as server:
@@ -29,7 +36,7 @@ def _server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(_server: Server, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of the S3 protocol that this process and those that it starts use; what it keeps on this node is the test's."""
     for name, value in _server.environment.items():
         monkeypatch.setenv(name, value)
@@ -48,7 +55,7 @@ def bucket(server: Server) -> BucketPath:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cache:
+def cache(tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cache:
     """Commands of ``pipeline.cache`` on the home ``tmp_path``."""
     monkeypatch.delenv("ODKD_HOME", raising=False)
     monkeypatch.delenv("ODKD_UPSTREAM", raising=False)
@@ -57,12 +64,12 @@ def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 @pytest.fixture(scope="session")
 def _made_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Entry]]:
-    home = tmp_path_factory.mktemp("home")
+    home = LocalPath(tmp_path_factory.mktemp("home"))
     return home, a_home(home)
 
 
 @pytest.fixture
-def made(tmp_path: Path, _made_once: tuple[Path, dict[str, Entry]]) -> dict[str, Entry]:
+def made(tmp_path: LocalPath, _made_once: tuple[Path, dict[str, Entry]]) -> dict[str, Entry]:
     """The entries of that home, by a name."""
     home, entries = _made_once
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)

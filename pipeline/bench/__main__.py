@@ -14,6 +14,7 @@ from pipeline.bench.scale import PARTS
 from pipeline.cli import exit_status
 from pipeline.home import HOME_HELP, home_of
 from storage_schemas.errors import ConfigError, Remedy, StoreError
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["build_parser", "main"]
 
@@ -62,7 +63,7 @@ def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     from pipeline.bench.sizes import find_entries
 
     entries = find_entries(home_of(options.home), options.entry) if options.entry else None
-    people = find_photographs(*map(Path, options.people)) if options.people else None
+    people = find_photographs(*map(LocalPath, options.people)) if options.people else None
     out = Path(options.out)
     _make_folder(out)
     parts = [options.part] if options.part else PARTS

@@ -20,6 +20,7 @@ from pipeline.bench.scale import FULL, FULL_ON_GPU, QUICK, PartName
 from pipeline.bench.sizes import TargetEntries, measure_sizes
 from pipeline.bench.steps import measure_steps
 from pipeline.bench.store import measure_store
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["run_cache_bench"]
 
@@ -46,7 +47,7 @@ def run_cache_bench(
     sys.stdout.write(f"{title}\n")
     found: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="odkd-bench-") as folder:
-        data = Data(Path(folder), scale)
+        data = Data(LocalPath(folder), scale)
         measures: Mapping[PartName, Callable[[], Sequence[Part]]] = {
             "sizes": lambda: [measure_sizes(entries or _drawn(data), asked=entries is not None)],
             "reading": lambda: [measure_reading(data)],

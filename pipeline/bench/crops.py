@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
 from storage_schemas.formats.windows import StoredCrop, write_index
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["Photographs", "find_photographs", "measure_crops"]
 
@@ -37,10 +37,10 @@ class Photographs:
     """A data set that crops are read from: its people, and the folder of the pictures."""
 
     records: Sequence[Record]
-    root: Path
+    root: LocalPath
 
 
-def find_photographs(annotations: Path, root: Path) -> Photographs:
+def find_photographs(annotations: LocalPath, root: LocalPath) -> Photographs:
     """The people of a COCO annotations file.
 
     Raises:
@@ -53,7 +53,7 @@ def find_photographs(annotations: Path, root: Path) -> Photographs:
     return Photographs(records, root)
 
 
-def measure_crops(people: Photographs, scale: Scale, folder: Path) -> Part:
+def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
     """Crops a second and core by each way, of the same people in the same order.
 
     Raises:
@@ -92,7 +92,7 @@ def measure_crops(people: Photographs, scale: Scale, folder: Path) -> Part:
     )
 
 
-def _store(people: Photographs, folder: Path) -> tuple[Instances, list[StoredCrop]]:
+def _store(people: Photographs, folder: LocalPath) -> tuple[Instances, list[StoredCrop]]:
     """The table of everybody, and their windows, which are stored as stage prepare does it."""
     by_picture: dict[int, list[Record]] = defaultdict(list)
     for record in people.records:

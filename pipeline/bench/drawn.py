@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from stages.pose.skeleton import COCO_17
 from stages.progress import progress
 from stages.settings import Role
 from storage_schemas.formats.instances import Instances, Record, write_instances
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["People", "draw_people", "heatmaps"]
 
@@ -46,8 +46,8 @@ class People:
 
     instances: Instances
     records: Sequence[Record]
-    table: Path
-    root: Path
+    table: LocalPath
+    root: LocalPath
 
     def repeated(self, num: int) -> Instances:
         """``num`` people: these, as often as needed, each time under other ids and so in other crops."""
@@ -55,7 +55,7 @@ class People:
         return replace(self.instances.select(rows), id_N=np.arange(num, dtype=np.int64))
 
 
-def draw_people(folder: Path, *, images: int, crop_wh: tuple[int, int]) -> People:
+def draw_people(folder: LocalPath, *, images: int, crop_wh: tuple[int, int]) -> People:
     """Draw ``images`` pictures below ``folder``, and make the table of the people on them."""
     # Labels of the validation set have no gaps, and masks neither: which joints a teacher is not sure of is drawn below.
     spec = SyntheticSpec(train_images=1, val_images=images, seed=0, image_size_wh=_PICTURE_WH)

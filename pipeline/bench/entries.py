@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from storage_schemas.formats.targets import (
     view_arrays,
     write_block,
 )
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 
@@ -58,7 +58,7 @@ class CachedView:
 class Data:
     """What the parts measure on: drawn when it is first asked for, below ``folder``."""
 
-    def __init__(self, folder: Path, scale: Scale) -> None:
+    def __init__(self, folder: LocalPath, scale: Scale) -> None:
         self.folder, self.scale = folder, scale
 
     @cached_property

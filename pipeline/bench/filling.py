@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from stages.targets.block import BlockJob, BlockTeacher, BlockView, fill_block
 from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.formats.targets import create_arrays, target_arrays, view_arrays
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["measure_filling"]
 
@@ -108,7 +108,7 @@ def _ready_images(people: Instances, data: Data, place: Machine) -> list[Tensor]
     return [normalize(torch.from_numpy(image_Bhw3).to(place.device).permute(0, 3, 1, 2)) for image_Bhw3 in batches]
 
 
-def _untrained(path: Path, scale: Scale, image_B3hw: Tensor) -> NetworkSpec:
+def _untrained(path: LocalPath, scale: Scale, image_B3hw: Tensor) -> NetworkSpec:
     """First weights of the network, but for its head, which is scaled: each map has peaks near 1, and is below 0 elsewhere.
 
     Without it maps would be 1e-11 high, and nothing would be binarized.
@@ -152,7 +152,7 @@ def _job(data: Data, place: Machine, spec: NetworkSpec, people: int, *, num: int
 
 def _view(data: Data, spec: NetworkSpec, number: int, num: int) -> BlockView:
     """A view that is written, and a teacher's targets of it."""
-    crop_wh, draft = data.scale.crop_wh, Path(tempfile.mkdtemp(dir=data.folder))
+    crop_wh, draft = data.scale.crop_wh, LocalPath(tempfile.mkdtemp(dir=data.folder))
     heatmap_wh = (crop_wh[0] // 4, crop_wh[1] // 4)
     view, targets = draft / "view", draft / "targets"
     create_arrays(view, view_arrays(heatmap_wh), num)

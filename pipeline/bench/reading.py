@@ -95,7 +95,7 @@ def measure_reading(data: Data) -> Part:
 
 
 def _folder(cached: CachedView) -> Path:
-    return cached.targets["primary"].near()
+    return cached.targets["primary"].fetch()
 
 
 def _batches(num: int, rounds: int) -> list[list[Rows]]:

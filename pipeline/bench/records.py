@@ -72,10 +72,10 @@ class ViewTargets:
 
 def read_view_targets(view: Entry, targets: Entry, *, stop: int | None = None) -> ViewTargets:
     """What stands in two of our entries about all people, or about those before row ``stop``."""
-    affine_N23 = read_rows(view.near(), "affine", 0, stop).astype(np.float32, copy=False)
-    flip_N = read_rows(view.near(), "flip", 0, stop).astype(np.bool_, copy=False)
-    bits_NP = read_rows(targets.near(), "bits", 0, stop).astype(np.uint8, copy=False)
-    peak_NK = read_rows(targets.near(), "peak", 0, stop).astype(np.float16, copy=False)
+    affine_N23 = read_rows(view.fetch(), "affine", 0, stop).astype(np.float32, copy=False)
+    flip_N = read_rows(view.fetch(), "flip", 0, stop).astype(np.bool_, copy=False)
+    bits_NP = read_rows(targets.fetch(), "bits", 0, stop).astype(np.uint8, copy=False)
+    peak_NK = read_rows(targets.fetch(), "peak", 0, stop).astype(np.float16, copy=False)
     return ViewTargets(Views(affine_N23, flip_N), bits_NP, peak_NK)
 
 

@@ -97,4 +97,4 @@ def _bytes_a_person(entries: Sequence[Entry]) -> dict[str, float]:
 
 
 def _people(entry: Entry) -> int:
-    return array_facts(entry.near(), "bits" if entry.manifest.kind == "targets" else "affine")[0][0]
+    return array_facts(entry.fetch(), "bits" if entry.manifest.kind == "targets" else "affine")[0][0]

@@ -49,7 +49,8 @@ def measure_steps(data: Data, place: Machine) -> list[Part]:
     trainer, batch = _trainer(data, place), _batch(data)
     with ExitStack() as stack:
         teachers: dict[Role, MappedArray] = {
-            role: stack.enter_context(closing(MappedArray(entry.near(), "bits"))) for role, entry in data.cached.targets.items()
+            role: stack.enter_context(closing(MappedArray(entry.fetch(), "bits")))
+            for role, entry in data.cached.targets.items()
         }
         kinds = _from_cache(trainer, batch, teachers, scale.rows)
         from_cache = _seconds(kinds, place, scale, rounds=scale.cached_rounds, title="steps from the cache")

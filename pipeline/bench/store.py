@@ -14,7 +14,6 @@ from pipeline.bench.records import read_view_targets
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.timing import interleaved, one_core
 from storage_schemas.formats.targets import ArraySpec
-from storage_schemas.paths.local import write_atomic
 from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.manifest import MANIFEST, Manifest, key_of
 from storage_schemas.store.store import Entry, Store
@@ -79,8 +78,8 @@ def _many_manifests(store: Store, manifest: Manifest, num: int) -> None:
         recipe = {**manifest.recipe, "number": number}
         other = replace(manifest, key=key_of(manifest.kind, recipe), recipe=recipe)
         folder = store.root / other.kind / other.key
-        folder.mkdir(parents=True)
-        write_atomic(folder / MANIFEST, other.encode(), durable=False)
+        folder.make_folders()
+        (folder / MANIFEST).write_atomic(other.encode(), durable=False)
 
 
 def _list(home: Path, num: int) -> None:

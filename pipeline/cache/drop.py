@@ -19,11 +19,11 @@ from storage_schemas.errors import (
     Remedy,
     SchemaVersionError,
     StoreError,
+    UnreadableEntryError,
 )
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.gc import Garbage, remove, wreck_at
 from storage_schemas.store.inventory import Inventory, find_entry, find_place, take_inventory
-from storage_schemas.store.parts import is_unreadable
 from storage_schemas.store.store import Entry, Store
 
 __all__ = ["drop"]
@@ -79,11 +79,11 @@ def _found_at(home: StorePath, store: Store, entry_id: str) -> Entry | list[Garb
         return find_entry(store, entry_id)
     except SchemaVersionError:
         return wreck_at(store, entry_id, tell=log.info)
-    except CorruptEntryError as error:
-        if is_unreadable(error.seen):
-            raise CorruptEntryError(
-                error.seen, allowed=_WRITABLE, remedy=Remedy("verify", entry_id=entry_id, home=str(home))
-            ) from error
+    except UnreadableEntryError as error:
+        raise CorruptEntryError(
+            error.seen, allowed=_WRITABLE, remedy=Remedy("verify", entry_id=entry_id, home=str(home))
+        ) from error
+    except CorruptEntryError:
         return wreck_at(store, entry_id, tell=log.info)
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from pipeline.cache.advice import command
 from pipeline.experiments import Experiment, Run, experiments
-from pipeline.home import home_of, make_home, upstream_if_there
-from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy
-from storage_schemas.paths.bucket import BucketPath
+from pipeline.home import has_store, home_of, make_home, upstream_if_there
+from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy, UnreadableEntryError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.inventory import find_entry, find_place, held
-from storage_schemas.store.parts import is_unreadable
 from storage_schemas.store.store import Entry, Store
 
 __all__ = [
@@ -34,7 +30,6 @@ __all__ = [
     "open_store",
     "order_of",
     "remedy_of",
-    "removal_command",
     "run_with",
     "users_of",
 ]
@@ -54,10 +49,9 @@ class Result:
 def open_store(options: argparse.Namespace, *, make: bool = False) -> tuple[StorePath, Store]:
     """The home and its store; warn if the home has no store yet."""
     home = home_of(options.home)
-    # A missing bucket is reported here, and not by the first request for an object.
-    if make or isinstance(home, BucketPath):
+    if make:
         make_home(home)
-    if not make and not (home / "store").is_dir():
+    elif not has_store(home):
         log.warning("There is no store in %s: nothing was made there yet, or another --home is meant", home)
     return home, Store(home / "store")
 
@@ -86,8 +80,8 @@ def entry_at(home: StorePath, store: Store, entry_id: str, *, upstream: StorePat
     except CorruptEntryError as error:
         # A run with this environment would find the entry in $ODKD_UPSTREAM.
         upstream = upstream or upstream_if_there(None, home)
-        users = users_of(home).get(entry_id, ())
-        remedy = remedy_of(home, entry_id, error, [error.seen], users, upstream=upstream)
+        users, unreadable = users_of(home).get(entry_id, ()), isinstance(error, UnreadableEntryError)
+        remedy = remedy_of(home, entry_id, error, users, unreadable=unreadable, upstream=upstream)
         raise CorruptEntryError(error.seen, remedy=remedy) from error
 
 
@@ -123,16 +117,16 @@ def remedy_of(
     home: StorePath,
     entry_id: str,
     found: Entry | CorruptEntryError,
-    problems: Sequence[str],
     users: Sequence[Run],
     *,
+    unreadable: bool,
     upstream: StorePath | None,
 ) -> Remedy:
     """The remedy for a damaged entry: repair or rebuild it, or drop it if no experiment uses it.
 
-    ``found`` is the entry, or the error of its manifest; ``problems`` are those of its files.
+    ``found`` is the entry, or the error of its manifest; ``unreadable`` tells whether something of it cannot be read.
     """
-    if any(map(is_unreadable, problems)):
+    if unreadable:
         # The files may be intact: suggest no command that deletes them.
         return Remedy("verify", entry_id=entry_id, home=str(home))
     unsure = [] if users else [experiment for experiment in experiments(home) if experiment.problem]
@@ -155,21 +149,13 @@ def experiment_remedy(home: StorePath, experiment: Experiment) -> Remedy:
     folder = home / "runs" / experiment.name
     if experiment.spoilt is not None and experiment.spoilt != folder:
         # Notes of an interrupted run, which no other run overwrites.
-        return Remedy("shell", text=removal_command(experiment.spoilt))
+        return Remedy("shell", text=experiment.spoilt.removal_command())
     return replace(experiment_run(home, [Run(experiment.name, folder, frozenset())]), stage="all")
 
 
 def drop_remedy(home: StorePath, entry_id: str, users: Sequence[Run]) -> Remedy:
     """The remedy that deletes an entry."""
     return Remedy("drop", entry_id=entry_id, home=str(home), used=bool(users))
-
-
-def removal_command(path: StorePath) -> str:
-    """The shell command that deletes a folder, on a disk or in a bucket."""
-    tool = "rm -r"
-    if not isinstance(path, Path):
-        tool = "aws s3 rm --recursive" if path.bucket.startswith("s3:") else "gcloud storage rm --recursive"
-    return f"{tool} {shlex.quote(str(path))}"
 
 
 def experiment_run(home: StorePath, runs: Sequence[Run], upstream: StorePath | None = None) -> Remedy:

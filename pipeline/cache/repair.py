@@ -27,7 +27,6 @@ from stages.humanize import plural
 from stages.targets import repair as blocks
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, OdkdError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.parts import is_unreadable
 
 __all__ = ["repair", "sampled", "step_of"]
 
@@ -48,7 +47,7 @@ def repair(options: argparse.Namespace) -> Result:
     entry_id, damaged = entry.entry_id, entry.damaged()
     if not damaged:
         return Result({"entry": entry_id, "mended": [], "fetched": []}, f"{entry_id}: nothing was damaged")
-    if unreadable := [problem for problem in damaged.values() if is_unreadable(problem)]:
+    if unreadable := [f"{name} {problem}" for name, problem in damaged.items() if problem.kind == "unreadable"]:
         remedy = Remedy("verify", entry_id=entry_id, home=str(home))
         raise CorruptEntryError(f"{entry_id}: {unreadable[0]}", allowed="files that this user may read", remedy=remedy)
     upstream = upstream or upstream_of(None, home)

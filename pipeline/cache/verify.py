@@ -16,7 +16,6 @@ from pipeline.cache.lookup import (
     open_store,
     order_of,
     remedy_of,
-    removal_command,
     run_with,
     users_of,
 )
@@ -69,7 +68,14 @@ def verify(options: argparse.Namespace) -> Result:
         entry_id: {
             "problems": verdict.damaged[entry_id],
             "next": command(
-                remedy_of(home, entry_id, found, verdict.damaged[entry_id], users.get(entry_id, []), upstream=upstream)
+                remedy_of(
+                    home,
+                    entry_id,
+                    found,
+                    users.get(entry_id, []),
+                    unreadable=entry_id in verdict.unreadable,
+                    upstream=upstream,
+                )
             ),
         }
         for entry_id, found in _in_order(inventory)
@@ -229,7 +235,7 @@ def _kept(home: StorePath, store: Store) -> list[dict[str, Any]]:
 
 def _kept_told(kept: Mapping[str, Any]) -> str:
     what = f"keeps {plural(len(kept['keeps']), 'entry')} that no finished run needs"
-    drop = removal_command(parse_path(kept["notes"]))
+    drop = parse_path(kept["notes"]).removal_command()
     if kept["process"]:
         return f"A run of '{kept['experiment']}' by {kept['process']} {what}; if that process is dead and not to go on: {drop}"
     return f"A run of '{kept['experiment']}' that did not end {what}, until it is run again with its settings; or: {drop}"
@@ -268,7 +274,7 @@ def _used(home: StorePath) -> frozenset[str]:
                 + (
                     "if that run is not wanted, none"
                     if spoilt != folder
-                    else f"if it is not wanted, none: {removal_command(spoilt)}"
+                    else f"if it is not wanted, none: {spoilt.removal_command()}"
                 ),
                 remedy=experiment_remedy(home, experiment),
             )

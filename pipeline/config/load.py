@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
 import yaml
@@ -85,7 +84,7 @@ def _read(config: str) -> Tree:
         return _parse_preset(config)
     path = parse_path(config)
     try:
-        path = path.expanduser() if isinstance(path, Path) else path
+        path = path.expanduser()
     except RuntimeError as error:
         raise ConfigError(f"--config '{config}': {error}", allowed="a path to a YAML file") from error
     if not config or not path.is_file():

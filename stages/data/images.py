@@ -10,7 +10,6 @@ bits the upper 8 are kept, CMYK is multiplied as OpenCV does it, EXIF rotation i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -26,8 +25,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from storage_schemas.formats.instances import ImageFacts
-from storage_schemas.paths.node_cache import fetched
-from storage_schemas.paths.path import StorePath, mirror
+from storage_schemas.paths.path import StorePath
 
 __all__ = [
     "DECODER_VERSION",
@@ -44,7 +42,6 @@ __all__ = [
     "size_fault",
 ]
 
-_NOT_OF_A_FILE = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 DECODER_VERSION = f"simplejpeg {simplejpeg.__version__}, opencv {cv2.__version__}"
 """Which libraries make pixels of files: part of a key, since decoders differ by pixels."""
 
@@ -111,8 +108,8 @@ def read_image_file(root: StorePath, file_name: str, *, anew: bool = False) -> b
     if fault := file_name_fault(file_name):
         raise ImageError(f"file_name: {fault}")
     try:
-        fetched(root / file_name, anew=anew)
-        folder, path = os.path.realpath(mirror(root)), os.path.realpath(mirror(root) / file_name)
+        (root / file_name).fetch(again=anew)
+        folder, path = os.path.realpath(root.mirror()), os.path.realpath(root.mirror() / file_name)
         if os.path.commonpath([folder, path]) != folder:
             raise ImageError("file: a symbolic link leads out of the image folder")
         facts = Path(path).stat()
@@ -124,8 +121,7 @@ def read_image_file(root: StorePath, file_name: str, *, anew: bool = False) -> b
         return Path(path).read_bytes()
     except OSError as error:
         # A picture is broken, or the storage is, or this node's disk: pictures that are whole must not be set aside for that.
-        of_file = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
-        if error.errno in _NOT_OF_A_FILE or (not isinstance(root, Path) and error.errno not in of_file):
+        if not root.blames_file(error):
             raise
         raise ImageError(f"file: {error.strerror or error}") from error
 

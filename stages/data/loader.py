@@ -24,7 +24,6 @@ from stages.data.windows import CropWindows, Pictures, served_by_windows
 from stages.pose.affine import moved_origin, scale_affine
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances
-from storage_schemas.paths.node_cache import here
 from storage_schemas.paths.path import StorePath
 
 __all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "epoch_order", "load_image"]
@@ -106,7 +105,7 @@ class CropLoader:
         self, instances: Instances, pictures: Pictures, *, size_wh: tuple[int, int], threads: int, ahead: int = _AHEAD
     ) -> None:
         self._instances, self._root, self._size_wh = instances, pictures.root, size_wh
-        self._windows = CropWindows(here(pictures.crops), instances) if pictures.crops else None
+        self._windows = CropWindows(pictures.crops.fetch(), instances) if pictures.crops else None
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = _DECODED_KEPT * threads

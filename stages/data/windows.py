@@ -22,8 +22,7 @@ from stages.pose.affine import apply_affine, invert_affine
 from storage_schemas.errors import CorruptEntryError, Remedy
 from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.formats.windows import CropShards, StoredCrop, write_shard
-from storage_schemas.paths.node_cache import Folder
-from storage_schemas.paths.path import StorePath
+from storage_schemas.paths.path import Folder, StorePath
 
 __all__ = ["CROPS_RECIPE", "CropWindows", "Pictures", "WindowWriter", "served_by_windows", "window_of"]
 

@@ -26,7 +26,7 @@ from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.pose.flip import flip_merge
 from stages.settings import AugmentSettings, DecoderName
 from storage_schemas.formats.instances import Instances, read_instances
-from storage_schemas.paths.node_cache import File, here
+from storage_schemas.paths.path import File
 
 __all__ = ["DECODERS", "Runner", "predict", "runner"]
 
@@ -113,7 +113,7 @@ def predict(
     ``divisor`` is how much smaller the network's input is than the crop; ``withhold_mask`` gives a senior no masks.
     """
     settings = context.settings
-    num = len(read_instances(here(people)).id_N)
+    num = len(read_instances(people.fetch()).id_N)
     jobs = [
         _Job(
             start,
@@ -141,7 +141,7 @@ def predict(
 
 @ray.remote(max_calls=0)
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
-    instances = read_instances(here(job.people)).select(np.arange(job.start, job.stop))
+    instances = read_instances(job.people.fetch()).select(np.arange(job.start, job.stop))
     size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)
     ready = runner(job.spec, size_wh, job.device, job.precision, worker_threads())
     found: dict[DecoderName, list[F32]] = {decoder: [] for decoder in DECODERS}

@@ -18,10 +18,7 @@ __all__ = ["ray_storage"]
 
 def ray_storage(place: StorePath) -> dict[str, Any]:
     """The arguments of ``RunConfig`` that make Ray Train use ``place``."""
-    if isinstance(place, BucketPath):
-        file_system = fs.PyFileSystem(_Bucket(place.bucket))
-        return {"storage_path": place.key, "storage_filesystem": file_system}
-    return {"storage_path": str(place)}
+    return place.in_file_system(lambda bucket: fs.PyFileSystem(_Bucket(bucket)))
 
 
 class _Upload(io.BytesIO):
@@ -85,7 +82,7 @@ class _Bucket(fs.FileSystemHandler):  # type: ignore[misc] # pyarrow has no type
         self._place(source).copy_to(self._place(target))
 
     def move(self, source: str, target: str) -> None:
-        self._place(source).replace(self._place(target))
+        self._place(source).move_to(self._place(target))
 
     def open_append_stream(self, path: str, metadata: object) -> PythonFile:
         raise NotImplementedError("an object is written whole")
@@ -100,7 +97,7 @@ class _Bucket(fs.FileSystemHandler):  # type: ignore[misc] # pyarrow has no type
 
     def _info(self, path: str) -> fs.FileInfo:
         place = self._place(path)
-        facts = place.facts()
+        facts = place.state()
         if facts:
             return fs.FileInfo(path, fs.FileType.File, size=facts.size, mtime=facts.changed)
         return fs.FileInfo(path, fs.FileType.Directory if place.is_dir() else fs.FileType.NotFound)

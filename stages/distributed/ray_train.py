@@ -21,9 +21,6 @@ from stages.training.loop import Worker, train, training_rows
 from stages.training.plan import TrainingPlan
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.formats.instances import read_instances
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.node_cache import here
 
 if TYPE_CHECKING:
     # It takes a second to import, which plans, predictions and targets do without.
@@ -34,8 +31,6 @@ __all__ = ["cpus_of_process", "run_trainings", "side_by_side"]
 
 S = TypeVar("S", bound=Step)
 _ERROR = "error.json"
-_SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_BETWEEN_REQUESTS = 5.0
 
 
 def side_by_side(context: Context, steps: Sequence[S]) -> list[list[S]]:
@@ -197,7 +192,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _leave(plan: TrainingPlan, error: OdkdError) -> None:
     """Ray hands errors over as text: the parts are kept where the driver finds them."""
-    write_atomic(plan.folder / _ERROR, error.encode())
+    (plan.folder / _ERROR).write_atomic(error.encode())
 
 
 def _distributed(network: torch.nn.Module) -> torch.nn.Module:
@@ -250,7 +245,7 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
     """Show the progress that the first worker of each training writes to its curve."""
     title = f"{plans[0].stage}: {' and '.join(plan.name for plan in plans)}"
     stop = threading.Event()
-    seconds = _SECONDS_BETWEEN_REQUESTS if isinstance(plans[0].folder, BucketPath) else _SECONDS_BETWEEN_LOOKS
+    seconds = plans[0].folder.poll_seconds
     with progress(title, total=sum(map(_steps_of, plans)), unit="steps") as bar:
 
         def done() -> int:
@@ -278,5 +273,5 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
 
 
 def _steps_of(plan: TrainingPlan) -> int:
-    people = len(training_rows(read_instances(here(plan.instances)), plan))
+    people = len(training_rows(read_instances(plan.instances.fetch()), plan))
     return len(plan.epochs) * max(1, people // plan.train.batch_size)

@@ -15,7 +15,6 @@ from stages.networks.spec import NetworkSpec, architecture
 from stages.networks.weights import fit_weights, load_state_dict_file
 from storage_schemas.errors import WeightsError
 from storage_schemas.formats.checkpoints import load_weights
-from storage_schemas.paths.node_cache import here
 
 __all__ = ["check_network", "is_trainable", "load_network"]
 
@@ -48,7 +47,7 @@ def load_network(
     Raises:
         WeightsError: the weights do not fit, are not safe to open, or give other heatmaps.
     """
-    weights, checkpoint = (None if file is None else here(file) for file in (spec.weights, spec.checkpoint))
+    weights, checkpoint = (None if file is None else file.fetch() for file in (spec.weights, spec.checkpoint))
     if weights is not None and weights.suffix in (".pt2", ".onnx"):
         network = _whole(weights, onnx_threads=onnx_threads, device=device)
     else:

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from storage_schemas.errors import ConfigError
-from storage_schemas.paths.node_cache import File
+from storage_schemas.paths.path import File
 
 if TYPE_CHECKING:
     import torch

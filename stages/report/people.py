@@ -114,13 +114,13 @@ class _Drawing:
         self._context, self._people, self._poses = context, people, poses
         crops = context.need(view_step(context, "val", 0))
         context.check(crops)
-        self._affine_N23 = read_rows(crops.near(), "affine").astype(np.float32)
-        self._flip_N = read_rows(crops.near(), "flip").astype(np.bool_)
+        self._affine_N23 = read_rows(crops.fetch(), "affine").astype(np.float32)
+        self._flip_N = read_rows(crops.fetch(), "flip").astype(np.bool_)
         self._bits = {}
         for role, short in SHORT_NAMES.items():
             entry = context.need(target_step(context, role, "val", 0, context.settings.binarize))
             context.check(entry)
-            self._bits[short] = entry.near()
+            self._bits[short] = entry.fetch()
         report, size_wh = context.settings.report, context.settings.crop.size_wh
         self._height = tile_height(_TILES * report.overlays + _TILES_WORST * report.worst, size_wh=size_wh)
 

@@ -12,7 +12,6 @@ from stages.evaluate import chosen_decoder, protocol
 from stages.report import people, scores, sources
 from stages.report.page.content import Page
 from stages.report.summary import entries_of
-from storage_schemas.paths.local import write_atomic
 from storage_schemas.store.store import Draft
 
 __all__ = ["REPORT", "make", "publish", "steps"]
@@ -53,7 +52,7 @@ def publish(context: Context) -> None:
     for step in steps(context):
         entry = context.find(step)
         if entry is not None:
-            write_atomic(shown, entry.path(REPORT).read_bytes())
+            shown.write_atomic(entry.path(REPORT).read_bytes())
         elif shown.exists():
             shown.unlink()
             context.tell(f"report: {shown} was of other settings or entries and is removed; --stage report writes it anew")

@@ -36,8 +36,7 @@ from storage_schemas.formats.targets import (
     view_arrays,
     write_block,
 )
-from storage_schemas.paths.node_cache import File, Folder, here
-from storage_schemas.paths.path import StorePath, mirror
+from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.parts import finish_part
 
 __all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
@@ -98,7 +97,7 @@ def run_block(job: BlockJob) -> dict[str, int]:
 
 def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
     """Write the job's block of every array; how many crops each teacher saw."""
-    instances = read_instances(here(job.people)).select(np.arange(job.start, job.stop))
+    instances = read_instances(job.people.fetch()).select(np.arange(job.start, job.stop))
     crops = [_crops(job, view, instances) for view in job.views]
     collected = _Collected(job, crops, threads)
     # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
@@ -119,7 +118,7 @@ def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
 def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
     if view.stored is None:
         return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
-    folder = here(view.stored)
+    folder = view.stored.fetch()
     # Of a part that was fetched to this node only the rows are there yet.
     create_arrays(folder, view_arrays((job.size_wh[0] // 4, job.size_wh[1] // 4)), job.num)
     affine = read_rows(folder, "affine", job.start, job.stop).astype(np.float32)
@@ -176,7 +175,7 @@ class _Collected:
             whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
             scores = {name: whole.pop(name) for name in FLOAT_DECODERS if name in whole}
             specs = tuple(ArraySpec(name, rows.shape[1:], rows.dtype.name) for name, rows in whole.items())
-            work = mirror(folder)
+            work = folder.mirror()
             create_arrays(work, specs, self._job.num)
             write_block(work, block, whole)
             for name, rows in whole.items():

@@ -28,7 +28,7 @@ from stages.teachers import network_spec, teacher_step
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, Remedy, StoreError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
-from storage_schemas.paths.path import StorePath, children, make_folder, make_folders, mirror, remove_tree, upload
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.lease import Lease, LeaseWatch
 from storage_schemas.store.store import Entry
 from storage_schemas.store.writers import lease_of
@@ -89,8 +89,8 @@ def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
         MissingInputError: the entry was taken out of the store meanwhile.
     """
     with _scratch(entry) as folder:
-        copied = [name for name in damaged if _copied(twin, name, mirror(folder) / name)]
-        upload(folder, copied)
+        copied = [name for name in damaged if _copied(twin, name, folder.mirror() / name)]
+        folder.upload(copied)
         return _put_back(entry, folder, copied)
 
 
@@ -147,19 +147,19 @@ def _scratch(entry: Entry) -> Iterator[StorePath]:
 def _folder_in(entry: Entry) -> Iterator[StorePath]:
     if entry.is_there():
         # All of it may be lost.
-        make_folders(entry.folder)
-    for other in children(entry.folder)[0]:
+        entry.folder.make_folders()
+    for other in entry.folder.children()[0]:
         # What a repair left that was killed; one that lives keeps its own.
         if other.name.startswith(_SCRATCH) and LeaseWatch(lease_of(other)).is_gone():
-            remove_tree(other)
+            other.remove_tree()
             lease_of(other).unlink(missing_ok=True)
     folder = entry.folder / f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
     with Lease(lease_of(folder)):
-        make_folder(folder)
+        folder.make_folder()
         try:
             yield folder
         finally:
-            remove_tree(folder)
+            folder.remove_tree()
 
 
 def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence[str], folder: StorePath) -> None:
@@ -167,8 +167,8 @@ def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence
     split, num = step.split, int(entry.measured["rows"])
     people = context.need(instances_step(context, split))
     specs = array_specs(context, step)
-    create_arrays(mirror(folder), specs, num)
-    upload(folder, metadata_files(specs))
+    create_arrays(folder.mirror(), specs, num)
+    folder.upload(metadata_files(specs))
     blocks = [
         block for block in range(-(-num // rows_per_block(num))) if not set(block_files(specs, block)).isdisjoint(damaged)
     ]
@@ -290,4 +290,4 @@ def _batch_size(context: Context, step: CachedStep) -> int:
 
 def _rows(entry: Entry, name: str, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
     """Some rows of an array, one by one: there may be millions, and few are wanted."""
-    return np.concatenate([read_rows(entry.near(), name, row, row + 1) for row in chosen_B.tolist()])
+    return np.concatenate([read_rows(entry.fetch(), name, row, row + 1) for row in chosen_B.tolist()])

@@ -43,7 +43,7 @@ from storage_schemas.formats.targets import (
     unpack_bits,
     view_arrays,
 )
-from storage_schemas.paths.node_cache import File, here
+from storage_schemas.paths.path import File
 from storage_schemas.store.store import Draft, Entry
 
 __all__ = ["CachedStep", "array_specs", "block_job", "make", "steps", "target_step", "view_step"]
@@ -141,7 +141,7 @@ def _groups(missing: Sequence[CachedStep]) -> Iterator[list[CachedStep]]:
 
 def _make_group(context: Context, split: Split, group: Sequence[CachedStep]) -> None:
     people = context.need(instances_step(context, split)).file(INSTANCES)
-    num = len(read_instances(here(people)).id_N)
+    num = len(read_instances(people.fetch()).id_N)
     with ExitStack() as stack:
         drafts: Drafts = {}
         # In one order for all runs: two that need the same entries must not wait for each other.
@@ -255,7 +255,7 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     if isinstance(step, TargetsStep):
         bad = sum(part.notes["bad"] for part in draft.parts().values())
         _refuse_if_too_bad(context, step, bad, num)
-        measured |= {"bad_maps": bad, "seen": _seen_share(draft.near("peak/"), step.rule)}
+        measured |= {"bad_maps": bad, "seen": _seen_share(draft.fetch("peak/"), step.rule)}
         made |= {"batch_size": context.settings.targets.batch_size}
         if step.split == "val":
             measured |= _scores(context, step, draft)
@@ -286,9 +286,9 @@ def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]
     entry = context.need(instances_step(context, "val"))
     people = read_instances(entry.path(INSTANCES))
     crops = context.need(view_step(context, "val", step.view))
-    affine = read_rows(crops.near(), "affine").astype(np.float64)
+    affine = read_rows(crops.fetch(), "affine").astype(np.float64)
     width, height = context.heatmap_wh
-    folder = draft.near("bits/", "peak/", "block-")
+    folder = draft.fetch("bits/", "peak/", "block-")
     bits = unpack_bits(cast(Any, read_rows(folder, "bits")), (_NUM_JOINTS, height, width))
     xy, score = decode_bits(torch.from_numpy(bits), torch.from_numpy(read_rows(folder, "peak").astype(np.float32)))
     found = {"AP_from_bits": np.concatenate([to_image(xy, affine), score.numpy()[..., None]], -1).astype(np.float32)}

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from stages.settings import Role
 from stages.training.memory_map import MappedArray
 from stages.training.plan import EpochPlan
-from storage_schemas.paths.node_cache import Folder, here
+from storage_schemas.paths.path import Folder
 
 __all__ = ["CachedTargets"]
 
@@ -70,4 +70,4 @@ class CachedTargets:
 
 
 def _opened(folder: Folder) -> MappedArray:
-    return MappedArray(here(folder), "bits")
+    return MappedArray(folder.fetch(), "bits")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stages.training.curve import METRICS
-from storage_schemas.paths.path import StorePath, children, mirror, upload
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.parts import MARKER, finish_part, read_part
 
 __all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
@@ -27,7 +27,7 @@ class Progress:
 
 def save_checkpoint(folder: StorePath, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Save a checkpoint with the curve so far as a part in ``folder``, and delete all but the two newest."""
-    name, work = _name(progress), mirror(folder)
+    name, work = _name(progress), folder.mirror()
     path = work / f"{name}.pt"
     state = {"epoch": progress.epoch - 1, "losses": list(progress.losses)}
     torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), **state}, path)
@@ -35,7 +35,7 @@ def save_checkpoint(folder: StorePath, network: nn.Module, optimizer: torch.opti
     curve = path.with_suffix(".jsonl")
     shutil.copyfile(work / METRICS, curve)
     # The driver reads the progress from this file.
-    upload(folder, [METRICS])
+    folder.upload([METRICS])
     finish_part(folder, name, [path.name, curve.name])
     for old in _finished(folder)[:-_KEPT_CHECKPOINTS]:
         for suffix in (MARKER, ".jsonl", ".pt"):
@@ -50,7 +50,7 @@ def load_checkpoint(
 
     ``with_curve`` restores ``metrics.jsonl`` too.
     """
-    work = mirror(folder)
+    work = folder.mirror()
     if with_curve:
         # Remove a file that may be a link to the file of a writer whose parts were adopted.
         work.mkdir(parents=True, exist_ok=True)
@@ -77,5 +77,5 @@ def _name(progress: Progress) -> str:
 def _finished(folder: StorePath) -> list[str]:
     """The names of the finished checkpoints, oldest first."""
     # By the markers' names: "-step-" sorts before ".part.json", so a checkpoint within an epoch comes before its end.
-    names = sorted(path.name for path in children(folder)[1])
+    names = sorted(path.name for path in folder.children()[1])
     return [name.removesuffix(MARKER) for name in names if name.startswith("epoch-") and name.endswith(MARKER)]

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from stages.training.plan import TrainingPlan
-from storage_schemas.paths.path import StorePath, files_below, mirror, upload
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["METRICS", "CurveWriter", "last_step", "read_curve"]
 
@@ -23,7 +23,7 @@ class CurveWriter:
     """Writes the curve; only the first worker of a training has one."""
 
     def __init__(self, plan: TrainingPlan, *, first_epoch: int, done_steps: int) -> None:
-        self._path = mirror(plan.folder) / METRICS
+        self._path = plan.folder.mirror() / METRICS
         self._drop_lines_after(done_steps)
         self._stream = self._path.open("a")
         self._step = done_steps
@@ -34,8 +34,8 @@ class CurveWriter:
             from torch.utils.tensorboard import SummaryWriter
 
             # Files of earlier runs on this node are not uploaded by this run.
-            self._others = set(files_below(mirror(plan.events)))
-            self._events = SummaryWriter(str(mirror(plan.events)), purge_step=first_epoch)
+            self._others = set(plan.events.mirror().files_below())
+            self._events = SummaryWriter(str(plan.events.mirror()), purge_step=first_epoch)
 
     def _drop_lines_after(self, done_steps: int) -> None:
         """Remove the lines of steps that will be trained again, so that the curve holds each epoch once."""
@@ -63,7 +63,7 @@ class CurveWriter:
             self._events.flush()
             assert self._shared_events is not None
             try:
-                upload(self._shared_events, files_below(mirror(self._shared_events)).keys() - self._others)
+                self._shared_events.upload(self._shared_events.mirror().files_below().keys() - self._others)
             except OSError as error:
                 log.warning("The TensorBoard events of this epoch could not be written to %s: %s", self._shared_events, error)
 

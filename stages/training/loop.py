@@ -27,8 +27,6 @@ from storage_schemas.errors import Remedy, TrainingError
 from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import Instances, read_instances
 from storage_schemas.formats.targets import read_rows
-from storage_schemas.paths.node_cache import here
-from storage_schemas.paths.path import mirror
 from storage_schemas.store.parts import finish_part
 
 __all__ = ["WEIGHTS", "Worker", "train", "training_rows"]
@@ -81,7 +79,7 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
             session.run_epoch(epoch)
         if worker.rank == 0:
             description = {"network": plan.network.network or "program"}
-            save_weights(mirror(plan.folder) / WEIGHTS, session.network, description)
+            save_weights(plan.folder.mirror() / WEIGHTS, session.network, description)
             finish_part(plan.folder, _TRAINED, [WEIGHTS, METRICS])
         worker.barrier()
     finally:
@@ -94,7 +92,7 @@ class _Session:
     def __init__(self, plan: TrainingPlan, worker: Worker) -> None:
         self.plan, self.worker = plan, worker
         self.device = torch.device(f"cuda:{worker.local_rank}" if plan.device == "cuda" else "cpu")
-        self.instances = read_instances(here(plan.instances))
+        self.instances = read_instances(plan.instances.fetch())
         self.rows_N = training_rows(self.instances, plan)
         if len(self.rows_N) < worker.world:
             raise TrainingError(
@@ -190,7 +188,7 @@ class _Session:
 
     def _views(self, epoch_plan: EpochPlan) -> Views:
         if epoch_plan.views is not None:
-            folder = here(epoch_plan.views)
+            folder = epoch_plan.views.fetch()
             affine_N23 = read_rows(folder, "affine").astype(np.float32)
             return Views(affine_N23, read_rows(folder, "flip").astype(np.bool_))
         plan = self.plan

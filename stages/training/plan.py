@@ -10,8 +10,7 @@ from stages.data.windows import Pictures
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, Role, TrainSettings
 from stages.training.schedule import Weights
-from storage_schemas.paths.node_cache import File, Folder
-from storage_schemas.paths.path import StorePath
+from storage_schemas.paths.path import File, Folder, StorePath
 
 __all__ = ["EpochPlan", "TrainingPlan"]
 

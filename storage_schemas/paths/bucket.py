@@ -1,53 +1,60 @@
-"""Objects of a bucket, with the few operations of ``pathlib.Path`` that the store is made of.
+"""Objects of a bucket; the client retries failed requests by itself.
 
-Created exclusively by If-None-Match (S3) or a generation's precondition (GCS). Errors are those of files: ``OSError`` and its
-children. The client retries by itself what can be retried.
+An exclusive write uses If-None-Match (S3) or a generation precondition (GCS). Errors become those of files: ``OSError`` and its
+children.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
+from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, difference, facts_of, sha256_of
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder, cache_root, download_once, in_threads
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["SCHEMES", "BucketPath", "ObjectFacts"]
+__all__ = ["SCHEMES", "BucketPath"]
 
 SCHEMES = ("s3", "gs")
+_BEGUN = ".begun"
+_OF_ONE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 _RETRIES: Any = {
     "max_retries": 10,
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
 }
-
-
-@dataclass(frozen=True)
-class ObjectFacts:
-    """What a listing says of an object: bytes, and when it was written last (seconds since 1970)."""
-
-    size: int
-    changed: float
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, order=True)
 class BucketPath:
-    """The place ``key`` in ``bucket`` (``s3://name``): an object, or the beginning of the keys of others, as a folder is."""
+    """The object ``key`` in ``bucket`` (``s3://name``), or the prefix of other keys; ``StorePath`` describes the methods."""
 
     bucket: str
     key: str
     hurried: bool = field(default=False, compare=False)
-    """Whether to give up after seconds rather than minutes: for what is asked, or written, again soon."""
+    """Whether requests give up after seconds rather than minutes."""
+
+    @property
+    def poll_seconds(self) -> float:
+        return 5.0
+
+    @property
+    def listing_seconds(self) -> float:
+        return 5.0
 
     def __str__(self) -> str:
         return f"{self.bucket}/{self.key}"
@@ -57,59 +64,55 @@ class BucketPath:
 
     @property
     def name(self) -> str:
-        """The last part of the key."""
         return self.key.rpartition("/")[2]
 
     @property
     def parent(self) -> BucketPath:
-        """The folder it lies in; the bucket itself is its own."""
         return BucketPath(self.bucket, self.key.rpartition("/")[0])
 
     @property
     def parents(self) -> tuple[BucketPath, ...]:
-        """All folders it lies in, the nearest first."""
         return (self.parent, *self.parent.parents) if self.key else ()
 
     def with_name(self, name: str) -> BucketPath:
-        """Another place beside it."""
         return self.parent / name
 
-    def in_a_hurry(self) -> BucketPath:
-        """The same place, ``hurried``."""
+    def is_absolute(self) -> bool:
+        return True
+
+    def absolute(self) -> BucketPath:
+        return self
+
+    def expanduser(self) -> BucketPath:
+        return self
+
+    def impatient(self) -> BucketPath:
         return replace(self, hurried=True)
 
     def exists(self) -> bool:
-        """True if there is an object."""
-        return self.facts() is not None
+        return self.state() is not None
 
     is_file = exists
 
     def is_dir(self) -> bool:
-        """True if there are objects below it."""
         return next(self._listed(), None) is not None
 
-    def mkdir(self, **_: bool) -> None:
-        """Nothing: a bucket has no folders."""
-
-    def facts(self) -> ObjectFacts | None:
-        """Of the object; None if there is none."""
+    def state(self) -> FileState | None:
         import obstore
 
         try:
             with self._errors():
-                return _facts(obstore.head(self._store, self.key))
+                return _state(obstore.head(self._store, self.key))
         except FileNotFoundError:
             return None
 
     def read_bytes(self) -> bytes:
-        """All of the object."""
         import obstore
 
         with self._errors():
             return bytes(obstore.get(self._store, self.key).bytes())
 
     def blocks(self) -> Iterator[bytes]:
-        """The object, block by block."""
         import obstore
 
         with self._errors():
@@ -117,34 +120,34 @@ class BucketPath:
                 yield bytes(block)
 
     def sha256(self) -> str:
-        """Of the object's bytes, in hexadecimal."""
-        digest = hashlib.sha256()
-        for block in self.blocks():
-            digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(self.blocks())
 
     def put(self, data: bytes | Path, *, exclusive: bool = False) -> None:
-        """Write the object whole, from memory or from a file; with ``exclusive`` it must not be there yet."""
+        """Write the whole object from memory or from a file; with ``exclusive`` it must not exist yet."""
         import obstore
 
         with self._errors():
             obstore.put(self._store, self.key, data, mode="create" if exclusive else "overwrite")
 
+    def write_atomic(self, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
+        self.put(data, exclusive=exclusive)
+
     def copy_to(self, target: BucketPath) -> None:
-        """Copy the object within its bucket, without its bytes coming here."""
+        """Copy the object within its bucket; the bytes do not pass through this node."""
         import obstore
 
         assert self.bucket == target.bucket
         with self._errors():
             obstore.copy(self._store, self.key, target.key)
 
-    def replace(self, target: BucketPath) -> None:
-        """Move the object."""
+    link_as = copy_to
+
+    def move_to(self, target: BucketPath) -> None:
         self.copy_to(target)
         self.unlink()
 
     def unlink(self, *, missing_ok: bool = True) -> None:
-        """Remove the object; nobody can tell whether there was one."""
+        """Delete the object; the answer does not say whether it existed."""
         import obstore
 
         assert missing_ok
@@ -155,7 +158,6 @@ class BucketPath:
             return
 
     def children(self) -> tuple[list[BucketPath], list[BucketPath]]:
-        """The folders and the objects right below it."""
         import obstore
 
         with self._errors():
@@ -163,10 +165,109 @@ class BucketPath:
         folders = [BucketPath(self.bucket, key.rstrip("/")) for key in found["common_prefixes"]]
         return sorted(folders), sorted(BucketPath(self.bucket, facts["path"]) for facts in found["objects"])
 
-    def below(self) -> dict[str, ObjectFacts]:
-        """All objects below it, by their names from here on."""
+    def files_below(self) -> dict[str, FileState]:
         start = len(self.key) + 1 if self.key else 0
-        return {facts["path"][start:]: _facts(facts) for facts in self._listed()}
+        return {facts["path"][start:]: _state(facts) for facts in self._listed()}
+
+    def listing(self) -> list[tuple[str, int]]:
+        return sorted((name, state.size) for name, state in self.files_below().items())
+
+    def mtime_ns(self) -> int:
+        return 0
+
+    def usage(self) -> FileState:
+        own = self.state()
+        states = [own] if own else list(self.files_below().values())
+        return FileState(sum(state.size for state in states), max((state.changed for state in states), default=0.0))
+
+    def not_a_folder(self) -> StoreError | None:
+        return None
+
+    def not_a_file(self) -> StoreError | None:
+        return None
+
+    def make_folder(self) -> None:
+        self.mirror().mkdir(parents=True, exist_ok=True)
+        (self / _BEGUN).put(b"")
+
+    def make_folders(self) -> None:
+        """Do nothing: a bucket has no folders."""
+
+    def make_writable(self) -> None:
+        self.is_dir()
+
+    def clear_way(self, name: str) -> None:
+        """Do nothing: an object is overwritten."""
+
+    def remove_tree(self) -> None:
+        with suppress(OSError):
+            # One by one: the client does not retry a request that deletes many objects.
+            list(in_threads(lambda name: (self / name).unlink(), self.files_below()))
+        self.mirror().remove_tree()
+
+    def remove_if_empty(self) -> None:
+        """Do nothing: a bucket has no folders."""
+
+    def sync_files(self, names: Iterable[str]) -> None:
+        """Do nothing: an object is durable when it is written."""
+
+    def sync_folder(self) -> None:
+        """Do nothing, as ``sync_files``."""
+
+    def check_files(self, files: Mapping[str, FileFacts]) -> dict[str, FileProblem]:
+        states = self.files_below()
+        missing = {name: FileProblem("missing", "is missing") for name in files if name not in states}
+        sizes = {name: FileFacts(states[name].size, files[name].sha256) for name in files if name not in missing}
+        return missing | {name: problem for name, size in sizes.items() if (problem := difference(size, files[name]))}
+
+    def facts_below(self, names: Sequence[str], stated: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
+        states = self.files_below()
+        if lost := next((name for name in names if name in stated and name not in states), None):
+            raise FileNotFoundError(f"{self / lost} is missing")
+        return {
+            name: FileFacts(states[name].size, stated[name].sha256) if name in stated else facts_of(self.mirror() / name)
+            for name in sorted(names)
+        }
+
+    def mirror(self) -> LocalPath:
+        return LocalPath(cache_root() / self.bucket.replace("://", "/") / self.key)
+
+    def fetch(self, *, again: bool = False) -> LocalPath:
+        return download_once(self, again=again)
+
+    def upload(self, names: Iterable[str]) -> None:
+        list(in_threads(lambda name: (self / name).put(self.mirror() / name), names))
+
+    def file(self, facts: Callable[[], FileFacts], remedy: Remedy | None = None) -> RemoteFile:
+        return RemoteFile(self, facts(), remedy)
+
+    def folder(self, files: Callable[[], Mapping[str, FileFacts]], remedy: Remedy | None = None) -> RemoteFolder:
+        return RemoteFolder(self, tuple(files().items()), remedy)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        return in_threads(function, items)
+
+    def fault_as_home(self) -> str:
+        # A home without a prefix would share the bucket with everything else in it.
+        if self.bucket.endswith("://") or not self.key:
+            return "names no folder in a bucket"
+        return "has parts that lead elsewhere" if {".", ".."} & set(self.key.split("/")) else ""
+
+    def can_be_folder(self) -> bool:
+        return True
+
+    def contains(self, path: Path) -> bool:
+        return False
+
+    def blames_file(self, error: OSError) -> bool:
+        return error.errno in _OF_ONE_FILE
+
+    def removal_command(self) -> str:
+        tool = "aws s3 rm" if self.bucket.startswith("s3:") else "gcloud storage rm"
+        return f"{tool} --recursive {shlex.quote(str(self))}"
+
+    def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
+        return {"storage_path": self.key, "storage_filesystem": make(self.bucket)}
 
     def _listed(self) -> Iterator[Any]:
         import obstore
@@ -177,11 +278,11 @@ class BucketPath:
 
     @property
     def _store(self) -> ObjectStore:
-        return _opened(self.bucket, hurried=self.hurried)
+        return _client(self.bucket, hurried=self.hurried)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What a client raises becomes what files raise, in one line."""
+        """Turn the client's errors into those of files, with a message of one line."""
         from obstore.exceptions import AlreadyExistsError, BaseError
 
         try:
@@ -189,24 +290,21 @@ class BucketPath:
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", str(self)) from error
         except AlreadyExistsError as error:
-            raise FileExistsError(errno.EEXIST, "the object is there already", str(self)) from error
+            raise FileExistsError(errno.EEXIST, "the object exists already", str(self)) from error
         except ValueError as error:
-            # A name that no object can have, such as one with an empty part.
+            # The name is impossible, such as one with an empty part.
             raise OSError(errno.EINVAL, str(error).partition("\n")[0], str(self)) from error
         except BaseError as error:
             raise OSError(errno.EIO, str(error).partition("\n")[0], str(self)) from error
 
 
-def _facts(found: Any) -> ObjectFacts:  # noqa: ANN401 (obstore's ObjectMeta is only for type checkers)
-    return ObjectFacts(found["size"], found["last_modified"].timestamp())
+def _state(found: Any) -> FileState:  # noqa: ANN401 (obstore's ObjectMeta is only for type checkers)
+    return FileState(found["size"], found["last_modified"].timestamp())
 
 
 @lru_cache(maxsize=8)
-def _opened(bucket: str, *, hurried: bool) -> ObjectStore:
-    """The client of a bucket, one that waits or one that is ``hurried``.
-
-    It finds credentials, region and endpoint where every AWS (or Google) client does.
-    """
+def _client(bucket: str, *, hurried: bool) -> ObjectStore:
+    """The client of a bucket; credentials, region and endpoint come from the variables of every AWS or Google client."""
     try:
         from obstore.store import from_url
     except ImportError as error:
@@ -215,7 +313,7 @@ def _opened(bucket: str, *, hurried: bool) -> ObjectStore:
             allowed="a folder, or odkd with the extra 's3' on every node",
             remedy=Remedy("shell", text="pip install 'odkd[s3]'"),
         ) from error
-    # Whoever gives an address that begins so has said it.
+    # An endpoint without TLS is allowed only if the user names one.
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
     timeout = timedelta(seconds=10) if hurried else timedelta(minutes=5)
     options: Any = {"timeout": timeout, "connect_timeout": timedelta(seconds=10), "allow_http": plain}

@@ -1,4 +1,4 @@
-"""Files of the store on this node: those of a file system as they are, those of a bucket fetched once and seen to be whole."""
+"""The node cache: local copies of objects, downloaded once for each node and verified before use."""
 
 from __future__ import annotations
 
@@ -7,146 +7,149 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 from storage_schemas.errors import CorruptEntryError, Remedy
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.local import sha256_file
-from storage_schemas.paths.path import StorePath, in_threads, mirror, mirror_root
-from storage_schemas.store.manifest import FileFacts, difference
+from storage_schemas.paths.facts import FileFacts, difference, sha256_known
+from storage_schemas.paths.local import LocalPath
 
-__all__ = ["File", "Folder", "RemoteFile", "RemoteFolder", "fetched", "here"]
+__all__ = ["RemoteFile", "RemoteFolder", "cache_root", "download_once", "in_threads"]
 
 log = logging.getLogger(__name__)
+
+_THREADS = 16
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Object(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def __truediv__(self, name: str, /) -> Self: ...
+
+    def blocks(self) -> Iterator[bytes]: ...
+
+    def mirror(self) -> LocalPath: ...
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object, and what it must be; ``remedy`` is what to do where it is something else."""
+    """An object with the facts that it must have; ``remedy`` is what to do where it differs."""
 
-    path: BucketPath
+    path: _Object
     facts: FileFacts
     remedy: Remedy | None = None
 
     @property
     def suffix(self) -> str:
-        """How its name ends, such as ``.onnx``."""
+        """The end of its name, such as ``.onnx``."""
         return Path(self.path.name).suffix
+
+    def fetch(self) -> LocalPath:
+        """The verified copy on this node, downloaded if needed.
+
+        Raises:
+            CorruptEntryError: the object is missing, or differs from its facts.
+        """
+        path = self.path.mirror()
+        with _locked(path):
+            if self.is_cached():
+                return path
+            if path.exists():
+                log.warning("%s differs from the manifest; downloading it again", path)
+            try:
+                with _downloaded(self.path, path) as (partial, found):
+                    if problem := difference(found, self.facts):
+                        raise self._corrupt(str(problem))
+                    partial.replace(path)
+            except FileNotFoundError as error:
+                raise self._corrupt("is missing") from error
+        return path
+
+    def is_cached(self) -> bool:
+        """True if this node has the file; its bytes are hashed once a process."""
+        path = self.path.mirror()
+        try:
+            return path.stat().st_size == self.facts.size and sha256_known(path) == self.facts.sha256
+        except OSError:
+            return False
+
+    def _corrupt(self, problem: str) -> CorruptEntryError:
+        return CorruptEntryError(
+            f"{self.path} {problem}", allowed="the object that its manifest describes, unchanged", remedy=self.remedy
+        )
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """Objects below a place, by name, and what each must be."""
+    """Objects below ``path``, by name, with the facts that each must have."""
 
-    path: BucketPath
+    path: _Object
     files: tuple[tuple[str, FileFacts], ...]
     remedy: Remedy | None = None
 
+    def fetch(self) -> LocalPath:
+        """The folder on this node, with every file as ``RemoteFile.fetch`` leaves it."""
+        files = [RemoteFile(self.path / name, facts, self.remedy) for name, facts in self.files]
+        list(in_threads(RemoteFile.fetch, [file for file in files if not file.is_cached()]))
+        return self.path.mirror()
 
-File = Path | RemoteFile
-"""A file of the store as it is handed to another process, which asks ``here`` for it."""
-Folder = Path | RemoteFolder
-"""A folder, likewise."""
 
+def cache_root() -> Path:
+    """The folder of the node cache: ``$ODKD_CACHE``, else ``~/.cache/odkd``.
 
-def here(what: File | Folder) -> Path:
-    """The path on this node, to be read; fetched, if need be, under its name only once it is whole.
-
-    Raises:
-        CorruptEntryError: an object is missing, or is not what it must be.
+    Only this function reads the variable, since each node may have its fast disk under another path.
     """
-    if isinstance(what, Path):
-        return what
-    if isinstance(what, RemoteFile):
-        return _fetched(what)
-    files = [RemoteFile(what.path / name, facts, what.remedy) for name, facts in what.files]
-    missing = [file for file in files if not _is_whole(file)]
-    list(in_threads(_fetched, missing))
-    return mirror(what.path)
+    return Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
 
 
-def fetched(place: StorePath, *, anew: bool = False) -> Path:
-    """The path on this node of a file whose content the caller looks at; fetched if it is not there, or ``anew``.
+def download_once(path: _Object, *, again: bool = False) -> LocalPath:
+    """The unverified copy on this node of an object; downloaded if this node has none, or ``again``.
 
     Raises:
         OSError: there is no such object, or it cannot be read.
     """
-    if isinstance(place, Path):
-        return place
-    path = mirror(place)
-    if anew or not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            _download(place, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return path
-
-
-def _fetched(file: RemoteFile) -> Path:
-    path = mirror(file.path)
-    with _fetching(path):
-        return path if _is_whole(file) else _fetch(file, path)
+    target = path.mirror()
+    if again or not target.is_file():
+        with _downloaded(path, target) as (partial, _):
+            partial.replace(target)
+    return target
 
 
 @contextmanager
-def _fetching(path: Path) -> Iterator[None]:
-    """One process of a node fetches a file, and the others find it: not each of them all that all need."""
-    locks = mirror_root() / ".locks"
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process of a node download a file while the others wait for it."""
+    locks = cache_root() / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / hashlib.sha256(str(path).encode()).hexdigest()[:2]).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _fetch(file: RemoteFile, path: Path) -> Path:
-    if path.exists():
-        log.warning("%s is not what it should be, and is fetched again", path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+@contextmanager
+def _downloaded(source: _Object, target: LocalPath) -> Iterator[tuple[LocalPath, FileFacts]]:
+    """The object under a temporary name beside ``target``, with its facts."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    digest, size = hashlib.sha256(), 0
     try:
-        if problem := difference(_download(file.path, partial), file.facts):
-            raise _bad(file, problem)
-        partial.replace(path)
-    except FileNotFoundError as error:
-        raise _bad(file, "is missing") from error
+        with partial.open("xb") as stream:
+            for block in source.blocks():
+                stream.write(block)
+                digest.update(block)
+                size += len(block)
+        yield partial, FileFacts(size, digest.hexdigest())
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
-def _download(place: BucketPath, target: Path) -> FileFacts:
-    digest, size = hashlib.sha256(), 0
-    with target.open("xb") as stream:
-        for block in place.blocks():
-            stream.write(block)
-            digest.update(block)
-            size += len(block)
-    return FileFacts(size, digest.hexdigest())
-
-
-def _bad(file: RemoteFile, problem: str) -> CorruptEntryError:
-    return CorruptEntryError(
-        f"{file.path} {problem}", allowed="the object as it was written, which its manifest describes", remedy=file.remedy
-    )
-
-
-def _is_whole(file: RemoteFile) -> bool:
-    """Whether this node has the file; its bytes are read once a process, as long as size and time of change stay."""
-    path = mirror(file.path)
-    try:
-        state = path.stat()
-    except OSError:
-        return False
-    return state.st_size == file.facts.size and _sha256(path, os.getpid(), state.st_mtime_ns) == file.facts.sha256
-
-
-@lru_cache(maxsize=1 << 16)
-def _sha256(path: Path, process: int, changed_ns: int) -> str:
-    return sha256_file(path)
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Like ``map``, with several calls at the same time: a request to a bucket mostly waits."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="odkd-objects") as pool:
+        yield from pool.map(function, items)

@@ -1,203 +1,233 @@
-"""Where things lie: on a file system that all nodes see, or in a bucket; and what both can do.
-
-What lies in a bucket is written and read through a mirror, a folder of the node itself. Zarr, Parquet and libraries that load
-weights see plain files; and nothing is read from a mirror before its size and sha256 were seen to be right.
-"""
+"""The protocol of all paths that odkd reads and writes, and ``parse_path``, which chooses the class once."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from storage_schemas.errors import Remedy, StoreError
-from storage_schemas.paths.bucket import SCHEMES, BucketPath, ObjectFacts
+from storage_schemas.paths.bucket import SCHEMES, BucketPath
+from storage_schemas.paths.facts import FileFacts, FileProblem, FileState
+from storage_schemas.paths.local import LocalPath
 
-__all__ = [
-    "StorePath",
-    "children",
-    "files_below",
-    "folder_in_the_way",
-    "in_the_way",
-    "in_threads",
-    "link",
-    "make_folder",
-    "make_folders",
-    "mirror",
-    "mirror_root",
-    "move",
-    "parse_path",
-    "remove_tree",
-    "upload",
-]
+__all__ = ["File", "Folder", "StorePath", "parse_path"]
 
-StorePath = Path | BucketPath
-
-_BEGUN = ".begun"
-_THREADS = 16
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Folder(Protocol):
+    """A folder of the store as it is handed to another process."""
+
+    def fetch(self) -> LocalPath:
+        """The path on this node, to be read; out of a bucket its files are downloaded and verified.
+
+        Raises:
+            CorruptEntryError: an object is missing, or differs from what its manifest describes.
+        """
+
+    def __hash__(self) -> int: ...
+
+
+class File(Folder, Protocol):
+    """A file of the store as it is handed to another process."""
+
+    @property
+    def suffix(self) -> str:
+        """The end of its name, such as ``.onnx``."""
+
+
+@runtime_checkable
+class StorePath(Protocol):
+    """A path below a home: in a folder that all nodes see, or in a bucket.
+
+    Files of a bucket are written and read through a mirror, a folder of the node cache: Zarr, Parquet and the libraries that
+    load weights see plain files. Errors are ``OSError`` and its children for both.
+    """
+
+    @property
+    def poll_seconds(self) -> float:
+        """How long to wait between two looks at something that changes."""
+
+    @property
+    def listing_seconds(self) -> float:
+        """How long one listing may answer for single requests; 0 where a request costs next to nothing."""
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+
+    @property
+    def parent(self) -> Self:
+        """The folder that holds it."""
+
+    @property
+    def parents(self) -> Sequence[Self]:
+        """All folders above it, the nearest first."""
+
+    def __truediv__(self, name: str, /) -> Self: ...
+
+    def __hash__(self) -> int: ...
+
+    def with_name(self, name: str, /) -> Self:
+        """Another path in the same folder."""
+
+    def is_absolute(self) -> bool:
+        """True if it does not depend on the working directory."""
+
+    def absolute(self) -> Self:
+        """The absolute path."""
+
+    def expanduser(self) -> Self:
+        """The path with ``~`` replaced by the user's home folder."""
+
+    def exists(self) -> bool:
+        """True if there is a file (or a folder of a file system)."""
+
+    def is_file(self) -> bool:
+        """True if there is a file."""
+
+    def is_dir(self) -> bool:
+        """True if there is a folder, or objects below it."""
+
+    def state(self) -> FileState | None:
+        """Size and time of change of the file; None if there is none."""
+
+    def read_bytes(self) -> bytes:
+        """The whole file."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """The file block by block."""
+
+    def sha256(self) -> str:
+        """The sha256 of the file's bytes, in hexadecimal."""
+
+    def write_atomic(self, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
+        """Write the file so that a reader sees all of it or none; see ``local.write_atomic``."""
+
+    def unlink(self, *, missing_ok: bool = ...) -> None:
+        """Delete the file."""
+
+    def children(self) -> tuple[list[Self], list[Self]]:
+        """The folders and the files directly below; none if there is no such folder.
+
+        Raises:
+            StoreError: as ``not_a_folder`` describes.
+            OSError: this user may not list it.
+        """
+
+    def files_below(self) -> dict[str, FileState]:
+        """Every file below, by its relative name; files that vanish meanwhile are left out."""
+
+    def listing(self) -> list[tuple[str, int]]:
+        """Relative names and sizes of all files below, in the order in which keys hash them; links are followed."""
+
+    def mtime_ns(self) -> int:
+        """When names in the folder last changed; 0 in a bucket, which does not know."""
+
+    def usage(self) -> FileState:
+        """The bytes that removing a file or folder frees, and when anything in it last changed."""
+
+    def not_a_folder(self) -> StoreError | None:
+        """The error if a file or a dangling link lies where this folder, or one of the two above it, belongs."""
+
+    def not_a_file(self) -> StoreError | None:
+        """The error if a folder lies where this file belongs."""
+
+    def make_folder(self) -> None:
+        """Make a new folder that others see although it is empty."""
+
+    def make_folders(self) -> None:
+        """Make the folder and those above it, where they do not exist.
+
+        Raises:
+            StoreError: as ``not_a_folder`` describes.
+            OSError: this user may not make it.
+        """
+
+    def make_writable(self) -> None:
+        """Make the folder if needed and see that this user may write into it; of a bucket see that it answers.
+
+        Raises:
+            OSError: this user may not.
+        """
+
+    def clear_way(self, name: str) -> None:
+        """Delete what keeps the file ``name`` below from being written: a folder or link of that name, a file above it."""
+
+    def remove_tree(self) -> None:
+        """Delete the folder as far as possible, and this node's mirror of it."""
+
+    def remove_if_empty(self) -> None:
+        """Delete the folder if nothing is in it."""
+
+    def move_to(self, target: Self, /) -> None:
+        """Rename the file; both paths lie in one store."""
+
+    def link_as(self, target: Self, /) -> None:
+        """Give the file a second name (in a bucket a copy); both paths lie in one store."""
+
+    def sync_files(self, names: Iterable[str]) -> None:
+        """Make the files ``names`` below durable, and every folder on the way to them."""
+
+    def sync_folder(self) -> None:
+        """Make the names in the folder durable: otherwise a power failure may undo a rename."""
+
+    def check_files(self, files: Mapping[str, FileFacts]) -> dict[str, FileProblem]:
+        """The problems of ``files`` below, by name; in a bucket only sizes are compared, and ``fetch`` verifies the rest."""
+
+    def facts_below(self, names: Sequence[str], stated: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
+        """The facts of the files ``names`` below; the sha256 of an uploaded object is taken from ``stated``.
+
+        Raises:
+            FileNotFoundError: one is missing.
+        """
+
+    def mirror(self) -> LocalPath:
+        """Where this node writes and reads it: itself on a file system, else a path in the node cache."""
+
+    def fetch(self, *, again: bool = False) -> LocalPath:
+        """The file on this node, which the caller checks; downloaded if this node has no copy, or ``again``."""
+
+    def upload(self, names: Iterable[str]) -> None:
+        """Bring files that this node wrote (``names`` below the mirror) to where all nodes see them."""
+
+    def file(self, facts: Callable[[], FileFacts], remedy: Remedy | None = None) -> File:
+        """The file for another process, which fetches and verifies it; ``remedy`` is what to do if it is damaged."""
+
+    def folder(self, files: Callable[[], Mapping[str, FileFacts]], remedy: Remedy | None = None) -> Folder:
+        """The folder with these files for another process; see ``file``."""
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Like ``map``; in threads where each call waits for a bucket."""
+
+    def impatient(self) -> Self:
+        """The same path with requests that give up after seconds: for what is repeated soon anyway."""
+
+    def fault_as_home(self) -> str:
+        """Why the path cannot be a home, as the end of a sentence; empty if it can."""
+
+    def can_be_folder(self) -> bool:
+        """False if a file lies at it or at a folder above it."""
+
+    def contains(self, path: Path) -> bool:
+        """True if a path of this machine lies below it."""
+
+    def blames_file(self, error: OSError) -> bool:
+        """True if the error says that one file is bad; False if the storage, or this node's disk, is."""
+
+    def removal_command(self) -> str:
+        """The shell command that deletes the folder."""
+
+    def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
+        """The arguments of Ray's ``RunConfig`` for this path; ``make`` builds the file system of a bucket from its name."""
+
+
 def parse_path(text: str) -> StorePath:
-    """The place that a text names: ``s3://bucket/beginning`` and the like, or else a path."""
+    """The path that a text names: ``s3://bucket/prefix`` and ``gs://bucket/prefix``, or else a path of the file system."""
     scheme, is_url, rest = text.partition("://")
     if not is_url or scheme not in SCHEMES:
-        return Path(text)
+        return LocalPath(text)
     bucket, _, key = rest.partition("/")
     return BucketPath(f"{scheme}://{bucket}", "/".join(part for part in key.split("/") if part))
-
-
-def mirror_root() -> Path:
-    """The folder of this node for what lies in buckets: ``$ODKD_CACHE``, else ``~/.cache/odkd``.
-
-    The environment is asked here and nowhere else, since nodes may have their fast disks in different places.
-    """
-    return Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
-
-
-def mirror(place: StorePath) -> Path:
-    """Where on this node a place is written and read: itself on a file system, else below ``mirror_root``."""
-    if isinstance(place, Path):
-        return place
-    return mirror_root() / place.bucket.replace("://", "/") / place.key
-
-
-def make_folder(place: StorePath) -> None:
-    """Make a folder that is seen although it is empty."""
-    mirror(place).mkdir(parents=isinstance(place, BucketPath), exist_ok=isinstance(place, BucketPath))
-    if isinstance(place, BucketPath):
-        (place / _BEGUN).put(b"")
-
-
-def children(place: StorePath) -> tuple[list[StorePath], list[StorePath]]:
-    """The folders and the files right below a place; none where it is not there.
-
-    Raises:
-        StoreError: as ``in_the_way`` gives it.
-        OSError: this user may not look.
-    """
-    if isinstance(place, BucketPath):
-        folders, files = place.children()
-        return [*folders], [*files]
-    try:
-        paths = sorted(place.iterdir())
-    except OSError as error:
-        if stray := in_the_way(place):
-            raise stray from error
-        if isinstance(error, FileNotFoundError):
-            return [], []
-        raise
-    is_folder = {path: path.is_dir() for path in paths}
-    return [path for path in paths if is_folder[path]], [path for path in paths if not is_folder[path]]
-
-
-def in_the_way(folder: StorePath) -> StoreError | None:
-    """The error of a file, or of a link that leads nowhere, where a ``folder`` of a home or one of two above it belongs.
-
-    What it is nobody knows, so it is not to be lost; and behind a link there may be all that is looked for.
-    """
-    if isinstance(folder, BucketPath):
-        return None
-    for path in (folder.parent.parent, folder.parent, folder):
-        if not os.path.lexists(path) or path.is_dir():
-            continue
-        if path.is_symlink() and not path.is_file():
-            return StoreError(
-                f"{path} is a link that leads nowhere",
-                allowed="the folder that it leads to, on a disk that is there; or to remove the link",
-                remedy=Remedy("shell", text=f"ls -l {shlex.quote(str(path))}"),
-            )
-        return _misplaced(path, "a file", "a folder")
-    return None
-
-
-def folder_in_the_way(file: StorePath) -> StoreError | None:
-    """The error of a folder where a ``file`` of a home belongs."""
-    return _misplaced(file, "a folder", "a file") if isinstance(file, Path) and file.is_dir() else None
-
-
-def _misplaced(path: Path, is_there: str, belongs: str) -> StoreError:
-    free = next(aside for number in count() if not os.path.lexists(aside := f"{path}.aside{number or ''}"))
-    return StoreError(
-        f"{path} is {is_there}, and {belongs} belongs there",
-        allowed="what is there under another name, under which it does no harm",
-        remedy=Remedy("shell", text=f"mv {shlex.quote(str(path))} {shlex.quote(free)}"),
-    )
-
-
-def make_folders(folder: StorePath) -> None:
-    """Make a folder and those above it, unless they are there; in a bucket there is nothing to be made.
-
-    Raises:
-        StoreError: as ``in_the_way`` gives it.
-        OSError: this user may not.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise in_the_way(folder) or error from error
-
-
-def files_below(place: StorePath) -> dict[str, ObjectFacts]:
-    """Everything below a place that is no folder, by its name from there on; what vanishes meanwhile is left out."""
-    if isinstance(place, BucketPath):
-        return place.below()
-    found = {}
-    for folder, folders, files in os.walk(place):
-        # A link to a folder is no folder to go into, and no file that a manifest names either.
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in (*files, *links):
-            path = Path(folder) / name
-            with suppress(FileNotFoundError):
-                facts = path.lstat()
-                found[path.relative_to(place).as_posix()] = ObjectFacts(facts.st_size, facts.st_mtime)
-    return found
-
-
-def remove_tree(place: StorePath) -> None:
-    """Remove a folder as far as that goes, and this node's mirror of it."""
-    if isinstance(place, BucketPath):
-        with suppress(OSError):
-            # One by one: a request to remove many at once is not repeated when it fails.
-            list(in_threads(lambda name: (place / name).unlink(), place.below()))
-    shutil.rmtree(mirror(place), ignore_errors=True)
-
-
-def move(source: StorePath, target: StorePath) -> None:
-    """Give a file another name; both lie in one store."""
-    if isinstance(source, BucketPath) and isinstance(target, BucketPath):
-        source.replace(target)
-    else:
-        _path(source).replace(_path(target))
-
-
-def link(source: StorePath, target: StorePath) -> None:
-    """Give a file a second name, in a bucket by a copy; both lie in one store."""
-    if isinstance(source, BucketPath) and isinstance(target, BucketPath):
-        source.copy_to(target)
-    else:
-        _path(target).hardlink_to(_path(source))
-
-
-def _path(place: StorePath) -> Path:
-    assert isinstance(place, Path), "one of two names in a store is in a bucket, and the other is not"
-    return place
-
-
-def upload(place: StorePath, names: Iterable[str]) -> None:
-    """Bring files that this node has written (``names`` below the mirror of ``place``) to where all nodes see them."""
-    if isinstance(place, BucketPath):
-        list(in_threads(lambda name: (place / name).put(mirror(place) / name), names))
-
-
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """As ``map``, with several at the same time: what takes long in a bucket is the way there."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="odkd-objects") as pool:
-        yield from pool.map(function, items)

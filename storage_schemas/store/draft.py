@@ -7,18 +7,16 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.local import sync_files, write_atomic
-from storage_schemas.paths.node_cache import File, Folder, RemoteFile, RemoteFolder, here
-from storage_schemas.paths.path import StorePath, children, files_below, link, mirror, remove_tree, upload
+from storage_schemas.paths.facts import FileFacts, facts_of
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.entry import Entry, read_entry
 from storage_schemas.store.lease import LeaseWatch
-from storage_schemas.store.manifest import MANIFEST, FileFacts, Manifest, Recipe, as_json, key_of
-from storage_schemas.store.parts import MARKER, Part, facts_of, finished_parts, markers_of, part_folder, read_marker
+from storage_schemas.store.manifest import MANIFEST, Manifest, Recipe, as_json, key_of
+from storage_schemas.store.parts import MARKER, Part, finished_parts, markers_of, read_marker
 from storage_schemas.store.provenance import provenance
 from storage_schemas.store.writers import lease_of
 
@@ -44,9 +42,9 @@ class Draft:
         self._ended = False
 
     @property
-    def work(self) -> Path:
+    def work(self) -> LocalPath:
         """Where this process writes and reads the files."""
-        return mirror(self.folder)
+        return self.folder.mirror()
 
     @property
     def was_taken_over(self) -> bool:
@@ -64,27 +62,35 @@ class Draft:
         """The finished parts, by name: those adopted from a writer that died and those made since."""
         return {part.name: part for part in finished_parts(self.folder)}
 
-    def near(self, *beginnings: str) -> Path:
-        """The folder on this node with those files of finished parts whose names begin so, to be read."""
-        if isinstance(self.folder, BucketPath):
+    def fetch(self, *prefixes: str) -> LocalPath:
+        """The folder on this node with those files of finished parts whose names begin with one of ``prefixes``."""
+
+        def files() -> dict[str, FileFacts]:
             facts = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
-            here(RemoteFolder(self.folder, tuple(item for item in facts.items() if item[0].startswith(beginnings))))
-        return self.work
+            return {name: facts[name] for name in facts if name.startswith(prefixes)}
+
+        return self.folder.folder(files).fetch()
 
     def part_folder(self, name: str) -> Folder:
         """The folder with the files of the finished part ``name``, to be handed to another process."""
         part = read_marker(self.folder / f"{name}{MARKER}")
         assert part is not None, f"{name} is not finished"
-        return part_folder(self.folder, part)
+        return self.folder.folder(lambda: part.files)
 
     def file(self, name: str) -> File:
         """A file that a finished part holds or that this process wrote, to be handed to another process."""
-        if isinstance(self.folder, Path):
-            return self.folder / name
-        known = {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
-        if name not in known:
-            upload(self.folder, [name])
-        return RemoteFile(self.folder / name, known.get(name) or facts_of(self.work / name))
+
+        def facts() -> FileFacts:
+            marked = self._marked()
+            if name not in marked:
+                self.folder.upload([name])
+            return marked.get(name) or facts_of(self.work / name)
+
+        return (self.folder / name).file(facts)
+
+    def _marked(self) -> dict[str, FileFacts]:
+        """The facts of all files that markers name."""
+        return {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
 
     def adopt(self, other: StorePath) -> int:
         """Take over the finished parts of the attempt folder ``other`` that this one lacks; how many there were.
@@ -94,7 +100,7 @@ class Draft:
         """
         self._superseded.append(other)
         taken = 0
-        have = {path.name for path in children(self.folder)[1]}
+        have = {path.name for path in self.folder.children()[1]}
         for part in finished_parts(other):
             marker = f"{part.name}{MARKER}"
             taken += marker not in have and self._link(other, (*part.files, marker))
@@ -105,8 +111,8 @@ class Draft:
         try:
             for name in names:
                 target = self.folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                link(other / name, target)
+                target.parent.make_folders()
+                (other / name).link_as(target)
         except FileNotFoundError:
             # Another writer has committed and removed it. A half linked part shares its files with that entry.
             for name in names:
@@ -120,16 +126,13 @@ class Draft:
 
     def size(self, files: Sequence[str]) -> int:
         """Bytes of ``files`` together, those of finished parts as they say."""
-        known = {name: facts.size for part in markers_of(self.folder) for name, facts in part.files.items()}
-        return sum(known[name] if name in known else (self.work / name).stat().st_size for name in files)
+        marked = self._marked()
+        return sum(marked[name].size if name in marked else (self.work / name).stat().st_size for name in files)
 
     def _facts(self, files: Sequence[str], expected: Mapping[str, FileFacts] | None = None) -> dict[str, FileFacts]:
-        marked = {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
+        marked = self._marked()
         known = marked | dict(expected or {})
-        if isinstance(self.folder, BucketPath):
-            found = self._remote_facts(files, marked)
-        else:
-            found = {name: facts_of(self.folder / name) for name in sorted(files)}
+        found = self.folder.facts_below(files, marked)
         for name, facts in found.items():
             if known.get(name, facts) != facts:
                 raise CorruptEntryError(
@@ -138,20 +141,6 @@ class Draft:
                     remedy=Remedy("repeat", text="it writes this part again"),
                 )
         return found
-
-    def _remote_facts(self, files: Sequence[str], marked: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
-        """As markers say, and of this node's own files as they are; an object of another size is not what was finished.
-
-        Raises:
-            FileNotFoundError: a file is neither in a part nor here.
-        """
-        sizes = files_below(self.folder)
-        if lost := next((name for name in files if name in marked and name not in sizes), None):
-            raise FileNotFoundError(f"{self.folder / lost} is missing")
-        return {
-            name: FileFacts(sizes[name].size, marked[name].sha256) if name in marked else facts_of(self.work / name)
-            for name in sorted(files)
-        }
 
     def commit(
         self,
@@ -171,8 +160,8 @@ class Draft:
             return self._give_way()
         try:
             facts = self._facts(files, expected)
-            sync_files(self.folder, facts)
-            upload(self.folder, set(facts) - {name for part in markers_of(self.folder) for name in part.files})
+            self.folder.sync_files(facts)
+            self.folder.upload(facts.keys() - self._marked().keys())
         except FileNotFoundError as error:
             if not self.was_taken_over:
                 raise
@@ -184,7 +173,7 @@ class Draft:
         # What is replaced is there until it is written over, so that at no moment there is neither.
         replaces = self.stands_to_be_replaced()
         try:
-            write_atomic(self._home / MANIFEST, manifest.encode(), exclusive=not replaces)
+            (self._home / MANIFEST).write_atomic(manifest.encode(), exclusive=not replaces)
         except FileExistsError:
             return self._give_way()
         self._ended = True
@@ -199,7 +188,7 @@ class Draft:
     def abandon(self) -> None:
         """Give up, and take away what was written: for work that nobody could go on from."""
         self._ended = True
-        remove_tree(self.folder)
+        self.folder.remove_tree()
 
     def taken_over(self) -> StoreError:
         """What to say where ``was_taken_over``."""
@@ -215,17 +204,18 @@ class Draft:
         # It is our own where NFS, or a bucket, has lost the answer to the first request and says "exists" to the second.
         if entry.folder != self.folder:
             log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
-            remove_tree(self.folder)
+            self.folder.remove_tree()
         else:
             self._clean(keep=set(entry.manifest.files))
         return entry
 
     def _clean(self, keep: set[str]) -> None:
-        for folder in {self.folder, self.work}:
-            for name in files_below(folder).keys() - keep:
+        folders: set[StorePath] = {self.folder, self.work}
+        for folder in folders:
+            for name in folder.files_below().keys() - keep:
                 (folder / name).unlink(missing_ok=True)
         for other in self._superseded:
             # A writer elsewhere that was held for dead may live: its folder stays, and goes when it gives way itself.
             if LeaseWatch(lease_of(other)).is_gone():
-                remove_tree(other)
+                other.remove_tree()
                 lease_of(other).unlink(missing_ok=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from storage_schemas.errors import (
@@ -16,12 +14,10 @@ from storage_schemas.errors import (
     Remedy,
     StoreError,
 )
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.local import sync_files
-from storage_schemas.paths.node_cache import File, Folder, RemoteFile, RemoteFolder, here
-from storage_schemas.paths.path import StorePath, files_below, in_the_way, move
+from storage_schemas.paths.facts import FileProblem, check_file, facts_of
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.manifest import MANIFEST, Manifest
-from storage_schemas.store.parts import facts_of, file_problem, is_unreadable, size_problem
 
 __all__ = ["ASIDE", "Entry", "read_entry", "set_aside"]
 
@@ -58,13 +54,13 @@ class Entry:
         """What later recipes know the entry by: the hash of its content, so that equal content is the same input."""
         return str(self.measured.get("content", self.manifest.payload))
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str) -> LocalPath:
         """The absolute path of one of the entry's files on this node; out of a bucket it is fetched.
 
         Raises:
             CorruptEntryError: as ``file``; or the object is missing, or is not what the manifest describes.
         """
-        return here(self.file(name))
+        return self.file(name).fetch()
 
     def file(self, name: str) -> File:
         """One of the entry's files, to be handed to another process.
@@ -78,32 +74,28 @@ class Entry:
                 allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
                 remedy=self.remake(),
             )
-        if isinstance(self.folder, Path):
-            return self.folder / name
-        return RemoteFile(self.folder / name, self.manifest.files[name], self.mend())
+        return (self.folder / name).file(lambda: self.manifest.files[name], self.mend())
 
     def whole(self) -> Folder:
         """The folder with all of the entry's files, to be handed to another process."""
-        if isinstance(self.folder, Path):
-            return self.folder
-        return RemoteFolder(self.folder, tuple(self.manifest.files.items()), self.mend())
+        return self.folder.folder(lambda: self.manifest.files, self.mend())
 
-    def near(self) -> Path:
-        """The folder with all of the entry's files on this node; out of a bucket they are fetched, as by ``path``."""
-        return here(self.whole())
+    def fetch(self) -> LocalPath:
+        """The folder with all of the entry's files on this node; out of a bucket they are downloaded, as by ``path``."""
+        return self.whole().fetch()
 
     def problems(self) -> list[str]:
         """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
-        return list(self.damaged().values())
+        return [f"{name} {problem}" for name, problem in self.damaged().items()]
 
-    def damaged(self) -> dict[str, str]:
-        """The names of the files that are not as the manifest describes them, and what is wrong with each."""
-        return {name: problem for name, problem in zip(self.manifest.files, self.look(), strict=True) if problem}
+    def damaged(self) -> dict[str, FileProblem]:
+        """The problem of each file that differs from the manifest, by name."""
+        return {name: problem for name, problem in self.look() if problem}
 
-    def look(self) -> Iterator[str]:
-        """For each file in turn what is wrong with it, or an empty text: for whoever shows how far the looking is."""
+    def look(self) -> Iterator[tuple[str, FileProblem | None]]:
+        """Check the files one after the other: each name, and the problem if there is one."""
         for name, facts in self.manifest.files.items():
-            yield file_problem(self.folder, name, facts)
+            yield name, check_file(self.folder / name, facts)
 
     def is_there(self) -> bool:
         """Whether the manifest in the store is still that of these files; the folder says nothing, others may write into it."""
@@ -125,15 +117,15 @@ class Entry:
         try:
             if facts_of(made) != self.manifest.files[name]:
                 return False
-            _make_way(self.folder, name)
-            move(made, target)
+            self.folder.clear_way(name)
+            made.move_to(target)
         except FileNotFoundError as error:
             if self.is_there():
                 return False
             raise MissingInputError(
                 f"The entry {self.entry_id} was taken out of the store", remedy=Remedy("run", kind=self.manifest.kind)
             ) from error
-        sync_files(self.folder, [name])
+        self.folder.sync_files([name])
         return True
 
     def twin(self, upstream: StorePath) -> Entry | None:
@@ -150,23 +142,20 @@ class Entry:
         In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
         damaged is found before work begins, and read only once.
         """
-        if isinstance(self.folder, BucketPath):
-            sizes = files_below(self.folder)
-            found = [problem for name, facts in self.manifest.files.items() if (problem := size_problem(name, facts, sizes))]
-        else:
-            found = self.problems()
+        found = self.folder.check_files(self.manifest.files)
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            unreadable = [problem for problem in found if is_unreadable(problem)]
+            unreadable = [name for name, problem in found.items() if problem.kind == "unreadable"]
+            name = (unreadable or list(found))[0]
             raise CorruptEntryError(
-                f"Entry {self.entry_id}: {(unreadable or found)[0]}{more}",
+                f"Entry {self.entry_id}: {name} {found[name]}{more}",
                 allowed="the files as its manifest describes them, which this user may read (verify names all)"
                 + ("; or an entry of your own, in its place" if self.is_borrowed else ""),
                 # What cannot be looked at may be whole: nothing is to be made in its place.
                 remedy=Remedy("verify", entry_id=self.entry_id, home=self._home) if unreadable else self.mend(upstream),
             )
         try:
-            self.near()
+            self.fetch()
         except CorruptEntryError as error:
             raise CorruptEntryError(error.seen, allowed=error.allowed, remedy=self.mend(upstream)) from error
 
@@ -186,22 +175,6 @@ class Entry:
         return Remedy("run", kind=self.manifest.kind, entry_id=self.entry_id, stage=stage, force=True)
 
 
-def _make_way(folder: StorePath, name: str) -> None:
-    """Take away what lies where the file ``name`` belongs: a folder or a link, or a file above it."""
-    if isinstance(folder, BucketPath):
-        return
-    above = [folder / parent for parent in reversed(Path(name).parents[:-1])]
-    for path in above:
-        # A link to a folder may lead to another disk, which is as good.
-        if not path.is_dir():
-            path.unlink(missing_ok=True)
-        path.mkdir(exist_ok=True)
-    if (folder / name).is_symlink():
-        (folder / name).unlink()
-    elif (folder / name).is_dir():
-        shutil.rmtree(folder / name)
-
-
 def read_entry(home: StorePath) -> Entry:
     """The entry of the folder ``<store>/<kind>/<key>``.
 
@@ -215,7 +188,7 @@ def read_entry(home: StorePath) -> Entry:
     try:
         data = (home / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if stray := in_the_way(home):
+        if stray := home.not_a_folder():
             raise stray from None
         raise
     except IsADirectoryError as error:
@@ -235,5 +208,5 @@ def set_aside(manifest: StorePath) -> StorePath:
         FileNotFoundError: it is not there (any more).
     """
     aside = manifest.with_name(f"{ASIDE}{uuid.uuid4().hex[:8]}")
-    move(manifest, aside)
+    manifest.move_to(aside)
     return aside

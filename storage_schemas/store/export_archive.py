@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Protocol
 
 from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
-from storage_schemas.paths.local import sync_files, sync_folder
-from storage_schemas.store.manifest import MANIFEST, FileFacts, difference
+from storage_schemas.paths.facts import FileFacts, FileProblem, difference
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry
 
 __all__ = ["INDEX", "SCHEMA_VERSION", "Hashed", "Readable", "check_target", "copy", "export_entries"]
@@ -91,7 +92,7 @@ def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[
         CorruptEntryError: a file is not as its manifest says; nothing is left at ``target``.
     """
     check_target(target)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = LocalPath(target).with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with _into_tar(partial) if target.suffix == ".tar" else _into_folder(partial) as add:
             index = json.dumps({"schema": SCHEMA_VERSION, "entries": [entry.entry_id for entry in entries]}, indent=1).encode()
@@ -99,7 +100,7 @@ def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[
             for entry in entries:
                 _export(entry, add, advance)
         partial.rename(target)
-        sync_folder(target.parent)
+        partial.parent.sync_folder()
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
@@ -112,7 +113,7 @@ _Add = Callable[[str, int, Readable], None]
 
 
 @contextmanager
-def _into_folder(folder: Path) -> Iterator[_Add]:
+def _into_folder(folder: LocalPath) -> Iterator[_Add]:
     names: list[str] = []
 
     def add(name: str, _: int, stream: Readable) -> None:
@@ -120,7 +121,7 @@ def _into_folder(folder: Path) -> Iterator[_Add]:
         names.append(name)
 
     yield add
-    sync_files(folder, names)
+    folder.sync_files(names)
 
 
 @contextmanager
@@ -147,7 +148,7 @@ def _export(entry: Entry, add: _Add, advance: Callable[[], None]) -> None:
         except CorruptEntryError as error:
             raise _damaged(entry, error.seen) from error
         if not path.is_file():
-            problem = "is missing"
+            problem: FileProblem | None = FileProblem("missing", "is missing")
         elif (size := path.stat().st_size) != facts.size:
             # Told before any of it is written: in a tar the size stands in front.
             problem = difference(FileFacts(size, ""), facts)

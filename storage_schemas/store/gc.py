@@ -7,18 +7,13 @@ is judged as the store judges it, by whether its lease changes, which takes a mi
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.path import StorePath, children, move, remove_tree
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.entry import ASIDE, Entry, read_entry, set_aside
 from storage_schemas.store.lease import EXPIRE_SECONDS
 from storage_schemas.store.manifest import MANIFEST, Manifest
@@ -112,7 +107,7 @@ def _busy(homes: Mapping[StorePath, Attempts], changed_before: float, tell: Call
     """
     living = {home: found for home, attempts in homes.items() if (found := attempts.living())}
     doubtful = {
-        home for home, found in living.items() if all(_changed(watch.path) < changed_before for watch in found.values())
+        home for home, found in living.items() if all(watch.path.usage().changed < changed_before for watch in found.values())
     }
     if doubtful:
         tell(f"Watching for {EXPIRE_SECONDS:.0f} s whether the writers at {len(doubtful)} places live")
@@ -142,9 +137,11 @@ def _garbage_of(home: StorePath, attempts: Attempts, entry: Entry | None, *, now
 
     def item(what: What, *paths: StorePath, if_unused: bool = False) -> Garbage:
         there = tuple(path for path in paths if path.exists() or path.is_dir())
+        usages = [path.usage() for path in there]
         # An entry is as old as its manifest, which was written last.
-        age = now - max(map(_changed, there[:1] if what == "entry" else there), default=now)
-        return Garbage(f"{home.parent.name}/{home.name}", what, there, sum(map(_bytes, there)), age, if_unused, attempts)
+        age = now - max((usage.changed for usage in (usages[:1] if what == "entry" else usages)), default=now)
+        size = sum(usage.size for usage in usages)
+        return Garbage(f"{home.parent.name}/{home.name}", what, there, size, age, if_unused, attempts)
 
     manifest = home / MANIFEST
     if entry is not None and not is_used:
@@ -160,37 +157,11 @@ def _garbage_of(home: StorePath, attempts: Attempts, entry: Entry | None, *, now
         elif lease_of(folder).exists():
             yield item("lease", lease_of(folder))
     left: dict[What, tuple[str, str]] = {"damaged manifest": (ASIDE, ""), "partial file": (".", ".partial")}
-    folders, files = children(home)
+    folders, files = home.children()
     for what, (beginning, end) in left.items():
         yield from (
             item(what, path) for path in (*folders, *files) if path.name.startswith(beginning) and path.name.endswith(end)
         )
-
-
-def _stats(path: Path) -> list[os.stat_result]:
-    """Of ``path`` and all below it; what vanishes meanwhile is left out."""
-    below = (Path(folder) / name for folder, folders, files in os.walk(path) for name in (*folders, *files))
-    found = []
-    for each in (path, *below):
-        with suppress(FileNotFoundError):
-            found.append(each.lstat())
-    return found
-
-
-def _changed(path: StorePath) -> float:
-    """When anything of ``path`` was changed last."""
-    if isinstance(path, BucketPath):
-        own = path.facts()
-        return max((facts.changed for facts in ([own] if own else path.below().values())), default=0.0)
-    return max((fact.st_mtime for fact in _stats(path)), default=0.0)
-
-
-def _bytes(path: StorePath) -> int:
-    """What removing ``path`` frees: the parts of a dead writer that an entry has adopted are files of that entry too."""
-    if isinstance(path, BucketPath):
-        own = path.facts()
-        return sum(facts.size for facts in ([own] if own else path.below().values()))
-    return sum(fact.st_size for fact in _stats(path) if fact.st_nlink == 1 and not stat.S_ISDIR(fact.st_mode))
 
 
 def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
@@ -248,12 +219,12 @@ def _is_back(manifest: StorePath) -> bool:
         return False
     except FileNotFoundError:
         return False
-    move(aside, manifest)
+    aside.move_to(manifest)
     return True
 
 
 def _remove(path: StorePath) -> None:
     if path.is_dir():
-        remove_tree(path)
+        path.remove_tree()
     else:
         path.unlink(missing_ok=True)

@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, StoreError
+from storage_schemas.paths.facts import FileFacts, difference
 from storage_schemas.store.export_archive import INDEX, SCHEMA_VERSION, Hashed, copy
-from storage_schemas.store.manifest import MANIFEST, FileFacts, Manifest, difference, is_plain_name
+from storage_schemas.store.manifest import MANIFEST, Manifest, is_plain_name
 from storage_schemas.store.store import Draft, Store
 
 __all__ = ["Archive", "Outcome", "import_entry", "opened_archive"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 from storage_schemas.errors import (
     KINDS,
@@ -17,9 +16,9 @@ from storage_schemas.errors import (
     MissingInputError,
     Remedy,
     SchemaVersionError,
+    UnreadableEntryError,
 )
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.path import StorePath, in_threads
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry, Store, read_entry
 
@@ -30,8 +29,6 @@ _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
 _SHOWN = 5
 
 Unreadable = CorruptEntryError | SchemaVersionError
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def entry_ids(store: Store) -> list[str]:
         StoreError: as ``Store.homes``.
     """
     homes = store.homes()
-    there = _looked_at(store, _has_manifest, homes)
+    there = store.root.map(_has_manifest, homes)
     return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
 
 
@@ -112,7 +109,7 @@ def _has_manifest(home: StorePath) -> bool:
 
 def held(store: Store, wanted: Sequence[str]) -> set[str]:
     """Those of the places ``wanted`` where there is a manifest; only those are looked at."""
-    there = _looked_at(store, lambda entry_id: _has_manifest(store.root / entry_id), wanted)
+    there = store.root.map(lambda entry_id: _has_manifest(store.root / entry_id), wanted)
     return {entry_id for entry_id, has in zip(wanted, there, strict=True) if has}
 
 
@@ -126,7 +123,7 @@ def take_inventory(store: Store) -> Inventory:
     unreadable: dict[str, Unreadable] = {}
     there = entry_ids(store)
     with _without_collecting():
-        for entry_id, found in zip(there, _looked_at(store, lambda entry_id: _found(store, entry_id), there), strict=True):
+        for entry_id, found in zip(there, store.root.map(lambda entry_id: _found(store, entry_id), there), strict=True):
             if isinstance(found, Entry):
                 entries[entry_id] = found
             elif found is not None:
@@ -156,16 +153,12 @@ def _found(store: Store, entry_id: str) -> Entry | Unreadable | None:
         return error
 
 
-def _looked_at(store: Store, look: Callable[[T], R], where: Sequence[T]) -> Iterator[R]:
-    return in_threads(look, where) if isinstance(store.root, BucketPath) else map(look, where)
-
-
 def find_entry(store: Store, entry_id: str) -> Entry:
     """The entry at a place.
 
     Raises:
         MissingInputError: there is none (any more).
-        CorruptEntryError: its manifest is damaged.
+        CorruptEntryError: its manifest is damaged (``UnreadableEntryError``: it cannot be read, and may be intact).
         SchemaVersionError: it is of another schema version.
         StoreError: a file is where a folder of the store belongs.
     """
@@ -182,7 +175,7 @@ def find_entry(store: Store, entry_id: str) -> Entry:
             error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", remedy=remedy
         ) from error
     except OSError as error:
-        raise CorruptEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
+        raise UnreadableEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
 
 
 def find_place(store: Store, text: str, *, known: Collection[str] | None = None, upstream: Store | None = None) -> str:

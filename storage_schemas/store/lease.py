@@ -12,7 +12,6 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
-from storage_schemas.paths.local import write_atomic
 from storage_schemas.paths.path import StorePath
 
 __all__ = ["BEAT_SECONDS", "EXPIRE_SECONDS", "Lease", "LeaseWatch"]
@@ -52,7 +51,7 @@ class Lease:
             if not self._held:
                 return
             # One thread beats for all: one request that hangs must not make the others look dead.
-            path = self.path if isinstance(self.path, Path) else self.path.in_a_hurry()
+            path = self.path.impatient()
             try:
                 # Asking too can fail, on NFS with ESTALE or EIO.
                 if not path.exists():
@@ -64,7 +63,7 @@ class Lease:
 
     def _write(self, path: StorePath) -> None:
         # Not durable: a lease that is lost with the power is the lease of a process that is lost with it.
-        write_atomic(path, json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
+        path.write_atomic(json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
 
 
 class _Heart:

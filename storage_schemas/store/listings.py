@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.path import StorePath, children
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["Listings"]
-
-_SECONDS = 5.0
 
 
 class Listings:
@@ -20,13 +17,13 @@ class Listings:
 
     def may_hold(self, folder: StorePath, key: str) -> bool:
         """False if there was nothing of that key in ``folder`` some seconds ago; on file systems always True."""
-        if not isinstance(folder, BucketPath):
+        if not folder.listing_seconds:
             return True
         since, keys = self._known.get(folder, (0.0, frozenset()))
         if key in keys:
             return True
-        if not since or time.monotonic() - since > _SECONDS:
-            keys = frozenset(path.name for path in children(folder)[0])
+        if not since or time.monotonic() - since > folder.listing_seconds:
+            keys = frozenset(path.name for path in folder.children()[0])
             self._known[folder] = time.monotonic(), keys
         return key in keys
 

@@ -9,20 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError
+from storage_schemas.paths.facts import FileFacts, as_mappings
 
 __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
-    "FileFacts",
     "Manifest",
     "Recipe",
     "as_json",
-    "as_mappings",
     "canonical_json",
-    "difference",
     "differing_fields",
     "is_key",
     "is_plain_name",
@@ -100,25 +98,6 @@ def _differing(name: str, mine: object, other: object) -> list[tuple[str, object
 
 def _is_short(values: Sequence[object]) -> bool:
     return len(values) <= _SHOWN_WHOLE and not any(isinstance(value, Mapping | list | tuple) for value in values)
-
-
-class FileFacts(NamedTuple):
-    """Size in bytes and sha256 of one file."""
-
-    size: int
-    sha256: str
-
-
-def as_mappings(files: Mapping[str, FileFacts]) -> dict[str, dict[str, Any]]:
-    """Files as JSON says them: by name, the names of the facts beside them."""
-    return {name: facts._asdict() for name, facts in files.items()}
-
-
-def difference(found: FileFacts, wanted: FileFacts) -> str:
-    """In which way a file that is ``found`` is not the one that is ``wanted``, or an empty text."""
-    if found.size != wanted.size:
-        return f"has {found.size} bytes where the manifest says {wanted.size}"
-    return "" if found.sha256 == wanted.sha256 else "does not match its sha256"
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, StoreError
-from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.local import sync_folder, write_atomic
-from storage_schemas.paths.path import StorePath, children, in_the_way, in_threads, make_folder, make_folders, remove_tree
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.draft import Draft
 from storage_schemas.store.entry import Entry, read_entry, set_aside
 from storage_schemas.store.lease import Lease
@@ -42,8 +40,8 @@ def _told_if_taken_over(draft: Draft) -> Iterator[None]:
 
 
 def _homes_of(kind: StorePath) -> list[StorePath]:
-    folders, files = children(kind)
-    strays = [error for path in files if is_key(path.name) and (error := in_the_way(path))]
+    folders, files = kind.children()
+    strays = [error for path in files if is_key(path.name) and (error := path.not_a_folder())]
     if strays:
         raise strays[0]
     return folders
@@ -111,7 +109,7 @@ class Store:
         Raises:
             StoreError: a file or a link that leads nowhere is where the folder of a kind or of an entry belongs.
         """
-        folders, files = children(self.root)
+        folders, files = self.root.children()
         kinds = [*folders, *(path for path in files if path.name in KINDS)]
         return [home for kind in kinds for home in _homes_of(kind)]
 
@@ -121,9 +119,7 @@ class Store:
         Raises:
             StoreError: as ``homes``.
         """
-        homes = _homes_of(self.root / kind)
-        read = in_threads(self._readable, homes) if isinstance(self.root, BucketPath) else map(self._readable, homes)
-        yield from (entry for entry in read if entry)
+        yield from filter(None, self.root.map(self._readable, _homes_of(self.root / kind)))
 
     def _readable(self, home: StorePath) -> Entry | None:
         """The entry, or None if it is not finished (or gone since it was listed), or cannot be used, which is logged."""
@@ -146,7 +142,7 @@ class Store:
         In the fields ``same`` it may not differ, which either may lack; and it is none of those at the places ``others``.
         """
         wanted = as_json(recipe)
-        if isinstance(self.root, BucketPath) and kind not in self._seen:
+        if self.root.listing_seconds and kind not in self._seen:
             # A plan asks for each of its steps, and a bucket is far away.
             self._seen[kind] = list(self.entries(kind))
         there = self._seen[kind] if kind in self._seen else self.entries(kind)
@@ -177,7 +173,7 @@ class Store:
         """
         key = key_of(kind, recipe)
         home = self.root / kind / key
-        make_folders(home)
+        home.make_folders()
         attempts = Attempts(home)
         while True:
             attempts.wait(f"{kind}/{key}", tell, is_there=lambda: self._find(kind, key) is not None)
@@ -210,7 +206,7 @@ class Store:
         if manifest.exists() and not draft.stands_to_be_replaced():
             # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
             set_aside(manifest)
-        make_folder(draft.folder)
+        draft.folder.make_folder()
         adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:
             tell(f"{draft.kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
@@ -241,7 +237,7 @@ class Store:
         # Another run may have discarded it before us, and made it again: that one stays.
         if current is not None and (current.folder != entry.folder or not self._take_manifest(entry, is_needed)):
             return False
-        remove_tree(entry.folder)
+        entry.folder.remove_tree()
         return True
 
     def _take_manifest(self, entry: Entry, is_needed: Callable[[], bool]) -> bool:
@@ -260,7 +256,7 @@ class Store:
             if stays:
                 # Whoever has missed it, and has made another, was first.
                 with suppress(FileExistsError):
-                    write_atomic(manifest, aside.read_bytes(), exclusive=True)
+                    manifest.write_atomic(aside.read_bytes(), exclusive=True)
             aside.unlink(missing_ok=True)
-        sync_folder(manifest.parent)
+        manifest.parent.sync_folder()
         return not stays

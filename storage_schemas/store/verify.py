@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from storage_schemas.errors import CorruptEntryError, MissingInputError, SchemaVersionError
-from storage_schemas.paths.path import files_below
+from storage_schemas.errors import CorruptEntryError, MissingInputError, SchemaVersionError, UnreadableEntryError
 from storage_schemas.store.inventory import Inventory, find_entry
 from storage_schemas.store.store import Entry, Store
 
@@ -19,6 +18,8 @@ class Verdict:
 
     entries: Sequence[Entry]
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unreadable: Collection[str] = ()
+    """Those of the damaged entries of which something cannot be read, so that it may still be intact."""
     other_versions: Sequence[str] = ()
     """Places of entries of other schema versions, which were not looked at."""
     unnamed: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -41,18 +42,21 @@ def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -
     """
     others = [entry_id for entry_id, error in inventory.unreadable.items() if isinstance(error, SchemaVersionError)]
     damaged = {entry_id: [error.seen] for entry_id, error in inventory.unreadable.items() if entry_id not in others}
+    unreadable = {entry_id for entry_id, error in inventory.unreadable.items() if isinstance(error, UnreadableEntryError)}
     unnamed: dict[str, list[str]] = {}
     for entry in inventory.entries.values():
-        problems = []
-        for problem in entry.look():
+        problems = {}
+        for name, problem in entry.look():
             advance()
             if problem:
-                problems.append(problem)
+                problems[name] = problem
         if problems and _is_still_there(store, entry):
-            damaged[entry.entry_id] = problems
+            damaged[entry.entry_id] = [f"{name} {problem}" for name, problem in problems.items()]
+            if any(problem.kind == "unreadable" for problem in problems.values()):
+                unreadable.add(entry.entry_id)
         if files := unnamed_files(entry):
             unnamed[entry.entry_id] = files
-    return Verdict(list(inventory.entries.values()), damaged, others, unnamed)
+    return Verdict(list(inventory.entries.values()), damaged, unreadable, others, unnamed)
 
 
 def _is_still_there(store: Store, entry: Entry) -> bool:
@@ -67,4 +71,4 @@ def _is_still_there(store: Store, entry: Entry) -> bool:
 
 def unnamed_files(entry: Entry) -> list[str]:
     """Files in the entry's folder that its manifest does not name: what a writer that was killed left, or a user."""
-    return sorted(files_below(entry.folder).keys() - set(entry.manifest.files))
+    return sorted(entry.folder.files_below().keys() - set(entry.manifest.files))

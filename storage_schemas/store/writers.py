@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from storage_schemas.paths.path import StorePath, children
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.lease import LeaseWatch
 from storage_schemas.store.manifest import MANIFEST
 
@@ -30,7 +30,7 @@ class Attempts:
 
     def living(self) -> dict[StorePath, LeaseWatch]:
         """Those whose writers live, by folder; a folder may not be there yet."""
-        folders, files = children(self._home)
+        folders, files = self._home.children()
         # A folder in the manifest's place, set aside or not, is nobody's attempt.
         names = {path.name for path in folders if not path.name.startswith(MANIFEST)} | {
             path.name.removesuffix(_LEASE) for path in files if path.name.endswith(_LEASE)

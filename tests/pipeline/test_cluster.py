@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from stages.base import Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError
 from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from tests.support.buckets import Server
 from tests.support.errors import suggested
@@ -153,7 +153,7 @@ def test_a_home_that_creates_a_file_twice_is_refused(server: Server, bucket: Buc
     assert "both would win" in _probed(bucket / "home", "other")
 
 
-def test_a_home_in_a_folder_is_probed_too(tmp_path: Path) -> None:
+def test_a_home_in_a_folder_is_probed_too(tmp_path: LocalPath) -> None:
     assert "not seen" in _probed(tmp_path, "node")
     (tmp_path / "first").touch()
     assert _probed(tmp_path, "node") == ""

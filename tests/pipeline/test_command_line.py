@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from stages.base import Context, StageName, Step
 from stages.report import stage as report
 from stages.targets import stage as targets
 from storage_schemas.errors import ClusterError
-from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft
 from tests.support.buckets import local
 
@@ -53,7 +52,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_names_nothing_is_refused_and_no_default_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["--stage", "prepare", "--dry-run", *options]) == USER_MISTAKE
@@ -69,7 +68,7 @@ def test_an_empty_odkd_home_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.parametrize("stage", ["evaluate", "report"])
 def test_a_stage_without_its_inputs_is_refused_and_leaves_no_trace(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+    tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
     home = tmp_path / "new" / "home"
     assert main(["--stage", stage, "--home", str(home)]) == USER_MISTAKE
@@ -107,7 +106,7 @@ def test_that_matplotlib_lists_fonts_is_not_told(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("words", ["run --stage all --dry-run --home", "cache ls --home", "config"])
-def test_whoever_reads_an_answer_may_have_seen_enough(tmp_path: Path, words: str) -> None:
+def test_whoever_reads_an_answer_may_have_seen_enough(tmp_path: LocalPath, words: str) -> None:
     """As ``head`` has."""
     home = [str(tmp_path)] if words.endswith("--home") else []
     command = [sys.executable, "-m", *f"pipeline.{words}".split(), *home]
@@ -118,14 +117,14 @@ def test_whoever_reads_an_answer_may_have_seen_enough(tmp_path: Path, words: str
     assert (done.returncode, "Broken pipe" in done.stderr, "fault" in done.stderr) == (DONE, False, False), done.stderr
 
 
-def test_a_dry_run_leaves_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_leaves_no_trace(tmp_path: LocalPath, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / "new" / "home")]) == DONE
     assert "prepare   miss   train instances" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("below", ["file", "file/home"])
-def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str) -> None:
+def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], below: str) -> None:
     (tmp_path / "file").write_text("")
     assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / below)]) == USER_MISTAKE
     assert "cannot be made" in capsys.readouterr().err
@@ -135,7 +134,7 @@ def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: Path, capsys: pytest.
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def run(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs a stage that lacks nothing, and whose work is to take some seconds, or to fail; None where there is none to do."""
 
     def make(seconds: float | BaseException | None) -> Callable[..., float | None]:
@@ -154,7 +153,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return ran
 
 
-def _left(home: Path) -> tuple[dict[str, Any], dict[str, float] | None]:
+def _left(home: LocalPath) -> tuple[dict[str, Any], dict[str, float] | None]:
     """The settings that a run has left, and the seconds of its stages."""
     folder = home / "runs" / "demo"
     metrics = folder / "metrics.json"
@@ -172,13 +171,13 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_and_its_handler_goes(capsys: pyte
         assert pool.submit(exit_status, lambda: None, interrupted="").result() == DONE
 
 
-def test_a_run_leaves_its_settings_and_figures(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_a_run_leaves_its_settings_and_figures(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     assert run("prepare", 3.0, "--set", "views.count=7") == DONE
     settings, seconds = _left(tmp_path)
     assert (settings["views"]["count"], seconds) == (7, {"prepare": 3.0})
 
 
-def test_an_interrupted_run_leaves_the_settings_that_the_figures_are_of(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_an_interrupted_run_leaves_the_settings_that_the_figures_are_of(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     assert run("prepare", 3.0, "--set", "views.count=7") == DONE
     before = _left(tmp_path)
     for error, status in ((KeyboardInterrupt(), FAILED), (ClusterError("gone"), USER_MISTAKE)):
@@ -189,14 +188,16 @@ def test_an_interrupted_run_leaves_the_settings_that_the_figures_are_of(tmp_path
     assert (settings["views"]["count"], seconds) == (8, {"prepare": 4.0})
 
 
-def test_a_first_run_leaves_its_settings_even_when_it_is_interrupted(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_a_first_run_leaves_its_settings_even_when_it_is_interrupted(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     for count in (7, 8):
         assert run("prepare", ClusterError("gone"), "--set", f"views.count={count}") == USER_MISTAKE
         settings, seconds = _left(tmp_path)
         assert (settings["views"]["count"], seconds) == (count, None)
 
 
-def test_the_seconds_of_stages_that_did_not_run_stay_while_the_settings_do(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_the_seconds_of_stages_that_did_not_run_stay_while_the_settings_do(
+    tmp_path: LocalPath, run: Callable[..., int]
+) -> None:
     assert run("evaluate", 5.0) == DONE
     assert run("prepare", 3.0) == DONE
     assert _left(tmp_path)[1] == {"prepare": 3.0, "evaluate": 5.0}
@@ -209,14 +210,14 @@ def test_the_seconds_of_stages_that_did_not_run_stay_while_the_settings_do(tmp_p
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"seconds": 3}', "\\xff"])
-def test_figures_that_cannot_be_read_are_written_anew(tmp_path: Path, run: Callable[..., int], damaged: str) -> None:
+def test_figures_that_cannot_be_read_are_written_anew(tmp_path: LocalPath, run: Callable[..., int], damaged: str) -> None:
     assert run("evaluate", 5.0) == DONE
     (tmp_path / "runs" / "demo" / "metrics.json").write_text(damaged)
     assert run("prepare", 3.0) == DONE
     assert _left(tmp_path)[1] == {"prepare": 3.0}
 
 
-def _referred(home: Path) -> set[str]:
+def _referred(home: LocalPath) -> set[str]:
     (experiment,) = experiments(home)
     assert experiment.problem == ""
     return set(experiment.entry_ids)
@@ -224,7 +225,7 @@ def _referred(home: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", ["config.resolved.yaml", "metrics.json", "report.html"])
 def test_a_folder_where_a_result_belongs_is_told_before_any_work(
-    tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str], name: str
+    tmp_path: LocalPath, run: Callable[..., int], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     path = tmp_path / "runs" / "demo" / name
     path.mkdir(parents=True)
@@ -237,7 +238,7 @@ def test_a_folder_where_a_result_belongs_is_told_before_any_work(
 
 @pytest.mark.parametrize("where", ["runs", "runs/demo", "runs/demo/unfinished"])
 def test_a_file_where_an_experiments_folder_belongs_is_told(
-    tmp_path: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str], where: str
+    tmp_path: LocalPath, run: Callable[..., int], capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     path = tmp_path / where
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,7 +249,7 @@ def test_a_file_where_an_experiments_folder_belongs_is_told(
     assert run("prepare", 3.0) == DONE
 
 
-def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     def instances(**changes: str) -> set[str]:
         settings = load_settings(None, [f"{name.replace('__', '.')}={value}" for name, value in changes.items()])
         return {step.entry_id for step in prepare.steps(Context(settings, tmp_path, "cpu"))}
@@ -265,7 +266,7 @@ def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: Path,
     assert _referred(tmp_path) == set(), "nothing was made"
 
 
-def test_a_run_that_reads_what_earlier_stages_left_notes_that_too(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_a_run_that_reads_what_earlier_stages_left_notes_that_too(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     context = Context(load_settings(None), tmp_path, "cpu")
     for step in prepare.steps(context):
         with context.store.draft(step.kind, step.recipe) as draft:
@@ -277,7 +278,7 @@ def test_a_run_that_reads_what_earlier_stages_left_notes_that_too(tmp_path: Path
     assert len(_referred(tmp_path)) == 9, "two tables, the primary, and the crops of six views: the rest waits"
 
 
-def test_figures_name_the_report_too(tmp_path: Path, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_name_the_report_too(tmp_path: LocalPath, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     step = Step("report", "reports", "report", {"of": "everything"})
     with Context(load_settings(None), tmp_path, "cpu").store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
@@ -289,15 +290,15 @@ def test_figures_name_the_report_too(tmp_path: Path, run: Callable[..., int], mo
 
 
 def test_figures_are_never_beside_settings_that_they_are_not_of(
-    tmp_path: Path, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the two files at the end of a run."""
     assert run("prepare", 3.0, "--set", "views.count=7") == DONE
 
-    def die(path: Path, data: bytes) -> None:
+    def die(path: LocalPath, data: bytes) -> None:
         if path.name == "metrics.json":
             raise KeyboardInterrupt
-        write_atomic(path, data)
+        path.write_atomic(data)
 
     monkeypatch.setattr("pipeline.experiments.write_atomic", die)
     assert run("prepare", 4.0, "--set", "views.count=8") == FAILED
@@ -305,7 +306,9 @@ def test_figures_are_never_beside_settings_that_they_are_not_of(
     assert (settings["views"]["count"], seconds) == (8, None)
 
 
-def test_the_cluster_is_looked_at_once_however_often_a_stage_connects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cluster_is_looked_at_once_however_often_a_stage_connects(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     for name in ("connect", "check_resources", "check_home"):
         monkeypatch.setattr(cluster, name, lambda *_, name=name: seen.append(name))

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from storage_schemas.formats.targets import read_rows, write_block
-from storage_schemas.store.parts import facts_of
+from storage_schemas.paths.facts import facts_of
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Entry, Store
 from tests.support.buckets import local
 from tests.support.small_disk import remount, small_disk
@@ -129,7 +130,7 @@ def test_the_joints_that_are_seen_are_told_of_both_sets(finished: Path) -> None:
         told = metrics(finished)["targets"][role]
         for split, number in (("val", 0), ("train", view)):
             entry = entry_of(finished, f"targets of the {role} teacher, {split} view {number}")
-            peaks = np.array(read_rows(entry.near(), "peak"))
+            peaks = np.array(read_rows(entry.fetch(), "peak"))
             assert told[f"joints_seen_{split}"] == pytest.approx((peaks >= np.float16(0.2)).mean(), abs=1e-4)
 
 
@@ -249,7 +250,9 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_same_command_goes_on(finishe
     roomy = "size=2g"
     with small_disk(tmp_path / "disk", roomy):
         home = without(finished, tmp_path / "disk" / "home", *kinds, "evaluations", "reports")
-        made = sum(sum(entry.manifest.size for entry in Store(finished / "store").entries(kind)) for kind in kinds[:1])
+        made = sum(
+            sum(entry.manifest.size for entry in Store(LocalPath(finished) / "store").entries(kind)) for kind in kinds[:1]
+        )
         there = {kind.name: payloads(home, kind.name) for kind in (home / "store").iterdir()}
         remount(tmp_path / "disk", f"size={shutil.disk_usage(tmp_path / 'disk').used + made // 2}")
         # Ray Train would try again, and find the disk as full.
@@ -258,7 +261,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_same_command_goes_on(finishe
         assert "No space left on device" in failed.stderr
         assert "the same command goes on" in failed.stderr
         assert "Traceback" not in failed.stderr
-        found = [entry for kind in there for entry in Store(home / "store").entries(kind)]
+        found = [entry for kind in there for entry in Store(LocalPath(home) / "store").entries(kind)]
         assert [problem for entry in found for problem in entry.problems()] == []
         assert {entry_id: payloads(home, entry_id) for entry_id in there} == there
         remount(tmp_path / "disk", roomy)
@@ -305,7 +308,7 @@ def cache(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def entry_of(home: Path, title: str) -> Entry:
     kind, _, key = metrics(home)["entries"][title].partition("/")
-    (found,) = [entry for entry in Store(home / "store").entries(kind) if entry.key == key]
+    (found,) = [entry for entry in Store(LocalPath(home) / "store").entries(kind) if entry.key == key]
     return found
 
 

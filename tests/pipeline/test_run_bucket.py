@@ -10,14 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.data.loader import load_image
 from storage_schemas.formats.instances import read_instances
-from storage_schemas.paths.path import StorePath, children, files_below, mirror, parse_path
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.store import Store
 from tests.support.buckets import Server, served
@@ -47,7 +47,7 @@ class _Nodes:
     """What runs commands as this node, or as another of the given name."""
 
     server: Server
-    folder: Path
+    folder: LocalPath
 
     def environment(self, node: str) -> dict[str, str]:
         return {**os.environ, **self.server.environment, "ODKD_CACHE": str(self.folder / node)}
@@ -75,13 +75,13 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Nodes]:
     """A server with a home in which all stages have run."""
     with served() as server:
         server.make_bucket("odkd")
-        found = _Nodes(server, tmp_path_factory.mktemp("nodes"))
+        found = _Nodes(server, LocalPath(tmp_path_factory.mktemp("nodes")))
         found.stages("all", CLEAN)
         yield found
 
 
 @pytest.fixture(autouse=True)
-def _as_they_do(nodes: _Nodes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _as_they_do(nodes: _Nodes, monkeypatch: pytest.MonkeyPatch, tmp_path: LocalPath) -> None:
     for name, value in nodes.server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "this process"))
@@ -101,7 +101,7 @@ def _metrics(home: StorePath) -> dict[str, Any]:
 def test_a_run_leaves_in_the_bucket_what_it_would_leave_in_a_folder(nodes: _Nodes) -> None:
     home = parse_path(CLEAN)
     found = _metrics(home)
-    names = set(files_below(home))
+    names = set(home.files_below())
     assert {name.split("/")[0] for name in names} == {"datasets", "runs", "store"}
     left = {name.removeprefix("runs/demo/").split("/")[0] for name in names if name.startswith("runs/")}
     assert left == {"config.resolved.yaml", "metrics.json", "report.html", "tensorboard"}
@@ -116,12 +116,12 @@ def test_a_run_leaves_in_the_bucket_what_it_would_leave_in_a_folder(nodes: _Node
 
 
 def test_a_second_run_at_another_node_makes_nothing(nodes: _Nodes) -> None:
-    before = files_below(parse_path(CLEAN) / "store")
+    before = (parse_path(CLEAN) / "store").files_below()
     assert STARTED not in nodes.stages("all", CLEAN, node="second")
-    assert files_below(parse_path(CLEAN) / "store") == before
+    assert (parse_path(CLEAN) / "store").files_below() == before
 
 
-def test_the_commands_of_the_cache_know_a_bucket(nodes: _Nodes, tmp_path: Path) -> None:
+def test_the_commands_of_the_cache_know_a_bucket(nodes: _Nodes, tmp_path: LocalPath) -> None:
     def cache(*words: str, home: str = CLEAN) -> str:
         return _output(nodes.run("pipeline.cache", *words, "--home", home, node="second"))
 
@@ -145,8 +145,8 @@ def test_a_lost_shard_in_a_bucket_is_made_again(nodes: _Nodes) -> None:
     assert entry.problems() == []
 
 
-def test_a_data_set_in_a_bucket_gives_the_table_that_it_gives_in_a_folder(nodes: _Nodes, tmp_path: Path) -> None:
-    (folder,) = children(parse_path(CLEAN) / "datasets")[0]
+def test_a_data_set_in_a_bucket_gives_the_table_that_it_gives_in_a_folder(nodes: _Nodes, tmp_path: LocalPath) -> None:
+    (folder,) = (parse_path(CLEAN) / "datasets").children()[0]
     data = {
         "embedded": None,
         **{
@@ -161,16 +161,16 @@ def test_a_data_set_in_a_bucket_gives_the_table_that_it_gives_in_a_folder(nodes:
     # The picture that a node keeps was of another day: the one of the table is fetched.
     table = read_instances(tables[0].path("instances.parquet"))
     images = folder / "images"
-    (mirror(images) / table.file_name_M[0]).parent.mkdir(parents=True)
-    (mirror(images) / table.file_name_M[0]).write_bytes(b"another")
+    (images.mirror() / table.file_name_M[0]).parent.mkdir(parents=True)
+    (images.mirror() / table.file_name_M[0]).write_bytes(b"another")
     assert load_image(images, table, 0).shape == (int(table.height_M[0]), int(table.width_M[0]), 3)
 
 
-def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: Path) -> None:
-    before = files_below(parse_path(CLEAN))
+def test_what_a_team_has_in_a_bucket_is_not_made_again(nodes: _Nodes, tmp_path: LocalPath) -> None:
+    before = parse_path(CLEAN).files_below()
     output = nodes.stages("all", str(tmp_path / "own"), "--upstream", CLEAN)
     assert STARTED not in output
-    assert files_below(parse_path(CLEAN)) == before
+    assert parse_path(CLEAN).files_below() == before
     assert _metrics(tmp_path / "own")["evaluate"] == _metrics(parse_path(CLEAN))["evaluate"]
     assert not (tmp_path / "own" / "store").exists()
     plan = nodes.stages("all", str(tmp_path / "own"), "--upstream", CLEAN, "--dry-run", "--set=distill.lr=0.001")
@@ -195,7 +195,7 @@ def test_a_run_that_is_killed_goes_on_at_another_node(nodes: _Nodes) -> None:
         env=nodes.environment("killed"),
     )
     deadline = time.monotonic() + 300
-    while not any(name.endswith("/epoch-00000.part.json") for name in files_below(home)):
+    while not any(name.endswith("/epoch-00000.part.json") for name in home.files_below()):
         assert killed.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no epoch was saved"
         time.sleep(0.05)
@@ -208,7 +208,7 @@ def test_a_run_that_is_killed_goes_on_at_another_node(nodes: _Nodes) -> None:
     (student,) = [entry for entry in made.values() if entry.manifest.kind == "students"]
     lines = [json.loads(line) for line in student.path("metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if "loss" in line] == [0, 1], "no epoch is told of twice, and none is missing"
-    left = {name.split("/")[-1] for name in files_below(home / "store")}
+    left = {name.split("/")[-1] for name in (home / "store").files_below()}
     assert not {name for name in left if name.endswith((".part.json", ".lease"))}
     assert "all as their manifests say" in _output(nodes.run("pipeline.cache", "verify", "--home", KILLED, "--upstream", CLEAN))
 

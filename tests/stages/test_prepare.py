@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -31,6 +30,7 @@ from stages.settings import (
 from storage_schemas.errors import CorruptEntryError, DataError, MissingInputError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.windows import CROPS_INDEX
+from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.errors import suggested
 
@@ -63,7 +63,7 @@ def _person(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a r
     return {**person, **changes}
 
 
-def _folder(root: Path, people: list[dict[str, Any]], files: dict[int, bytes | None]) -> SplitSource:
+def _folder(root: LocalPath, people: list[dict[str, Any]], files: dict[int, bytes | None]) -> SplitSource:
     """A COCO folder with a 64 x 64 picture a person; ``files`` replaces the bytes of some, or leaves them out."""
     (root / "images").mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -84,7 +84,9 @@ def _folder(root: Path, people: list[dict[str, Any]], files: dict[int, bytes | N
     return SplitSource(annotations=root / "annotations.json", images=root / "images")
 
 
-def _context(tmp_path: Path, train: SplitSource, val: SplitSource, max_bad_fraction: float, *, crops: bool = False) -> Context:
+def _context(
+    tmp_path: LocalPath, train: SplitSource, val: SplitSource, max_bad_fraction: float, *, crops: bool = False
+) -> Context:
     primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
     settings = Settings(
         name="x",
@@ -95,7 +97,7 @@ def _context(tmp_path: Path, train: SplitSource, val: SplitSource, max_bad_fract
     return Context(settings, tmp_path / "home", "cpu")
 
 
-def _sources(tmp_path: Path) -> tuple[SplitSource, SplitSource]:
+def _sources(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
     people = [_person(number) for number in range(1, 9)]
     people[3] = _person(4, area=-1.0)
     people[4] = _person(5, keypoints=[1.0] * 50)
@@ -103,7 +105,7 @@ def _sources(tmp_path: Path) -> tuple[SplitSource, SplitSource]:
     return train, _folder(tmp_path / "val", [_person(9)], {})
 
 
-def test_broken_records_are_set_aside_with_id_and_reason(tmp_path: Path) -> None:
+def test_broken_records_are_set_aside_with_id_and_reason(tmp_path: LocalPath) -> None:
     context = _context(tmp_path, *_sources(tmp_path), 0.7)
     make(context, steps(context))
     entry = context.need(instances_step(context, "train"))
@@ -117,7 +119,7 @@ def test_broken_records_are_set_aside_with_id_and_reason(tmp_path: Path) -> None
     assert sum(entry.measured["quarantined"].values()) == 5
 
 
-def test_too_many_broken_records_fail_the_stage_and_are_listed(tmp_path: Path) -> None:
+def test_too_many_broken_records_fail_the_stage_and_are_listed(tmp_path: LocalPath) -> None:
     context = _context(tmp_path, *_sources(tmp_path), 0.001)
     with pytest.raises(DataError) as caught:
         make(context, steps(context))
@@ -129,7 +131,7 @@ def test_too_many_broken_records_fail_the_stage_and_are_listed(tmp_path: Path) -
     assert context.find(instances_step(context, "train")) is None, "nothing is committed"
 
 
-def test_a_changed_picture_makes_the_table_anew_and_equal_content_keeps_what_follows(tmp_path: Path) -> None:
+def test_a_changed_picture_makes_the_table_anew_and_equal_content_keeps_what_follows(tmp_path: LocalPath) -> None:
     train, val = _sources(tmp_path)
     context = _context(tmp_path, train, val, 0.7)
     make(context, steps(context))
@@ -151,13 +153,13 @@ def _small(number: int) -> dict[str, Any]:
     return _person(number, bbox=[24.0, 24.0, 6.0, 8.0], area=40.0)
 
 
-def _small_people(tmp_path: Path) -> tuple[SplitSource, SplitSource]:
+def _small_people(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
     """Six people, the last in a picture that is cut off; the first two fill their pictures, and so have no window."""
     train = [_person(1), _person(2), *(_small(number) for number in range(3, 7))]
     return _folder(tmp_path / "train", train, {6: b"truncate"}), _folder(tmp_path / "val", [_small(9)], {})
 
 
-def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: Path) -> None:
+def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: LocalPath) -> None:
     sources = _small_people(tmp_path)
     whole, cropped = _context(tmp_path, *sources, 0.7), _context(tmp_path, *sources, 0.7, crops=True)
     for context in (whole, cropped):
@@ -173,7 +175,7 @@ def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: Path) 
     assert people.id_N.tolist() == [1, 2, 3, 4, 5]
     assert pictures_of(whole, "train") == Pictures(sources[0].images)
     pictures = pictures_of(cropped, "train")
-    windows = CropWindows(entry.near(), people)
+    windows = CropWindows(entry.fetch(), people)
     assert (windows.window_N4[:, 2] > 0).tolist() == [False, False, True, True, True]
     # What a network is shown, with the pictures of those who have a window gone.
     for number in (3, 4, 5):
@@ -186,7 +188,9 @@ def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: Path) 
     assert all(image.std() > 5 for image in batch.image_Bhw3)
 
 
-def test_made_again_crops_are_the_same_content_whatever_task_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_made_again_crops_are_the_same_content_whatever_task_made_them(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = _small_people(tmp_path)
     entries = []
     for home, size in (("one", 256), ("two", 2)):
@@ -199,7 +203,7 @@ def test_made_again_crops_are_the_same_content_whatever_task_made_them(tmp_path:
 
 
 @pytest.mark.parametrize("damage", ["bit", "gone"])
-def test_a_damaged_shard_of_crops_is_found_by_the_manifest(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_shard_of_crops_is_found_by_the_manifest(tmp_path: LocalPath, damage: str) -> None:
     context = _context(tmp_path, *_small_people(tmp_path), 0.7, crops=True)
     make(context, steps(context))
     entry = context.need(instances_step(context, "train"))
@@ -212,6 +216,6 @@ def test_a_damaged_shard_of_crops_is_found_by_the_manifest(tmp_path: Path, damag
     assert "--stage prepare --force" in suggested(caught.value)
 
 
-def test_crops_that_nobody_has_made_are_asked_of_prepare(tmp_path: Path) -> None:
+def test_crops_that_nobody_has_made_are_asked_of_prepare(tmp_path: LocalPath) -> None:
     with pytest.raises(MissingInputError, match="train instances"):
         pictures_of(_context(tmp_path, *_small_people(tmp_path), 0.7, crops=True), "train")

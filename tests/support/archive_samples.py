@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.export_archive import export_entries
 from storage_schemas.store.import_archive import Outcome, import_entry, opened_archive
 from storage_schemas.store.store import Entry, Store
@@ -34,7 +35,7 @@ def write_tar(path: Path, files: Mapping[str, bytes], *extra: tarfile.TarInfo) -
             tar.addfile(member)
 
 
-def two_entries(root: Path) -> list[Entry]:
+def two_entries(root: LocalPath) -> list[Entry]:
     """Two entries of a store at ``root``."""
     store = Store(root)
     return [make_entry(store, measured={"AP": 0.5}), make_entry(store, OTHER)]

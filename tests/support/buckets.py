@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 
 __all__ = ["Server", "local", "served"]
@@ -62,7 +63,7 @@ def served() -> Iterator[Server]:
             process.kill()
 
 
-def local(path: StorePath) -> Path:
+def local(path: StorePath) -> LocalPath:
     """A place that is on a file system, as the path that it is."""
-    assert isinstance(path, Path)
+    assert isinstance(path, LocalPath)
     return path

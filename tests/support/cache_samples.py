@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.cache.__main__ import main
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 
@@ -19,7 +20,7 @@ __all__ = ["Cache", "a_home", "grow_old", "leave_run", "put", "store_of"]
 
 
 def store_of(home: Path) -> Store:
-    return Store(home / "store")
+    return Store(LocalPath(home) / "store")
 
 
 def put(store: Store, kind: str, recipe: Mapping[str, Any], measured: Mapping[str, Any] | None = None, **files: bytes) -> Entry:
@@ -29,7 +30,7 @@ def put(store: Store, kind: str, recipe: Mapping[str, Any], measured: Mapping[st
         assert isinstance(draft, Draft)
         for name, data in content.items():
             path = draft.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.make_folders()
             local(path).write_bytes(data)
         return draft.commit(list(content), measured=measured or {})
 
@@ -57,7 +58,7 @@ def _scores(ap: float) -> dict[str, Any]:
     }
 
 
-def a_home(home: Path) -> dict[str, Entry]:
+def a_home(home: LocalPath) -> dict[str, Entry]:
     """The entries by a name; all but ``unused`` belong to the experiment ``demo``."""
     store, made = store_of(home), {}
     train = made["train"] = put(store, "instances", {"split": "train"}, {"people": 1637, "content": "of train"})
@@ -116,7 +117,7 @@ def a_home(home: Path) -> dict[str, Entry]:
 class Cache:
     """Runs commands on a home, and keeps what the last one said."""
 
-    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, home: LocalPath, capsys: pytest.CaptureFixture[str]) -> None:
         self.home, self._capsys = home, capsys
         self.out, self.err = "", ""
 

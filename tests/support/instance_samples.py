@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ from stages.data.images import check_image
 from stages.pose.affine import box_to_center_size
 from stages.pose.skeleton import COCO_17, Skeleton
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["IMAGE_PX", "make_instances", "mask_rle", "write_images"]
 
@@ -64,7 +64,7 @@ def mask_rle(mask_hw: npt.NDArray[np.bool_]) -> bytes:
     return counts
 
 
-def write_images(root: Path, images: Sequence[int]) -> dict[int, ImageFacts]:
+def write_images(root: LocalPath, images: Sequence[int]) -> dict[int, ImageFacts]:
     """Write an image of noise for each id, and return the facts of their files."""
     facts = {}
     for image_id in images:

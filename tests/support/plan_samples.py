@@ -15,12 +15,14 @@ from stages.training.curve import METRICS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights
 from storage_schemas.formats.instances import write_instances
+from storage_schemas.paths.local import LocalPath
 from tests.support.instance_samples import make_instances, mask_rle, write_images
 
 CROP_WH = (64, 64)
 
 
-def make_plan(folder: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
+def make_plan(at: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
+    folder = LocalPath(at)
     pictures = folder / "pictures"
     pictures.mkdir()
     facts = write_images(pictures, sorted(set(images)))

@@ -11,13 +11,14 @@ from pipeline import graph
 from pipeline.config.load import load_settings
 from stages import prepare
 from stages.base import Context, Step
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft
 from tests.support.buckets import local
 
 
 def make_context(home: Path, *overrides: str) -> Context:
     """A run of the demo's settings with ``overrides``, on the CPU."""
-    return Context(load_settings(None, overrides), home, "cpu", command="odkd")
+    return Context(load_settings(None, overrides), LocalPath(home), "cpu", command="odkd")
 
 
 def leave_entry(context: Context, step: Step, **measured: Any) -> None:  # noqa: ANN401 (any figures of a stage)

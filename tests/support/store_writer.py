@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.path import StorePath, files_below, parse_path
+from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.store_samples import FILES, RECIPE, write_file
@@ -111,7 +111,7 @@ def _forked(work: Callable[[], object]) -> Callable[[], bool]:
 
 def _report(root: StorePath, *, replace: bool = False, **facts: object) -> None:
     entry, wrote = _make(root, replace=replace)
-    files = set(files_below(entry.folder.parent))
+    files = set(entry.folder.parent.files_below())
     mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
     _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from pipeline.bench.scale import QUICK
 from pipeline.bench.sizes import TargetEntries, find_entries, measure_sizes
 from storage_schemas.errors import ConfigError
 from storage_schemas.formats.targets import unpack_bits
+from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -27,7 +27,7 @@ ROWS = np.array([7, 3, 250, 64, 0, 299])
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return Data(tmp_path_factory.mktemp("bench"), QUICK)
+    return Data(LocalPath(tmp_path_factory.mktemp("bench")), QUICK)
 
 
 def test_peaks_lie_on_the_joints_and_a_quarter_is_weak(data: Data) -> None:
@@ -55,7 +55,7 @@ def test_what_is_drawn_is_whole_in_the_store(data: Data) -> None:
     assert data.cached.view.problems() == data.cached.targets["primary"].problems() == []
 
 
-def test_every_reader_gives_the_same_targets(data: Data, tmp_path: Path) -> None:
+def test_every_reader_gives_the_same_targets(data: Data, tmp_path: LocalPath) -> None:
     cached = data.cached
     bits = unpack_bits(read_view_targets(cached.view, cached.targets["primary"]).bits_NP, (17, 16, 16))[ROWS]
     assert bits.any()

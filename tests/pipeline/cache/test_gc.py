@@ -19,6 +19,7 @@ from pipeline.home import make_home
 from pipeline.run import main as run
 from stages import prepare
 from stages.base import Context
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store import gc as garbage
 from storage_schemas.store.lease import Lease
@@ -121,7 +122,7 @@ def test_what_gc_takes_before_a_run_has_noted_it_is_missed_and_not_read(
     grow_old(cache.home / "store", 25)
     real = make_home
 
-    def collected(home: Path) -> None:
+    def collected(home: LocalPath) -> None:
         assert len(cache.json("gc")["removed"]) == 2
         real(home)
 
@@ -214,7 +215,7 @@ def test_nothing_goes_where_a_writer_lives(cache: Cache, old: dict[str, Entry], 
 
 def test_what_dead_writers_left_goes(cache: Cache, old: dict[str, Entry]) -> None:
     home = old["train"].folder.parent
-    (home / "20200101T000000000000-00000000").mkdir()
+    (home / "20200101T000000000000-00000000").make_folder()
     local(home / "20200101T000000000000-00000000" / "half").write_bytes(b"123")
     local(home / "20200101T000000000000-11111111.lease").write_text("{}")
     local(home / "manifest.json.damaged-12345678").write_text("{")
@@ -233,7 +234,7 @@ def test_what_was_removed_before_an_error_is_told(cache: Cache, old: dict[str, E
     first, second, *_ = (item["entry"] for item in cache.json("gc", "--dry-run")["removed"])
     real = shutil.rmtree
 
-    def fails_later(path: Path, ignore_errors: bool = False) -> None:
+    def fails_later(path: LocalPath, ignore_errors: bool = False) -> None:
         if path.parent.name != second.partition("/")[2]:
             real(path, ignore_errors=ignore_errors)
 
@@ -269,7 +270,7 @@ def test_an_entry_that_may_not_be_removed_is_told_beside_what_was(
     manifest = cache.home / "store" / second / "manifest.json"
     moves = Path.replace
 
-    def not_allowed(path: Path, target: Path) -> Path:
+    def not_allowed(path: LocalPath, target: Path) -> LocalPath:
         if path == manifest:
             raise PermissionError(13, "Permission denied", str(path))
         return moves(path, target)
@@ -302,7 +303,7 @@ def test_a_folder_that_this_user_may_not_enter_is_left_alone(
 
 
 def _not_allowed_below(closed: StorePath, real: Callable[..., object]) -> Callable[..., object]:
-    def looks(path: Path, *arguments: object) -> object:
+    def looks(path: LocalPath, *arguments: object) -> object:
         if path == closed or path.parent == closed:
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from stages import prepare
 from stages.base import Context
 from stages.targets import stage as targets
 from storage_schemas.errors import CorruptEntryError, MissingInputError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import Cache, leave_run, put
@@ -51,7 +51,7 @@ def test_a_kind_that_is_made_as_a_whole_is_refused_with_the_command_that_makes_i
 
 @pytest.mark.parametrize("name", ["student", "train bits", "unused"])
 def test_what_a_teams_home_has_is_taken_from_there_and_not_made_again(
-    cache: Cache, made: dict[str, Entry], tmp_path: Path, name: str
+    cache: Cache, made: dict[str, Entry], tmp_path: LocalPath, name: str
 ) -> None:
     entry, team = made[name], tmp_path / "team"
     shutil.copytree(cache.home, team)
@@ -69,7 +69,7 @@ def test_what_a_teams_home_has_is_taken_from_there_and_not_made_again(
     assert cache("verify") == DONE
 
 
-def test_what_is_damaged_in_the_teams_home_too_is_made_again(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+def test_what_is_damaged_in_the_teams_home_too_is_made_again(cache: Cache, made: dict[str, Entry], tmp_path: LocalPath) -> None:
     entry, team = made["student"], tmp_path / "team"
     entry.path("file").write_bytes(b"Content")
     shutil.copytree(cache.home, team)
@@ -83,7 +83,7 @@ def test_what_is_damaged_in_the_teams_home_too_is_made_again(cache: Cache, made:
     assert entry.problems() == ["file does not match its sha256"], "nothing wrong is put in its place"
 
 
-def test_of_an_entry_with_other_bits_nothing_is_taken(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+def test_of_an_entry_with_other_bits_nothing_is_taken(cache: Cache, made: dict[str, Entry], tmp_path: LocalPath) -> None:
     entry = made["student"]
     theirs = put(Store(tmp_path / "team" / "store"), "students", entry.manifest.recipe, file=b"trained elsewhere")
     assert theirs.entry_id == entry.entry_id
@@ -111,7 +111,7 @@ def test_scores_are_made_again_by_the_stage_that_made_them(cache: Cache, made: d
     assert f" --stage all --force {entry_id}" in cache.json("verify")["damaged"][entry_id]["next"]
 
 
-def _crops(home: Path, *overrides: str) -> tuple[Context, str]:
+def _crops(home: LocalPath, *overrides: str) -> tuple[Context, str]:
     """A run that has people, and the place of its crops of the training set."""
     context = with_instances(make_context(home, *overrides))
     return context, targets.view_step(context, "train", 1).entry_id
@@ -186,7 +186,7 @@ def test_an_entry_whose_manifest_cannot_be_read_is_made_by_its_stage_and_not_rep
     assert f"  Next:    python -m pipeline.run --config {config} --home {cache.home} --stage targets\n" in cache.err
 
 
-def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_used(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_used(tmp_path: LocalPath) -> None:
     context, entry_id = _crops(tmp_path)
     gone = resolved_yaml(context.settings).replace("embedded:", "drawn:")
     _leave(context, "a", entry_id, settings=gone)
@@ -197,7 +197,7 @@ def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_use
     assert f"{tmp_path}/runs/c/config.resolved.yaml" in run.config
 
 
-def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: Path) -> None:
+def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: LocalPath) -> None:
     context, entry_id = _crops(tmp_path)
     _leave(context, "a", entry_id, settings="data: [")
     _leave(make_context(tmp_path, "views.seed=9"), "b", entry_id)
@@ -209,7 +209,7 @@ def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: Path) -> None
     assert others[0].startswith(f"{tmp_path}/runs/a/config.resolved.yaml: ")
 
 
-def test_what_an_unfinished_run_of_other_settings_needs_is_mended_with_those(tmp_path: Path) -> None:
+def test_what_an_unfinished_run_of_other_settings_needs_is_mended_with_those(tmp_path: LocalPath) -> None:
     """The figures and the settings beside them are of an earlier run of the same name."""
     earlier, other = _crops(tmp_path, "views.seed=9")
     context, entry_id = _crops(tmp_path)
@@ -240,7 +240,7 @@ def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made:
     "lies_there", ["link to a folder", "dangling link", "folder", "nothing above", "dangling link above", "nothing at all"]
 )
 def test_whatever_lies_where_a_lost_file_belongs_it_is_mended(
-    cache: Cache, made: dict[str, Entry], tmp_path: Path, lies_there: str
+    cache: Cache, made: dict[str, Entry], tmp_path: LocalPath, lies_there: str
 ) -> None:
     entry, team = made["train bits"], tmp_path / "team"
     shutil.copytree(cache.home, team)

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.cli import DONE, USER_MISTAKE
 from pipeline.experiments import refer
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Entry
 from tests.support.archive_samples import content_of
 from tests.support.cache_samples import Cache, leave_run, put, store_of
@@ -20,7 +21,7 @@ from tests.support.small_disk import remount, small_disk
 
 
 @pytest.fixture
-def other(tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: Cache) -> Cache:
+def other(tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], cache: Cache) -> Cache:
     """Commands on another home, which is not there yet."""
     return Cache(tmp_path / "other", capsys)
 
@@ -32,7 +33,7 @@ def _names(export: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["out", "out.tar"])
 def test_an_experiment_comes_to_another_home_whole(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], name: str
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry], name: str
 ) -> None:
     assert cache("export", "demo", str(tmp_path / name)) == DONE
     assert cache.out == f"16 entries, 17 files, 2.1 kB exported to {tmp_path / name}\n"
@@ -51,7 +52,7 @@ def test_an_experiment_comes_to_another_home_whole(
     assert other.out.splitlines()[-1] == f"0 entries, 0 B imported into {other.home / 'store'}; 16 there already"
 
 
-def test_entries_are_exported_by_key_each_once(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+def test_entries_are_exported_by_key_each_once(tmp_path: LocalPath, cache: Cache, made: dict[str, Entry]) -> None:
     first, second = made["unused"], made["train"]
     known = cache.json("export", first.key[:8], second.entry_id, f"targets/{first.key[:8]}", str(tmp_path / "out"))
     assert known == {
@@ -63,14 +64,14 @@ def test_entries_are_exported_by_key_each_once(tmp_path: Path, cache: Cache, mad
     assert _names(tmp_path / "out") == sorted([first.entry_id, second.entry_id])
 
 
-def test_the_entries_of_several_experiments_come_together(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+def test_the_entries_of_several_experiments_come_together(tmp_path: LocalPath, cache: Cache, made: dict[str, Entry]) -> None:
     leave_run(cache.home, "second", [made["train"], made["unused"]])
     assert cache("export", "demo", "second", str(tmp_path / "out")) == DONE
     assert _names(tmp_path / "out") == sorted(entry.entry_id for entry in made.values())
 
 
 def test_a_name_of_an_experiment_goes_before_the_beginning_of_a_key(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry]
 ) -> None:
     leave_run(cache.home, made["unused"].key[:4], [made["train"]])
     assert cache("export", made["unused"].key[:4], str(tmp_path / "out")) == DONE
@@ -78,7 +79,7 @@ def test_a_name_of_an_experiment_goes_before_the_beginning_of_a_key(
 
 
 def test_a_relative_target_lies_where_the_command_was_typed(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cache("export", "demo", "out.tar") == DONE
@@ -89,7 +90,7 @@ def test_a_relative_target_lies_where_the_command_was_typed(
 
 @pytest.mark.parametrize("text", ["nobody", ""])
 def test_what_names_neither_is_refused_with_the_experiments_that_there_are(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry], text: str
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry], text: str
 ) -> None:
     assert cache("export", text, str(tmp_path / "out")) == USER_MISTAKE
     assert cache.err.startswith("ConfigError: No entry in ")
@@ -109,7 +110,7 @@ def test_what_names_neither_is_refused_with_the_experiments_that_there_are(
     ],
 )
 def test_an_experiment_that_is_not_whole_is_refused(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry], spoil: Callable[[Cache, dict[str, Entry]], object], said: str
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry], spoil: Callable[[Cache, dict[str, Entry]], object], said: str
 ) -> None:
     spoil(cache, made)
     assert cache("export", "demo", str(tmp_path / "out")) == USER_MISTAKE
@@ -120,7 +121,7 @@ def test_an_experiment_that_is_not_whole_is_refused(
 
 
 def test_an_experiment_whose_entries_lie_in_a_teams_home_is_exported_whole(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     shutil.copytree(cache.home / "runs", other.home / "runs")
     shutil.copytree(cache.home / "store" / "targets", other.home / "store" / "targets")
@@ -131,14 +132,16 @@ def test_an_experiment_whose_entries_lie_in_a_teams_home_is_exported_whole(
 
 
 def test_the_teams_experiments_are_known_by_name_too(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     put(store_of(other.home), "instances", {"split": "mine"})
     assert other("export", "demo", str(tmp_path / "out"), "--upstream", str(cache.home)) == DONE
     assert len(_names(tmp_path / "out")) == 16
 
 
-def test_a_name_of_an_archive_that_would_be_a_folder_is_refused(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+def test_a_name_of_an_archive_that_would_be_a_folder_is_refused(
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry]
+) -> None:
     for name in ("demo.tgz", "demo.tar.gz", "demo.ZIP", "demo.TAR"):
         assert cache("export", "demo", str(tmp_path / name)) == USER_MISTAKE
         assert f"StoreError: {name} would be a folder" in cache.err
@@ -146,7 +149,7 @@ def test_a_name_of_an_archive_that_would_be_a_folder_is_refused(tmp_path: Path, 
 
 
 def test_an_entry_that_lies_in_a_teams_home_is_found_by_its_key(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = put(store_of(other.home), "instances", {"split": "mine"})
     monkeypatch.setenv("ODKD_UPSTREAM", str(cache.home))
@@ -159,7 +162,7 @@ def test_an_entry_that_lies_in_a_teams_home_is_found_by_its_key(
 
 
 def test_what_makes_a_teams_experiment_whole_is_run_in_the_teams_home(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     (cache.home / "runs" / "demo" / "metrics.json").write_text("{")
     put(store_of(other.home), "instances", {"split": "mine"})
@@ -169,7 +172,7 @@ def test_what_makes_a_teams_experiment_whole_is_run_in_the_teams_home(
 
 
 def test_a_teams_home_is_asked_only_for_what_is_missing(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ODKD_UPSTREAM", str(tmp_path / "out of reach"))
     assert cache("export", "demo", str(tmp_path / "out")) == DONE
@@ -180,7 +183,7 @@ def test_a_teams_home_is_asked_only_for_what_is_missing(
 
 
 def test_damage_in_a_teams_home_is_to_be_looked_at_there(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     made["train"].path("file").write_bytes(b"Content")
     assert other("export", made["train"].key, str(tmp_path / "out"), "--upstream", str(cache.home)) == USER_MISTAKE
@@ -188,7 +191,7 @@ def test_damage_in_a_teams_home_is_to_be_looked_at_there(
 
 
 def test_damage_that_a_teams_home_makes_good_is_to_be_dropped(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry], capsys: pytest.CaptureFixture[str]
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(cache.home, tmp_path / "own")
     own = Cache(tmp_path / "own", capsys)
@@ -203,7 +206,7 @@ def test_damage_that_a_teams_home_makes_good_is_to_be_dropped(
 
 
 def test_what_came_in_before_the_disk_was_full_is_told(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry], capsys: pytest.CaptureFixture[str]
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cache("export", "demo", str(tmp_path / "out.tar")) == DONE
     with small_disk(tmp_path / "small", "size=100k"):
@@ -221,7 +224,7 @@ def test_what_came_in_before_the_disk_was_full_is_told(
 
 @pytest.mark.parametrize("where", ["store", "kind", "entry"])
 def test_a_file_where_an_imported_entry_belongs_is_told(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry], where: str
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry], where: str
 ) -> None:
     entry = made["unused"]
     assert cache("export", entry.entry_id, str(tmp_path / "out")) == DONE
@@ -237,14 +240,14 @@ def test_a_file_where_an_imported_entry_belongs_is_told(
 
 
 def test_an_experiment_that_is_run_again_is_exported_as_its_figures_have_it(
-    tmp_path: Path, cache: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, made: dict[str, Entry]
 ) -> None:
     refer(cache.home / "runs" / "demo", "now", ["views/0"])
     assert cache("export", "demo", str(tmp_path / "out")) == DONE
     assert cache.out.startswith("16 entries, ")
 
 
-def test_an_experiment_that_has_never_ended_is_refused_with_its_own_settings(tmp_path: Path, cache: Cache) -> None:
+def test_an_experiment_that_has_never_ended_is_refused_with_its_own_settings(tmp_path: LocalPath, cache: Cache) -> None:
     refer(cache.home / "runs" / "new", "now", ["views/0"])
     (cache.home / "runs" / "new" / "unfinished" / "now" / "config.resolved.yaml").write_text("name: new\n")
     assert cache("export", "new", str(tmp_path / "out")) == USER_MISTAKE
@@ -260,14 +263,16 @@ def test_an_export_into_the_store_is_refused(cache: Cache, made: dict[str, Entry
     assert set((cache.home / "store").rglob("*")) == before
 
 
-def test_damage_is_told_and_nothing_exported(tmp_path: Path, cache: Cache, made: dict[str, Entry]) -> None:
+def test_damage_is_told_and_nothing_exported(tmp_path: LocalPath, cache: Cache, made: dict[str, Entry]) -> None:
     made["primary"].path("weights").write_bytes(b"W" * 2000)
     assert cache("export", "demo", str(tmp_path / "out.tar")) == USER_MISTAKE
     assert f"CorruptEntryError: Entry {made['primary'].entry_id}: weights does not match its sha256" in cache.err
     assert not (tmp_path / "out.tar").exists()
 
 
-def test_entries_with_other_bits_are_told_clearly(tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]) -> None:
+def test_entries_with_other_bits_are_told_clearly(
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry]
+) -> None:
     mine = put(store_of(other.home), "instances", {"split": "train"}, {}, file=b"others!")
     assert cache("export", made["train"].key, made["val"].key, str(tmp_path / "out")) == DONE
     lines = other.lines("import", str(tmp_path / "out"))
@@ -279,7 +284,7 @@ def test_entries_with_other_bits_are_told_clearly(tmp_path: Path, cache: Cache, 
 
 
 def test_what_came_in_before_damage_is_told_beside_the_damage(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     first, second = sorted([made["train"].entry_id, made["unused"].entry_id])
     assert cache("export", first, second, str(tmp_path / "out")) == DONE
@@ -292,7 +297,7 @@ def test_what_came_in_before_damage_is_told_beside_the_damage(
     assert [f"{row['kind']}/{row['key']}" for row in known["entries"]] == [first]
 
 
-def test_what_is_no_export_is_refused(tmp_path: Path, other: Cache, made: dict[str, Entry], cache: Cache) -> None:
+def test_what_is_no_export_is_refused(tmp_path: LocalPath, other: Cache, made: dict[str, Entry], cache: Cache) -> None:
     for source, said in (
         (cache.home / "store", "is no export"),
         (cache.home, f"Next:    python -m pipeline.cache export KEY DEST --home {cache.home}"),
@@ -305,7 +310,7 @@ def test_what_is_no_export_is_refused(tmp_path: Path, other: Cache, made: dict[s
 
 
 def test_an_imported_entry_is_young_however_old_it_is(
-    tmp_path: Path, cache: Cache, other: Cache, made: dict[str, Entry]
+    tmp_path: LocalPath, cache: Cache, other: Cache, made: dict[str, Entry]
 ) -> None:
     """Whoever brings it in is about to use it."""
     assert cache("export", "demo", str(tmp_path / "out.tar")) == DONE

@@ -12,7 +12,7 @@ import pytest
 from pipeline.cli import DONE, USER_MISTAKE
 from pipeline.experiments import refer
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.store import parts
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Entry, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import Cache, put, store_of
@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_not_to_be_made_again(
     def broken(_: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(parts, "sha256_file", broken)
+    monkeypatch.setattr(LocalPath, "sha256", broken)
     for entry in (made["student"], made["train bits"]):
         found = cache.json("verify", entry.entry_id)["damaged"][entry.entry_id]
         assert "cannot be read (Input/output error)" in " ".join(found["problems"])
@@ -108,7 +108,9 @@ def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_mended(cac
     assert f"CorruptEntryError: {made['train'].entry_id} and 5 more entries are damaged" in cache.err
 
 
-def test_verify_tells_what_an_experiment_names_and_nobody_has(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+def test_verify_tells_what_an_experiment_names_and_nobody_has(
+    cache: Cache, made: dict[str, Entry], tmp_path: LocalPath
+) -> None:
     shutil.copytree(cache.home, tmp_path / "team")
     store_of(cache.home).discard(made["train bits"])
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
@@ -155,7 +157,7 @@ def test_entries_of_another_schema_version_are_told_and_may_be_dropped(
     assert list(manifest.parent.iterdir()) == []
 
 
-def test_the_command_that_mends_reads_the_home_upstream_too(cache: Cache, made: dict[str, Entry], tmp_path: Path) -> None:
+def test_the_command_that_mends_reads_the_home_upstream_too(cache: Cache, made: dict[str, Entry], tmp_path: LocalPath) -> None:
     (tmp_path / "team" / "store").mkdir(parents=True)
     made["train bits"].path("bits/c/0").unlink()
     upstream = ("--upstream", str(tmp_path / "team"))
@@ -174,7 +176,7 @@ def test_a_sample_of_nothing_is_refused(cache: Cache, made: dict[str, Entry]) ->
 
 
 def test_a_home_upstream_that_is_out_of_reach_is_asked_only_for_what_is_missing(
-    cache: Cache, made: dict[str, Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, made: dict[str, Entry], tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ODKD_UPSTREAM", str(tmp_path / "out of reach"))
     assert cache("verify") == DONE
@@ -217,7 +219,7 @@ def _folder(cache: Cache, made: dict[str, Entry], where: str) -> Path:
 @pytest.mark.parametrize("command", [("verify",), ("ls", "targets"), ("gc",), ("drop", "targets")])
 @pytest.mark.parametrize("where", ["store", "kind", "entry"])
 def test_a_link_to_a_disk_that_is_not_there_is_no_empty_folder(
-    cache: Cache, made: dict[str, Entry], tmp_path: Path, command: tuple[str, ...], where: str
+    cache: Cache, made: dict[str, Entry], tmp_path: LocalPath, command: tuple[str, ...], where: str
 ) -> None:
     path = _folder(cache, made, where)
     path.rename(tmp_path / "the disk")

@@ -9,6 +9,7 @@ import pytest
 from pipeline.config import __main__ as config
 from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from storage_schemas.errors import ConfigError
+from storage_schemas.paths.local import LocalPath
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
 
 
-def _write(folder: Path, text: str, name: str = "mine.yaml") -> str:
+def _write(folder: LocalPath, text: str, name: str = "mine.yaml") -> str:
     path = folder / name
     path.write_text(text)
     return str(path)
@@ -33,7 +34,7 @@ def _refusal(source: str | None, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_is_valid_named_after_its_file_and_round_trips(name: str, tmp_path: Path) -> None:
+def test_every_preset_is_valid_named_after_its_file_and_round_trips(name: str, tmp_path: LocalPath) -> None:
     settings = load_settings(name)
     assert settings.name == name
     assert load_settings(_write(tmp_path, resolved_yaml(settings))) == settings
@@ -48,13 +49,13 @@ def test_without_a_configuration_the_embedded_default_is_read() -> None:
 def test_the_coco_preset_reads_the_standard_layout() -> None:
     settings = load_settings("coco_hrnet_w16")
     assert settings.data.train is not None
-    assert settings.data.train.annotations == Path("/data/coco/annotations/person_keypoints_train2017.json")
-    assert settings.data.train.images == Path("/data/coco/train2017")
+    assert settings.data.train.annotations == LocalPath("/data/coco/annotations/person_keypoints_train2017.json")
+    assert settings.data.train.images == LocalPath("/data/coco/train2017")
     assert settings.teachers.primary.weights == Path("/data/weights/pose_hrnet_w32_256x192.pth")
     assert settings.distill.epochs % settings.views.count == 0, "views are used equally often"
 
 
-def test_a_file_is_merged_key_by_key_over_the_preset_it_names(tmp_path: Path) -> None:
+def test_a_file_is_merged_key_by_key_over_the_preset_it_names(tmp_path: LocalPath) -> None:
     mine = _write(tmp_path, "preset: coco_hrnet_w16\ndistill: {epochs: 42}\ncrop: {size_wh: [288, 384]}\n")
     settings, preset = load_settings(mine), load_settings("coco_hrnet_w16")
     assert settings.distill.epochs == 42
@@ -64,11 +65,11 @@ def test_a_file_is_merged_key_by_key_over_the_preset_it_names(tmp_path: Path) ->
     assert settings.name == "mine", "a file without a name has its own, not the preset's"
 
 
-def test_a_name_in_the_file_wins_over_the_files_own(tmp_path: Path) -> None:
+def test_a_name_in_the_file_wins_over_the_files_own(tmp_path: LocalPath) -> None:
     assert load_settings(_write(tmp_path, "preset: demo\nname: trial_7\n")).name == "trial_7"
 
 
-def test_null_takes_a_section_of_the_preset_away(tmp_path: Path) -> None:
+def test_null_takes_a_section_of_the_preset_away(tmp_path: LocalPath) -> None:
     text = """
         preset: demo
         data:
@@ -79,7 +80,7 @@ def test_null_takes_a_section_of_the_preset_away(tmp_path: Path) -> None:
     assert load_settings(_write(tmp_path, text)).data.embedded is None
 
 
-def test_a_preset_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+def test_a_preset_that_does_not_exist_is_refused_with_those_that_do(tmp_path: LocalPath) -> None:
     assert f"one of {', '.join(preset_names())}" in _refusal(_write(tmp_path, "preset: coco\n"))
 
 
@@ -108,7 +109,7 @@ def test_an_override_below_a_plain_value_is_refused() -> None:
     assert 'name is "demo", not a section' in _refusal(None, "name.first=x")
 
 
-def test_variables_and_the_home_are_expanded_in_paths_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_and_the_home_are_expanded_in_paths_only(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     overrides = [
         "teachers.primary.weights=~/w${ODKD_WEIGHTS}x$$y.pth",
@@ -172,7 +173,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_name(override: str, me
     assert message.startswith("1 mistake in")
 
 
-def test_mistakes_inside_an_unknown_section_are_told_too_by_the_name_that_was_meant(tmp_path: Path) -> None:
+def test_mistakes_inside_an_unknown_section_are_told_too_by_the_name_that_was_meant(tmp_path: LocalPath) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(
         """
@@ -194,7 +195,7 @@ def test_mistakes_inside_an_unknown_section_are_told_too_by_the_name_that_was_me
     ]
 
 
-def test_what_an_unknown_section_would_have_given_is_not_called_missing(tmp_path: Path) -> None:
+def test_what_an_unknown_section_would_have_given_is_not_called_missing(tmp_path: LocalPath) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("dta: {embedded: {}}\nteachers: {primary: {network: hrnet_w16, train: {}}}\n")
     message = _refusal(str(path))
@@ -250,7 +251,7 @@ def test_whole_numbers_are_read_as_json_has_them(text: str, number: int) -> None
         (f"!!int {'9' * 5000}", "is no !!int"),
     ],
 )
-def test_values_that_no_setting_has_are_refused_in_words(value: str, said: str, tmp_path: Path) -> None:
+def test_values_that_no_setting_has_are_refused_in_words(value: str, said: str, tmp_path: LocalPath) -> None:
     assert said in _refusal(None, f"name={value}")
     assert said in _refusal(_write(tmp_path, f"name: {value}\n"))
 
@@ -259,7 +260,7 @@ def test_the_sign_for_equals_is_a_word() -> None:
     assert '"=" must match' in _refusal(None, "name==")
 
 
-def test_an_override_below_an_anchor_leaves_the_places_of_its_aliases(tmp_path: Path) -> None:
+def test_an_override_below_an_anchor_leaves_the_places_of_its_aliases(tmp_path: LocalPath) -> None:
     text = """
         name: mine
         data: {embedded: {}}
@@ -272,7 +273,7 @@ def test_an_override_below_an_anchor_leaves_the_places_of_its_aliases(tmp_path: 
     assert (teachers.primary.train.epochs, teachers.senior.train.epochs) == (50, 3)
 
 
-def test_merge_keys_are_refused_in_plain_words(tmp_path: Path) -> None:
+def test_merge_keys_are_refused_in_plain_words(tmp_path: LocalPath) -> None:
     text = "preset: demo\nviews: &v {count: 1}\ndistill:\n  <<: *v\n"
     assert "at line 4, column 3: merge keys ('<<') are not read: write the settings out" in _refusal(_write(tmp_path, text))
 
@@ -285,38 +286,38 @@ def test_the_home_of_a_user_who_does_not_exist_is_refused() -> None:
     assert "--config '~nosuchuser/x.yaml': " in _refusal("~nosuchuser/x.yaml")
 
 
-def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: LocalPath) -> None:
     message = _refusal(_write(tmp_path, "preset: demo\nviews:\n  count: 1\n  seed: 2\n  count: 3\n"))
     assert "at line 5, column 3: the key 'count' stands twice" in message
 
 
-def test_a_key_that_yaml_takes_for_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_yaml_takes_for_something_else_is_refused(tmp_path: LocalPath) -> None:
     assert "the key True is not a word" in _refusal(_write(tmp_path, "preset: demo\non: 1\n"))
 
 
-def test_invalid_yaml_is_refused_with_line_and_column(tmp_path: Path) -> None:
+def test_invalid_yaml_is_refused_with_line_and_column(tmp_path: LocalPath) -> None:
     message = _refusal(_write(tmp_path, "preset: demo\nviews: {count: 1\ncrop: [\n"))
     assert "is not valid YAML at line 3, column 5" in message
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n"])
-def test_yaml_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+def test_yaml_that_is_no_mapping_is_refused(text: str, tmp_path: LocalPath) -> None:
     assert "sections of settings" in _refusal(_write(tmp_path, text))
 
 
-def test_an_empty_file_says_what_is_missing(tmp_path: Path) -> None:
+def test_an_empty_file_says_what_is_missing(tmp_path: LocalPath) -> None:
     message = _refusal(_write(tmp_path, ""))
     assert all(f"  {key}: is missing" in message for key in ("name", "data", "teachers"))
 
 
-def test_what_is_neither_a_preset_nor_a_file_is_refused_with_the_presets_and_the_nearest(tmp_path: Path) -> None:
+def test_what_is_neither_a_preset_nor_a_file_is_refused_with_the_presets_and_the_nearest(tmp_path: LocalPath) -> None:
     message = _refusal("coco_hrnet_w61")
     assert "did you mean 'coco_hrnet_w16'?" in message
     assert f"a preset ({', '.join(preset_names())}) or a path" in message
     assert "There is no preset and no file" in _refusal(str(tmp_path)), "a folder is no file"
 
 
-def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: LocalPath) -> None:
     path = tmp_path / "binary.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in _refusal(str(path))
@@ -330,7 +331,7 @@ def test_the_module_prints_what_is_resolved_and_exits_2_on_a_mistake(capsys: pyt
 
 
 @pytest.mark.parametrize("name", ["1e3", "2026-11-25", "on", "12", "010", "1_0", "0b11", "0x1f", "1.5"])
-def test_a_name_that_looks_like_something_else_survives_the_round_trip(name: str, tmp_path: Path) -> None:
+def test_a_name_that_looks_like_something_else_survives_the_round_trip(name: str, tmp_path: LocalPath) -> None:
     settings = load_settings(None, [f'name="{name}"'])
     assert load_settings(_write(tmp_path, resolved_yaml(settings))).name == name
 

@@ -8,6 +8,7 @@ import pytest
 
 from stages.data.detections import check_pictures, read_detections
 from storage_schemas.errors import DataError
+from storage_schemas.paths.local import LocalPath
 from tests.support.instance_samples import IMAGE_PX, write_images
 
 
@@ -19,13 +20,13 @@ def box(image_id: object, score: float = 0.5, **changes: object) -> dict[str, An
     return {"image_id": image_id, "category_id": 1, "bbox": [8.0, 4.0, 30.0, 40.0], "score": score, **changes}
 
 
-def detections(tmp_path: Path, records: object) -> Path:
+def detections(tmp_path: LocalPath, records: object) -> Path:
     path = tmp_path / "detections.json"
     path.write_text(json.dumps(records))
     return path
 
 
-def test_every_image_of_the_ground_truth_is_as_good_as_another(tmp_path: Path) -> None:
+def test_every_image_of_the_ground_truth_is_as_good_as_another(tmp_path: LocalPath) -> None:
     people, score_N = read_detections(
         detections(tmp_path, [box(2, 0.9), box(1, 0.3)]), [image(1), image(2), image(3)], aspect_wh=0.75
     )
@@ -41,49 +42,51 @@ def test_every_image_of_the_ground_truth_is_as_good_as_another(tmp_path: Path) -
     assert people[0].mask_rle is None
 
 
-def test_other_categories_and_images_are_left_out_and_the_latter_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_categories_and_images_are_left_out_and_the_latter_told(
+    tmp_path: LocalPath, caplog: pytest.LogCaptureFixture
+) -> None:
     records = [box(1), box(1, category_id=2), box(9), box([1])]
     people, _ = read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75)
     assert [person.annotation_id for person in people] == [0]
     assert "2 of 3 boxes" in caplog.text
 
 
-def test_boxes_on_no_image_are_refused(tmp_path: Path) -> None:
+def test_boxes_on_no_image_are_refused(tmp_path: LocalPath) -> None:
     with pytest.raises(DataError, match="no person on any of the 1 images"):
         read_detections(detections(tmp_path, [box(9)]), [image(1)], aspect_wh=0.75)
 
 
 @pytest.mark.parametrize("change", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"score": "high"}, {"score": [0.5, 0.5]}])
-def test_a_malformed_box_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_malformed_box_is_refused(tmp_path: LocalPath, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="malformed record"):
         read_detections(detections(tmp_path, [box(1) | change]), [image(1)], aspect_wh=0.75)
 
 
 @pytest.mark.parametrize("change", [{"bbox": [1.0, 2.0, 0.0, 5.0]}, {"bbox": [1.0, float("nan"), 3.0, 5.0]}])
-def test_an_empty_box_or_one_that_is_not_finite_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_empty_box_or_one_that_is_not_finite_is_refused(tmp_path: LocalPath, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="empty or not finite"):
         read_detections(detections(tmp_path, [box(1), box(1) | change]), [image(1)], aspect_wh=0.75)
 
 
 @pytest.mark.parametrize("records", [{"annotations": []}, [1]])
-def test_another_kind_of_file_is_refused(tmp_path: Path, records: object) -> None:
+def test_another_kind_of_file_is_refused(tmp_path: LocalPath, records: object) -> None:
     with pytest.raises(DataError, match="not a list of records"):
         read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75)
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: LocalPath) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_detections(tmp_path, [image(1)], aspect_wh=0.75)
 
 
-def test_pictures_are_looked_at_whole_and_counted(tmp_path: Path) -> None:
+def test_pictures_are_looked_at_whole_and_counted(tmp_path: LocalPath) -> None:
     expected = write_images(tmp_path, [3, 5])
     looked = []
     assert check_pictures(tmp_path, [image(5), image(3)], progress=lambda: looked.append(1)) == expected
     assert len(looked) == 2
 
 
-def test_pictures_that_cannot_be_used_are_told_by_file_and_id(tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_used_are_told_by_file_and_id(tmp_path: LocalPath) -> None:
     write_images(tmp_path, [1, 2])
     broken = tmp_path / "2.png"
     broken.write_bytes(broken.read_bytes()[:-20])

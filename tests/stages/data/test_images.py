@@ -30,6 +30,7 @@ from stages.data.images import (
     size_fault,
 )
 from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from tests.support.shared_data import shared_data
 
@@ -229,7 +230,7 @@ print(time.perf_counter() - start, peak_mb() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_path: Path) -> None:
+def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_path: LocalPath) -> None:
     rows = bytes(2500 * 20000)
     (tmp_path / "bomb.png").write_bytes(png(20000, 20000, depth=1, kind=GREY, rows=rows))
     (tmp_path / "bomb.jpg").write_bytes(jpeg_saying(65000, 65000))
@@ -255,7 +256,7 @@ def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_pat
     "name",
     ["", "/etc/passwd", "../x.jpg", "a/../../x.jpg", "a/..", "a\0b.jpg", "a\nb.jpg", "x" * 4096, "\ud800.jpg", None, 7, ["a"]],
 )
-def test_names_that_lead_elsewhere_or_nowhere_are_refused_before_opening(tmp_path: Path, name: object) -> None:
+def test_names_that_lead_elsewhere_or_nowhere_are_refused_before_opening(tmp_path: LocalPath, name: object) -> None:
     assert file_name_fault(name)
     if isinstance(name, str):
         with pytest.raises(ImageError, match=r"^file_name:"):
@@ -269,7 +270,7 @@ def test_ordinary_names_are_not_refused(name: str) -> None:
     assert file_name_fault(name) is None
 
 
-def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
+def test_missing_files_folders_and_pipes_are_refused(tmp_path: LocalPath) -> None:
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
     for name, reason in (("absent.jpg", "No such file"), ("folder.jpg", "not a regular"), ("pipe.jpg", "not a regular")):
@@ -279,7 +280,7 @@ def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
         read_image_file(tmp_path, "y" * 300)
 
 
-def test_a_symbolic_link_is_followed_within_the_folder_only(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed_within_the_folder_only(tmp_path: LocalPath) -> None:
     root = tmp_path / "images"
     (root / "sub").mkdir(parents=True)
     (tmp_path / "images-private").mkdir()
@@ -297,21 +298,21 @@ def test_a_symbolic_link_is_followed_within_the_folder_only(tmp_path: Path) -> N
         read_image_file(root, "loop.jpg")
 
 
-def test_an_image_folder_that_is_itself_a_link_is_read(tmp_path: Path) -> None:
+def test_an_image_folder_that_is_itself_a_link_is_read(tmp_path: LocalPath) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.jpg").write_bytes(b"x")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert read_image_file(tmp_path / "link", "a.jpg") == b"x"
 
 
-def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:
+def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: LocalPath) -> None:
     with (tmp_path / "huge.jpg").open("wb") as stream:
         stream.truncate(600 << 20)
     with pytest.raises(ImageError, match="629145600 bytes"):
         read_image_file(tmp_path, "huge.jpg")
 
 
-def test_checking_gives_the_hash_and_length_of_the_file(tmp_path: Path) -> None:
+def test_checking_gives_the_hash_and_length_of_the_file(tmp_path: LocalPath) -> None:
     data = jpeg(96, 64)
     (tmp_path / "a.jpg").write_bytes(data)
     facts = check_image(tmp_path, "a.jpg", (96, 64))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ from stages.data.windows import Pictures
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances
+from storage_schemas.paths.local import LocalPath
 from tests.support.errors import suggested
 from tests.support.instance_samples import IMAGE_PX, make_instances, mask_rle, write_images
 
@@ -31,7 +31,7 @@ IMAGES = [1, 1, 2, 3, 3, 3, 4, 5]
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> Instances:
+def people(tmp_path: LocalPath) -> Instances:
     mask = np.zeros((IMAGE_PX, IMAGE_PX), bool)
     mask[10:40, 20:35] = True
     masks = [mask_rle(mask) if row % 2 == 0 else None for row in range(len(IMAGES))]
@@ -43,7 +43,7 @@ def _views(people: Instances, *views: int) -> list[Views]:
 
 
 @pytest.fixture
-def loader(people: Instances, tmp_path: Path) -> Iterator[CropLoader]:
+def loader(people: Instances, tmp_path: LocalPath) -> Iterator[CropLoader]:
     made = CropLoader(people, Pictures(tmp_path), size_wh=SIZE_WH, threads=3)
     yield made
     made.close()
@@ -57,7 +57,7 @@ class _Counted:
         self._delay = delay
         monkeypatch.setattr(loader_module, "load_image", self)
 
-    def __call__(self, root: Path, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
+    def __call__(self, root: LocalPath, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
         self.calls[image] += 1
         time.sleep(self._delay / (image + 1))
         return load_image(root, instances, image)
@@ -97,7 +97,7 @@ def test_fewer_people_than_a_batch_are_one_batch_and_a_negative_seed_is_a_seed()
 # The batches
 
 
-def _assert_is(batch: Batch, people: Instances, view: Views, root: Path) -> None:
+def _assert_is(batch: Batch, people: Instances, view: Views, root: LocalPath) -> None:
     for index, row in enumerate(batch.rows_B):
         picture = load_image(root, people, int(people.image_N[row]))
         assert np.array_equal(batch.image_Bhw3[index], crop_image(picture, view.affine_N23[row], size_wh=SIZE_WH))
@@ -106,7 +106,7 @@ def _assert_is(batch: Batch, people: Instances, view: Views, root: Path) -> None
 
 
 def test_batches_come_in_order_and_hold_the_crops_of_their_rows(
-    loader: CropLoader, people: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loader: CropLoader, people: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _Counted(monkeypatch, delay=0.05)
     views = _views(people, 1, 2)
@@ -119,7 +119,7 @@ def test_batches_come_in_order_and_hold_the_crops_of_their_rows(
             assert batch.mask_Bhw.shape == (2, 0, 0)
 
 
-def test_colours_are_red_green_blue(tmp_path: Path) -> None:
+def test_colours_are_red_green_blue(tmp_path: LocalPath) -> None:
     red = np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes blue, green, red
     facts = write_images(tmp_path, [1])
@@ -145,7 +145,7 @@ def test_masks_are_cut_with_their_pictures_and_empty_where_unknown(loader: CropL
         assert np.array_equal(batch.mask_Bhw[row], cut)
 
 
-def test_a_smaller_input_is_the_same_crop_scaled(people: Instances, tmp_path: Path) -> None:
+def test_a_smaller_input_is_the_same_crop_scaled(people: Instances, tmp_path: LocalPath) -> None:
     (view,) = _views(people, 1)
     half = CropLoader(people, Pictures(tmp_path), size_wh=(24, 32), threads=1)
     ((batch,),) = half.batches([np.array([3])], [view], crop_divisor=2)
@@ -166,7 +166,7 @@ def test_a_picture_is_decoded_once_for_all_views_and_all_its_people(
 
 @pytest.mark.parametrize(("device", "decoded"), [("cpu", {0, 1}), ("cuda", {0, 1, 2, 3, 4})])
 def test_beside_a_network_on_the_cpu_nothing_is_cut_ahead(
-    people: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, decoded: set[int]
+    people: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, device: str, decoded: set[int]
 ) -> None:
     counted = _Counted(monkeypatch)
     rows = [np.array(pair) for pair in ([0, 1, 2], [3, 4], [5, 6], [7])]
@@ -183,7 +183,7 @@ def test_beside_a_network_on_the_cpu_nothing_is_cut_ahead(
 
 
 def test_many_pictures_between_do_not_make_a_picture_decoded_once_a_view(
-    people: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    people: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With room for one picture and two threads, each thread's picture is pushed out while it is still in use."""
     monkeypatch.setattr(loader_module, "_DECODED_KEPT", 0)
@@ -197,7 +197,7 @@ def test_many_pictures_between_do_not_make_a_picture_decoded_once_a_view(
 # What goes wrong
 
 
-def test_a_picture_whose_bytes_changed_is_named(loader: CropLoader, people: Instances, tmp_path: Path) -> None:
+def test_a_picture_whose_bytes_changed_is_named(loader: CropLoader, people: Instances, tmp_path: LocalPath) -> None:
     path = tmp_path / "3.png"
     assert cv2.imwrite(str(path), np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8))
     with pytest.raises(DataError, match=r"'3\.png' below .* its content has changed") as caught:
@@ -205,7 +205,7 @@ def test_a_picture_whose_bytes_changed_is_named(loader: CropLoader, people: Inst
     assert "--stage prepare --force" in suggested(caught.value)
 
 
-def test_a_picture_that_is_gone_is_named(loader: CropLoader, people: Instances, tmp_path: Path) -> None:
+def test_a_picture_that_is_gone_is_named(loader: CropLoader, people: Instances, tmp_path: LocalPath) -> None:
     (tmp_path / "5.png").unlink()
     with pytest.raises(DataError, match=r"'5\.png'"):
         list(loader.batches([np.array([7])], _views(people, 0)))

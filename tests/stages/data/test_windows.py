@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from stages.settings import AugmentSettings
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
 from storage_schemas.formats.windows import write_index
+from storage_schemas.paths.local import LocalPath
 from tests.support.errors import suggested
 from tests.support.shared_data import shared_data
 
@@ -48,7 +48,7 @@ def smooth_picture() -> U8:
     return np.asarray(cv2.resize(coarse, PICTURE_WH, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def stored(folder: Path, records: Sequence[Record], picture_bgr: U8) -> tuple[Instances, Pictures]:
+def stored(folder: LocalPath, records: Sequence[Record], picture_bgr: U8) -> tuple[Instances, Pictures]:
     """The table of ``records``, and the windows cut out of their one picture."""
     crops = folder / "crops"
     crops.mkdir()
@@ -139,7 +139,7 @@ def test_a_person_without_a_window_is_never_served() -> None:
 
 
 @pytest.mark.parametrize("divisor", [1, 2])
-def test_crops_from_windows_are_those_from_the_picture_but_for_the_jpeg(tmp_path: Path, divisor: int) -> None:
+def test_crops_from_windows_are_those_from_the_picture_but_for_the_jpeg(tmp_path: LocalPath, divisor: int) -> None:
     people, pictures = stored(tmp_path, [record(number, box) for number, box in enumerate(BOXES)], smooth_picture())
     views = views_of(people, *range(12))
     whole = crops_of(people, Pictures(pictures.root), views, divisor=divisor)
@@ -153,7 +153,7 @@ def test_crops_from_windows_are_those_from_the_picture_but_for_the_jpeg(tmp_path
     assert np.array_equal(found[:, 3], whole[:, 3])
 
 
-def test_a_crop_that_leaves_its_window_is_the_pictures_own_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_crop_that_leaves_its_window_is_the_pictures_own_to_the_last_bit(tmp_path: LocalPath) -> None:
     people, pictures = stored(tmp_path, [record(0, BOXES[0])], smooth_picture())
     views = views_of(people, *range(1, 40), augment=AugmentSettings(scale=0.9))
     whole, found = crops_of(people, Pictures(pictures.root), views), crops_of(people, pictures, views)
@@ -164,7 +164,7 @@ def test_a_crop_that_leaves_its_window_is_the_pictures_own_to_the_last_bit(tmp_p
     assert not np.array_equal(found[size < people.size_N2[0, 0]], whole[size < people.size_N2[0, 0]])
 
 
-def test_pictures_of_those_who_are_served_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_those_who_are_served_are_not_read(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     people, pictures = stored(tmp_path, [record(number, box) for number, box in enumerate(BOXES[:3])], smooth_picture())
     views = views_of(people, 0)
     expected = crops_of(people, pictures, views)
@@ -173,7 +173,7 @@ def test_pictures_of_those_who_are_served_are_not_read(tmp_path: Path, monkeypat
     assert np.array_equal(crops_of(people, pictures, views), expected)
 
 
-def test_a_part_of_the_table_finds_its_own_windows(tmp_path: Path) -> None:
+def test_a_part_of_the_table_finds_its_own_windows(tmp_path: LocalPath) -> None:
     people, pictures = stored(tmp_path, [record(number, box) for number, box in enumerate(BOXES)], smooth_picture())
     chosen = people.select(np.array([2, 0]))
     assert np.array_equal(
@@ -181,7 +181,7 @@ def test_a_part_of_the_table_finds_its_own_windows(tmp_path: Path) -> None:
     )
 
 
-def test_a_damaged_window_ends_the_reading_and_is_named(tmp_path: Path) -> None:
+def test_a_damaged_window_ends_the_reading_and_is_named(tmp_path: LocalPath) -> None:
     people, pictures = stored(tmp_path, [record(number, box) for number, box in enumerate(BOXES)], smooth_picture())
     (shard,) = (tmp_path / "crops").glob("*.jpegs")
     data = bytearray(shard.read_bytes())
@@ -192,7 +192,7 @@ def test_a_damaged_window_ends_the_reading_and_is_named(tmp_path: Path) -> None:
     assert "--stage prepare --force" in suggested(caught.value)
 
 
-def test_shards_are_cut_where_they_are_large_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_cut_where_they_are_large_enough(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.data.windows._SHARD_BYTES", 1)
     crops = tmp_path / "crops"
     crops.mkdir()
@@ -205,7 +205,7 @@ def test_shards_are_cut_where_they_are_large_enough(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_on_photographs_crops_differ_by_less_than_a_jpeg_does(tmp_path: Path) -> None:
+def test_on_photographs_crops_differ_by_less_than_a_jpeg_does(tmp_path: LocalPath) -> None:
     """Real pictures with all their noise: 40 of them, everybody, six views."""
     folder = shared_data("coco_val2017_person_480")
     coco = read_coco(folder / "annotations" / "eval_official481.json")

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +32,7 @@ from stages.training.schedule import Weights
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.formats.checkpoints import load_weights
 from storage_schemas.formats.targets import create_arrays, target_arrays, write_block
+from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.plan_samples import losses, make_plan, on_labels
 
@@ -68,7 +68,7 @@ class _WithoutBatchNorm(nn.Module):
         return heat
 
 
-def _exported(path: Path) -> Path:
+def _exported(path: LocalPath) -> LocalPath:
     torch.manual_seed(0)
     batch = torch.export.Dim("batch", min=1, max=64)
     image = torch.zeros(2, 3, 64, 64)
@@ -76,7 +76,7 @@ def _exported(path: Path) -> Path:
     return path
 
 
-def _plan(folder: Path, program: Path, *, workers: int) -> TrainingPlan:
+def _plan(folder: LocalPath, program: LocalPath, *, workers: int) -> TrainingPlan:
     folder.mkdir()
     plan = make_plan(folder, on_labels(3), images=(1, 2, 3, 4, 5, 6, 7, 8))
     train = plan.train.model_copy(update={"batch_size": 4, "workers": workers, "optimizer": "sgd", "lr": 0.01})
@@ -84,7 +84,7 @@ def _plan(folder: Path, program: Path, *, workers: int) -> TrainingPlan:
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
+def context(tmp_path: LocalPath) -> Iterator[Context]:
     """A run on a cluster of its own, as ``pipeline.cluster`` starts it."""
     primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
     settings = Settings(name="x", data=DataSettings(embedded=EmbeddedData()), teachers=TeachersSettings(primary=primary))
@@ -101,7 +101,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("max_failures", [0, 3])
 def test_what_one_worker_cannot_read_ends_the_others_soon_and_is_what_the_user_is_told(
-    tmp_path: Path, context: Context, max_failures: int
+    tmp_path: LocalPath, context: Context, max_failures: int
 ) -> None:
     """The first worker opens the bits, and the other waits for it at a barrier that would hold for half an hour."""
     bits = tmp_path / "bits-of-view-1"
@@ -130,7 +130,7 @@ def test_what_one_worker_cannot_read_ends_the_others_soon_and_is_what_the_user_i
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
-def test_two_workers_learn_what_one_learns(tmp_path: Path, context: Context) -> None:
+def test_two_workers_learn_what_one_learns(tmp_path: LocalPath, context: Context) -> None:
     """Each step is one of the mean gradient over the whole batch, however it is shared out; so is the loss that is told."""
     program = _exported(tmp_path / "program.pt2")
     plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]

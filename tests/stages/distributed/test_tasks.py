@@ -16,6 +16,7 @@ from stages.base import Context, Device
 from stages.distributed.tasks import run_tasks, task_options
 from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
 from storage_schemas.errors import DataError, Remedy
+from storage_schemas.paths.local import LocalPath
 from tests.support.errors import suggested
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def _cluster() -> Iterator[None]:
 def _context(device: Device) -> Context:
     primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
     settings = Settings(name="x", data=DataSettings(embedded=EmbeddedData()), teachers=TeachersSettings(primary=primary))
-    return Context(settings, Path("/nowhere"), device)
+    return Context(settings, LocalPath("/nowhere"), device)
 
 
 def _run(function: Any, jobs: list[Any], device: Device = "cpu") -> list[Any]:  # noqa: ANN401
@@ -65,7 +66,7 @@ def _die_once(marker: str) -> str:
     return "done"
 
 
-def test_a_killed_worker_is_replaced_and_its_task_repeated(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_task_repeated(tmp_path: LocalPath) -> None:
     assert _run(_die_once, [str(tmp_path / "marker")]) == ["done"]
 
 

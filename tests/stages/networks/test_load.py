@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ from stages.networks.onnx_network import OnnxNetwork
 from stages.networks.spec import NetworkSpec
 from storage_schemas.errors import WeightsError
 from storage_schemas.formats.checkpoints import save_weights
+from storage_schemas.paths.local import LocalPath
 from tests.support.errors import suggested
 from tests.support.shared_data import shared_data
 
@@ -26,7 +26,7 @@ SMALL_WH = (32, 64)
 TINYPOSE_WH = (192, 256)
 
 
-def _exported(network: nn.Module, path: Path, *, any_batch: bool = True) -> Path:
+def _exported(network: nn.Module, path: LocalPath, *, any_batch: bool = True) -> LocalPath:
     shapes = ({0: torch.export.Dim("batch", min=1, max=64)},) if any_batch else None
     image = torch.zeros(2, 3, SMALL_WH[1], SMALL_WH[0])
     torch.export.save(torch.export.export(network.eval(), (image,), dynamic_shapes=shapes), path)
@@ -53,7 +53,7 @@ def test_a_name_without_weights_is_a_fresh_network_from_the_generator() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-def test_published_weights_and_then_a_checkpoint_of_the_senior_load(tmp_path: Path) -> None:
+def test_published_weights_and_then_a_checkpoint_of_the_senior_load(tmp_path: LocalPath) -> None:
     published = HRNet(hrnet_small(8), num_keypoints=17)
     torch.save(published.state_dict(), tmp_path / "w8.pth")
     spec = NetworkSpec(network="hrnet_w8_small", weights=tmp_path / "w8.pth", senior=True)
@@ -69,7 +69,7 @@ def test_published_weights_and_then_a_checkpoint_of_the_senior_load(tmp_path: Pa
     assert all(torch.equal(value, senior.state_dict()[name]) for name, value in tuned.state_dict().items())
 
 
-def test_a_fine_tuned_program_is_its_file_and_a_checkpoint_on_top(tmp_path: Path) -> None:
+def test_a_fine_tuned_program_is_its_file_and_a_checkpoint_on_top(tmp_path: LocalPath) -> None:
     program = _exported(_Convolution(), tmp_path / "teacher.pt2")
     network = load_network(NetworkSpec(weights=program), size_wh=SMALL_WH)
     assert isinstance(network, ExportedNetwork)
@@ -85,21 +85,21 @@ def test_a_fine_tuned_program_is_its_file_and_a_checkpoint_on_top(tmp_path: Path
         assert not torch.equal(tuned(image), plain(image))
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: LocalPath) -> None:
     save_weights(tmp_path / "w16.safetensors", HRNet(hrnet_small(16), num_keypoints=17), {})
     spec = NetworkSpec(network="hrnet_w8_small", checkpoint=tmp_path / "w16.safetensors")
     with pytest.raises(WeightsError, match=r"loaded \d+ of \d+ tensors"):
         load_network(spec, size_wh=SMALL_WH)
 
 
-def test_a_program_for_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+def test_a_program_for_another_size_is_refused_with_both_sizes(tmp_path: LocalPath) -> None:
     spec = NetworkSpec(weights=_exported(_Convolution(), tmp_path / "teacher.pt2"))
     with pytest.raises(WeightsError, match=r"takes inputs of Bx3x64x32") as caught:
         load_network(spec, size_wh=(96, 128))
     assert "Bx3x128x96" in caught.value.allowed
 
 
-def test_a_program_for_one_batch_size_says_how_to_export_it(tmp_path: Path) -> None:
+def test_a_program_for_one_batch_size_says_how_to_export_it(tmp_path: LocalPath) -> None:
     spec = NetworkSpec(weights=_exported(_Convolution(), tmp_path / "teacher.pt2", any_batch=False))
     with pytest.raises(WeightsError, match="takes batches of exactly 2") as caught:
         load_network(spec, size_wh=SMALL_WH)
@@ -107,7 +107,7 @@ def test_a_program_for_one_batch_size_says_how_to_export_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("network", [_Convolution(joints=14), _Convolution(stride=8)])
-def test_a_program_with_other_heatmaps_is_refused_with_both_shapes(network: nn.Module, tmp_path: Path) -> None:
+def test_a_program_with_other_heatmaps_is_refused_with_both_shapes(network: nn.Module, tmp_path: LocalPath) -> None:
     spec = NetworkSpec(weights=_exported(network, tmp_path / "teacher.pt2"))
     with pytest.raises(WeightsError, match=r"gives \(2, \d+, \d+, \d+\)") as caught:
         load_network(spec, size_wh=SMALL_WH)
@@ -126,7 +126,7 @@ def test_a_network_that_fails_or_gives_no_tensor_is_refused() -> None:
         check_network(Pair(), size_wh=SMALL_WH, num_keypoints=17, source="odd")
 
 
-def test_weights_without_a_network_and_missing_files_are_refused(tmp_path: Path) -> None:
+def test_weights_without_a_network_and_missing_files_are_refused(tmp_path: LocalPath) -> None:
     (tmp_path / "w.pth").touch()
     with pytest.raises(WeightsError, match="not a whole network"):
         load_network(NetworkSpec(weights=tmp_path / "w.pth"), size_wh=SMALL_WH)
@@ -135,7 +135,7 @@ def test_weights_without_a_network_and_missing_files_are_refused(tmp_path: Path)
             load_network(NetworkSpec(weights=tmp_path / name), size_wh=SMALL_WH)
 
 
-def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "teacher.onnx").touch()
     with pytest.raises(WeightsError) as caught:
@@ -143,7 +143,7 @@ def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: Path, monk
     assert suggested(caught.value) == "pip install onnxruntime"
 
 
-def _onnx_file(tmp_path: Path) -> Path:
+def _onnx_file(tmp_path: LocalPath) -> LocalPath:
     """A file that onnxruntime is never asked to open here."""
     path = tmp_path / "teacher.onnx"
     path.touch()
@@ -151,7 +151,7 @@ def _onnx_file(tmp_path: Path) -> Path:
 
 
 def test_an_onnx_teacher_without_cuda_is_refused_where_the_device_is_cuda(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
@@ -177,7 +177,7 @@ class _Session:
 
 
 def test_an_onnx_teacher_that_falls_back_to_the_processor_is_refused_and_cuda_is_used_without_tf32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -194,7 +194,7 @@ def test_an_onnx_teacher_that_falls_back_to_the_processor_is_refused_and_cuda_is
 
 
 @pytest.mark.parametrize("data", [b"", b"not a network at all"])
-def test_a_broken_onnx_file_is_refused(data: bytes, tmp_path: Path) -> None:
+def test_a_broken_onnx_file_is_refused(data: bytes, tmp_path: LocalPath) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "broken.onnx").write_bytes(data)
     with pytest.raises(WeightsError, match="cannot be read as ONNX"):

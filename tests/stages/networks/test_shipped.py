@@ -19,7 +19,6 @@ from stages.distributed.predict import Runner
 from stages.networks.hrnet import HRNet, hrnet_small
 from stages.training.loop import Worker, train
 from storage_schemas.formats.instances import read_instances
-from storage_schemas.paths.node_cache import here
 from tests.support.plan_samples import make_plan, on_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -71,7 +70,7 @@ def test_teachers_and_evaluated_networks_are_shipped_bytes_and_see_them_normalis
     tmp_path: Path, shipped: list[tuple[np.dtype[Any], tuple[int, ...]]]
 ) -> None:
     plan = make_plan(tmp_path, on_labels(1))
-    people = read_instances(here(plan.instances))
+    people = read_instances(plan.instances.fetch())
     view = draw_views(people, 0, seed=0, augment=plan.augment, size_wh=plan.crop_wh)
     loader = CropLoader(people, plan.pictures, size_wh=plan.crop_wh, threads=1)
     ((batch,),) = loader.batches([np.arange(2)], [view])

@@ -17,6 +17,7 @@ from stages.networks.spec import NetworkSpec, architecture, architecture_recipe,
 from stages.settings import DistillSettings, NetworkSource, TeacherSource, TrainSettings
 from storage_schemas.errors import ConfigError, WeightsError
 from storage_schemas.formats.checkpoints import save_weights
+from storage_schemas.paths.local import LocalPath
 from tests.support.toy_network import ToyConfig, ToyNet
 
 SIZE_WH = (32, 64)
@@ -86,7 +87,7 @@ def test_a_new_network_starts_from_seeded_weights_and_its_cost_is_counted() -> N
 
 
 @pytest.mark.usefixtures("toy_in_table")
-def test_a_new_network_is_a_teacher_a_senior_and_a_student(tmp_path: Path) -> None:
+def test_a_new_network_is_a_teacher_a_senior_and_a_student(tmp_path: LocalPath) -> None:
     trained = load_network(NetworkSpec(network="toy_8"), size_wh=SIZE_WH)
     torch.save(trained.state_dict(), tmp_path / "teacher.pth")
     save_weights(tmp_path / "student.safetensors", trained, {"network": "toy_8"})
@@ -103,7 +104,7 @@ def test_a_new_network_is_a_teacher_a_senior_and_a_student(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("toy_in_table")
-def test_weights_of_another_size_do_not_fit_a_new_network(tmp_path: Path) -> None:
+def test_weights_of_another_size_do_not_fit_a_new_network(tmp_path: LocalPath) -> None:
     torch.save(load_network(NetworkSpec(network="toy_4"), size_wh=SIZE_WH).state_dict(), tmp_path / "four.pth")
     with pytest.raises(WeightsError, match="loaded 1 of 4 tensors"):
         load_network(NetworkSpec(network="toy_8", weights=tmp_path / "four.pth"), size_wh=SIZE_WH)

@@ -10,6 +10,7 @@ from stages.report import scores
 from stages.report.page.content import AP_COLUMNS, Cost
 from stages.report.scores import Compared, by_decoder, table
 from stages.settings import Settings
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry
 from tests.support.buckets import local
 
@@ -18,7 +19,7 @@ SCORES = {decoder: dict.fromkeys(AP_COLUMNS, 0.5) for decoder in ("quarter", "da
 BITS = {"scores_from_bits": SCORES["centroid"], "AP_from_bits": 0.5, "AP_float_quarter": 0.5, "AP_float_dark": 0.5}
 
 
-def context(home: Path, boxes: Path | None) -> Context:
+def context(home: LocalPath, boxes: Path | None) -> Context:
     settings = Settings.model_validate(
         {
             "name": "small",
@@ -56,7 +57,7 @@ def _others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "_validation_targets", lambda context, _: entry(context, None))
 
 
-def test_with_detections_every_row_on_annotated_boxes_says_so(tmp_path: Path) -> None:
+def test_with_detections_every_row_on_annotated_boxes_says_so(tmp_path: LocalPath) -> None:
     run = context(tmp_path, tmp_path / "boxes.json")
     networks = compared(run)
     names = [row.name for row in table(run, networks, "quarter")]
@@ -70,12 +71,12 @@ def test_with_detections_every_row_on_annotated_boxes_says_so(tmp_path: Path) ->
     assert [row.name for row in scores.targets(run)] == ["PT, ground-truth boxes", "ST, ground-truth boxes"]
 
 
-def test_without_detections_no_row_differs_from_the_protocol(tmp_path: Path) -> None:
+def test_without_detections_no_row_differs_from_the_protocol(tmp_path: LocalPath) -> None:
     run = context(tmp_path, None)
     names = [row.name for row in table(run, compared(run), "quarter")]
     assert names == ["Primary teacher (PT)", "Cached targets of PT", "Cached targets of ST", "Student"]
 
 
-def test_a_person_has_a_prediction_of_its_own_where_the_boxes_are_the_annotated_ones(tmp_path: Path) -> None:
+def test_a_person_has_a_prediction_of_its_own_where_the_boxes_are_the_annotated_ones(tmp_path: LocalPath) -> None:
     assert [item.by_person for item in compared(context(tmp_path, tmp_path / "boxes.json"))] == [True, False]
     assert [item.by_person for item in compared(context(tmp_path, None))] == [True, True]

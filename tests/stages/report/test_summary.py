@@ -8,6 +8,7 @@ from stages import distill
 from stages.base import Context, Step
 from stages.report import summary
 from stages.settings import Settings
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft
 from tests.support.buckets import local
 
@@ -15,7 +16,7 @@ STUDENT = Step("distill", "students", "student", {"of": "student"})
 WAITING = Step("evaluate", "evaluations", "AP of the student", {"of": "pending"}, (STUDENT,))
 
 
-def context(home: Path) -> Context:
+def context(home: LocalPath) -> Context:
     settings = Settings.model_validate(
         {
             "name": "small",
@@ -43,7 +44,7 @@ def targets(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     return found
 
 
-def test_every_entry_that_is_there_is_named_once_by_title(tmp_path: Path, targets: list[Step]) -> None:
+def test_every_entry_that_is_there_is_named_once_by_title(tmp_path: LocalPath, targets: list[Step]) -> None:
     run = context(tmp_path)
     for step in (*targets, STUDENT):
         make(run, step)
@@ -57,7 +58,7 @@ def test_every_entry_that_is_there_is_named_once_by_title(tmp_path: Path, target
     assert all((tmp_path / "store" / entry_id / "manifest.json").is_file() for entry_id in entries.values())
 
 
-def test_the_weights_are_named_once_they_are_there(tmp_path: Path, targets: list[Step]) -> None:
+def test_the_weights_are_named_once_they_are_there(tmp_path: LocalPath, targets: list[Step]) -> None:
     run = context(tmp_path)
     make(run, targets[0])
     assert "weights" not in summary.summary(run)
@@ -68,7 +69,7 @@ def test_the_weights_are_named_once_they_are_there(tmp_path: Path, targets: list
     assert weights.read_bytes() == b"student"
 
 
-def test_what_this_run_did_is_told_apart_from_what_is_there(tmp_path: Path, targets: list[Step]) -> None:
+def test_what_this_run_did_is_told_apart_from_what_is_there(tmp_path: LocalPath, targets: list[Step]) -> None:
     run = context(tmp_path)
     assert summary.summary(run)["this_run"] == {"seconds": {}, "teacher_forwards": {"primary": 0, "senior": 0}}
     run.counters["teacher_forwards.primary"] += 326
@@ -79,7 +80,7 @@ def test_what_this_run_did_is_told_apart_from_what_is_there(tmp_path: Path, targ
     }
 
 
-def test_of_an_experiment_that_has_not_begun_nothing_is_named(tmp_path: Path) -> None:
+def test_of_an_experiment_that_has_not_begun_nothing_is_named(tmp_path: LocalPath) -> None:
     found = summary.summary(context(tmp_path))
     assert found["entries"] == {}
     assert "weights" not in found

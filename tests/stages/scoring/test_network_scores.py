@@ -26,6 +26,7 @@ from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Settings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances, Record, read_instances, write_instances
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry
 from tests.support.buckets import local
 from tests.support.instance_samples import IMAGE_PX, mask_rle, write_images
@@ -61,7 +62,7 @@ def ground_truth() -> dict[str, Any]:
     return {"images": images, "annotations": people, "categories": [category]}
 
 
-def table(root: Path, pictures: Sequence[int]) -> Instances:
+def table(root: LocalPath, pictures: Sequence[int]) -> Instances:
     """The people as ``prepare`` leaves them, the first with a mask."""
     facts = write_images(root, pictures)
     (center_2,), (size_2,) = box_to_center_size(np.array([BOX]), aspect_wh=1.0)
@@ -90,7 +91,7 @@ def box(image_id: int, score: float) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": 1, "bbox": list(BOX), "score": score}
 
 
-def prepared(tmp_path: Path, boxes: Path | None = None, *, pictures: Sequence[int] = IMAGES) -> Context:
+def prepared(tmp_path: LocalPath, boxes: Path | None = None, *, pictures: Sequence[int] = IMAGES) -> Context:
     """A context whose validation set is there."""
     root = tmp_path / "images"
     root.mkdir(exist_ok=True)
@@ -117,7 +118,7 @@ def prepared(tmp_path: Path, boxes: Path | None = None, *, pictures: Sequence[in
     return context
 
 
-def detections(tmp_path: Path, *records: dict[str, Any]) -> Path:
+def detections(tmp_path: LocalPath, *records: dict[str, Any]) -> Path:
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(records))
     return path
@@ -155,7 +156,7 @@ def score(context: Context, boxes: Path | None) -> Entry:
     return score_network(context, SPEC, context.content(NETWORK), "student", stage="evaluate", boxes=boxes)
 
 
-def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: Path, seen: list[Instances]) -> None:
+def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9), box(2, 0.7))
     entry = score(prepared(tmp_path, boxes), boxes)
     # Best first: wrong, right, right. Precision 0, 1/2, 2/3; at every recall the best from there on is 2/3.
@@ -166,7 +167,7 @@ def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: Path, seen:
     assert all(len(sha256) == 64 for sha256 in seen[0].sha256_M), "each picture is known by its hash, as the loader wants"
 
 
-def test_without_it_every_person_is_found(tmp_path: Path, seen: list[Instances]) -> None:
+def test_without_it_every_person_is_found(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(2, 0.7))
     entry = score(prepared(tmp_path, boxes), boxes)
     assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
@@ -174,7 +175,7 @@ def test_without_it_every_person_is_found(tmp_path: Path, seen: list[Instances])
     assert len(seen) == 1
 
 
-def test_a_wrong_box_that_comes_last_changes_nothing(tmp_path: Path, seen: list[Instances]) -> None:
+def test_a_wrong_box_that_comes_last_changes_nothing(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(2, 0.7), box(3, 0.6))
     entry = score(prepared(tmp_path, boxes), boxes)
     assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
@@ -182,7 +183,7 @@ def test_a_wrong_box_that_comes_last_changes_nothing(tmp_path: Path, seen: list[
     assert len(seen[0].id_N) == 3
 
 
-def test_a_picture_that_only_a_detection_is_on_and_that_is_missing_is_told(tmp_path: Path, seen: list[Instances]) -> None:
+def test_a_picture_that_only_a_detection_is_on_and_that_is_missing_is_told(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
     context = prepared(tmp_path, boxes, pictures=(1, 2))
     with pytest.raises(DataError, match=r"image 3 \('3\.png'\)"):
@@ -190,7 +191,7 @@ def test_a_picture_that_only_a_detection_is_on_and_that_is_missing_is_told(tmp_p
     assert not seen
 
 
-def test_teachers_are_scored_where_people_are_annotated_whatever_the_boxes(tmp_path: Path, seen: list[Instances]) -> None:
+def test_teachers_are_scored_where_people_are_annotated_whatever_the_boxes(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(3, 0.9))
     with_boxes, without = prepared(tmp_path, boxes), prepared(tmp_path)
     steps = [evaluation_step(context, NETWORK, "teacher", stage="teachers") for context in (with_boxes, without)]
@@ -202,7 +203,7 @@ def test_teachers_are_scored_where_people_are_annotated_whatever_the_boxes(tmp_p
     assert seen[0].has_mask_N.tolist() == [True, False]
 
 
-def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_ones(tmp_path: Path) -> None:
+def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_ones(tmp_path: LocalPath) -> None:
     boxes = detections(tmp_path, box(1, 0.8))
     context = prepared(tmp_path, boxes)
     val = evaluation_step(context, NETWORK, "student", stage="evaluate")
@@ -213,7 +214,7 @@ def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_
     assert evaluation_step(context, NETWORK, "student", stage="evaluate").key != val.key
 
 
-def test_the_entry_is_found_by_the_step_that_asks_for_it(tmp_path: Path, seen: list[Instances]) -> None:
+def test_the_entry_is_found_by_the_step_that_asks_for_it(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8))
     context = prepared(tmp_path, boxes)
     step = evaluation_step(context, NETWORK, "student", stage="evaluate")
@@ -222,7 +223,7 @@ def test_the_entry_is_found_by_the_step_that_asks_for_it(tmp_path: Path, seen: l
     assert len(seen) == 1, "the second time it is found"
 
 
-def test_another_picture_that_nobody_is_annotated_on_makes_other_scores(tmp_path: Path) -> None:
+def test_another_picture_that_nobody_is_annotated_on_makes_other_scores(tmp_path: LocalPath) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
     before = evaluation_step(prepared(tmp_path, boxes), NETWORK, "student", stage="evaluate")
     (tmp_path / "images" / "more.png").write_bytes(b"changes the folder")
@@ -232,14 +233,14 @@ def test_another_picture_that_nobody_is_annotated_on_makes_other_scores(tmp_path
 
 
 @pytest.mark.parametrize(("name", "why"), [("folder", "is not a file"), ("nothing.json", "is missing")])
-def test_boxes_that_are_no_file_are_told_at_once(tmp_path: Path, name: str, why: str) -> None:
+def test_boxes_that_are_no_file_are_told_at_once(tmp_path: LocalPath, name: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=rf"{name} \(evaluate.boxes\) {why}"):
         evaluation_step(prepared(tmp_path, tmp_path / name), NETWORK, "student", stage="evaluate")
 
 
 def test_the_protocol_says_whose_boxes_are_a_detectors_and_whose_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate, "scores_of", lambda *_: {"instances": 3, "images": 3})
     boxes = detections(tmp_path, box(1, 0.8))

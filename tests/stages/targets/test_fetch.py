@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from stages.targets.repair import fetch
 from storage_schemas.errors import MissingInputError
 from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.path import StorePath, files_below, mirror
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.store import Entry, Store
+from tests.support.buckets import local
 from tests.support.store_samples import CONTENT, make_entry
 
 FIRST, SECOND = list(CONTENT)[:2]
 
 
-def _entry(request: pytest.FixtureRequest, kind: str, folder: Path, name: str) -> Entry:
+def _entry(request: pytest.FixtureRequest, kind: str, folder: LocalPath, name: str) -> Entry:
     path: StorePath = folder
     if kind == "bucket":
         bucket: BucketPath = request.getfixturevalue("bucket")
@@ -25,12 +25,12 @@ def _entry(request: pytest.FixtureRequest, kind: str, folder: Path, name: str) -
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def own(request: pytest.FixtureRequest, tmp_path: Path) -> Entry:
+def own(request: pytest.FixtureRequest, tmp_path: LocalPath) -> Entry:
     return _entry(request, request.param, tmp_path, "own")
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def team(request: pytest.FixtureRequest, tmp_path: Path) -> Entry:
+def team(request: pytest.FixtureRequest, tmp_path: LocalPath) -> Entry:
     return _entry(request, request.param, tmp_path, "team")
 
 
@@ -41,9 +41,9 @@ def _damage(entry: Entry, name: str) -> None:
     if isinstance(file, BucketPath):
         file.put(flipped)
         # This node made it, and has it whole.
-        (mirror(entry.folder) / name).unlink()
+        (entry.folder.mirror() / name).unlink()
     else:
-        file.write_bytes(flipped)
+        local(file).write_bytes(flipped)
 
 
 def test_damaged_files_are_the_teams_afterwards_and_nothing_else_is_touched(own: Entry, team: Entry) -> None:
@@ -53,12 +53,12 @@ def test_damaged_files_are_the_teams_afterwards_and_nothing_else_is_touched(own:
     assert twin.folder == team.folder
     (own.folder / FIRST).unlink()
     _damage(own, SECOND)
-    before = files_below(team.folder)
+    before = team.folder.files_below()
     assert fetch(own, twin, [FIRST, SECOND]) == [FIRST, SECOND]
     assert own.problems() == []
     assert own.path(FIRST).read_bytes() == CONTENT[FIRST]
-    assert set(files_below(own.folder)) == set(own.manifest.files), "nothing is left beside them"
-    assert files_below(team.folder) == before
+    assert set(own.folder.files_below()) == set(own.manifest.files), "nothing is left beside them"
+    assert team.folder.files_below() == before
 
 
 def test_what_is_damaged_there_too_stays_as_it_is(own: Entry, team: Entry, caplog: pytest.LogCaptureFixture) -> None:
@@ -76,4 +76,4 @@ def test_an_entry_that_is_taken_out_meanwhile_is_told_and_nothing_is_put_in_its_
     Store(own.folder.parents[2]).discard(own)
     with pytest.raises(MissingInputError, match=f"{own.entry_id} was taken out of the store"):
         fetch(own, team, [FIRST])
-    assert not any(name.endswith(FIRST) for name in files_below(own.folder.parents[2]))
+    assert not any(name.endswith(FIRST) for name in own.folder.parents[2].files_below())

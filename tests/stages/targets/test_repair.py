@@ -33,7 +33,7 @@ from stages.training.loop import WEIGHTS
 from storage_schemas.errors import CorruptEntryError, MissingInputError
 from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.targets import read_rows, write_block
-from storage_schemas.store.parts import facts_of
+from storage_schemas.paths.facts import facts_of
 from storage_schemas.store.store import Draft, Entry
 from tests.support.buckets import local
 from tests.support.errors import suggested
@@ -145,7 +145,7 @@ def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) ->
     """The manifest is of other peaks than this machine computes, as if they had been made on another kind of device."""
     context = _context(home)
     step, entry = _bits(context)
-    peaks = np.array(read_rows(entry.near(), "peak")) + np.float16(0.25)
+    peaks = np.array(read_rows(entry.fetch(), "peak")) + np.float16(0.25)
     write_block(local(entry.folder), 0, {"peak": peaks.astype(np.float16)})
     files = {name: facts_of(entry.path(name)) for name in entry.manifest.files}
     manifest = replace(entry.manifest, files=files, made={**entry.manifest.made, "device": "cuda", "host": "far"})

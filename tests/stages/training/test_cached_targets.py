@@ -20,12 +20,14 @@ from stages.training.plan import EpochPlan
 from stages.training.schedule import Weights
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.formats.targets import ArraySpec, create_arrays, read_rows, write_block
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import Folder
 
 SPEC = ArraySpec("bits", (3,), "uint8")
 
 
 @pytest.fixture(autouse=True)
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shared(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Replaces the machine's shared memory with a folder, and returns the folder of the maps in it."""
     folder = tmp_path / "shm"
     folder.mkdir()
@@ -33,14 +35,14 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / f"odkd-{os.getuid()}"
 
 
-def write_bits(folder: Path, value: int) -> Path:
+def write_bits(folder: LocalPath, value: int) -> LocalPath:
     folder.mkdir()
     create_arrays(folder, (SPEC,), 10)
     write_block(folder, 0, {"bits": np.full((10, 3), value, np.uint8)})
     return folder
 
 
-def taught_by(primary: Path | None = None, senior: Path | None = None) -> EpochPlan:
+def taught_by(primary: Folder | None = None, senior: Folder | None = None) -> EpochPlan:
     weights = Weights(1.0, primary=float(primary is not None), senior=float(senior is not None))
     return EpochPlan(view=1, weights=weights, primary=primary, senior=senior)
 
@@ -60,7 +62,7 @@ def one_worker(epochs: list[EpochPlan]) -> CachedTargets:
     return CachedTargets(epochs, decodes=True, barrier=lambda: None)
 
 
-def test_the_next_epoch_is_decoded_during_the_current_one(tmp_path: Path, shared: Path) -> None:
+def test_the_next_epoch_is_decoded_during_the_current_one(tmp_path: LocalPath, shared: Path) -> None:
     first, second = write_bits(tmp_path / "first", 1), write_bits(tmp_path / "second", 2)
     maps = one_worker([taught_by(primary=first), taught_by(senior=second)])
     assert (maps.of_epoch(0)["primary"].rows == 1).all()
@@ -75,7 +77,7 @@ def test_the_next_epoch_is_decoded_during_the_current_one(tmp_path: Path, shared
     assert files(shared) == set()
 
 
-def test_a_map_that_several_epochs_read_stays(tmp_path: Path, shared: Path) -> None:
+def test_a_map_that_several_epochs_read_stays(tmp_path: LocalPath, shared: Path) -> None:
     folder = write_bits(tmp_path / "both", 3)
     maps = one_worker([taught_by(primary=folder)] * 3)
     first = maps.of_epoch(0)["primary"]
@@ -84,7 +86,7 @@ def test_a_map_that_several_epochs_read_stays(tmp_path: Path, shared: Path) -> N
     assert files(shared) == set()
 
 
-def test_an_epoch_on_labels_alone_needs_no_map(tmp_path: Path, shared: Path) -> None:
+def test_an_epoch_on_labels_alone_needs_no_map(tmp_path: LocalPath, shared: Path) -> None:
     maps = one_worker([taught_by(), taught_by(primary=write_bits(tmp_path / "later", 4))])
     assert maps.of_epoch(0) == {}
     assert (maps.of_epoch(1)["primary"].rows == 4).all()
@@ -92,7 +94,7 @@ def test_an_epoch_on_labels_alone_needs_no_map(tmp_path: Path, shared: Path) -> 
     assert files(shared) == set()
 
 
-def test_an_unreadable_array_raises_in_the_epoch_that_reads_it(tmp_path: Path) -> None:
+def test_an_unreadable_array_raises_in_the_epoch_that_reads_it(tmp_path: LocalPath) -> None:
     good, bad = write_bits(tmp_path / "good", 1), write_bits(tmp_path / "bad", 2)
     [shard] = [path for path in (bad / "bits" / "c").rglob("*") if path.is_file()]
     shard.write_bytes(shard.read_bytes()[:-9])
@@ -103,13 +105,13 @@ def test_an_unreadable_array_raises_in_the_epoch_that_reads_it(tmp_path: Path) -
     maps.close()
 
 
-def test_a_map_that_failed_ahead_is_retried_when_its_epoch_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_that_failed_ahead_is_retried_when_its_epoch_comes(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     """There can be room for the maps of one epoch but not of two."""
     first, second = write_bits(tmp_path / "first", 1), write_bits(tmp_path / "second", 2)
-    tried: list[Path] = []
+    tried: list[LocalPath] = []
     real = MappedArray
 
-    def mapped_array(folder: Path, name: str) -> MappedArray:
+    def mapped_array(folder: LocalPath, name: str) -> MappedArray:
         tried.append(folder)
         if tried == [first, second]:
             raise StoreError("no room")
@@ -123,14 +125,16 @@ def test_a_map_that_failed_ahead_is_retried_when_its_epoch_comes(tmp_path: Path,
     maps.close()
 
 
-def test_workers_of_a_node_share_what_the_first_decodes(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_a_node_share_what_the_first_decodes(
+    tmp_path: LocalPath, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two workers are threads with a real barrier: each reads the right rows, and each entry is decoded once."""
     epochs = [taught_by(primary=write_bits(tmp_path / str(number), number)) for number in (5, 6)]
     barrier = threading.Barrier(2, timeout=20)
     seen: dict[bool, list[int]] = {True: [], False: []}
     reads: list[str] = []
 
-    def slow_read(folder: Path, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
+    def slow_read(folder: LocalPath, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
         reads.append(folder.name)
         # Long enough for a worker that does not wait to start decoding by itself.
         time.sleep(0.2)

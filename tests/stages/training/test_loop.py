@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,17 +12,18 @@ from stages.training.curve import METRICS
 from stages.training.loop import WEIGHTS, Worker, train
 from storage_schemas.errors import TrainingError
 from storage_schemas.formats.checkpoints import load_weights
+from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.plan_samples import losses, make_plan, on_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
-def state(folder: Path) -> dict[str, torch.Tensor]:
+def state(folder: LocalPath) -> dict[str, torch.Tensor]:
     return load_weights(folder / WEIGHTS).state
 
 
-def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: LocalPath) -> None:
     plan = make_plan(tmp_path, on_labels(3))
     train(plan, Worker())
     expected, weights = losses(local(plan.folder)), state(local(plan.folder))
@@ -39,7 +39,7 @@ def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Pat
     assert len(expected) == 3
 
 
-def test_a_finished_training_does_not_start_again(tmp_path: Path) -> None:
+def test_a_finished_training_does_not_start_again(tmp_path: LocalPath) -> None:
     plan = make_plan(tmp_path, on_labels(2))
     train(plan, Worker())
     before = local(plan.folder / "epoch-00001.pt").stat().st_mtime_ns
@@ -48,14 +48,14 @@ def test_a_finished_training_does_not_start_again(tmp_path: Path) -> None:
     assert len(losses(local(plan.folder))) == 2
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_epoch(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_epoch(tmp_path: LocalPath) -> None:
     plan = make_plan(tmp_path, on_labels(2))
     plan = replace(plan, train=plan.train.model_copy(update={"lr": 1e30}))
     with pytest.raises(TrainingError, match=r"is (nan|inf) in epoch"):
         train(plan, Worker())
 
 
-def test_more_workers_than_instances_are_refused(tmp_path: Path) -> None:
+def test_more_workers_than_instances_are_refused(tmp_path: LocalPath) -> None:
     plan = make_plan(tmp_path, on_labels(1), images=(1, 2))
     with pytest.raises(TrainingError, match="2 training instances and 4 workers"):
         train(plan, Worker(world=4))
@@ -75,7 +75,7 @@ class Recorder(nn.Module):
         return heat
 
 
-def test_workers_withhold_different_masks(tmp_path: Path) -> None:
+def test_workers_withhold_different_masks(tmp_path: LocalPath) -> None:
     plan = replace(make_plan(tmp_path, on_labels(1), images=[1] * 64), feed_mask=True, mask_drop=0.5)
     plan = replace(plan, train=plan.train.model_copy(update={"batch_size": 64}), network=replace(plan.network, senior=True))
     seen = []
@@ -87,7 +87,7 @@ def test_workers_withhold_different_masks(tmp_path: Path) -> None:
             return made[-1]
 
         train_folder = plan.folder / str(rank)
-        train_folder.mkdir()
+        train_folder.make_folder()
         train(replace(plan, folder=train_folder), Worker(rank=rank, world=2, wrap=wrap))
         seen.append(recorders[0].given[0][2].tolist())
     assert len(seen[0]) == len(seen[1]) == 32

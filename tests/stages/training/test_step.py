@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from stages.training.plan import TrainingPlan
 from stages.training.schedule import Weights
 from stages.training.step import Trainer
 from storage_schemas.formats.targets import create_arrays, pack_bits, target_arrays, write_block
+from storage_schemas.paths.local import LocalPath
 
 CROP_WH = (64, 64)
 HEATMAP_WH = (16, 16)
@@ -32,9 +32,9 @@ PLAN = TrainingPlan(
     stage="test",
     name="step",
     network=NetworkSpec(),
-    instances=Path("not read"),
-    pictures=Pictures(Path("not read")),
-    folder=Path("not written"),
+    instances=LocalPath("not read"),
+    pictures=Pictures(LocalPath("not read")),
+    folder=LocalPath("not written"),
     crop_wh=CROP_WH,
     size_divisor=1,
     epochs=(),
@@ -62,7 +62,7 @@ def make_batch(rows: list[int], keypoints_K3: npt.NDArray[np.float32] | None = N
 
 
 @pytest.fixture
-def teachers(tmp_path: Path) -> Iterator[dict[Role, MappedArray]]:
+def teachers(tmp_path: LocalPath) -> Iterator[dict[Role, MappedArray]]:
     """Bits of four instances: in row 2 the primary has joint 3 at (x, y) = (6, 10), and the senior has joint 5 at (8, 2)."""
     found: dict[Role, MappedArray] = {}
     entry_ids: dict[Role, tuple[int, int, int]] = {"primary": (3, 10, 6), "senior": (5, 2, 8)}

@@ -8,58 +8,60 @@ from pathlib import Path
 
 import pytest
 
-from storage_schemas.paths.local import sha256_file, sync_files, write_atomic
+from storage_schemas.paths.local import LocalPath
 
 
-def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a", b"one")
-    write_atomic(tmp_path / "a", b"two", durable=False)
+def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: LocalPath) -> None:
+    (tmp_path / "a").write_atomic(b"one")
+    (tmp_path / "a").write_atomic(b"two", durable=False)
     assert (tmp_path / "a").read_bytes() == b"two"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_of_two_exclusive_writers_the_first_wins(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a", b"one", exclusive=True)
+def test_of_two_exclusive_writers_the_first_wins(tmp_path: LocalPath) -> None:
+    (tmp_path / "a").write_atomic(b"one", exclusive=True)
     with pytest.raises(FileExistsError):
-        write_atomic(tmp_path / "a", b"two", exclusive=True)
+        (tmp_path / "a").write_atomic(b"two", exclusive=True)
     assert (tmp_path / "a").read_bytes() == b"one"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_atomic(tmp_path / "a", b"one")
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_atomic(b"one")
 
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_atomic(tmp_path / "a", b"two")
+        (tmp_path / "a").write_atomic(b"two")
     assert (tmp_path / "a").read_bytes() == b"one"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_only_what_need_not_outlive_the_power_is_written_without_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_need_not_outlive_the_power_is_written_without_sync(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    write_atomic(tmp_path / "a", b"one", durable=False)
+    (tmp_path / "a").write_atomic(b"one", durable=False)
     assert synced == []
-    write_atomic(tmp_path / "a", b"one")
+    (tmp_path / "a").write_atomic(b"one")
     assert len(synced) == 2  # the file and its folder
 
 
-def test_files_are_synced_with_every_folder_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_synced_with_every_folder_on_the_way(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["top", "bits/c/0"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     synced: list[Path] = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()))
-    sync_files(tmp_path, names)
+    tmp_path.sync_files(names)
     assert set(synced) == {tmp_path, *(tmp_path / name for name in ("top", "bits", "bits/c", "bits/c/0"))}
 
 
-def test_the_hash_of_a_long_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+def test_the_hash_of_a_long_file_is_that_of_its_bytes(tmp_path: LocalPath) -> None:
     data = bytes(range(256)) * 9000  # more than two blocks of reading
     (tmp_path / "a").write_bytes(data)
-    assert sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert (tmp_path / "a").sha256() == hashlib.sha256(data).hexdigest()

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.local import write_atomic
-from storage_schemas.paths.path import StorePath, children, files_below, mirror, parse_path, remove_tree
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.gc import find_garbage, remove
 from storage_schemas.store.inventory import entry_ids, take_inventory
 from storage_schemas.store.lease import LeaseWatch
@@ -34,16 +33,16 @@ def store(bucket: BucketPath) -> Store:
 
 
 @pytest.fixture
-def payload(tmp_path: Path) -> str:
+def payload(tmp_path: LocalPath) -> str:
     """What a store on a file system makes of the same."""
     return make_entry(Store(tmp_path / "local")).manifest.payload
 
 
 def _names(store: Store) -> set[str]:
-    return set(files_below(store.root))
+    return set(store.root.files_below())
 
 
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: LocalPath) -> None:
     """From here on this process is at another node."""
     monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "other node"))
 
@@ -55,7 +54,7 @@ def test_a_text_names_a_bucket_or_a_path() -> None:
     assert parse_path("s3://b/a/c") == BucketPath("s3://b", "a") / "c"
     assert parse_path("gs://b//a/") == BucketPath("gs://b", "a")
     assert parse_path("s3://b") == BucketPath("s3://b", "")
-    assert parse_path("/a/b") == Path("/a/b")
+    assert parse_path("/a/b") == LocalPath("/a/b")
     path = parse_path("s3://b/a/c")
     assert isinstance(path, BucketPath)
     assert (str(path), path.name, path.parent, path.with_name("d")) == (
@@ -72,23 +71,23 @@ def test_an_object_is_written_read_listed_and_removed(bucket: BucketPath) -> Non
     (bucket / "a" / "b" / name).put(b"1")
     (bucket / "a" / "c").put(b"234")
     assert (bucket / "a" / "b" / name).read_bytes() == b"1"
-    assert {name: facts.size for name, facts in (bucket / "a").below().items()} == {f"b/{name}": 1, "c": 3}
+    assert {name: facts.size for name, facts in (bucket / "a").files_below().items()} == {f"b/{name}": 1, "c": 3}
     assert (bucket / "a").children() == ([bucket / "a" / "b"], [bucket / "a" / "c"])
     # The beginning of a name is not a folder.
     assert not (bucket / "a" / "b" / "we").is_dir()
     assert (bucket / "a").is_dir()
     assert not (bucket / "a").exists()
-    remove_tree(bucket / "a")
-    assert bucket.below() == {}
+    (bucket / "a").remove_tree()
+    assert bucket.files_below() == {}
     with pytest.raises(FileNotFoundError):
         (bucket / "a" / "c").read_bytes()
     (bucket / "a" / "c").unlink()
 
 
 def test_an_object_is_created_once(bucket: BucketPath) -> None:
-    write_atomic(bucket / "a", b"first", exclusive=True)
+    (bucket / "a").write_atomic(b"first", exclusive=True)
     with pytest.raises(FileExistsError):
-        write_atomic(bucket / "a", b"second", exclusive=True)
+        (bucket / "a").write_atomic(b"second", exclusive=True)
     assert (bucket / "a").read_bytes() == b"first"
 
 
@@ -109,31 +108,33 @@ def test_an_entry_in_a_bucket_has_the_payload_of_one_in_a_folder(store: Store, p
         assert draft == made
 
 
-def test_another_node_reads_an_entry_whole_or_not_at_all(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_node_reads_an_entry_whole_or_not_at_all(
+    store: Store, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = make_entry(store)
     _elsewhere(monkeypatch, tmp_path)
-    assert not mirror(made.folder).exists()
+    assert not made.folder.mirror().exists()
     assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
-    assert {name: (made.near() / name).read_bytes() for name in FILES} == CONTENT
-    assert made.near().is_relative_to(tmp_path / "other node")
-    assert not list(mirror(made.folder).rglob("*.partial"))
+    assert {name: (made.fetch() / name).read_bytes() for name in FILES} == CONTENT
+    assert made.fetch().is_relative_to(tmp_path / "other node")
+    assert not list(made.folder.mirror().rglob("*.partial"))
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (lambda path: path.unlink(missing_ok=True), "is missing"),
-        (lambda path: write_atomic(path, b"first shar"), "has 10 bytes where the manifest says 11"),
-        (lambda path: write_atomic(path, b"first shaRd"), "does not match its sha256"),
+        (lambda path: path.write_atomic(b"first shar"), "has 10 bytes where the manifest says 11"),
+        (lambda path: path.write_atomic(b"first shaRd"), "does not match its sha256"),
     ],
 )
 def test_a_damaged_object_is_named_and_never_read(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[StorePath], None], said: str
+    store: Store, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, damage: Callable[[StorePath], None], said: str
 ) -> None:
     made = make_entry(store)
     damage(made.folder / "bits/c/0")
     _elsewhere(monkeypatch, tmp_path)
-    for read in (partial(made.path, "bits/c/0"), made.near):
+    for read in (partial(made.path, "bits/c/0"), made.fetch):
         with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}") as caught:
             read()
         assert suggested(caught.value) == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
@@ -151,7 +152,7 @@ def test_what_is_damaged_on_the_node_is_fetched_again(
     path.write_bytes(b"first shaRd")
     with caplog.at_level(logging.WARNING):
         assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
-    assert f"{path} is not what it should be" in caplog.text
+    assert f"{path} differs from the manifest" in caplog.text
     # As long as it is whole, it is not asked for.
     monkeypatch.setattr(BucketPath, "blocks", None)
     assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
@@ -160,8 +161,8 @@ def test_what_is_damaged_on_the_node_is_fetched_again(
 def test_what_was_lost_is_put_back_and_nothing_else(store: Store) -> None:
     made = make_entry(store)
     (made.folder / "bits/c/0").unlink()
-    write_atomic(store.root / "wrong", b"first shaRd")
-    write_atomic(store.root / "right", b"first shard")
+    (store.root / "wrong").write_atomic(b"first shaRd")
+    (store.root / "right").write_atomic(b"first shard")
     assert not made.put_back("bits/c/0", store.root / "wrong")
     assert list(made.damaged()) == ["bits/c/0"]
     assert made.put_back("bits/c/0", store.root / "right")
@@ -175,14 +176,14 @@ def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(store: Store) -
     assert store.find("targets", RECIPE) is None
     again = make_entry(store)
     assert store.find("targets", RECIPE) == again
-    assert [path.read_bytes() for path in children(manifest.parent)[1] if "damaged" in path.name] == [b"{}"]
+    assert [path.read_bytes() for path in manifest.parent.children()[1] if "damaged" in path.name] == [b"{}"]
 
 
 def test_a_discarded_entry_leaves_nothing(store: Store) -> None:
     made = make_entry(store)
     store.discard(made)
     assert _names(store) == set()
-    assert not mirror(made.folder).exists()
+    assert not made.folder.mirror().exists()
     assert store.find("targets", RECIPE) is None
 
 
@@ -190,7 +191,7 @@ def test_a_discarded_entry_leaves_nothing(store: Store) -> None:
 
 
 def test_parts_of_a_dead_writer_are_adopted_at_another_node(
-    store: Store, payload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, payload: str, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = unfinished(store, (0,))
     assert isinstance(dead, BucketPath)
@@ -200,7 +201,7 @@ def test_parts_of_a_dead_writer_are_adopted_at_another_node(
     with store.draft("targets", RECIPE, tell=told.append) as draft:
         assert isinstance(draft, Draft)
         assert set(draft.parts()) == {"block-0"}
-        assert (draft.near("bits/") / "bits/c/0").read_bytes() == CONTENT["bits/c/0"]
+        assert (draft.fetch("bits/") / "bits/c/0").read_bytes() == CONTENT["bits/c/0"]
         for name in FILES[1:]:
             write_file(draft, name)
         finish_part(draft.folder, "block-1", ["bits/c/1"])
@@ -212,7 +213,7 @@ def test_parts_of_a_dead_writer_are_adopted_at_another_node(
 
 def test_a_part_whose_object_was_cut_short_is_not_adopted(store: Store) -> None:
     dead = unfinished(store, (0, 1))
-    write_atomic(dead / "bits/c/0", b"first")
+    (dead / "bits/c/0").write_atomic(b"first")
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert set(draft.parts()) == {"block-1"}
@@ -222,7 +223,7 @@ def test_a_part_that_changes_before_the_commit_is_refused(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        write_atomic(draft.folder / "bits/c/0", b"first")
+        (draft.folder / "bits/c/0").write_atomic(b"first")
         with pytest.raises(CorruptEntryError, match="is not as it was when it was finished"):
             draft.commit(FILES, measured={})
 
@@ -238,7 +239,7 @@ def test_a_commit_whose_answer_was_lost_keeps_its_files(store: Store) -> None:
         assert draft.commit(FILES, measured={}) == first
     assert first.problems() == []
     # Markers and the like go then, since nobody looks for them in an entry later.
-    assert set(files_below(first.folder)) == set(FILES)
+    assert set(first.folder.files_below()) == set(FILES)
 
 
 def test_what_another_writer_has_committed_is_found_at_once_by_whoever_waited_for_it(store: Store) -> None:
@@ -254,7 +255,7 @@ def test_a_name_that_no_object_can_have_is_an_error_of_the_file(bucket: BucketPa
         (bucket / "images" / "./a.jpg").read_bytes()
 
 
-def test_processes_of_a_node_fetch_a_file_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_a_node_fetch_a_file_once(store: Store, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_entry(store)
     _elsewhere(monkeypatch, tmp_path)
     asked: list[str] = []
@@ -341,7 +342,7 @@ def test_a_lease_in_a_bucket_is_there_while_it_is_held(store: Store) -> None:
 
 
 def test_with_every_third_request_failing_entries_are_made_and_read_whole(
-    store: Store, server: Server, payload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, server: Server, payload: str, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.fail_every(3)
     dead = unfinished(store, (0,))
@@ -351,7 +352,7 @@ def test_with_every_third_request_failing_entries_are_made_and_read_whole(
     for entry in entries:
         assert entry.manifest.payload == payload
         assert store.find("targets", entry.manifest.recipe) == entry
-        assert {name: (entry.near() / name).read_bytes() for name in FILES} == CONTENT
+        assert {name: (entry.fetch() / name).read_bytes() for name in FILES} == CONTENT
     assert server.failed() > 20
     server.fail_every(0)
     assert [entry.problems() for entry in entries] == [[]] * 5

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.store.manifest import FileFacts
+from storage_schemas.paths.facts import FileFacts
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Store
 from tests.support.buckets import local
@@ -19,7 +20,7 @@ SHA256_OF_BRACES = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caa
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
 
 

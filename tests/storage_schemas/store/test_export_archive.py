@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import export_archive as archive
 from storage_schemas.store.export_archive import export_entries
 from storage_schemas.store.store import Entry, Store
@@ -25,7 +26,7 @@ BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
 
 
 @pytest.fixture
-def entries(tmp_path: Path) -> list[Entry]:
+def entries(tmp_path: LocalPath) -> list[Entry]:
     store = Store(tmp_path / "store")
     return [make_entry(store), make_entry(store, {**RECIPE, "threshold": 0.4})]
 
@@ -50,7 +51,7 @@ def _tar_content(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("name", "read"), [("out", content_of), ("out.tar", _tar_content)])
 def test_an_export_holds_the_entries_as_the_store_has_them_and_a_list(
-    tmp_path: Path, entries: list[Entry], name: str, read: Callable[[Path], dict[str, bytes]]
+    tmp_path: LocalPath, entries: list[Entry], name: str, read: Callable[[Path], dict[str, bytes]]
 ) -> None:
     seen: list[None] = []
     export_entries(entries, tmp_path / name, advance=lambda: seen.append(None))
@@ -61,7 +62,7 @@ def test_an_export_holds_the_entries_as_the_store_has_them_and_a_list(
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, "store"]
 
 
-def test_an_exported_folder_is_a_store(tmp_path: Path, entries: list[Entry]) -> None:
+def test_an_exported_folder_is_a_store(tmp_path: LocalPath, entries: list[Entry]) -> None:
     _export(entries, tmp_path / "out")
     found = Store(tmp_path / "out").find("targets", RECIPE)
     assert found is not None
@@ -69,11 +70,11 @@ def test_an_exported_folder_is_a_store(tmp_path: Path, entries: list[Entry]) -> 
     assert found.problems() == []
 
 
-def test_files_that_no_manifest_names_and_other_attempts_are_not_exported(tmp_path: Path, entries: list[Entry]) -> None:
+def test_files_that_no_manifest_names_and_other_attempts_are_not_exported(tmp_path: LocalPath, entries: list[Entry]) -> None:
     home = entries[0].folder.parent
     local(entries[0].folder / "notes.txt").write_text("mine")
     local(home / "manifest.json.damaged-12345678").write_text("{")
-    (home / "20200101T000000000000-00000000").mkdir()
+    (home / "20200101T000000000000-00000000").make_folder()
     local(home / "20200101T000000000000-00000000" / "half").write_text("")
     expected = set(_expected(entries))
     _export(entries, tmp_path / "out")
@@ -97,7 +98,7 @@ def _flip(path: Path) -> None:
     ],
 )
 def test_damage_is_named_and_leaves_no_export(
-    tmp_path: Path, entries: list[Entry], name: str, damage: Callable[[Path], object], said: str
+    tmp_path: LocalPath, entries: list[Entry], name: str, damage: Callable[[Path], object], said: str
 ) -> None:
     damage(entries[1].path("bits/c/1"))
     with pytest.raises(CorruptEntryError, match=f"Entry {entries[1].entry_id}: {said}; nothing is exported") as caught:
@@ -108,7 +109,7 @@ def test_damage_is_named_and_leaves_no_export(
 
 @BOTH
 @pytest.mark.parametrize("what", ["file", "folder", "link"])
-def test_what_is_there_already_is_never_written_over(tmp_path: Path, entries: list[Entry], name: str, what: str) -> None:
+def test_what_is_there_already_is_never_written_over(tmp_path: LocalPath, entries: list[Entry], name: str, what: str) -> None:
     target = tmp_path / name
     if what == "file":
         target.touch()
@@ -122,7 +123,7 @@ def test_what_is_there_already_is_never_written_over(tmp_path: Path, entries: li
 
 
 @BOTH
-def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, entries: list[Entry], name: str) -> None:
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: LocalPath, entries: list[Entry], name: str) -> None:
     with pytest.raises(StoreError, match="There is no folder"):
         _export(entries, tmp_path / "no" / name)
 
@@ -130,7 +131,7 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, entries: list[En
 @BOTH
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_an_interrupted_export_leaves_nothing(
-    tmp_path: Path, entries: list[Entry], name: str, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    tmp_path: LocalPath, entries: list[Entry], name: str, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     seen: list[None] = []
 
@@ -146,7 +147,7 @@ def test_an_interrupted_export_leaves_nothing(
 
 KILLED = """
 import os, signal, sys
-from pathlib import Path
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.export_archive import export_entries
 from storage_schemas.store.store import Store
 left = [int(sys.argv[3])]
@@ -154,12 +155,12 @@ def die():
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-export_entries(list(Store(Path(sys.argv[1])).entries("targets")), Path(sys.argv[2]), advance=die)
+export_entries(list(Store(LocalPath(sys.argv[1])).entries("targets")), LocalPath(sys.argv[2]), advance=die)
 """
 
 
 @BOTH
-def test_a_killed_export_has_not_got_its_name(tmp_path: Path, entries: list[Entry], name: str) -> None:
+def test_a_killed_export_has_not_got_its_name(tmp_path: LocalPath, entries: list[Entry], name: str) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "store"), str(tmp_path / name)]
     assert subprocess.run([*command, "6"], check=False, timeout=60).returncode == -9
     (left,) = [path for path in tmp_path.iterdir() if path.name != "store"]
@@ -169,7 +170,9 @@ def test_a_killed_export_has_not_got_its_name(tmp_path: Path, entries: list[Entr
     assert (tmp_path / name).exists()
 
 
-def test_a_tar_is_on_disk_before_it_has_its_name(tmp_path: Path, entries: list[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tar_is_on_disk_before_it_has_its_name(
+    tmp_path: LocalPath, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
     happened: list[str] = []
     real_sync, real_rename = os.fsync, Path.rename
 
@@ -193,7 +196,7 @@ def test_a_tar_is_on_disk_before_it_has_its_name(tmp_path: Path, entries: list[E
     assert happened[-2:] == ["rename", "sync"]
 
 
-def test_a_large_file_is_copied_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_copied_piece_by_piece(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "store")
     entry = make_entry(store)
     monkeypatch.setattr(archive, "_COPY_BYTES", 4)

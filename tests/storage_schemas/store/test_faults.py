@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
-from pathlib import Path
 
 import pytest
 
 import storage_schemas.store.draft as draft_module
 import storage_schemas.store.gc as garbage_module
 from storage_schemas.errors import StoreError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.gc import find_garbage, remove
 from storage_schemas.store.inventory import find_entry
 from storage_schemas.store.store import Draft, Store
@@ -27,7 +27,7 @@ ROOMY = "size=10m,nr_inodes=1000"
 
 
 @pytest.fixture
-def payload(tmp_path: Path) -> str:
+def payload(tmp_path: LocalPath) -> str:
     """What an unbroken run makes."""
     return make_entry(Store(tmp_path / "unbroken")).manifest.payload
 
@@ -41,7 +41,7 @@ def _fault_of_making(store: Store) -> OSError | None:
 
 
 @pytest.mark.parametrize("limit", ["nr_inodes", "size"])
-def test_a_disk_that_is_full_at_any_moment_loses_nothing(tmp_path: Path, payload: str, limit: str) -> None:
+def test_a_disk_that_is_full_at_any_moment_loses_nothing(tmp_path: LocalPath, payload: str, limit: str) -> None:
     """Room for one more file, or one more page of 4 KiB, each time, until there is enough."""
     failed = 0
     for room in range(100):
@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_at_any_moment_loses_nothing(tmp_path: Path, payload
     assert failed >= 7
 
 
-def test_a_store_that_may_only_be_read_gives_what_it_has_and_takes_nothing(tmp_path: Path) -> None:
+def test_a_store_that_may_only_be_read_gives_what_it_has_and_takes_nothing(tmp_path: LocalPath) -> None:
     with small_disk(tmp_path / "disk", ROOMY):
         store = Store(tmp_path / "disk")
         entry = make_entry(store, OTHER)
@@ -115,7 +115,7 @@ def clock_moved(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> Iterator[None
 
 @pytest.mark.parametrize("by", [timedelta(days=-400), timedelta(days=400)], ids=["back", "forward"])
 def test_a_clock_that_jumps_neither_doubles_nor_loses_work(
-    tmp_path: Path, payload: str, monkeypatch: pytest.MonkeyPatch, by: timedelta
+    tmp_path: LocalPath, payload: str, monkeypatch: pytest.MonkeyPatch, by: timedelta
 ) -> None:
     store = Store(tmp_path / "store")
     other = make_entry(store, OTHER)

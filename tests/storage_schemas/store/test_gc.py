@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.errors import StoreError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.gc import Garbage, find_garbage, remove
 from storage_schemas.store.manifest import key_of
 from storage_schemas.store.store import Draft, Entry, Store
@@ -23,7 +24,7 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
 
 
@@ -210,7 +211,7 @@ def test_one_young_file_keeps_the_whole_work(store: Store) -> None:
 def test_work_that_an_entry_has_superseded_goes_though_the_entry_is_used(store: Store) -> None:
     made = make_entry(store)
     attempt = made.folder.with_name("20200101T000000000000-00000000")
-    attempt.mkdir()
+    attempt.make_folder()
     local(attempt / "own").write_bytes(b"12345")
     local(attempt / "adopted").hardlink_to(made.path("zarr.json"))
     grow_old(local(store.root), 25)
@@ -331,7 +332,7 @@ def test_nothing_goes_where_a_writer_has_begun_since_it_was_looked_at(store: Sto
 class _Elsewhere:
     """The lease of a writer on another machine, and time that passes when somebody sleeps."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, lives: bool) -> None:
+    def __init__(self, folder: LocalPath, monkeypatch: pytest.MonkeyPatch, *, lives: bool) -> None:
         self._path = folder.with_name(f"{folder.name}.lease")
         self._lives, self._beats, self.now = lives, 0, 1000.0
         self._write()

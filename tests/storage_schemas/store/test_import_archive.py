@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from storage_schemas.errors import CorruptEntryError, OdkdError, StoreError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import import_archive as intake
 from storage_schemas.store.import_archive import import_entry, opened_archive
 from storage_schemas.store.lease import Lease
@@ -28,12 +29,12 @@ BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
 
 
 @pytest.fixture
-def entries(tmp_path: Path) -> list[Entry]:
+def entries(tmp_path: LocalPath) -> list[Entry]:
     return two_entries(tmp_path / "from")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path / "to")
 
 
@@ -45,7 +46,7 @@ def _found(store: Store, recipe: Mapping[str, Any] = RECIPE) -> Entry | None:
 
 
 @BOTH
-def test_what_comes_in_is_what_went_out(tmp_path: Path, store: Store, entries: list[Entry], name: str) -> None:
+def test_what_comes_in_is_what_went_out(tmp_path: LocalPath, store: Store, entries: list[Entry], name: str) -> None:
     seen: list[None] = []
     assert imported(store, exported(entries, tmp_path / name), lambda: seen.append(None)) == ["imported", "imported"]
     assert len(seen) == 6
@@ -61,7 +62,7 @@ def test_what_comes_in_is_what_went_out(tmp_path: Path, store: Store, entries: l
 
 
 @BOTH
-def test_what_is_there_already_stays(tmp_path: Path, store: Store, entries: list[Entry], name: str) -> None:
+def test_what_is_there_already_stays(tmp_path: LocalPath, store: Store, entries: list[Entry], name: str) -> None:
     mine = make_entry(store)
     seen: list[None] = []
     outcomes = imported(store, exported(entries, tmp_path / name), lambda: seen.append(None))
@@ -70,7 +71,7 @@ def test_what_is_there_already_stays(tmp_path: Path, store: Store, entries: list
 
 
 def test_of_other_bits_under_the_same_key_those_in_the_store_stay_and_it_is_said(
-    tmp_path: Path, store: Store, entries: list[Entry]
+    tmp_path: LocalPath, store: Store, entries: list[Entry]
 ) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
@@ -82,7 +83,7 @@ def test_of_other_bits_under_the_same_key_those_in_the_store_stay_and_it_is_said
     assert mine.path("zarr.json").read_bytes() == b"{ }"
 
 
-def test_a_damaged_manifest_in_the_store_is_set_aside(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_a_damaged_manifest_in_the_store_is_set_aside(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     manifest = make_entry(store).folder.parent / "manifest.json"
     local(manifest).write_bytes(b"{")
     assert imported(store, exported(entries[:1], tmp_path / "out")) == ["imported"]
@@ -92,7 +93,7 @@ def test_a_damaged_manifest_in_the_store_is_set_aside(tmp_path: Path, store: Sto
     assert len(list(local(manifest.parent).glob("manifest.json.damaged-*"))) == 1
 
 
-def test_bits_that_a_dead_writer_left_are_not_mixed_in(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_bits_that_a_dead_writer_left_are_not_mixed_in(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
@@ -106,7 +107,7 @@ def test_bits_that_a_dead_writer_left_are_not_mixed_in(tmp_path: Path, store: St
     assert (draft.folder / "bits/c/0").read_bytes() == b"their shard", "nor written over"
 
 
-def test_an_export_without_entries_or_files_comes_in(tmp_path: Path, store: Store) -> None:
+def test_an_export_without_entries_or_files_comes_in(tmp_path: LocalPath, store: Store) -> None:
     assert imported(store, exported([], tmp_path / "none.tar")) == []
     with Store(tmp_path / "from").draft("reports", {"of": "nothing"}) as draft:
         assert isinstance(draft, Draft)
@@ -128,7 +129,7 @@ def test_an_export_without_entries_or_files_comes_in(tmp_path: Path, store: Stor
     ],
 )
 def test_a_damaged_file_keeps_its_entry_out_and_is_named(
-    tmp_path: Path, store: Store, entries: list[Entry], as_tar: bool, data: bytes | None, said: str
+    tmp_path: LocalPath, store: Store, entries: list[Entry], as_tar: bool, data: bytes | None, said: str
 ) -> None:
     source = exported(entries[:1], tmp_path / "out")
     path = source / of_first(entries, "bits/c/0")
@@ -145,7 +146,7 @@ def test_a_damaged_file_keeps_its_entry_out_and_is_named(
     assert is_untouched(store)
 
 
-def test_swapped_files_are_noticed(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_swapped_files_are_noticed(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     files = content_of(exported(entries[:1], tmp_path / "out"))
     first, second = (of_first(entries, f"bits/c/{number}") for number in (0, 1))
     files[first], files[second] = files[second], files[first]
@@ -155,7 +156,7 @@ def test_swapped_files_are_noticed(tmp_path: Path, store: Store, entries: list[E
     assert is_untouched(store)
 
 
-def test_what_came_in_before_the_damage_is_whole(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_what_came_in_before_the_damage_is_whole(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out")
     (source / entries[1].entry_id / entries[1].folder.name / "zarr.json").write_bytes(b"[]")
     with pytest.raises(CorruptEntryError):
@@ -167,7 +168,7 @@ def test_what_came_in_before_the_damage_is_whole(tmp_path: Path, store: Store, e
 
 
 def test_a_file_that_changes_between_copy_and_commit_keeps_its_entry_out(
-    tmp_path: Path, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failing disk: what was copied is right, and what is read back is not."""
     source = exported(entries[:1], tmp_path / "out")
@@ -185,7 +186,7 @@ def test_a_file_that_changes_between_copy_and_commit_keeps_its_entry_out(
 
 @pytest.mark.parametrize("number", range(12))
 def test_a_flipped_byte_anywhere_in_a_tar_never_gets_in(
-    tmp_path: Path, store: Store, entries: list[Entry], number: int
+    tmp_path: LocalPath, store: Store, entries: list[Entry], number: int
 ) -> None:
     source = exported(entries[:1], tmp_path / "out.tar")
     data = bytearray(source.read_bytes())
@@ -203,7 +204,7 @@ def test_a_flipped_byte_anywhere_in_a_tar_never_gets_in(
         assert found.manifest.payload == entries[0].manifest.payload
 
 
-def test_a_truncated_tar_never_gets_in(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_a_truncated_tar_never_gets_in(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     source = exported(entries[:1], tmp_path / "out.tar")
     data = source.read_bytes()
     ends_at = data.rindex(b"{}") + 2
@@ -216,7 +217,7 @@ def test_a_truncated_tar_never_gets_in(tmp_path: Path, store: Store, entries: li
 
 @pytest.mark.parametrize("missing", ["export.json", "manifest.json"])
 def test_what_lacks_its_list_or_a_manifest_is_no_whole_export(
-    tmp_path: Path, store: Store, entries: list[Entry], missing: str
+    tmp_path: LocalPath, store: Store, entries: list[Entry], missing: str
 ) -> None:
     source = exported(entries, tmp_path / "out")
     next(source.rglob(missing)).unlink()
@@ -227,21 +228,23 @@ def test_what_lacks_its_list_or_a_manifest_is_no_whole_export(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "entries": 3}', "[" * 100_000])
-def test_a_list_that_is_none_is_refused(tmp_path: Path, store: Store, text: str) -> None:
+def test_a_list_that_is_none_is_refused(tmp_path: LocalPath, store: Store, text: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "export.json").write_text(text)
     with pytest.raises(CorruptEntryError, match=r"has no list of entries in export\.json"):
         imported(store, tmp_path / "out")
 
 
-def test_an_export_of_another_release_is_refused(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_an_export_of_another_release_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out")
     (source / "export.json").write_text('{"schema": 2, "entries": []}')
     with pytest.raises(StoreError, match="schema version 2"):
         imported(store, source)
 
 
-def test_a_manifest_of_another_release_is_refused_as_in_the_store(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_a_manifest_of_another_release_is_refused_as_in_the_store(
+    tmp_path: LocalPath, store: Store, entries: list[Entry]
+) -> None:
     source = exported(entries, tmp_path / "out")
     manifest = source / entries[1].entry_id / "manifest.json"
     manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 4}))
@@ -251,7 +254,7 @@ def test_a_manifest_of_another_release_is_refused_as_in_the_store(tmp_path: Path
     assert is_untouched(store), "not even the entry before it came in"
 
 
-def test_what_is_not_there_or_no_tar_is_told(tmp_path: Path, store: Store) -> None:
+def test_what_is_not_there_or_no_tar_is_told(tmp_path: LocalPath, store: Store) -> None:
     with pytest.raises(StoreError, match="There is no"):
         imported(store, tmp_path / "nothing.tar")
     (tmp_path / "text.tar").write_text("no tar" * 1000)
@@ -264,7 +267,7 @@ def test_what_is_not_there_or_no_tar_is_told(tmp_path: Path, store: Store) -> No
 
 @BOTH
 def test_an_interrupted_import_leaves_nothing_of_its_entry(
-    tmp_path: Path, store: Store, entries: list[Entry], name: str
+    tmp_path: LocalPath, store: Store, entries: list[Entry], name: str
 ) -> None:
     source = exported(entries, tmp_path / name)
     seen: list[None] = []
@@ -284,7 +287,7 @@ def test_an_interrupted_import_leaves_nothing_of_its_entry(
 
 IMPORT = """
 import json, os, signal, sys, time
-from pathlib import Path
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Store
 from storage_schemas.store.import_archive import import_entry, opened_archive
 left, pause = [int(sys.argv[3])], float(sys.argv[4])
@@ -295,8 +298,8 @@ def step():
         os.kill(os.getpid(), signal.SIGKILL)
 print("ready", flush=True)
 sys.stdin.readline()
-with opened_archive(Path(sys.argv[1])) as archive:
-    store = Store(Path(sys.argv[2]))
+with opened_archive(LocalPath(sys.argv[1])) as archive:
+    store = Store(LocalPath(sys.argv[2]))
     done = [import_entry(store, archive, each, advance=step, tell=lambda _: None) for each in archive.manifests]
 print(json.dumps(done))
 """
@@ -309,7 +312,9 @@ def _begin(source: Path, store: Store, *, killed_at: int = 0, pause: float = 0.0
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
-def test_a_killed_import_is_not_found_and_the_next_one_is_whole(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_a_killed_import_is_not_found_and_the_next_one_is_whole(
+    tmp_path: LocalPath, store: Store, entries: list[Entry]
+) -> None:
     source = exported(entries, tmp_path / "out.tar")
     for killed_at in (1, 3):
         with _begin(source, store, killed_at=killed_at) as process:
@@ -323,7 +328,7 @@ def test_a_killed_import_is_not_found_and_the_next_one_is_whole(tmp_path: Path, 
     assert found.problems() == []
 
 
-def test_two_imports_at_once_bring_each_entry_in_once(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_two_imports_at_once_bring_each_entry_in_once(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out.tar")
     processes = [_begin(source, store, pause=0.02) for _ in range(2)]
     try:
@@ -352,11 +357,11 @@ def test_two_imports_at_once_bring_each_entry_in_once(tmp_path: Path, store: Sto
 
 
 def test_an_import_waits_for_a_writer_that_is_at_it_and_takes_that_ones_entry(
-    tmp_path: Path, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = exported(entries[:1], tmp_path / "out")
     home = store.root / "targets" / key_of("targets", RECIPE)
-    home.mkdir(parents=True)
+    home.make_folders()
     told: list[str] = []
     with Lease(home / "20200101T000000000000-00000000.lease") as lease:
         monkeypatch.setattr("storage_schemas.store.lease.LeaseWatch.is_own", lambda _: False)
@@ -372,7 +377,7 @@ def test_an_import_waits_for_a_writer_that_is_at_it_and_takes_that_ones_entry(
     assert told[0].startswith(f"Waiting for {entries[0].entry_id}, which process {os.getpid()}")
 
 
-def test_parts_of_a_dead_writer_are_told_nothing_of(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_parts_of_a_dead_writer_are_told_nothing_of(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     unfinished(store, (0,))
     told: list[str] = []
     with opened_archive(exported(entries[:1], tmp_path / "out")) as archive:
@@ -381,7 +386,7 @@ def test_parts_of_a_dead_writer_are_told_nothing_of(tmp_path: Path, store: Store
 
 
 def test_a_draft_that_gives_way_is_there_already(
-    tmp_path: Path, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another writer commits between the look into the store and our own commit."""
     source = exported(entries[:1], tmp_path / "out")

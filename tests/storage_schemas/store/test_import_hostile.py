@@ -13,18 +13,19 @@ from typing import Any
 import pytest
 
 from storage_schemas.errors import CorruptEntryError, StoreError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
 from tests.support.store_samples import signed
 
 
 @pytest.fixture
-def entries(tmp_path: Path) -> list[Entry]:
+def entries(tmp_path: LocalPath) -> list[Entry]:
     return two_entries(tmp_path / "from")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path / "to")
 
 
@@ -52,7 +53,7 @@ def _member(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
     ],
 )
 def test_members_that_an_export_never_has_are_refused(
-    tmp_path: Path, store: Store, entries: list[Entry], member: tarfile.TarInfo, said: str
+    tmp_path: LocalPath, store: Store, entries: list[Entry], member: tarfile.TarInfo, said: str
 ) -> None:
     write_tar(tmp_path / "out.tar", content_of(exported(entries, tmp_path / "out")), member)
     with pytest.raises(CorruptEntryError, match=said):
@@ -61,7 +62,7 @@ def test_members_that_an_export_never_has_are_refused(
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_member_of_negative_size_is_refused_and_not_read_for_ever(tmp_path: Path, store: Store) -> None:
+def test_a_member_of_negative_size_is_refused_and_not_read_for_ever(tmp_path: LocalPath, store: Store) -> None:
     first = tarfile.TarInfo("export.json").tobuf()
     header = bytearray(tarfile.TarInfo("back").tobuf())
     # GNU's spelling of numbers that do not fit: a first byte of 255 and the two's complement of -512.
@@ -73,7 +74,7 @@ def test_a_member_of_negative_size_is_refused_and_not_read_for_ever(tmp_path: Pa
         imported(store, tmp_path / "out.tar")
 
 
-def _hostile(tmp_path: Path, entry: Entry, change: Callable[[dict[str, bytes], str], None]) -> Path:
+def _hostile(tmp_path: LocalPath, entry: Entry, change: Callable[[dict[str, bytes], str], None]) -> Path:
     """A tar file of the export of an entry after ``change`` of its files; that is given the manifest's name."""
     files = content_of(exported([entry], tmp_path / "plain"))
     change(files, f"{entry.entry_id}/manifest.json")
@@ -97,7 +98,7 @@ FACTS = {"size": 1, "sha256": "00"}
     ],
 )
 def test_a_manifest_that_lies_is_refused(
-    tmp_path: Path, store: Store, entries: list[Entry], changes: dict[str, Any], said: str
+    tmp_path: LocalPath, store: Store, entries: list[Entry], changes: dict[str, Any], said: str
 ) -> None:
     def change(files: dict[str, bytes], manifest: str) -> None:
         files[manifest] = signed({**json.loads(files[manifest]), **changes})
@@ -107,7 +108,7 @@ def test_a_manifest_that_lies_is_refused(
     assert is_untouched(store)
 
 
-def test_an_edited_manifest_is_refused(tmp_path: Path, store: Store, entries: list[Entry]) -> None:
+def test_an_edited_manifest_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     def change(files: dict[str, bytes], manifest: str) -> None:
         files[manifest] = files[manifest].replace(b'"AP": 0.5', b'"AP": 0.9')
 
@@ -119,7 +120,7 @@ def test_an_edited_manifest_is_refused(tmp_path: Path, store: Store, entries: li
     ("kind", "said"), [("targets", "has at targets/.* the manifest of targets/"), ("others", "an entry of kind 'others'")]
 )
 def test_a_manifest_at_another_place_or_of_an_unknown_kind_is_refused(
-    tmp_path: Path, store: Store, entries: list[Entry], kind: str, said: str
+    tmp_path: LocalPath, store: Store, entries: list[Entry], kind: str, said: str
 ) -> None:
     with Store(tmp_path / "from").draft(kind, {"of": "its own"}) as draft:
         assert isinstance(draft, Draft)
@@ -139,7 +140,7 @@ def test_a_manifest_at_another_place_or_of_an_unknown_kind_is_refused(
 
 
 @pytest.mark.parametrize("entry_id", ["../from/targets/x", "/etc", "targets", "", "targets/../targets/x"])
-def test_a_list_that_leads_elsewhere_is_refused(tmp_path: Path, store: Store, entries: list[Entry], entry_id: str) -> None:
+def test_a_list_that_leads_elsewhere_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry], entry_id: str) -> None:
     source = exported(entries, tmp_path / "out")
     (source / "export.json").write_text(json.dumps({"schema": 1, "entries": [entry_id]}))
     with pytest.raises(CorruptEntryError, match="there is no "):
@@ -147,7 +148,7 @@ def test_a_list_that_leads_elsewhere_is_refused(tmp_path: Path, store: Store, en
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_links_in_a_folder_are_not_followed(tmp_path: Path, store: Store, entries: list[Entry], what: str) -> None:
+def test_links_in_a_folder_are_not_followed(tmp_path: LocalPath, store: Store, entries: list[Entry], what: str) -> None:
     source = exported(entries[:1], tmp_path / "out")
     path = source / of_first(entries, "bits/c/0" if what == "file" else "bits")
     elsewhere = tmp_path / "elsewhere"
@@ -159,7 +160,7 @@ def test_links_in_a_folder_are_not_followed(tmp_path: Path, store: Store, entrie
 
 
 @pytest.mark.parametrize("headers", [{"GNU.sparse.map": "a,b"}, {"GNU.sparse.size": "x", "GNU.sparse.map": "0,1"}])
-def test_headers_with_numbers_that_are_none_are_refused(tmp_path: Path, store: Store, headers: dict[str, str]) -> None:
+def test_headers_with_numbers_that_are_none_are_refused(tmp_path: LocalPath, store: Store, headers: dict[str, str]) -> None:
     with tarfile.open(tmp_path / "out.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         member = tarfile.TarInfo("export.json")
         member.pax_headers = headers
@@ -169,7 +170,7 @@ def test_headers_with_numbers_that_are_none_are_refused(tmp_path: Path, store: S
     assert is_untouched(store)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path, store: Store) -> None:
+def test_a_pipe_is_not_waited_for(tmp_path: LocalPath, store: Store) -> None:
     os.mkfifo(tmp_path / "out.tar")
     with pytest.raises(StoreError, match="is neither a file nor a folder"):
         imported(store, tmp_path / "out.tar")

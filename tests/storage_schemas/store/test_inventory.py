@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, SchemaVersionError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.inventory import entry_ids, find_entry, find_place, take_inventory
 from storage_schemas.store.manifest import key_of
 from storage_schemas.store.store import Store
@@ -18,11 +19,11 @@ from tests.support.store_samples import make_entry, signed
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return store_of(tmp_path)
 
 
-def test_every_entry_is_found_at_its_place(tmp_path: Path, store: Store) -> None:
+def test_every_entry_is_found_at_its_place(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     inventory = take_inventory(store)
     assert dict(inventory.entries) == {entry.entry_id: entry for entry in made.values()}
@@ -49,7 +50,7 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     local(path).write_bytes(signed({**json.loads(path.read_bytes()), "schema": 7}))
     path = folder.folder.parent / "manifest.json"
     path.unlink()
-    path.mkdir()
+    path.make_folder()
     inventory = take_inventory(store)
     assert list(inventory.entries) == [good.entry_id]
     errors = inventory.unreadable
@@ -112,7 +113,7 @@ def test_what_is_the_beginning_of_no_key_is_refused(store: Store, text: str) -> 
 def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Store) -> None:
     made = [f"{kind}/{key_of(kind, {'view': number})}" for kind in ("views", "targets") for number in range(20)]
     for entry_id in made:
-        (store.root / entry_id).mkdir(parents=True)
+        (store.root / entry_id).make_folders()
         local(store.root / entry_id / "manifest.json").touch()
     digits = [entry_id.partition("/")[2][0] for entry_id in made]
     common = next(digit for digit in digits if digits.count(digit) > 1)
@@ -125,7 +126,7 @@ def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Stor
 # What an entry was made from
 
 
-def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_path: Path, store: Store) -> None:
+def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     inventory = take_inventory(store)
 
@@ -146,7 +147,7 @@ def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_pat
     }
 
 
-def test_what_was_made_from_an_entry_that_is_gone_names_the_rest(tmp_path: Path, store: Store) -> None:
+def test_what_was_made_from_an_entry_that_is_gone_names_the_rest(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     store.discard(made["train view"])
     assert take_inventory(store).made_from(made["train bits"]) == {made["primary"].entry_id: "teacher"}
@@ -158,7 +159,7 @@ def test_equal_content_is_named_whoever_made_it(store: Store) -> None:
     assert set(take_inventory(store).made_from(scores)) == {twin.entry_id for twin in twins}
 
 
-def test_a_part_of_the_inventory_holds_what_was_asked_for(tmp_path: Path, store: Store) -> None:
+def test_a_part_of_the_inventory_holds_what_was_asked_for(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     broken = made["val"].folder.parent / "manifest.json"
     local(broken).write_text("{")

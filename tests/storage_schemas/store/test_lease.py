@@ -14,15 +14,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import lease
 from storage_schemas.store.lease import EXPIRE_SECONDS, Lease, LeaseWatch
 from tests.support.buckets import local
 
 HOLDER = """
 import os, sys, time
-from pathlib import Path
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.lease import Lease
-with Lease(Path(sys.argv[1])):
+with Lease(LocalPath(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -51,20 +52,20 @@ def _foreign(path: Path, beat: int) -> None:
     )
 
 
-def test_a_lease_is_there_while_it_is_held(tmp_path: Path) -> None:
+def test_a_lease_is_there_while_it_is_held(tmp_path: LocalPath) -> None:
     with Lease(tmp_path / "lease"):
         assert not LeaseWatch(tmp_path / "lease").is_dead()
     assert list(tmp_path.iterdir()) == []
     assert LeaseWatch(tmp_path / "lease").is_dead()
 
 
-def test_an_error_in_the_work_gives_the_lease_back(tmp_path: Path) -> None:
+def test_an_error_in_the_work_gives_the_lease_back(tmp_path: LocalPath) -> None:
     with pytest.raises(RuntimeError), Lease(tmp_path / "lease"):
         raise RuntimeError
     assert LeaseWatch(tmp_path / "lease").is_dead()
 
 
-def test_a_killed_holder_on_this_machine_is_dead_at_once(tmp_path: Path) -> None:
+def test_a_killed_holder_on_this_machine_is_dead_at_once(tmp_path: LocalPath) -> None:
     path = tmp_path / "lease"
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         try:
@@ -81,7 +82,7 @@ def test_a_killed_holder_on_this_machine_is_dead_at_once(tmp_path: Path) -> None
     assert path.exists()
 
 
-def test_a_process_id_used_again_is_not_the_holder(tmp_path: Path) -> None:
+def test_a_process_id_used_again_is_not_the_holder(tmp_path: LocalPath) -> None:
     path = tmp_path / "lease"
     with Lease(path):
         facts = json.loads(path.read_text())
@@ -89,7 +90,7 @@ def test_a_process_id_used_again_is_not_the_holder(tmp_path: Path) -> None:
         assert LeaseWatch(path).is_dead()
 
 
-def test_a_process_id_of_another_container_is_not_looked_up_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_id_of_another_container_is_not_looked_up_here(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lease"
     with Lease(path):
         facts = json.loads(path.read_text())
@@ -98,7 +99,7 @@ def test_a_process_id_of_another_container_is_not_looked_up_here(tmp_path: Path,
 
 
 def test_a_holder_elsewhere_is_dead_when_nothing_changes_until_the_lease_expires(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, path = _Clock(monkeypatch), tmp_path / "lease"
     _foreign(path, 0)
@@ -110,7 +111,7 @@ def test_a_holder_elsewhere_is_dead_when_nothing_changes_until_the_lease_expires
     assert watch.is_dead()
 
 
-def test_a_beat_seen_starts_the_count_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_beat_seen_starts_the_count_anew(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, path = _Clock(monkeypatch), tmp_path / "lease"
     _foreign(path, 0)
     watch = LeaseWatch(path)
@@ -125,7 +126,7 @@ def test_a_beat_seen_starts_the_count_anew(tmp_path: Path, monkeypatch: pytest.M
     assert watch.is_dead()
 
 
-def test_the_age_of_the_file_and_the_date_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_of_the_file_and_the_date_say_nothing(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     _Clock(monkeypatch)
@@ -139,13 +140,13 @@ def test_the_age_of_the_file_and_the_date_say_nothing(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
-def test_what_is_not_a_lease_is_nobodys(tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_a_lease_is_nobodys(tmp_path: LocalPath, content: bytes) -> None:
     (tmp_path / "lease").write_bytes(content)
     assert LeaseWatch(tmp_path / "lease").is_dead()
 
 
 def test_a_lease_that_cannot_be_read_is_not_given_up_before_it_expires(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On NFS a file that was just replaced can be stale for a moment; only one that is not there is nobody's."""
     clock, path = _Clock(monkeypatch), tmp_path / "lease"
@@ -172,7 +173,7 @@ def test_a_lease_that_cannot_be_read_is_not_given_up_before_it_expires(
 
 
 def test_gone_is_who_ended_here_or_gave_the_lease_back_and_nobody_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, path = _Clock(monkeypatch), tmp_path / "lease"
     assert LeaseWatch(path).is_gone()
@@ -189,7 +190,7 @@ def test_gone_is_who_ended_here_or_gave_the_lease_back_and_nobody_elsewhere(
     assert not watch.is_gone()
 
 
-def test_a_process_knows_its_own_lease_from_every_other(tmp_path: Path) -> None:
+def test_a_process_knows_its_own_lease_from_every_other(tmp_path: LocalPath) -> None:
     path = tmp_path / "lease"
     assert not LeaseWatch(path).is_own()
     with Lease(path):
@@ -200,7 +201,7 @@ def test_a_process_knows_its_own_lease_from_every_other(tmp_path: Path) -> None:
             assert not LeaseWatch(path).is_own()
 
 
-def test_one_thread_beats_for_all_leases_and_ends_with_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_beats_for_all_leases_and_ends_with_the_last(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
 
     def threads() -> int:
@@ -226,7 +227,7 @@ def test_one_thread_beats_for_all_leases_and_ends_with_the_last(tmp_path: Path, 
 
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), ValueError("of another kind")])
 def test_the_thread_lives_on_when_a_lease_cannot_be_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
     real = Path.exists
@@ -246,14 +247,14 @@ def test_the_thread_lives_on_when_a_lease_cannot_be_looked_at(
         assert _eventually(lambda: held.path.read_bytes() != before)
 
 
-def test_a_lease_taken_away_is_not_written_again(tmp_path: Path) -> None:
+def test_a_lease_taken_away_is_not_written_again(tmp_path: LocalPath) -> None:
     with Lease(tmp_path / "lease") as held:
         held.path.unlink()
         held.beat()
         assert not held.path.exists()
 
 
-def test_a_beat_after_the_end_is_not_written(tmp_path: Path) -> None:
+def test_a_beat_after_the_end_is_not_written(tmp_path: LocalPath) -> None:
     with Lease(tmp_path / "lease") as held:
         pass
     local(held.path).write_bytes(b"another's")
@@ -262,7 +263,7 @@ def test_a_beat_after_the_end_is_not_written(tmp_path: Path) -> None:
 
 
 def test_a_beat_that_fails_is_told_and_the_next_one_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Lease(tmp_path / "lease") as held:
         before = held.path.read_bytes()
@@ -271,7 +272,7 @@ def test_a_beat_that_fails_is_told_and_the_next_one_written(
             def full(*_: object, **__: object) -> None:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(lease, "write_atomic", full)
+            patch.setattr(LocalPath, "write_atomic", full)
             held.beat()
         assert "No space left on device" in caplog.text
         held.beat()

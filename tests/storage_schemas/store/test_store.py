@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from storage_schemas.errors import CorruptEntryError, MissingInputError, StoreError
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import draft as draft_module
-from storage_schemas.store import parts
 from storage_schemas.store.manifest import Manifest, key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
@@ -24,7 +24,7 @@ from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, flip_bit, 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
 
 
@@ -62,7 +62,9 @@ def test_an_entry_keeps_its_own_files_and_nothing_else(store: Store) -> None:
     assert {path.name for path in local(made.folder.parent).iterdir()} == {"manifest.json", made.folder.name}
 
 
-def test_the_payload_does_not_depend_on_who_made_it_when_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_payload_does_not_depend_on_who_made_it_when_and_where(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = make_entry(Store(tmp_path / "one"), measured={"AP": 0.5})
     elsewhere = {"at": "1999-01-01T00:00:00+00:00", "host": "elsewhere", "user": "somebody", "versions": {"ray": "0"}}
     monkeypatch.setattr(draft_module, "provenance", lambda: elsewhere)
@@ -120,7 +122,7 @@ def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(
     assert aside.read_bytes() == content
 
 
-def test_a_folder_in_a_manifests_place_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_in_a_manifests_place_is_set_aside(tmp_path: LocalPath, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path)
     manifest = local(make_entry(store).folder.parent / "manifest.json")
     manifest.unlink()
@@ -194,7 +196,7 @@ def _replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
-def test_only_what_was_lost_is_put_back(store: Store, tmp_path: Path) -> None:
+def test_only_what_was_lost_is_put_back(store: Store, tmp_path: LocalPath) -> None:
     made = make_entry(store)
     shard, other = made.path("bits/c/0"), tmp_path / "made again"
     truth = shard.read_bytes()
@@ -212,7 +214,7 @@ def test_only_what_was_lost_is_put_back(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["bits/c/0", "bits/c", "bits"])
 @pytest.mark.parametrize("what", ["folder", "file"])
-def test_what_lies_in_the_way_of_a_lost_file_goes(store: Store, tmp_path: Path, where: str, what: str) -> None:
+def test_what_lies_in_the_way_of_a_lost_file_goes(store: Store, tmp_path: LocalPath, where: str, what: str) -> None:
     made, other = make_entry(store), tmp_path / "made again"
     for name in ("bits/c/0", "bits/c/1"):
         made.path(name).unlink()
@@ -230,7 +232,7 @@ def test_what_lies_in_the_way_of_a_lost_file_goes(store: Store, tmp_path: Path, 
     assert made.problems() == []
 
 
-def test_nothing_is_put_back_into_an_entry_that_was_discarded(store: Store, tmp_path: Path) -> None:
+def test_nothing_is_put_back_into_an_entry_that_was_discarded(store: Store, tmp_path: LocalPath) -> None:
     made, other = make_entry(store), tmp_path / "made again"
     other.write_bytes(CONTENT["bits/c/0"])
     store.discard(made)
@@ -273,7 +275,7 @@ def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.M
     def broken(_: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(parts, "sha256_file", broken)
+    monkeypatch.setattr(LocalPath, "sha256", broken)
     assert made.problems()[0] == "bits/c/0 cannot be read (Input/output error)"
 
 
@@ -328,7 +330,7 @@ def test_discard_removes_the_manifest_before_any_file(store: Store, monkeypatch:
     made = make_entry(store)
     seen: list[tuple[bool, list[str]]] = []
 
-    def rmtree(folder: Path, *, ignore_errors: bool) -> None:
+    def rmtree(folder: LocalPath, *, ignore_errors: bool) -> None:
         seen.append(((folder.parent / "manifest.json").exists(), made.problems()))
 
     monkeypatch.setattr(shutil, "rmtree", rmtree)

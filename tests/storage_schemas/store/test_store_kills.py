@@ -15,6 +15,7 @@ from typing import IO, Any
 import pytest
 
 from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.store import Draft, Store
 from tests.support.store_samples import FILES, RECIPE, WRITER, make_entry, write_file, writer_environment
@@ -39,7 +40,7 @@ def _writer(mode: str, folder: StorePath) -> Iterator[tuple[subprocess.Popen[str
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> StorePath:
+def root(request: pytest.FixtureRequest, tmp_path: LocalPath) -> StorePath:
     """Where the writers' store is."""
     if request.param == "folder":
         return tmp_path
@@ -48,7 +49,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> StorePath:
 
 
 @pytest.fixture
-def payload(tmp_path: Path) -> str:
+def payload(tmp_path: LocalPath) -> str:
     """What an unbroken run makes."""
     return make_entry(Store(tmp_path / "unbroken")).manifest.payload
 

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from storage_schemas.errors import DataError, StoreError
-from storage_schemas.paths.local import write_atomic
-from storage_schemas.store import draft as draft_module
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import store as entry_module
 from storage_schemas.store.lease import Lease, LeaseWatch
 from storage_schemas.store.manifest import key_of
@@ -27,7 +26,7 @@ from tests.support.store_samples import FILES, RECIPE, fill, make_entry, unfinis
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
 
 
@@ -110,7 +109,7 @@ def test_a_writer_that_has_not_made_its_folder_yet_is_not_taken_for_dead(store: 
     seen: list[bool] = []
     real = Path.mkdir
 
-    def mkdir(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+    def mkdir(self: LocalPath, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         if self.parent.name == key_of("targets", RECIPE):
             seen.append(LeaseWatch(self.with_name(f"{self.name}.lease")).is_dead())
         real(self, mode, parents, exist_ok)
@@ -126,7 +125,7 @@ class _Interrupted:
     def __init__(self, happens: Callable[[], object]) -> None:
         self._happens: list[Callable[[], object]] = [happens]
 
-    def __call__(self, path: Path) -> Lease:
+    def __call__(self, path: LocalPath) -> Lease:
         if self._happens:
             self._happens.pop()()
         return Lease(path)
@@ -165,7 +164,7 @@ def test_of_two_that_begin_together_one_gives_way(
     left = iter(names)
     real = Draft.__init__
 
-    def named(self: Draft, home: Path, kind: str, recipe: dict[str, Any], *, replaces: Path | None) -> None:
+    def named(self: Draft, home: LocalPath, kind: str, recipe: dict[str, Any], *, replaces: LocalPath | None) -> None:
         real(self, home, kind, recipe, replaces=replaces)
         self.folder = home / next(left)
 
@@ -206,7 +205,7 @@ def test_a_writer_wrongly_held_for_dead_loses_nothing(store: Store, monkeypatch:
     assert entries[0].problems() == []
 
 
-def _lease_elsewhere(folder: Path) -> None:
+def _lease_elsewhere(folder: LocalPath) -> None:
     """The lease of an attempt, as a writer on another machine would have written it."""
     foreign = {"owner": "x", "host": "elsewhere", "machine": "other", "pid": "1", "started": "1", "beat": 0}
     folder.with_name(f"{folder.name}.lease").write_text(json.dumps(foreign))
@@ -276,14 +275,15 @@ def test_an_error_after_giving_way_is_not_taken_for_a_loss(store: Store, monkeyp
 
 
 def test_the_loser_of_a_race_to_the_manifest_gets_the_winners_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LocalPath.write_atomic
     with _Unwatched(store, monkeypatch) as (first, second):
 
-        def late(path: Path, data: bytes, *, exclusive: bool) -> None:
-            monkeypatch.setattr(draft_module, "write_atomic", write_atomic)
+        def late(path: LocalPath, data: bytes, *, exclusive: bool) -> None:
+            monkeypatch.setattr(LocalPath, "write_atomic", real)
             first.commit(FILES, measured={"by": "first"})
-            write_atomic(path, data, exclusive=exclusive)
+            path.write_atomic(data, exclusive=exclusive)
 
-        monkeypatch.setattr(draft_module, "write_atomic", late)
+        monkeypatch.setattr(LocalPath, "write_atomic", late)
         entry = second.commit(FILES, measured={"by": "second"})
     assert entry.measured == {"by": "first"}
     assert entry.problems() == []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.paths.bucket import BucketPath
-from storage_schemas.paths.path import StorePath, files_below, mirror
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, RECIPE, make_entry
@@ -18,7 +18,7 @@ OTHER = {**RECIPE, "threshold": 0.4}
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def team(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def team(request: pytest.FixtureRequest, tmp_path: LocalPath) -> Store:
     """A store with one entry, which nothing may change from here on."""
     if request.param == "bucket":
         bucket: BucketPath = request.getfixturevalue("bucket")
@@ -30,12 +30,12 @@ def team(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def own(team: Store, tmp_path: Path) -> Store:
+def own(team: Store, tmp_path: LocalPath) -> Store:
     return Store(tmp_path / "own" / "store", upstream=Store(team.root))
 
 
 def _state(path: StorePath) -> dict[str, Any]:
-    return dict(files_below(path))
+    return dict(path.files_below())
 
 
 def _found(store: Store, recipe: dict[str, Any] = RECIPE) -> Entry:
@@ -52,7 +52,7 @@ def test_what_the_team_has_is_found_and_not_made(own: Store, team: Store) -> Non
     with own.draft("targets", RECIPE) as draft:
         assert draft == entry
     assert _state(team.root) == before
-    assert not any(name.endswith("manifest.json") for name in files_below(own.root))
+    assert not any(name.endswith("manifest.json") for name in own.root.files_below())
 
 
 def test_what_the_team_lacks_is_made_in_ones_own_store(own: Store, team: Store) -> None:
@@ -60,7 +60,7 @@ def test_what_the_team_lacks_is_made_in_ones_own_store(own: Store, team: Store) 
     assert own.find("targets", OTHER) is None
     made = make_entry(own, OTHER)
     assert (made.is_borrowed, _found(own, OTHER)) == (False, made)
-    assert mirror(made.folder).is_relative_to(mirror(own.root))
+    assert made.folder.mirror().is_relative_to(own.root.mirror())
     assert _state(team.root) == before
     assert team.find("targets", OTHER) is None
 
@@ -107,7 +107,7 @@ def test_damage_in_ones_own_store_is_mended_out_of_the_teams(own: Store, team: S
     )
 
 
-def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: BucketPath, tmp_path: Path) -> None:
+def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: BucketPath, tmp_path: LocalPath) -> None:
     """It is found only as the object comes down."""
     mine = make_entry(Store(bucket / "own" / "store"))
     make_entry(Store(tmp_path / "store"))
@@ -115,7 +115,7 @@ def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket:
     damaged = mine.folder / name
     assert isinstance(damaged, BucketPath)
     damaged.put(bytes([CONTENT[name][0] ^ 1]) + CONTENT[name][1:])
-    (mirror(mine.folder) / name).unlink()
+    (mine.folder.mirror() / name).unlink()
     with pytest.raises(CorruptEntryError) as caught:
         mine.check(upstream=tmp_path)
     assert (

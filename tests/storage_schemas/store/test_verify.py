@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.store import Entry, Store
 from storage_schemas.store.verify import Verdict, verify
@@ -16,7 +16,7 @@ from tests.support.store_samples import FILES, RECIPE, make_entry
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
 
 

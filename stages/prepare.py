@@ -20,11 +20,11 @@ from stages.data.images import ImageError, ImageFacts, read_image
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
 from stages.data.windows import CROPS_RECIPE, Pictures, WindowWriter
 from stages.distributed.tasks import run_tasks, task_options
-from stages.pose.skeleton import COCO_17
+from stages.pose.skeleton import COCO_17, Skeleton
 from stages.progress import progress
 from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
-from storage_schemas.formats.instances import Instances, write_instances
+from storage_schemas.formats.instances import Instances, read_skeleton, write_instances
 from storage_schemas.formats.windows import CROPS_INDEX, StoredCrop, write_index
 from storage_schemas.paths.facts import facts_of, sha256_known
 from storage_schemas.paths.local import LocalPath
@@ -33,7 +33,7 @@ from storage_schemas.store.manifest import canonical_json
 from storage_schemas.store.parts import MARKER, Part, copy_part, finish_part, read_marker
 from storage_schemas.store.store import Draft
 
-__all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "steps"]
+__all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "skeleton_of", "steps"]
 
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
@@ -75,6 +75,11 @@ def pictures_of(context: Context, split: Split) -> Pictures:
     if not context.settings.prepare.crops:
         return Pictures(root)
     return Pictures(root, context.need(instances_step(context, split)).whole())
+
+
+def skeleton_of(context: Context, split: Split) -> Skeleton:
+    """The joint set of a split, as its instance table has it; raises ``MissingInputError`` without the table."""
+    return read_skeleton(context.need(instances_step(context, split)).path(INSTANCES))
 
 
 def images_of(context: Context, split: Split) -> StorePath:
@@ -203,7 +208,7 @@ def _look(job: _Job) -> _Looked:
 def _make_split(context: Context, split: Split, draft: Draft) -> None:
     width, height = context.settings.crop.size_wh
     root = images_of(context, split)
-    coco = read_coco(_annotations_of(context, split))
+    coco = read_coco(_annotations_of(context, split), COCO_17)
     sorted_out = sort_out(coco, aspect_wh=width / height, holdout_fraction=draft.recipe["holdout_fraction"])
     crops = draft.folder if context.settings.prepare.crops else None
     looked = _look_at_images(context, split, root, sorted_out.records, crops)
@@ -215,7 +220,9 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
     if not good:
         raise DataError(f"The {split} set has no usable person", allowed="at least one person with labelled keypoints")
-    table = Instances.from_records(good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)}, COCO_17)
+    table = Instances.from_records(
+        good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)}, coco.skeleton
+    )
     write_instances(draft.work / INSTANCES, table)
     truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))
     (draft.work / GROUND_TRUTH).write_bytes(canonical_json(truth))

@@ -47,7 +47,7 @@ def find_photographs(annotations: LocalPath, root: LocalPath) -> Photographs:
         DataError: it cannot be read, or nobody in it can be used.
     """
     width, height = FULL.crop_wh
-    records = sort_out(read_coco(annotations), aspect_wh=width / height, holdout_fraction=0.0).records
+    records = sort_out(read_coco(annotations, COCO_17), aspect_wh=width / height, holdout_fraction=0.0).records
     if not records:
         raise DataError(f"{annotations} has nobody whose crop could be read", allowed="people with keypoints")
     return Photographs(records, root)

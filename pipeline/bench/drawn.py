@@ -61,11 +61,11 @@ def draw_people(folder: LocalPath, *, images: int, crop_wh: tuple[int, int]) -> 
     spec = SyntheticSpec(train_images=1, val_images=images, seed=0, image_size_wh=_PICTURE_WH)
     with progress("bench: drawing people", images + 1, "images") as bar:
         draw_dataset(folder / "people", spec, progress=lambda done, _: bar.advance(done - bar.done))
-    coco = read_coco(folder / "people" / "annotations" / "val.json")
+    coco = read_coco(folder / "people" / "annotations" / "val.json", COCO_17)
     records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
     root = folder / "people" / "images"
     facts = {item.image_id: check_image(root, item.file_name, (item.width, item.height)) for item in records}
-    people = People(Instances.from_records(records, facts, COCO_17), records, folder / "people.parquet", root)
+    people = People(Instances.from_records(records, facts, coco.skeleton), records, folder / "people.parquet", root)
     write_instances(people.table, people.instances)
     return people
 
@@ -76,7 +76,9 @@ def heatmaps(instances: Instances, views: Views, rows_B: npt.NDArray[np.int64], 
     Some peaks are too weak to be taught, and those of joints outside the crop. A row is drawn alike whatever else is asked for.
     """
     width, height = crop_wh[0] // 4, crop_wh[1] // 4
-    joints_BK3 = crop_keypoints(instances.keypoints_NK3[rows_B], views.affine_N23[rows_B], views.flip_N[rows_B])
+    joints_BK3 = crop_keypoints(
+        instances.keypoints_NK3[rows_B], views.affine_N23[rows_B], views.flip_N[rows_B], skeleton=instances.skeleton
+    )
     xy_BK2 = joints_BK3[..., :2] / 4
     known_BK = np.all((xy_BK2 >= 0) & (xy_BK2 < (width, height)), axis=-1) & (joints_BK3[..., 2] > 0)
     heat_BKHW = np.empty((*known_BK.shape, height, width), np.float32)

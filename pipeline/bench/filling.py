@@ -20,6 +20,7 @@ from stages.distributed.predict import runner
 from stages.networks.load import load_network
 from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
+from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings, BinarizeSettings
 from stages.targets.block import BlockJob, BlockTeacher, BlockView, fill_block
 from storage_schemas.formats.checkpoints import save_weights
@@ -47,7 +48,7 @@ def measure_filling(data: Data, place: Machine) -> Part:
     write_instances(data.folder / _TABLE, people)
     images = _ready_images(people, data, place)
     spec = _untrained(data.folder / "teacher.safetensors", scale, images[0])
-    network = runner(spec, scale.crop_wh, place.device, place.precision, place.threads).network
+    network = runner(spec, COCO_17, scale.crop_wh, place.device, place.precision, place.threads).network
     # Stage targets makes the arrays once for all blocks: it is no part of filling one. One round is not counted.
     rounds = range(scale.fill_rounds + 1)
     single = [_job(data, place, spec, scale.fill_people, num=scale.filled_rows) for _ in rounds]
@@ -156,5 +157,5 @@ def _view(data: Data, spec: NetworkSpec, number: int, num: int) -> BlockView:
     heatmap_wh = (crop_wh[0] // 4, crop_wh[1] // 4)
     view, targets = draft / "view", draft / "targets"
     create_arrays(view, view_arrays(heatmap_wh), num)
-    create_arrays(targets, target_arrays(heatmap_wh, 17), num)
+    create_arrays(targets, target_arrays(heatmap_wh, COCO_17.num_keypoints), num)
     return BlockView(number, None, view, (BlockTeacher("primary", spec, ((BinarizeSettings(), targets),)),))

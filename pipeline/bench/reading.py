@@ -116,7 +116,7 @@ def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -
     """Each way to read by its name; what it reads is written here."""
     width, height = scale.crop_wh
     targets = read_view_targets(cached.view, cached.targets["primary"])
-    num_joints = targets.peak_NK.shape[1]
+    num_keypoints = targets.peak_NK.shape[1]
     records_N, pickles = as_records(targets), folder / "pickles"
     write_pickles(pickles, targets)
     records_N.tofile(folder / "records")
@@ -133,7 +133,7 @@ def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -
     plain = zarr.open_array(LocalStore(_folder(cached), read_only=True), path="bits", mode="r")
 
     def unpacked(bits_BP: npt.NDArray[np.uint8]) -> Tensor:
-        return unpack_bits(torch.from_numpy(bits_BP), num_joints=num_joints, heatmap_wh=(width // 4, height // 4))
+        return unpack_bits(torch.from_numpy(bits_BP), num_keypoints=num_keypoints, heatmap_wh=(width // 4, height // 4))
 
     return {
         _OURS: lambda rows_B: unpacked(mapped[rows_B]),

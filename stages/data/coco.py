@@ -4,7 +4,7 @@ All rules in one place:
 
 The file is refused as a whole (``DataError``, with the ids) if it cannot be read, is not UTF-8 or not JSON, is nested too
 deeply or larger than 4 GiB, lacks ``images``, ``annotations`` or ``categories``, has no category ``person`` (or two, or one
-of other joints than COCO's 17), if an id is missing, repeated, not an integer or beyond 64 bits, if an annotation's image
+of other keypoints than the skeleton), if an id is missing, repeated, not an integer or beyond 64 bits, if an annotation's image
 is missing, or if NaN or Infinity stands anywhere but in an annotation's bbox, area, keypoints or segmentation.
 
 Left out by rule, and counted: annotations of other categories, crowds, people without a labelled joint (HRNet,
@@ -19,7 +19,8 @@ Quarantined, each with its id and the reason (whose first word, up to the colon,
 - bbox: not four finite numbers, negative, beside the picture, or more than ten times as wide or high as it.
   For a person to use: width and height above 0, and at least one pixel in the picture.
 - area: not a finite number from 0 to twice the box's; above 0 for a person to use.
-- keypoints: not 51 finite numbers, v not 0, 1 or 2, or a labelled joint more than half a picture outside the picture.
+- keypoints: not 3 finite numbers for each keypoint of the skeleton, v not 0, 1 or 2, or a labelled keypoint more than half an
+  image outside the image.
 - num_keypoints: given, and not the number of joints with v > 0.
 - segmentation: given, not empty, and neither polygons nor run lengths of this picture (see ``segmentation.py``).
 
@@ -42,15 +43,14 @@ from stages.data.coco_file import CocoFile, Json, read_coco, show
 from stages.data.images import file_name_fault, size_fault
 from stages.data.segmentation import SegmentationError, mask_rle
 from stages.pose.affine import box_to_center_size, trim_box
-from stages.pose.skeleton import COCO_KEYPOINTS
 from storage_schemas.formats.instances import Record
+from storage_schemas.formats.skeleton import Skeleton
 
 __all__ = ["CocoFile", "Quarantined", "Record", "SortedOut", "ground_truth_json", "is_held_out", "read_coco", "sort_out"]
 
 _MAX_BOX_PICTURES = 10
 _MAX_OUTSIDE = 0.5
 _MAX_AREA_BOXES = 2
-_NUM_JOINTS = len(COCO_KEYPOINTS)
 # What COCO results say of people, and ours: the truth says the same, whatever id the file has for 'person'.
 _PERSON = 1
 _LABELS = frozenset((0.0, 1.0, 2.0))
@@ -110,7 +110,7 @@ def sort_out(coco: CocoFile, *, aspect_wh: float, holdout_fraction: float) -> So
             if _is_other_category(coco, annotation):
                 skipped["other category"] += 1
                 continue
-            person = _measured(annotation, image, faults.get(image["id"]))
+            person = _measured(coco, annotation, image, faults.get(image["id"]))
             if rule := _left_out(person):
                 skipped[rule] += 1
             else:
@@ -130,14 +130,14 @@ def ground_truth_json(coco: CocoFile, *, quarantine: Iterable[Quarantined], bad_
     broken = {item.annotation_id for item in quarantine}
     images = {key: image for key, image in coco.images.items() if key not in bad_images and not _image_fault(image)}
     people = [
-        _truth(annotation)
+        _truth(annotation, coco.skeleton)
         for annotation in coco.annotations
         if annotation["image_id"] in images and annotation["id"] not in broken and annotation["category_id"] == coco.person_id
     ]
     return {
         "images": [{name: image[name] for name in ("id", "file_name", "width", "height")} for image in images.values()],
         "annotations": people,
-        "categories": [{"id": _PERSON, "name": "person", "keypoints": list(COCO_KEYPOINTS)}],
+        "categories": [{"id": _PERSON, "name": "person", "keypoints": list(coco.skeleton.keypoints)}],
     }
 
 
@@ -183,7 +183,7 @@ def _is_other_category(coco: CocoFile, annotation: Json) -> bool:
     return category != coco.person_id
 
 
-def _measured(annotation: Json, image: Json, image_fault: str | None) -> _Person:
+def _measured(coco: CocoFile, annotation: Json, image: Json, image_fault: str | None) -> _Person:
     """The person after the checks that hold for those to use and those to ignore alike."""
     if image_fault:
         raise _FaultError(image_fault)
@@ -192,7 +192,7 @@ def _measured(annotation: Json, image: Json, image_fault: str | None) -> _Person
         raise _FaultError(f"iscrowd: {show(crowd)} is not 0 or 1")
     width, height = image["width"], image["height"]
     box = _box(annotation, width, height)
-    return _Person(annotation, image, box, _area(annotation, box), _keypoints(annotation, width, height))
+    return _Person(annotation, image, box, _area(annotation, box), _keypoints(annotation, width, height, coco.skeleton))
 
 
 def _left_out(person: _Person) -> str | None:
@@ -285,16 +285,17 @@ def _area(annotation: Json, box: Sequence[float]) -> float:
     return numbers[0]
 
 
-def _keypoints(annotation: Json, width: int, height: int) -> F64:
+def _keypoints(annotation: Json, width: int, height: int, skeleton: Skeleton) -> F64:
     """Joints (K, 3); all zeros where the annotation has none, as crowds may."""
     given = annotation.get("keypoints")
-    numbers = [0.0] * (3 * _NUM_JOINTS) if given is None or given == [] else _numbers(given, 3 * _NUM_JOINTS)
+    count = 3 * skeleton.num_keypoints
+    numbers = [0.0] * count if given is None or given == [] else _numbers(given, count)
     if numbers is None:
         length = f"{len(given)} values" if isinstance(given, list) else show(given)
-        raise _FaultError(f"keypoints: {length}, not {3 * _NUM_JOINTS} finite numbers")
+        raise _FaultError(f"keypoints: {length}, not {count} finite numbers")
     if not _LABELS.issuperset(numbers[2::3]):
         raise _FaultError("keypoints: a v that is not 0, 1 or 2")
-    keypoints_K3 = np.array(numbers).reshape(_NUM_JOINTS, 3)
+    keypoints_K3 = np.array(numbers).reshape(-1, 3)
     labelled_K = keypoints_K3[:, 2] > 0
     _check_count(annotation, int(np.count_nonzero(labelled_K)))
     keypoints_K3[~labelled_K] = 0.0
@@ -310,9 +311,9 @@ def _check_count(annotation: Json, labelled: int) -> None:
         raise _FaultError(f"num_keypoints: {show(count)} where {labelled} joints have v > 0")
 
 
-def _truth(annotation: Json) -> Json:
+def _truth(annotation: Json, skeleton: Skeleton) -> Json:
     """The annotation with what the evaluation reads, and nothing that was not checked."""
-    keypoints = annotation.get("keypoints") or [0] * (3 * _NUM_JOINTS)
+    keypoints = annotation.get("keypoints") or [0] * (3 * skeleton.num_keypoints)
     return {
         "id": annotation["id"],
         "image_id": annotation["image_id"],

@@ -15,15 +15,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from stages.pose.skeleton import COCO_KEYPOINTS
 from storage_schemas.errors import DataError
+from storage_schemas.formats.skeleton import Skeleton
 
 __all__ = ["CocoFile", "Json", "read_coco", "show"]
 
 _MAX_FILE_BYTES = 4 << 30
 _INT64 = range(-(1 << 63), 1 << 63)
 _MAY_BE_NAN = ("bbox", "area", "keypoints", "segmentation")
-_NUM_JOINTS = len(COCO_KEYPOINTS)
 _SHOWN_IDS = 10
 
 Json = dict[str, Any]
@@ -38,10 +37,11 @@ class CocoFile:
     annotations: Sequence[Json]
     category_ids: frozenset[int]
     person_id: int
+    skeleton: Skeleton
 
 
-def read_coco(annotations_path: Path) -> CocoFile:
-    """Read a COCO keypoints file.
+def read_coco(annotations_path: Path, skeleton: Skeleton) -> CocoFile:
+    """Read a COCO keypoints file whose instances have the keypoints of ``skeleton``.
 
     Raises:
         DataError: the file as a whole cannot be used; see the rules above.
@@ -61,7 +61,8 @@ def read_coco(annotations_path: Path) -> CocoFile:
             annotations_path, f"{len(strays)} annotations of an image that is missing: {_few(strays)}", "image_id of an image"
         )
     category_ids = frozenset(category["id"] for category in categories)
-    return CocoFile(annotations_path, by_id, annotations, category_ids, _person_category(categories, annotations_path))
+    person_id = _person_category(categories, annotations_path, skeleton)
+    return CocoFile(annotations_path, by_id, annotations, category_ids, person_id, skeleton)
 
 
 def show(value: object) -> str:
@@ -152,17 +153,19 @@ def _check_ids(items: Sequence[Json], what: str, path: Path) -> None:
         _refuse(path, f"{len(repeated)} {what} ids more than once: {_few(repeated)}", "each id once")
 
 
-def _person_category(categories: Sequence[Json], path: Path) -> int:
+def _person_category(categories: Sequence[Json], path: Path, skeleton: Skeleton) -> int:
     people = [category for category in categories if category.get("name") == "person"]
     if len(people) != 1:
         names = _few([category.get("name") for category in categories])
         _refuse(path, f"{len(people)} categories named 'person' among: {names or 'none'}", "exactly one category 'person'")
-    joints = people[0].get("keypoints")
-    # Names may be spelled otherwise, but 14 joints, or the same in another order, would train a wrong network silently.
-    reordered = isinstance(joints, list) and set(map(str, joints)) == set(COCO_KEYPOINTS) and joints != list(COCO_KEYPOINTS)
-    if joints is not None and (not isinstance(joints, list) or len(joints) != _NUM_JOINTS or reordered):
+    given, expected = people[0].get("keypoints"), skeleton.keypoints
+    # Names may be spelled otherwise, but another number, or the same in another order, would train a wrong network silently.
+    reordered = isinstance(given, list) and set(map(str, given)) == set(expected) and given != list(expected)
+    if given is not None and (not isinstance(given, list) or len(given) != len(expected) or reordered):
         _refuse(
-            path, f"the category 'person' has the joints {show(joints)}", f"COCO's {_NUM_JOINTS}: {', '.join(COCO_KEYPOINTS)}"
+            path,
+            f"the category 'person' has the keypoints {show(given)}",
+            f"the {len(expected)} of '{skeleton.name}': {', '.join(expected)}",
         )
     person_id: int = people[0]["id"]
     return person_id

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from stages.pose.affine import apply_affine
-from stages.pose.skeleton import FLIP_PERMUTATION
+from stages.pose.skeleton import Skeleton
 
 __all__ = ["crop_image", "crop_keypoints", "crop_mask", "heatmap_mask"]
 
@@ -52,9 +52,13 @@ def _along_rows(pixels_hw: U8) -> U8:
 
 
 def crop_keypoints(
-    keypoints_NK3: npt.NDArray[np.float32], affine_N23: npt.NDArray[np.float32], flip_N: npt.NDArray[np.bool_]
+    keypoints_NK3: npt.NDArray[np.float32],
+    affine_N23: npt.NDArray[np.float32],
+    flip_N: npt.NDArray[np.bool_],
+    *,
+    skeleton: Skeleton,
 ) -> npt.NDArray[np.float32]:
     """The joints [N, K, 3] in crop pixels; in a mirrored crop, left and right joints change places."""
     xy_NK2 = apply_affine(affine_N23.astype(np.float64), keypoints_NK3[..., :2])
     moved = np.concatenate([xy_NK2, keypoints_NK3[..., 2:]], axis=-1).astype(np.float32)
-    return np.where(flip_N[:, None, None], moved[:, FLIP_PERMUTATION], moved)
+    return np.where(flip_N[:, None, None], moved[:, list(skeleton.flip)], moved)

@@ -16,6 +16,7 @@ from stages.data.images import ImageError, ImageFacts, check_image
 from stages.pose.affine import box_to_center_size
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Record
+from storage_schemas.formats.skeleton import Skeleton
 from storage_schemas.paths.path import StorePath
 
 __all__ = ["check_pictures", "read_detections"]
@@ -23,14 +24,13 @@ __all__ = ["check_pictures", "read_detections"]
 log = logging.getLogger(__name__)
 
 _PERSON = 1
-_NUM_JOINTS = 17
 _ALLOWED = "a list of {image_id, category_id, bbox, score}, such as COCO_val2017_detections_AP_H_56_person.json"
 
 F64 = npt.NDArray[np.float64]
 Image = Mapping[str, Any]
 
 
-def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float) -> tuple[list[Record], F64]:
+def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, skeleton: Skeleton) -> tuple[list[Record], F64]:
     """Everybody that was detected on ``images`` (those of a COCO ground truth), and the scores of their boxes.
 
     Images that nobody is annotated on are as good as others: what is found there is wrong, and counts so. Boxes are not
@@ -50,7 +50,8 @@ def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float) ->
     box_N4, score_N = _boxes(path, ours)
     center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
     people = [
-        _record(row, image_of[record["image_id"]], box_N4[row], center_N2[row], size_N2[row]) for row, record in enumerate(ours)
+        _record(row, image_of[record["image_id"]], box_N4[row], center_N2[row], size_N2[row], skeleton)
+        for row, record in enumerate(ours)
     ]
     return people, score_N
 
@@ -89,7 +90,7 @@ def check_pictures(
     return found
 
 
-def _record(row: int, image: Image, box_4: F64, center_2: F64, size_2: F64) -> Record:
+def _record(row: int, image: Image, box_4: F64, center_2: F64, size_2: F64, skeleton: Skeleton) -> Record:
     return Record(
         annotation_id=row,
         image_id=int(image["id"]),
@@ -100,7 +101,7 @@ def _record(row: int, image: Image, box_4: F64, center_2: F64, size_2: F64) -> R
         center_2=center_2,
         size_2=size_2,
         area=float(box_4[2] * box_4[3]),
-        keypoints_K3=np.zeros((_NUM_JOINTS, 3), np.float32),
+        keypoints_K3=np.zeros((skeleton.num_keypoints, 3), np.float32),
         mask_rle=None,
         holdout=False,
     )

@@ -198,7 +198,9 @@ class CropLoader:
             Batch(
                 rows_B,
                 np.stack([person[index][0] for person in done]),
-                crop_keypoints(table.keypoints_NK3[rows_B], view.affine_N23[rows_B], view.flip_N[rows_B]),
+                crop_keypoints(
+                    table.keypoints_NK3[rows_B], view.affine_N23[rows_B], view.flip_N[rows_B], skeleton=table.skeleton
+                ),
                 np.stack([person[index][1] for person in done]),
                 table.has_mask_N[rows_B],
             )

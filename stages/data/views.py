@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.pose.affine import box_to_center_size, crop_affine
-from stages.pose.skeleton import LOWER_BODY, UPPER_BODY
+from stages.pose.skeleton import Skeleton
 from stages.settings import AugmentSettings
 from storage_schemas.formats.instances import Instances
 
@@ -46,7 +46,7 @@ def draw_views(instances: Instances, view: int, *, seed: int, augment: AugmentSe
             generator = _generator(seed, int(instances.id_N[i]), view)
             crop = (center_N2[i], size_N2[i])
             center_N2[i], size_N2[i], rotation_N[i], flip_N[i] = _augmented(
-                generator, *crop, instances.keypoints_NK3[i], augment, size_wh[0] / size_wh[1]
+                generator, *crop, instances.keypoints_NK3[i], instances.skeleton, augment, size_wh[0] / size_wh[1]
             )
     affine_N23 = crop_affine(center_N2, size_N2, rotation_deg=rotation_N, size_wh=size_wh, flip=flip_N)
     return Views(affine_N23.astype(np.float32), flip_N)
@@ -63,6 +63,7 @@ def _augmented(
     center_2: F64,
     size_2: F64,
     keypoints_K3: npt.NDArray[np.float32],
+    skeleton: Skeleton,
     augment: AugmentSettings,
     aspect_wh: float,
 ) -> tuple[F64, F64, float, bool]:
@@ -71,20 +72,26 @@ def _augmented(
     half_body, rotate, flip = generator.random(3)
     upper_normal, scale_normal, rotation_normal = generator.standard_normal(3)
     if half_body < augment.half_body_prob:
-        center_2, size_2 = _half_body(keypoints_K3, center_2, size_2, aspect_wh, prefer_upper=upper_normal < 0.5)
+        center_2, size_2 = _half_body(keypoints_K3, skeleton, center_2, size_2, aspect_wh, prefer_upper=upper_normal < 0.5)
     size_2 = size_2 * (1.0 + augment.scale * np.clip(scale_normal, -1.0, 1.0))
     rotation = augment.rotation_deg * float(np.clip(rotation_normal, -_MAX_ROTATIONS, _MAX_ROTATIONS))
     return center_2, size_2, rotation if rotate < augment.rotation_prob else 0.0, bool(flip < augment.flip_prob)
 
 
 def _half_body(
-    keypoints_K3: npt.NDArray[np.float32], center_2: F64, size_2: F64, aspect_wh: float, *, prefer_upper: bool
+    keypoints_K3: npt.NDArray[np.float32],
+    skeleton: Skeleton,
+    center_2: F64,
+    size_2: F64,
+    aspect_wh: float,
+    *,
+    prefer_upper: bool,
 ) -> tuple[F64, F64]:
     """The crop around the upper or lower half of a person of whom more than eight joints are labelled; else the old one."""
     labelled = keypoints_K3[:, 2] > 0
     if labelled.sum() <= _HALF_BODY_MIN_VISIBLE:
         return center_2, size_2
-    halves = [keypoints_K3[joints][labelled[joints], :2] for joints in (list(UPPER_BODY), list(LOWER_BODY))]
+    halves = [keypoints_K3[half][labelled[half], :2] for half in (list(skeleton.upper), list(skeleton.lower))]
     upper, lower = halves
     take_upper = (prefer_upper and len(upper) > _HALF_BODY_MIN_JOINTS) or len(lower) <= _HALF_BODY_MIN_JOINTS
     chosen = upper if take_upper else lower

@@ -24,6 +24,7 @@ from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
 from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.pose.flip import flip_merge
+from stages.pose.skeleton import Skeleton
 from stages.settings import AugmentSettings, DecoderName
 from storage_schemas.formats.instances import Instances, read_instances
 from storage_schemas.paths.path import File
@@ -44,6 +45,7 @@ class Runner:
     device: torch.device
     precision: Literal["float32", "bfloat16"]
     feed_mask: bool
+    skeleton: Skeleton
 
     def heatmaps(self, batch: Batch, *, flip: bool = False) -> Tensor:
         """float32 maps [B, K, H, W]; with ``flip`` the mean with those of the mirrored crop (HRNet's flip test)."""
@@ -54,7 +56,7 @@ class Runner:
         if not flip:
             return heat_BKHW
         mirrored = None if mask_B1hw is None else mask_B1hw.flip(-1)
-        return flip_merge(heat_BKHW, self._forward(image_B3hw.flip(-1), mirrored, has_mask_B))
+        return flip_merge(heat_BKHW, self._forward(image_B3hw.flip(-1), mirrored, has_mask_B), skeleton=self.skeleton)
 
     def _forward(self, image_B3hw: Tensor, mask_B1hw: Tensor | None, has_mask_B: Tensor) -> Tensor:
         inputs = (normalize(image_B3hw),) if mask_B1hw is None else (normalize(image_B3hw), mask_B1hw, has_mask_B)
@@ -69,13 +71,18 @@ class Runner:
 
 @lru_cache(maxsize=4)
 def runner(
-    spec: NetworkSpec, size_wh: tuple[int, int], device: Device, precision: Literal["float32", "bfloat16"], threads: int
+    spec: NetworkSpec,
+    skeleton: Skeleton,
+    size_wh: tuple[int, int],
+    device: Device,
+    precision: Literal["float32", "bfloat16"],
+    threads: int,
 ) -> Runner:
     """The network of ``spec``, loaded once in this process."""
     torch.set_num_threads(threads)
     network = load_network(spec, size_wh=size_wh, onnx_threads=threads, device=device)
     place = torch.device(device)
-    return Runner(on_device(network, place), place, precision, spec.senior)
+    return Runner(on_device(network, place), place, precision, spec.senior, skeleton)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def predict(
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
     instances = read_instances(job.people.fetch()).select(np.arange(job.start, job.stop))
     size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)
-    ready = runner(job.spec, size_wh, job.device, job.precision, worker_threads())
+    ready = runner(job.spec, instances.skeleton, size_wh, job.device, job.precision, worker_threads())
     found: dict[DecoderName, list[F32]] = {decoder: [] for decoder in DECODERS}
     for batch, affine_B23 in _plain_batches(instances, job, size_wh, with_mask=ready.feed_mask):
         heat_BKHW = ready.heatmaps(batch, flip=job.flip)

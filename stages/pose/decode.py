@@ -73,7 +73,7 @@ def to_image(
 
     The inverse is that of the heatmap's own affine, without a half-pixel term (HRNet, lib/core/inference.py). An affine
     with a mirror takes points back to where they are in the image, but left and right joints stay swapped: that is
-    for the caller to undo (``skeleton.FLIP_PERMUTATION``).
+    for the caller to undo (``Skeleton.flip``).
     """
     points = xy_BK2.detach().cpu().numpy() if isinstance(xy_BK2, Tensor) else xy_BK2
     heat_affine_B23 = scale_affine(np.asarray(affine_B23, np.float64), 1.0 / stride)

@@ -1,23 +1,23 @@
-"""The flip test: a network's answers for an image and for its mirror image, averaged."""
+"""The flip test: the mean of a network's heatmaps for an image and for its mirror image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from stages.pose.skeleton import FLIP_PERMUTATION
+from stages.pose.skeleton import Skeleton
 
 __all__ = ["flip_merge"]
 
 
-def flip_merge(heat_BKHW: Tensor, heat_flipped_BKHW: Tensor, *, shift: bool = True) -> Tensor:
-    """Mean of ``heat_BKHW`` and the mirrored, joint-swapped ``heat_flipped_BKHW`` (HRNet, lib/core/function.py).
+def flip_merge(heat_BKHW: Tensor, heat_flipped_BKHW: Tensor, *, skeleton: Skeleton, shift: bool = True) -> Tensor:
+    """Mean of ``heat_BKHW`` and the mirrored, keypoint-swapped ``heat_flipped_BKHW`` (HRNet, lib/core/function.py).
 
     ``heat_flipped_BKHW`` is the raw output for the input with its columns reversed. ``shift`` moves it one pixel to
     the right, where column 0 keeps its own value: right for crops made by ``affine.crop_affine``, whose centre lies
     at w / 2 rather than (w - 1) / 2; wrong for crops made in (w - 1) units (UDP).
     """
-    back_BKHW = heat_flipped_BKHW[:, FLIP_PERMUTATION].flip(-1)
+    back_BKHW = heat_flipped_BKHW[:, list(skeleton.flip)].flip(-1)
     if shift:
         back_BKHW = torch.cat([back_BKHW[..., :1], back_BKHW[..., :-1]], dim=-1)
     return (heat_BKHW + back_BKHW) * 0.5

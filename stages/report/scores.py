@@ -16,6 +16,7 @@ from stages.distributed.predict import DECODERS
 from stages.networks.load import load_network
 from stages.networks.profile import measure_latency, profile
 from stages.networks.spec import NetworkSpec
+from stages.prepare import skeleton_of
 from stages.report.page.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
 from stages.scoring.bootstrap import paired_bootstrap
 from stages.scoring.network_scores import is_on_ground_truth, read_ground_truth
@@ -166,10 +167,11 @@ def differences(context: Context, networks: Sequence[Compared], decoder: Decoder
     by_key = {item.key: item for item in networks}
     truth = read_ground_truth(context, "val")
     results = {key: _results(item.entry, decoder) for key, item in by_key.items()}
+    skeleton = skeleton_of(context, "val")
     found = []
     for index, (a, b) in enumerate(_PAIRS):
         if a in by_key and b in by_key:
-            bootstrap = paired_bootstrap(truth, results[a], results[b], seed=0)
+            bootstrap = paired_bootstrap(truth, results[a], results[b], skeleton=skeleton, seed=0)
             found.append(Difference(by_key[b].who, _SPOKEN_NAMES[a], _SPOKEN_NAMES[b], bootstrap, index < _HEADLINES))
     return found
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools.cocoeval import COCOeval
 
+from stages.pose.skeleton import Skeleton
 from stages.scoring.coco_ap import match_results, matched_images
 
 __all__ = ["PairedBootstrap", "paired_bootstrap"]
@@ -42,6 +43,7 @@ def paired_bootstrap(
     results_a: Sequence[Record],
     results_b: Sequence[Record],
     *,
+    skeleton: Skeleton,
     seed: int,
     num_resamples: int = 1000,
     image_ids: Collection[int] | None = None,
@@ -54,7 +56,9 @@ def paired_bootstrap(
     Raises:
         DataError: as ``stages.scoring.coco_ap.evaluate``.
     """
-    matches_a, matches_b = (_matches(match_results(ground_truth, results, image_ids)) for results in (results_a, results_b))
+    matches_a, matches_b = (
+        _matches(match_results(ground_truth, results, skeleton, image_ids)) for results in (results_a, results_b)
+    )
     num_images = len(matches_a.instances)
     generator = np.random.default_rng(seed)
     weights_RI = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from stages.pose.skeleton import COCO_KEYPOINTS, SIGMAS
+from stages.pose.skeleton import Skeleton
 from storage_schemas.errors import DataError
 
 __all__ = ["JointScore", "Scores", "evaluate", "match_results", "matched_images"]
@@ -26,7 +26,6 @@ F64 = npt.NDArray[np.float64]
 Record = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
-_NUM_VALUES = 3 * len(COCO_KEYPOINTS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,9 @@ class Scores:
     num_instances: int
 
 
-def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Collection[int] | None = None) -> Scores:
+def evaluate(
+    ground_truth: Record, results: Sequence[Record], *, skeleton: Skeleton, image_ids: Collection[int] | None = None
+) -> Scores:
     """Score ``results`` (COCO results records) against ``ground_truth`` (a COCO keypoints file as a dict).
 
     With ``image_ids`` only those images count, and results on the others are left out. The size of a result, which
@@ -72,11 +73,11 @@ def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Coll
 
     Raises DataError: no person with a labelled joint, records that are malformed, NaN or infinity, unknown image ids.
     """
-    evaluation = match_results(ground_truth, results, image_ids)
+    evaluation = match_results(ground_truth, results, skeleton, image_ids)
     with _quiet():
         evaluation.accumulate()
         evaluation.summarize()
-    similarity_NK, labelled_NK = _joint_similarity(evaluation)
+    similarity_NK, labelled_NK = _joint_similarity(evaluation, skeleton)
     ap, ap50, ap75, apm, apl, ar, ar50, ar75, arm, arl = (float(value) for value in evaluation.stats)
     return Scores(
         AP=ap,
@@ -89,7 +90,7 @@ def evaluate(ground_truth: Record, results: Sequence[Record], *, image_ids: Coll
         AR75=ar75,
         ARM=arm,
         ARL=arl,
-        joints=_joint_table(similarity_NK, labelled_NK),
+        joints=_joint_table(similarity_NK, labelled_NK, skeleton),
         num_images=len(evaluation.params.imgIds),
         num_instances=len(labelled_NK),
     )
@@ -102,20 +103,24 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def match_results(ground_truth: Record, results: Sequence[Record], image_ids: Collection[int] | None) -> COCOeval:
+def match_results(
+    ground_truth: Record, results: Sequence[Record], skeleton: Skeleton, image_ids: Collection[int] | None
+) -> COCOeval:
     """A COCOeval that has matched results with people, image by image."""
     all_ids = {image["id"] for image in ground_truth.get("images", ())}
     kept_ids = all_ids if image_ids is None else set(image_ids)
     _refuse_unknown(kept_ids - all_ids, "image_ids name images")
-    people, category = _people(ground_truth, kept_ids)
+    people, category = _people(ground_truth, kept_ids, skeleton.num_keypoints)
     _refuse_unknown({result.get("image_id") for result in results} - all_ids, "results are on images")
     detections = [
-        _detection(result, index, category) for index, result in enumerate(results) if result.get("image_id") in kept_ids
+        _detection(result, index, category, skeleton.num_keypoints)
+        for index, result in enumerate(results)
+        if result.get("image_id") in kept_ids
     ]
     if not detections:
         _log.warning("no results on the %d images of the ground truth: AP is 0", len(kept_ids))
     evaluation = COCOeval(_coco(people, kept_ids, category), _coco(detections, kept_ids, category), "keypoints")
-    evaluation.params.kpt_oks_sigmas = SIGMAS
+    evaluation.params.kpt_oks_sigmas = skeleton.sigmas_K
     with _quiet():
         evaluation.evaluate()
     return evaluation
@@ -143,14 +148,14 @@ def _refuse_unknown(unknown: Collection[Any], what: str) -> None:
         )
 
 
-def _people(ground_truth: Record, kept_ids: Collection[int]) -> tuple[list[dict[str, Any]], int]:
+def _people(ground_truth: Record, kept_ids: Collection[int], num_keypoints: int) -> tuple[list[dict[str, Any]], int]:
     """What COCOeval needs of the annotations on ``kept_ids``, and the id of the category that has keypoints."""
     annotations = ground_truth.get("annotations", ())
     categories = {annotation["category_id"] for annotation in annotations if "keypoints" in annotation}
     if len(categories) > 1:
         raise DataError(f"keypoints in {len(categories)} categories: {sorted(categories)}", allowed="one category")
     people = [
-        _person(annotation)
+        _person(annotation, 3 * num_keypoints)
         for annotation in annotations
         if annotation["category_id"] in categories and annotation["image_id"] in kept_ids
     ]
@@ -162,10 +167,10 @@ def _people(ground_truth: Record, kept_ids: Collection[int]) -> tuple[list[dict[
     return people, categories.pop()
 
 
-def _person(annotation: Record) -> dict[str, Any]:
+def _person(annotation: Record, num_values: int) -> dict[str, Any]:
     """A person as COCOeval wants it. One without keypoints, such as a crowd, stays as a region to ignore."""
     where = f"annotation {annotation.get('id')} on image {annotation['image_id']}"
-    keypoints = _numbers(annotation.get("keypoints", [0] * _NUM_VALUES), _NUM_VALUES, f"keypoints of {where}")
+    keypoints = _numbers(annotation.get("keypoints", [0] * num_values), num_values, f"keypoints of {where}")
     return {
         "image_id": annotation["image_id"],
         "category_id": annotation["category_id"],
@@ -177,12 +182,12 @@ def _person(annotation: Record) -> dict[str, Any]:
     }
 
 
-def _detection(result: Record, index: int, category: int) -> dict[str, Any]:
+def _detection(result: Record, index: int, category: int, num_keypoints: int) -> dict[str, Any]:
     """A result as COCOeval wants it, with the area that pycocotools gives to one without a box."""
     where = f"result {index} on image {result['image_id']}"
     if result.get("category_id") != category:
         raise DataError(f"category_id {result.get('category_id')!r} of {where}", allowed=f"{category}, the people's")
-    keypoints = _numbers(result.get("keypoints", ()), _NUM_VALUES, f"keypoints of {where}")
+    keypoints = _numbers(result.get("keypoints", ()), 3 * num_keypoints, f"keypoints of {where}")
     return {
         "image_id": result["image_id"],
         "category_id": category,
@@ -209,7 +214,7 @@ def matched_images(evaluation: COCOeval) -> list[dict[str, Any] | None]:
     return found
 
 
-def _joint_similarity(evaluation: COCOeval) -> tuple[F64, npt.NDArray[np.bool_]]:
+def _joint_similarity(evaluation: COCOeval, skeleton: Skeleton) -> tuple[F64, npt.NDArray[np.bool_]]:
     """Keypoint similarity (N, K) of the N people that count with their match at OKS .5, and which joints are labelled."""
     people, results = evaluation.cocoGt.anns, evaluation.cocoDt.anns
     similarity, labelled = [], []
@@ -218,18 +223,18 @@ def _joint_similarity(evaluation: COCOeval) -> tuple[F64, npt.NDArray[np.bool_]]
             if ignored:
                 continue
             truth = people[person_id]["keypoints"].reshape(-1, 3)
-            row = np.zeros(len(SIGMAS))
+            row = np.zeros(skeleton.num_keypoints)
             if result_id:
                 squared = np.square(results[int(result_id)]["keypoints"].reshape(-1, 3) - truth)[:, :2].sum(axis=1)
-                row = np.exp(-squared / np.square(2 * SIGMAS) / (people[person_id]["area"] + np.spacing(1)) / 2)
+                row = np.exp(-squared / np.square(2 * skeleton.sigmas_K) / (people[person_id]["area"] + np.spacing(1)) / 2)
             similarity.append(row)
             labelled.append(truth[:, 2] > 0)
     return np.asarray(similarity), np.asarray(labelled)
 
 
-def _joint_table(similarity_NK: F64, labelled_NK: npt.NDArray[np.bool_]) -> tuple[JointScore, ...]:
+def _joint_table(similarity_NK: F64, labelled_NK: npt.NDArray[np.bool_], skeleton: Skeleton) -> tuple[JointScore, ...]:
     count_K = labelled_NK.sum(axis=0)
     mean_K = (similarity_NK * labelled_NK).sum(axis=0) / np.maximum(count_K, 1)
     share_K = ((similarity_NK >= 0.5) & labelled_NK).sum(axis=0) / np.maximum(count_K, 1)
-    columns = zip(COCO_KEYPOINTS, count_K, mean_K, share_K, strict=True)
+    columns = zip(skeleton.keypoints, count_K, mean_K, share_K, strict=True)
     return tuple(JointScore(name, int(count), float(mean), float(share)) for name, count, mean, share in columns)

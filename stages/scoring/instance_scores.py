@@ -50,7 +50,8 @@ def kept_instances(instances: Instances, score_N: F64, keypoints_NK3: F32, *, th
     area_N = instances.size_N2.prod(axis=1)
     for image in np.unique(instances.image_N):
         rows = np.flatnonzero(instances.image_N == image)
-        kept_N[rows[oks_nms(keypoints_NK3[rows], score_N[rows], area_N[rows], threshold=threshold)]] = True
+        kept = oks_nms(keypoints_NK3[rows], score_N[rows], area_N[rows], skeleton=instances.skeleton, threshold=threshold)
+        kept_N[rows[kept]] = True
     return kept_N
 
 
@@ -72,4 +73,5 @@ def score_poses(
     kept_N = kept_instances(instances, score_N, keypoints_NK3, threshold=protocol.nms_threshold)
     image_id_N = instances.image_id_M[instances.image_N]
     results = coco_results(image_id_N[kept_N], score_N[kept_N], keypoints_NK3[kept_N])
-    return ScoredPoses(asdict(evaluate(ground_truth, results, image_ids=image_ids)), score_N, kept_N)
+    scores = evaluate(ground_truth, results, skeleton=instances.skeleton, image_ids=image_ids)
+    return ScoredPoses(asdict(scores), score_N, kept_N)

@@ -162,7 +162,7 @@ def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instance
     """The detections on images of the ground truth; ``table`` holds the images that ``prepare`` has checked."""
     width, height = context.settings.crop.size_wh
     images = read_ground_truth(context, "val")["images"]
-    records, score_N = read_detections(boxes, images, aspect_wh=width / height)
+    records, score_N = read_detections(boxes, images, aspect_wh=width / height, skeleton=table.skeleton)
     known = zip(table.image_id_M.tolist(), table.sha256_M, table.bytes_M.tolist(), strict=True)
     facts = {image_id: ImageFacts(sha256, size) for image_id, sha256, size in known}
     # ``prepare`` checks only images with annotations; check the others now, by the same rules.

@@ -25,6 +25,7 @@ from stages.distributed.tasks import worker_threads
 from stages.networks.spec import NetworkSpec
 from stages.pose.binarize import binarize
 from stages.pose.decode import dark_kernel_of, decode, to_image
+from stages.pose.skeleton import Skeleton
 from stages.settings import AugmentSettings, BinarizeSettings, Role
 from storage_schemas.formats.instances import Instances, read_instances
 from storage_schemas.formats.targets import (
@@ -99,7 +100,7 @@ def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
     """Write the job's block of every array; how many crops each teacher saw."""
     instances = read_instances(job.people.fetch()).select(np.arange(job.start, job.stop))
     crops = [_crops(job, view, instances) for view in job.views]
-    collected = _Collected(job, crops, threads)
+    collected = _Collected(job, instances.skeleton, crops, threads)
     # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
     with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
     loader = CropLoader(instances, job.pictures, size_wh=job.size_wh, threads=threads, ahead=batches_ahead(job.device))
@@ -128,8 +129,8 @@ def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
 class _Collected:
     """The rows of a block as they come out of the teachers, until all are there and the block is written."""
 
-    def __init__(self, job: BlockJob, crops: Sequence[Views], threads: int) -> None:
-        self._job, self._crops, self._threads = job, crops, threads
+    def __init__(self, job: BlockJob, skeleton: Skeleton, crops: Sequence[Views], threads: int) -> None:
+        self._job, self._skeleton, self._crops, self._threads = job, skeleton, crops, threads
         self._rows: dict[StorePath, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
         self.forwards: dict[str, int] = defaultdict(int)
         self._bad: dict[StorePath, int] = defaultdict(int)
@@ -143,7 +144,7 @@ class _Collected:
             self._keep(view.draft, flip=self._crops[index].flip_N[batch.rows_B])
             self._keep(view.draft, mask=pack_bits(masks), has_mask=batch.has_mask_B)
         for teacher in view.teachers:
-            ready = runner(teacher.spec, job.size_wh, job.device, job.precision, self._threads)
+            ready = runner(teacher.spec, self._skeleton, job.size_wh, job.device, job.precision, self._threads)
             heat_BKHW = ready.heatmaps(batch)
             self.forwards[teacher.role] += len(batch.rows_B)
             for rule, folder in teacher.outputs:

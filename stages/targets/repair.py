@@ -20,7 +20,7 @@ from stages.data.views import Views
 from stages.distributed.predict import runner
 from stages.distributed.tasks import run_tasks, task_options
 from stages.pose.binarize import binarize
-from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.prepare import INSTANCES, instances_step, pictures_of, skeleton_of
 from stages.progress import progress
 from stages.targets.block import BlockTeacher, BlockView, run_block
 from stages.targets.stage import CachedStep, array_specs, block_job, view_step
@@ -37,7 +37,6 @@ __all__ = ["Sample", "fetch", "repair", "sample"]
 
 log = logging.getLogger(__name__)
 
-_NUM_JOINTS = 17
 _SCRATCH = "repair-"
 
 
@@ -241,7 +240,8 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
     num = int(entry.measured["rows"])
     chosen_B = np.sort(np.random.default_rng(seed).choice(num, min(rows, num), replace=False))
     width, height = context.heatmap_wh
-    cached = unpack_bits(_rows(entry, "bits", chosen_B).astype(np.uint8), (_NUM_JOINTS, height, width))
+    num_keypoints = skeleton_of(context, step.split).num_keypoints
+    cached = unpack_bits(_rows(entry, "bits", chosen_B).astype(np.uint8), (num_keypoints, height, width))
     fresh = _bits_again(context, step, crops, chosen_B)
     differs = cached != fresh
     return Sample(
@@ -249,7 +249,7 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
         bits=differs.size,
         differing=int(differs.sum()),
         set_bits=int(cached.sum()),
-        maps=len(chosen_B) * _NUM_JOINTS,
+        maps=len(chosen_B) * num_keypoints,
         differing_maps=int(differs.any(axis=(2, 3)).sum()),
     )
 
@@ -264,7 +264,8 @@ def _bits_again(context: Context, step: TargetsStep, crops: Entry, chosen_B: npt
     device: Device = "cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu"
     spec = _teacher(context, step, crops.folder).spec
     threads = torch.get_num_threads()
-    ready = runner(spec, size_wh, device, resolve_precision(context.settings.targets.precision, context.device), threads)
+    precision = resolve_precision(context.settings.targets.precision, context.device)
+    ready = runner(spec, instances.skeleton, size_wh, device, precision, threads)
     loader = CropLoader(instances, pictures_of(context, split), size_wh=size_wh, threads=threads, ahead=batches_ahead(device))
     found = []
     try:

@@ -22,7 +22,7 @@ from stages.data.views import VIEWS_VERSION
 from stages.distributed.tasks import run_tasks, task_options
 from stages.networks.spec import NetworkSpec
 from stages.pose.decode import decode_bits, to_image
-from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.prepare import INSTANCES, instances_step, pictures_of, skeleton_of
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.network_scores import backend_of, read_ground_truth
 from stages.scoring.protocol import Protocol
@@ -55,7 +55,6 @@ Drafts = dict[str, tuple[CachedStep, Draft]]
 """Entries in the making, with their steps, by key."""
 
 _VERSION = 1
-_NUM_JOINTS = 17
 _VIEWS_TOGETHER = 8
 """Views that are filled at the same time; their bits are held in memory until a block is written."""
 
@@ -178,7 +177,7 @@ def array_specs(context: Context, step: CachedStep) -> tuple[ArraySpec, ...]:
     """The arrays of a step's entry."""
     if isinstance(step, ViewStep):
         return view_arrays(context.heatmap_wh)
-    return target_arrays(context.heatmap_wh, _NUM_JOINTS)
+    return target_arrays(context.heatmap_wh, skeleton_of(context, step.split).num_keypoints)
 
 
 def _jobs(context: Context, split: Split, people: File, num: int, drafts: Drafts) -> Iterator[BlockJob]:
@@ -254,7 +253,7 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     made: dict[str, Any] = {"device": context.device}
     if isinstance(step, TargetsStep):
         bad = sum(part.notes["bad"] for part in draft.parts().values())
-        _refuse_if_too_bad(context, step, bad, num)
+        _refuse_if_too_bad(context, step, bad, num * skeleton_of(context, step.split).num_keypoints)
         measured |= {"bad_maps": bad, "seen": _seen_share(draft.fetch("peak/"), step.rule)}
         made |= {"batch_size": context.settings.targets.batch_size}
         if step.split == "val":
@@ -262,11 +261,11 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     return draft.commit(files, measured=measured, made=made)
 
 
-def _refuse_if_too_bad(context: Context, step: TargetsStep, bad: int, num: int) -> None:
+def _refuse_if_too_bad(context: Context, step: TargetsStep, bad: int, num_maps: int) -> None:
     allowed = context.settings.targets.max_bad_fraction
-    if bad > allowed * num * _NUM_JOINTS:
+    if bad > allowed * num_maps:
         raise TrainingError(
-            f"{bad} of {num * _NUM_JOINTS} heatmaps in the {step.title} are not finite or zero everywhere",
+            f"{bad} of {num_maps} heatmaps in the {step.title} are not finite or zero everywhere",
             allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); is the teacher the right one?",
             remedy=Remedy("run", stage="targets", settings=("targets.precision=float32",)),
         )
@@ -289,7 +288,7 @@ def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]
     affine = read_rows(crops.fetch(), "affine").astype(np.float64)
     width, height = context.heatmap_wh
     folder = draft.fetch("bits/", "peak/", "block-")
-    bits = unpack_bits(cast(Any, read_rows(folder, "bits")), (_NUM_JOINTS, height, width))
+    bits = unpack_bits(cast(Any, read_rows(folder, "bits")), (people.skeleton.num_keypoints, height, width))
     xy, score = decode_bits(torch.from_numpy(bits), torch.from_numpy(read_rows(folder, "peak").astype(np.float32)))
     found = {"AP_from_bits": np.concatenate([to_image(xy, affine), score.numpy()[..., None]], -1).astype(np.float32)}
     parts = [np.load(folder / f"{name}.npz") for name in sorted(draft.parts())]

@@ -25,7 +25,7 @@ class LossTerm:
     heat_BKHW: Tensor
 
 
-def unpack_bits(packed_BP: Tensor, *, num_joints: int, heatmap_wh: tuple[int, int]) -> Tensor:
+def unpack_bits(packed_BP: Tensor, *, num_keypoints: int, heatmap_wh: tuple[int, int]) -> Tensor:
     """Unpack uint8 bits to maps of 0 and 1, uint8 [B, K, H, W], on the bits' device; a byte's highest bit is its first pixel.
 
     The maps stay bytes, since writing floats (four times the size) would take most of the time; the loss converts them.
@@ -36,7 +36,7 @@ def unpack_bits(packed_BP: Tensor, *, num_joints: int, heatmap_wh: tuple[int, in
         pixels = torch.from_numpy(np.unpackbits(packed_BP.numpy(), axis=-1))
     else:
         pixels = _shifted(packed_BP)
-    return pixels.view(len(packed_BP), num_joints, height, width)
+    return pixels.view(len(packed_BP), num_keypoints, height, width)
 
 
 def _shifted(packed_BP: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from stages.data.loader import Batch, Rows
 from stages.networks.normalize import normalize
 from stages.pose.heatmap import encode, sigma_of
-from stages.pose.skeleton import COCO_KEYPOINTS
 from stages.settings import Role
 from stages.training.loss import LossTerm, blend_targets, halve, heatmap_loss, unpack_bits
 from stages.training.memory_map import MappedArray
@@ -79,7 +78,7 @@ class Trainer:
     def _teacher(self, batch: Batch, weight: float, bits: MappedArray) -> LossTerm:
         width, height = self.plan.crop_wh
         bits_BP = self._to_device(bits.rows[batch.rows_B])
-        heat_BKHW = unpack_bits(bits_BP, num_joints=len(COCO_KEYPOINTS), heatmap_wh=(width // 4, height // 4))
+        heat_BKHW = unpack_bits(bits_BP, num_keypoints=batch.keypoints_BK3.shape[1], heatmap_wh=(width // 4, height // 4))
         # A map without bits was too weak to binarize: leave the joint out of the loss instead of training it as absent.
         seen_BK = heat_BKHW.amax(dim=(-2, -1)).float()
         return LossTerm(weight, seen_BK, halve(heat_BKHW) if self.plan.size_divisor == 2 else heat_BKHW)

@@ -91,10 +91,10 @@ def view_arrays(heatmap_wh: tuple[int, int]) -> tuple[ArraySpec, ...]:
     )
 
 
-def target_arrays(heatmap_wh: tuple[int, int], num_joints: int) -> tuple[ArraySpec, ...]:
+def target_arrays(heatmap_wh: tuple[int, int], num_keypoints: int) -> tuple[ArraySpec, ...]:
     """The arrays of one teacher's targets of one view, for heatmaps of (W, H)."""
     width, height = heatmap_wh
-    return (ArraySpec("bits", (num_joints * height * width // 8,), "uint8"), ArraySpec("peak", (num_joints,), "float16"))
+    return (ArraySpec("bits", (num_keypoints * height * width // 8,), "uint8"), ArraySpec("peak", (num_keypoints,), "float16"))
 
 
 def create_arrays(folder: Path, specs: tuple[ArraySpec, ...], num_rows: int) -> None:

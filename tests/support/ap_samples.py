@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from stages.pose.skeleton import SIGMAS
+from stages.pose.skeleton import COCO_17
 
 AREA = 10_000.0
 POSE_XY = np.stack([np.linspace(20, 80, 17), np.linspace(30, 150, 17)], axis=-1)
@@ -44,7 +44,7 @@ def truth(people: list[dict[str, Any]], num_images: int = 2) -> dict[str, Any]:
 
 def result(image_id: int, *, similarity: float = 1.0, score: float = 0.5, shift: float = 0.0) -> dict[str, Any]:
     """A result whose every joint has that keypoint similarity with ``person(shift=shift)``."""
-    distance = 2 * SIGMAS * math.sqrt(-2 * AREA * math.log(similarity))
+    distance = 2 * COCO_17.sigmas_K * math.sqrt(-2 * AREA * math.log(similarity))
     xy = POSE_XY + np.stack([distance + shift, np.zeros(17)], axis=-1)
     return {"image_id": image_id, "category_id": 1, "keypoints": flat(xy, 0.9), "score": score}
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from stages.data.synthetic.scene import Person, draw_scene
-from stages.pose.skeleton import COCO_KEYPOINTS, SIGMAS
+from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError, Remedy
 
 __all__ = ["SYNTHETIC_VERSION", "SyntheticSpec", "draw_dataset"]
@@ -45,8 +45,7 @@ MIN_VISIBLE_PX = 80  # people of whom less is seen are not annotated
 JPEG_QUALITY = 92
 _VAL_IMAGE_IDS_FROM = 1_000_000
 
-_SKELETON = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10], [9, 11],
-             [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]]  # fmt: skip
+_SKELETON = [[first + 1, second + 1] for first, second in COCO_17.limbs]  # COCO counts keypoints from 1
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,13 @@ def draw_dataset(folder: Path, spec: SyntheticSpec, *, progress: Callable[[int, 
 
 
 def _empty_content(spec: SyntheticSpec, split: Split) -> Record:
-    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO_KEYPOINTS), "skeleton": _SKELETON}
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(COCO_17.keypoints),
+        "skeleton": _SKELETON,
+    }
     info = {"description": "Drawn people, annotated like COCO", "split": split, "spec": asdict(spec)}
     return {"info": info, "licenses": [], "categories": [category], "images": [], "annotations": []}
 
@@ -156,14 +161,14 @@ def _crowd_record(mask_hw: NDArray[np.bool_]) -> Record:
 
 
 def _labels(rng: np.random.Generator, person: Person, area: float, *, faulty: bool) -> NDArray[np.int64]:
-    """Keypoints (17, 3) as integer (x, y, v): v is 2 where seen, 1 where hidden, and 0 (at 0, 0) without a label."""
+    """Keypoints (K, 3) as integer (x, y, v): v is 2 where seen, 1 where hidden, and 0 (at 0, 0) without a label."""
     height, width = person.mask_hw.shape
     joints_K2 = person.joints
     labelled_K = np.all((joints_K2 >= 0) & (joints_K2 < (width, height)), axis=1)
     if faulty:
         share_K = np.where(person.seen, UNLABELLED_SEEN_SHARE, UNLABELLED_HIDDEN_SHARE)
         labelled_K &= rng.random(len(share_K)) >= share_K
-        sd_K = JITTER_SHARE * 2 * SIGMAS * np.sqrt(area)
+        sd_K = JITTER_SHARE * 2 * COCO_17.sigmas_K * np.sqrt(area)
         joints_K2 = np.rint(joints_K2 + sd_K[:, None] * rng.normal(size=joints_K2.shape)).astype(np.int64)
         joints_K2 = np.clip(joints_K2, 0, (width - 1, height - 1))
     keypoints_K3 = np.concatenate([joints_K2, np.where(person.seen, 2, 1)[:, None]], axis=1)

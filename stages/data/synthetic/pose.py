@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.pose.skeleton import COCO_17
+
 __all__ = ["HEAD_RADIUS", "Figure", "sample_figure"]
 
 Floats = NDArray[np.float64]
@@ -76,7 +78,7 @@ POSTURES = {
 class Figure:
     """One posed body in camera coordinates and stature units.
 
-    ``joints`` are (17, 3); the rows of ``head_axes_33`` are the head's left, down and front; the chest faces ``front_3``.
+    ``joints`` are (K, 3); the rows of ``head_axes_33`` are the head's left, down and front; the chest faces ``front_3``.
     """
 
     joints: Floats
@@ -176,5 +178,6 @@ def sample_figure(rng: np.random.Generator) -> Figure:
     points_N3 = np.concatenate([face_53, *pairs, hands_23, toes_23, neck[None], centre[None]])
     camera_33 = _camera(rng)
     points_N3 = points_N3 @ camera_33.T
-    return Figure(points_N3[:17], points_N3[17:19], points_N3[19:21], points_N3[21], points_N3[22], radius,
+    joints_K3, hands_23, toes_23, middle_23 = np.split(points_N3, np.cumsum([COCO_17.num_keypoints, 2, 2]))
+    return Figure(joints_K3, hands_23, toes_23, middle_23[0], middle_23[1], radius,
                   (camera_33 @ head_33).T, camera_33 @ torso_33[:, 2], posture.seated)  # fmt: skip

@@ -56,7 +56,7 @@ _FAR_SIDE = {0: 0.0, 1: 0.01, 2: 0.01, 3: -0.07, 4: -0.07, 5: -0.10, 6: -0.10, 1
 
 @dataclass(frozen=True)
 class Person:
-    """The truth of one person: joints (17, 2) as integer (x, y), whether each is seen, and the mask (h, w) of what is seen."""
+    """The truth of one person: joints (K, 2) as integer (x, y), whether each is seen, and the mask (h, w) of what is seen."""
 
     joints: NDArray[np.int64]
     seen: NDArray[np.bool_]

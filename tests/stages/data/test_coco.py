@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from stages.data.coco import Quarantined, Record, SortedOut, ground_truth_json, is_held_out, read_coco, sort_out
+from stages.pose.skeleton import COCO_17
 from stages.scoring.coco_ap import evaluate
 from storage_schemas.formats.predictions import coco_results
 from tests.support.shared_data import shared_data
@@ -55,7 +56,7 @@ def sorted_file(
     categories = [{"id": person_id, "name": "person"}, {"id": 2, "name": "dog"}]
     path = folder / "annotations.json"
     path.write_text(json.dumps({"images": images or [IMAGE], "annotations": annotations, "categories": categories}))
-    coco = read_coco(path)
+    coco = read_coco(path, COCO_17)
     found = sort_out(coco, aspect_wh=0.75, holdout_fraction=holdout_fraction)
     truth = ground_truth_json(coco, quarantine=found.quarantine)
     json.dumps([truth, [vars(item) for item in found.quarantine]], allow_nan=False)
@@ -107,7 +108,7 @@ def test_whatever_id_the_file_has_for_people_the_truth_has_cocos_and_results_sco
     assert [(item["id"], item["category_id"]) for item in truth["annotations"]] == [(10, 1), (12, 1)]
     (record,) = found.records
     results = coco_results(np.array([record.image_id]), np.array([1.0]), record.keypoints_K3[None])
-    average_precision = evaluate(truth, results).AP
+    average_precision = evaluate(truth, results, skeleton=COCO_17).AP
     assert average_precision == pytest.approx(1.0)
     # The format's own reader, as users of the written truth will have it.
     for name, content in (("truth.json", truth), ("results.json", results)):
@@ -143,7 +144,7 @@ def test_what_a_rule_leaves_out_is_counted_and_people_stay_as_regions(
     assert (found.quarantine, found.skipped) == ([], {rule: 1})
     assert [record.annotation_id for record in found.records] == [11]
     assert [item["id"] for item in truth["annotations"]] == ([10, 11] if kept_as_region else [11])
-    assert evaluate(truth, []).num_instances == 1
+    assert evaluate(truth, [], skeleton=COCO_17).num_instances == 1
 
 
 @pytest.mark.parametrize("nothing", [..., None, [], {}])
@@ -232,7 +233,7 @@ def test_a_broken_person_is_set_aside_with_id_and_reason(tmp_path: Path, changes
     assert len(item.reason) < 200
     assert [record.annotation_id for record in found.records] == [11]
     assert [record["id"] for record in truth["annotations"]] == [11]
-    evaluate(truth, [])
+    evaluate(truth, [], skeleton=COCO_17)
 
 
 def test_joints_up_to_half_a_picture_outside_are_kept(tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_broken_picture_without_people_is_set_aside_by_itself(tmp_path: Path) 
 
 def test_pictures_found_bad_later_leave_the_ground_truth_with_everybody_in_them(tmp_path: Path) -> None:
     sorted_file(tmp_path, person(), person(id=11, image_id=2), images=[IMAGE, IMAGE | {"id": 2}])
-    truth = ground_truth_json(read_coco(tmp_path / "annotations.json"), quarantine=[], bad_images={1})
+    truth = ground_truth_json(read_coco(tmp_path / "annotations.json", COCO_17), quarantine=[], bad_images={1})
     assert [image["id"] for image in truth["images"]] == [2]
     assert [record["id"] for record in truth["annotations"]] == [11]
 
@@ -322,7 +323,7 @@ def test_holding_out_goes_by_the_images_id_alone(tmp_path: Path) -> None:
     [("eval_official481.json", 1354, 481, 1354, 1958), ("train_rest1865.json", 4998, 1865, 918, 7590)],
 )
 def test_real_annotations_pass_whole(name: str, people: int, images: int, masks: int, regions: int) -> None:
-    coco = read_coco(shared_data("coco_val2017_person_480") / "annotations" / name)
+    coco = read_coco(shared_data("coco_val2017_person_480") / "annotations" / name, COCO_17)
     found = sort_out(coco, aspect_wh=0.75, holdout_fraction=0.1)
     assert found.quarantine == []
     assert (len(found.records), len({record.image_id for record in found.records})) == (people, images)
@@ -334,10 +335,10 @@ def test_real_annotations_pass_whole(name: str, people: int, images: int, masks:
 
 def test_the_cleaned_ground_truth_scores_as_the_published_one() -> None:
     folder = shared_data("coco_fakekeypoints100")
-    coco = read_coco(folder / "person_keypoints_val2014_100.json")
+    coco = read_coco(folder / "person_keypoints_val2014_100.json", COCO_17)
     truth = ground_truth_json(coco, quarantine=sort_out(coco, aspect_wh=0.75, holdout_fraction=0.0).quarantine)
     results = json.loads((folder / "person_keypoints_val2014_fakekeypoints100_results.json").read_text())
-    scores = evaluate(truth, results)
+    scores = evaluate(truth, results, skeleton=COCO_17)
     published = (0.372, 0.636, 0.348, 0.384, 0.386, 0.514)
     found = (scores.AP, scores.AP50, scores.AP75, scores.APM, scores.APL, scores.AR)
     assert tuple(round(value, 3) for value in found) == published

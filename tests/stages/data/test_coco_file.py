@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stages.data.coco import read_coco
-from stages.pose.skeleton import COCO_KEYPOINTS
+from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError
 
 Json = dict[str, Any]
@@ -20,7 +20,7 @@ def sound() -> Json:
     return {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}],
         "annotations": [{"id": 10, "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO_KEYPOINTS)}],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}],
     }
 
 
@@ -28,7 +28,7 @@ def refusal(path: Path, content: bytes | str) -> str:
     """The message with which the file is refused."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
-        read_coco(path)
+        read_coco(path, COCO_17)
     assert str(path) in caught.value.seen
     assert caught.value.allowed
     assert len(caught.value.seen) < 1000
@@ -38,7 +38,7 @@ def refusal(path: Path, content: bytes | str) -> str:
 def test_a_sound_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
     for mark in (b"", b"\xef\xbb\xbf"):
         (tmp_path / "a.json").write_bytes(mark + json.dumps(sound()).encode())
-        coco = read_coco(tmp_path / "a.json")
+        coco = read_coco(tmp_path / "a.json", COCO_17)
         assert (list(coco.images), [item["id"] for item in coco.annotations], coco.person_id) == ([1], [10], 1)
 
 
@@ -68,14 +68,14 @@ def test_what_is_no_coco_file_is_refused(tmp_path: Path, content: bytes, reason:
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
-            read_coco(path)
+            read_coco(path, COCO_17)
 
 
 def test_a_huge_file_is_refused_without_reading_it(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as stream:
         stream.truncate(5 << 30)
     with pytest.raises(DataError, match="5368709120 bytes"):
-        read_coco(tmp_path / "a.json")
+        read_coco(tmp_path / "a.json", COCO_17)
 
 
 def without(section: str) -> Callable[[Json], object]:
@@ -98,9 +98,9 @@ def again(section: str, **changes: Any) -> Callable[[Json], object]:  # noqa: AN
         (put("categories", name="dog"), "0 categories named 'person' among: 'dog'"),
         (lambda file: file["categories"].clear(), "0 categories named 'person' among: none"),
         (again("categories", id=2), "2 categories named 'person'"),
-        (put("categories", keypoints=list(COCO_KEYPOINTS)[:14]), "has the joints"),
-        (put("categories", keypoints=list(COCO_KEYPOINTS)[::-1]), "has the joints"),
-        (put("categories", keypoints=7), "has the joints 7"),
+        (put("categories", keypoints=list(COCO_17.keypoints)[:14]), "has the keypoints"),
+        (put("categories", keypoints=list(COCO_17.keypoints)[::-1]), "has the keypoints"),
+        (put("categories", keypoints=7), "has the keypoints 7"),
         (again("images"), "1 image ids more than once: 1"),
         (again("annotations"), "1 annotation ids more than once: 10"),
         (again("categories", name="dog"), "1 category ids more than once: 1"),

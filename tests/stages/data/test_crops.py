@@ -11,6 +11,7 @@ import torch
 from stages.data.crops import crop_image, crop_keypoints, crop_mask, heatmap_mask
 from stages.pose.affine import crop_affine
 from stages.pose.heatmap import encode
+from stages.pose.skeleton import COCO_17
 from tests.support.instance_samples import IMAGE_PX, mask_rle
 
 # pycocotools 2.0.11 under numpy 2.
@@ -74,7 +75,7 @@ def test_joints_go_where_their_pixels_go(rotation_deg: float, flip: bool) -> Non
     picture[entry_id[1], entry_id[0]] = 255
     keypoints = np.zeros((1, 17, 3), np.float32)
     keypoints[0, joint] = (*entry_id, 2)
-    moved = crop_keypoints(keypoints, affine[None], np.array([flip]))[0]
+    moved = crop_keypoints(keypoints, affine[None], np.array([flip]), skeleton=COCO_17)[0]
     light = crop_image(picture, affine, size_wh=SIZE_WH)[..., 0].astype(np.float64)
     rows, columns = np.indices(light.shape)
     seen = np.array([(light * columns).sum(), (light * rows).sum()]) / light.sum()
@@ -90,7 +91,7 @@ def test_only_mirrored_people_change_sides() -> None:
     keypoints[:, :, 0] = np.arange(17)
     keypoints[:, :, 2] = np.arange(17) % 3
     same = np.array([[[1, 0, 0], [0, 1, 0]]] * 2, np.float32)
-    moved = crop_keypoints(keypoints, same, np.array([False, True]))
+    moved = crop_keypoints(keypoints, same, np.array([False, True]), skeleton=COCO_17)
     order = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
     assert np.array_equal(moved[0], keypoints[0])
     assert moved[1, :, 0].tolist() == order

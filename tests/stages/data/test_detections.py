@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stages.data.detections import check_pictures, read_detections
+from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError
 from storage_schemas.paths.local import LocalPath
 from tests.support.instance_samples import IMAGE_PX, write_images
@@ -28,7 +29,7 @@ def detections(tmp_path: LocalPath, records: object) -> Path:
 
 def test_every_image_of_the_ground_truth_is_as_good_as_another(tmp_path: LocalPath) -> None:
     people, score_N = read_detections(
-        detections(tmp_path, [box(2, 0.9), box(1, 0.3)]), [image(1), image(2), image(3)], aspect_wh=0.75
+        detections(tmp_path, [box(2, 0.9), box(1, 0.3)]), [image(1), image(2), image(3)], aspect_wh=0.75, skeleton=COCO_17
     )
     assert [(person.annotation_id, person.image_id, person.file_name) for person in people] == [
         (0, 2, "2.png"),
@@ -46,37 +47,37 @@ def test_other_categories_and_images_are_left_out_and_the_latter_told(
     tmp_path: LocalPath, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = [box(1), box(1, category_id=2), box(9), box([1])]
-    people, _ = read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75)
+    people, _ = read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75, skeleton=COCO_17)
     assert [person.annotation_id for person in people] == [0]
     assert "2 of 3 boxes" in caplog.text
 
 
 def test_boxes_on_no_image_are_refused(tmp_path: LocalPath) -> None:
     with pytest.raises(DataError, match="no person on any of the 1 images"):
-        read_detections(detections(tmp_path, [box(9)]), [image(1)], aspect_wh=0.75)
+        read_detections(detections(tmp_path, [box(9)]), [image(1)], aspect_wh=0.75, skeleton=COCO_17)
 
 
 @pytest.mark.parametrize("change", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"score": "high"}, {"score": [0.5, 0.5]}])
 def test_a_malformed_box_is_refused(tmp_path: LocalPath, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="malformed record"):
-        read_detections(detections(tmp_path, [box(1) | change]), [image(1)], aspect_wh=0.75)
+        read_detections(detections(tmp_path, [box(1) | change]), [image(1)], aspect_wh=0.75, skeleton=COCO_17)
 
 
 @pytest.mark.parametrize("change", [{"bbox": [1.0, 2.0, 0.0, 5.0]}, {"bbox": [1.0, float("nan"), 3.0, 5.0]}])
 def test_an_empty_box_or_one_that_is_not_finite_is_refused(tmp_path: LocalPath, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="empty or not finite"):
-        read_detections(detections(tmp_path, [box(1), box(1) | change]), [image(1)], aspect_wh=0.75)
+        read_detections(detections(tmp_path, [box(1), box(1) | change]), [image(1)], aspect_wh=0.75, skeleton=COCO_17)
 
 
 @pytest.mark.parametrize("records", [{"annotations": []}, [1]])
 def test_another_kind_of_file_is_refused(tmp_path: LocalPath, records: object) -> None:
     with pytest.raises(DataError, match="not a list of records"):
-        read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75)
+        read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75, skeleton=COCO_17)
 
 
 def test_a_folder_is_refused(tmp_path: LocalPath) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        read_detections(tmp_path, [image(1)], aspect_wh=0.75)
+        read_detections(tmp_path, [image(1)], aspect_wh=0.75, skeleton=COCO_17)
 
 
 def test_pictures_are_looked_at_whole_and_counted(tmp_path: LocalPath) -> None:

@@ -101,7 +101,7 @@ def _assert_is(batch: Batch, people: Instances, view: Views, root: LocalPath) ->
     for index, row in enumerate(batch.rows_B):
         picture = load_image(root, people, int(people.image_N[row]))
         assert np.array_equal(batch.image_Bhw3[index], crop_image(picture, view.affine_N23[row], size_wh=SIZE_WH))
-    expected = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N)
+    expected = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N, skeleton=people.skeleton)
     assert np.array_equal(batch.keypoints_BK3, expected[batch.rows_B])
 
 
@@ -151,7 +151,7 @@ def test_a_smaller_input_is_the_same_crop_scaled(people: Instances, tmp_path: Lo
     ((batch,),) = half.batches([np.array([3])], [view], crop_divisor=2)
     half.close()
     assert batch.image_Bhw3.shape == (1, 32, 24, 3)
-    whole = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N)
+    whole = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N, skeleton=people.skeleton)
     assert np.allclose(batch.keypoints_BK3[0, :, :2], whole[3, :, :2] / 2, atol=1e-4)
 
 

@@ -208,7 +208,7 @@ def test_shards_are_cut_where_they_are_large_enough(tmp_path: LocalPath, monkeyp
 def test_on_photographs_crops_differ_by_less_than_a_jpeg_does(tmp_path: LocalPath) -> None:
     """Real pictures with all their noise: 40 of them, everybody, six views."""
     folder = shared_data("coco_val2017_person_480")
-    coco = read_coco(folder / "annotations" / "eval_official481.json")
+    coco = read_coco(folder / "annotations" / "eval_official481.json", COCO_17)
     records = sort_out(coco, aspect_wh=0.75, holdout_fraction=0.0).records
     chosen = sorted({item.image_id for item in records})[:40]
     records = [item for item in records if item.image_id in chosen]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from stages.pose.skeleton import SIGMAS
+from stages.pose.skeleton import COCO_17
 from stages.report.people import best_poses, person_oks, spread_ranks
 from tests.support.instance_samples import make_instances
 
@@ -21,7 +21,7 @@ def test_oks_counts_the_labelled_joints_alone() -> None:
     truth[[5, 9], 2] = [2, 1]
     poses = np.zeros((2, 17, 3), np.float32)
     poses[1, 5, 0], poses[1, 0, 0] = 6.0, 500.0  # the shoulder is 6 px off; the nose is not labelled
-    expected = (math.exp(-36 / (2 * 900 * (2 * SIGMAS[5]) ** 2)) + 1) / 2
+    expected = (math.exp(-36 / (2 * 900 * (2 * COCO_17.sigmas_K[5]) ** 2)) + 1) / 2
     assert person_oks(poses, truth, 900.0) == pytest.approx([1.0, expected])
 
 
@@ -44,7 +44,7 @@ def test_with_ground_truth_boxes_a_person_has_the_pose_of_its_own_id() -> None:
     assert found.score_N.tolist() == [0.7, 0.8, 0.0]
     assert found.kept_N.tolist() == [False, True, False]
     assert found.oks_N[2] == 0.0
-    expected = np.mean(np.exp(-1 / (2 * 900 * (2 * SIGMAS) ** 2)))
+    expected = np.mean(np.exp(-1 / (2 * 900 * (2 * COCO_17.sigmas_K) ** 2)))
     assert found.oks_N[:2] == pytest.approx([expected, expected])
 
 

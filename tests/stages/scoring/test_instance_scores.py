@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from stages.pose.skeleton import SIGMAS
+from stages.pose.skeleton import COCO_17
 from stages.scoring.instance_scores import instance_scores, kept_instances, score_poses
 from stages.scoring.protocol import Protocol
 from storage_schemas.errors import DataError
@@ -58,7 +58,7 @@ def test_the_area_is_that_of_the_padded_box() -> None:
     for side in (16.0, 60.0):
         people = make_instances([1, 1], boxes=[(0, 0, 0.75 * side, side)] * 2)
         area = 1.25**2 * 0.75 * side * side
-        oks = np.exp(-16 / (2 * SIGMAS) ** 2 / 2 / area).mean()
+        oks = np.exp(-16 / (2 * COCO_17.sigmas_K) ** 2 / 2 / area).mean()
         for threshold in (oks - 0.01, oks + 0.01):
             kept[side, threshold > oks] = kept_instances(people, np.array([0.6, 0.4]), poses, threshold=threshold).tolist()
     assert kept == {(side, above): [True, above] for side in (16.0, 60.0) for above in (False, True)}

@@ -19,7 +19,7 @@ from stages import evaluate
 from stages.base import Context, Step
 from stages.networks.spec import NetworkSpec
 from stages.pose.affine import box_to_center_size
-from stages.pose.skeleton import COCO_17, COCO_KEYPOINTS
+from stages.pose.skeleton import COCO_17
 from stages.prepare import GROUND_TRUTH, INSTANCES, instances_step
 from stages.scoring import network_scores as evaluation
 from stages.scoring.network_scores import evaluation_step, score_network
@@ -58,7 +58,7 @@ def ground_truth() -> dict[str, Any]:
         for image_id in (1, 2)
     ]
     images = [{"id": image_id, "file_name": f"{image_id}.png", "width": IMAGE_PX, "height": IMAGE_PX} for image_id in IMAGES]
-    category = {"id": 1, "name": "person", "keypoints": list(COCO_KEYPOINTS)}
+    category = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
     return {"images": images, "annotations": people, "categories": [category]}
 
 

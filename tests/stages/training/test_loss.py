@@ -107,7 +107,7 @@ def test_half_precision_maps_are_compared_in_full() -> None:
 def test_bits_are_unpacked_as_numpy_packs_them() -> None:
     bits = np.random.default_rng(0).random((B, K, H, W)) > 0.5
     packed = np.packbits(bits.reshape(B, -1), axis=1)
-    unpacked = unpack_bits(torch.from_numpy(packed), num_joints=K, heatmap_wh=(W, H))
+    unpacked = unpack_bits(torch.from_numpy(packed), num_keypoints=K, heatmap_wh=(W, H))
     assert unpacked.dtype == torch.uint8
     assert np.array_equal(unpacked.numpy(), bits)
 
@@ -116,7 +116,7 @@ def test_every_pair_of_bytes_is_unpacked_in_its_order_on_any_device() -> None:
     """All 65,536 pairs, one a row; the code for GPUs (shift and mask) is tested on the CPU."""
     packed = np.arange(65536, dtype=">u2").view(np.uint8).reshape(-1, 2)
     expected = (np.arange(65536)[:, None] >> np.arange(15, -1, -1)) & 1
-    unpacked = unpack_bits(torch.from_numpy(packed), num_joints=1, heatmap_wh=(4, 4))
+    unpacked = unpack_bits(torch.from_numpy(packed), num_keypoints=1, heatmap_wh=(4, 4))
     shifted = loss._shifted(torch.from_numpy(packed))
     assert shifted.dtype == torch.uint8
     for pixels in (unpacked, shifted):
@@ -125,7 +125,7 @@ def test_every_pair_of_bytes_is_unpacked_in_its_order_on_any_device() -> None:
 
 def test_bits_of_selected_rows_belong_to_those_rows() -> None:
     packed = np.random.default_rng(0).integers(0, 256, (5, 12), dtype=np.uint8)
-    chosen = unpack_bits(torch.from_numpy(packed)[1::2], num_joints=2, heatmap_wh=(8, 6))
+    chosen = unpack_bits(torch.from_numpy(packed)[1::2], num_keypoints=2, heatmap_wh=(8, 6))
     assert np.array_equal(chosen.numpy().reshape(2, -1), np.unpackbits(packed[1::2], axis=1))
 
 

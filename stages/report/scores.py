@@ -85,8 +85,8 @@ class Compared:
         return _ROW_NAMES[self.key] + self.label
 
     @property
-    def by_person(self) -> bool:
-        """Whether each annotated person has a prediction of its own; with detections, a picture has some."""
+    def by_instance(self) -> bool:
+        """Whether each annotated instance has a prediction of its own; predictions on detected boxes belong to an image."""
         return is_on_ground_truth(self.entry)
 
     @property

@@ -75,17 +75,17 @@ def cache(context: Context) -> list[CacheRow]:
         held = {split: _held(context, role, split) for split in ("train", "val")}
         if not (ours := held["train"]):
             continue
-        people, total = ours[0].measured["rows"], sum(entry.manifest.size for entry in ours)
+        instances, total = ours[0].measured["rows"], sum(entry.manifest.size for entry in ours)
         found.append(
             CacheRow(
                 who=role,
                 name=f"targets of {short}",
                 views=len(ours),
-                people=people,
+                instances=instances,
                 total_bytes=total,
                 bytes_per_view=round(total / len(ours)),
-                bytes_per_person=total / len(ours) / people,
-                dense_bytes_per_person=_NUM_JOINTS * height * width * _FLOAT16_BYTES,
+                bytes_per_instance=total / len(ours) / instances,
+                dense_bytes_per_instance=_NUM_JOINTS * height * width * _FLOAT16_BYTES,
                 seen=sum(entry.measured["seen"] for entry in ours) / len(ours),
                 forwards_cached=sum(entry.measured["rows"] for entry in [*ours, *held["val"]]),
                 forwards_now=context.counters[f"teacher_forwards.{role}"],
@@ -133,9 +133,9 @@ def entries(context: Context) -> list[EntryRow]:
     for step in entries_of(context):
         manifest = context.need(step).manifest
         made = manifest.made
-        place = ", ".join(str(made[name]) for name in ("device", "host") if name in made)
+        machine = ", ".join(str(made[name]) for name in ("device", "host") if name in made)
         at = str(made["at"]).replace("T", " ").replace("+00:00", " UTC")
-        found.append(EntryRow(step.title, step.kind, step.key, manifest.size, at, made["seconds"], place))
+        found.append(EntryRow(step.title, step.kind, step.key, manifest.size, at, made["seconds"], machine))
     return found
 
 

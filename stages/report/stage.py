@@ -9,7 +9,7 @@ import yaml
 
 from stages.base import Context, Step
 from stages.evaluate import chosen_decoder, protocol
-from stages.report import people, scores, sources
+from stages.report import instances, scores, sources
 from stages.report.page.content import Page
 from stages.report.summary import entries_of
 from storage_schemas.store.store import Draft
@@ -61,7 +61,7 @@ def publish(context: Context) -> None:
 def _page(context: Context) -> Page:
     compared = scores.compared(context)
     choice = chosen_decoder(context)
-    overlays, worst = people.shown_people(context, compared, choice.decoder)
+    overlays, worst = instances.shown_instances(context, compared, choice.decoder)
     return Page(
         name=context.settings.name,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

@@ -15,9 +15,9 @@ from stages.report.page.content import (
     EntryRow,
     JointRow,
     Page,
-    Person,
     Phase,
     Scored,
+    ShownInstance,
     SplitRow,
     TargetRow,
     Tile,
@@ -40,10 +40,10 @@ def bootstrap(difference: float, half_width: float) -> PairedBootstrap:
     return PairedBootstrap(0.6, 0.6 + difference, difference, low, high, share_not_better=0.1, num_images=200)
 
 
-def person(name: str) -> Person:
-    picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+def instance(name: str) -> ShownInstance:
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
     captions = ("ground truth", "PT bits", "ST bits", "mask", "student", "baseline")
-    return Person(f"{name} in picture.jpg", "OKS 0.812", [Tile(caption, picture) for caption in captions])
+    return ShownInstance(f"{name} in image.jpg", "OKS 0.812", [Tile(caption, image) for caption in captions])
 
 
 def make_page() -> Page:
@@ -56,7 +56,7 @@ def make_page() -> Page:
         name="demo",
         made_at="2025-01-02 03:04 UTC",
         protocol="ground-truth boxes, flip test with a shift of 1 px, decoder centroid",
-        decoder_reason="best on held-out people",
+        decoder_reason="best on held-out instances",
         machine="cpu, 2 threads",
         rows=[
             scored("student", "Student, taught by PT and ST", 0.6432),
@@ -74,8 +74,8 @@ def make_page() -> Page:
         phases=[Phase(1, 3, "PT", "primary"), Phase(4, 6, "ST", "senior")],
         curves=[Curve("student", "student", [1, 2, 3, 4, 5, 6], [0.04, 0.03, 0.02, 0.018, 0.015, 0.014])],
         teacher_curves=[Curve("primary", "primary teacher", [1, 2, 3], [0.02, 0.01, 0.005])],
-        overlays=[person("Person 17")],
-        worst=[person("Person 23")],
+        overlays=[instance("Instance 17")],
+        worst=[instance("Instance 23")],
         joints=joints,
         joint_series=SERIES,
         cache=[cache],

@@ -1,4 +1,4 @@
-"""What a report says, as plain values: the page is made from these alone."""
+"""The content of a report as plain values; the page is rendered from these alone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = [
     "EntryRow",
     "JointRow",
     "Page",
-    "Person",
     "Phase",
     "Scored",
+    "ShownInstance",
     "SplitRow",
     "TargetRow",
     "Tile",
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 Who = Literal["primary", "senior", "student", "baseline", "other"]
-"""Whose colour a row, a bar or a curve has."""
+"""The network that gives a row, a bar or a curve its colour."""
 
 AP_COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs for one image of (w, h) ``input_wh``; ``params`` and ``macs`` are 0 where they are not known."""
+    """The cost of a network for one image of size ``input_wh``; ``params`` and ``macs`` are 0 if they are unknown."""
 
     params: int
     macs: int
@@ -48,14 +48,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Scored:
-    """A row of the AP table; ``scores`` has the ``AP_COLUMNS``, with -1 where nobody is of that size."""
+    """A row of the AP table; ``scores`` has the ``AP_COLUMNS``, with -1 if no instance has that size."""
 
     who: Who
     name: str
     scores: Mapping[str, float]
     decoder: str
     headline: bool = False
-    """Whether the row is one of those at the top of the page."""
+    """Whether the row has a card at the top of the page."""
     cost: Cost | None = None
 
 
@@ -70,7 +70,7 @@ class DecoderRow:
 
 @dataclass(frozen=True)
 class TargetRow:
-    """What one teacher's cached bits say, beside the float maps that they came from; AP, no flip test."""
+    """AP of one teacher's cached bits, and of the float heatmaps that they were made from; without a flip test."""
 
     who: Who
     name: str
@@ -81,19 +81,19 @@ class TargetRow:
 
 @dataclass(frozen=True)
 class Difference:
-    """AP of ``name_b`` less AP of ``name_a``; ``who`` is whose colour the difference has, that of b."""
+    """AP of ``name_b`` minus AP of ``name_a``; ``who`` is the colour of b."""
 
     who: Who
     name_a: str
     name_b: str
     bootstrap: PairedBootstrap
     headline: bool = True
-    """Whether it is told at the top of the page."""
+    """Whether a sentence at the top of the page states it."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Epochs ``first`` to ``last`` (from 1, both included) of the schedule, and what teaches in them."""
+    """A phase of the schedule: epochs ``first`` to ``last`` (counted from 1, both included), and who teaches in it."""
 
     first: int
     last: int
@@ -113,15 +113,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture [h, w, 3] RGB and what it shows."""
+    """An RGB image [h, w, 3] with its caption."""
 
     caption: str
-    picture_hw3: npt.NDArray[np.uint8]
+    image_hw3: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Person:
-    """One person of the validation set, seen in several ways."""
+class ShownInstance:
+    """One instance of the validation set, drawn in several ways."""
 
     heading: str
     detail: str
@@ -130,7 +130,7 @@ class Person:
 
 @dataclass(frozen=True)
 class JointRow:
-    """Of the ``labelled`` joints of one name, the share within OKS .5, by the name of the network."""
+    """Of the ``labelled`` joints of one name, the share with a similarity of at least .5, by network."""
 
     name: str
     labelled: int
@@ -139,29 +139,29 @@ class JointRow:
 
 @dataclass(frozen=True)
 class CacheRow:
-    """The cached targets of one teacher on the training set, and how often the teacher was run."""
+    """The cached targets of one teacher on the training set, and the number of its forward passes."""
 
     who: Who
     name: str
     views: int
-    people: int
+    instances: int
     total_bytes: int
     bytes_per_view: int
-    bytes_per_person: float
-    """Of one person in one view."""
-    dense_bytes_per_person: int
-    """The same as float16 heatmaps, computed and not measured."""
+    bytes_per_instance: float
+    """Of one instance in one view."""
+    dense_bytes_per_instance: int
+    """The size of the same targets as float16 heatmaps; computed, not measured."""
     seen: float
     """Share of joints whose peak reaches ``min_peak``."""
     forwards_cached: int
-    """Crops that the cached targets hold, each of which took one forward pass of the teacher."""
+    """The crops that the cached targets hold; each took one forward pass of the teacher."""
     forwards_now: int
     """Forward passes in the run that wrote the page."""
 
 
 @dataclass(frozen=True)
 class EntryRow:
-    """One entry of the store; ``entry_id`` is where it was made."""
+    """One entry of the store."""
 
     title: str
     kind: str
@@ -169,15 +169,16 @@ class EntryRow:
     size: int
     made_at: str
     seconds: float
-    entry_id: str
+    machine: str
+    """The device and host that made it."""
 
 
 @dataclass(frozen=True)
 class SplitRow:
-    """One half of the data set: how many there are, and how many were left out, by reason."""
+    """One split of the dataset: its counts, and the records that were left out, by reason."""
 
     name: str
-    people: int
+    instances: int
     images: int
     with_mask: int
     held_out: int
@@ -187,14 +188,14 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page."""
+    """The whole content of the page."""
 
     name: str
     made_at: str
     protocol: str
     decoder_reason: str
     machine: str
-    """Where latency was measured."""
+    """The device that latency was measured on."""
     rows: Sequence[Scored]
     decoders: Sequence[DecoderRow]
     targets: Sequence[TargetRow]
@@ -202,18 +203,18 @@ class Page:
     phases: Sequence[Phase]
     curves: Sequence[Curve]
     teacher_curves: Sequence[Curve]
-    overlays: Sequence[Person]
-    worst: Sequence[Person]
+    overlays: Sequence[ShownInstance]
+    worst: Sequence[ShownInstance]
     joints: Sequence[JointRow]
     joint_series: Mapping[str, Who]
-    """The networks of ``joints``, in order, with their colours."""
+    """The networks of ``joints`` in order, with their colours."""
     cache: Sequence[CacheRow]
     views_bytes: int
-    """Of the stored crops and masks of the training set, which both teachers' targets share."""
+    """Size of the crops and masks of the training set, which both teachers share."""
     splits: Sequence[SplitRow]
     entries: Sequence[EntryRow]
     settings_yaml: str
     versions: Mapping[str, str]
     command: str
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """How long each stage took in the run that wrote the page."""
+    """The time of each stage in the run that wrote the page."""

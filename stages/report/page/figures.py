@@ -1,4 +1,4 @@
-"""The figures of the page, drawn by matplotlib as SVG that takes its colours and font from the page, light or dark."""
+"""The figures of the page as SVG by matplotlib; colours and font come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stages.report.page.wording import signed_text
 
 __all__ = ["curves_figure", "differences_figure", "joints_figure"]
 
-# Matplotlib knows no CSS variables: each colour is drawn as one that nothing else has, and replaced in the text.
+# Matplotlib cannot draw CSS variables, so it draws unique colours, and ``_svg`` replaces them by variables.
 _INK, _MUTED, _LINE = "#010203", "#010204", "#010205"
 _COLOURS: dict[Who, str] = {
     "primary": "#010211",
@@ -33,7 +33,7 @@ _MARKERS: dict[Who, str] = {"primary": "s", "senior": "D", "student": "o", "base
 _DASHES: dict[Who, str] = {"primary": "-", "senior": "--", "student": "-", "baseline": "--", "other": ":"}
 _WIDTH_IN = 5.4
 _FAR = 3.0
-"""Times the lowest loss; a curve that falls further is drawn on a logarithmic scale."""
+"""If the highest loss is more than this many times the lowest, the scale is logarithmic."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "odkd",
@@ -58,14 +58,14 @@ _STYLE: Any = {
 
 
 def differences_figure(differences: Sequence[Difference]) -> str:
-    """Each difference with its interval, beside the zero that a significant one leaves out."""
+    """Each difference with its interval, and a line at zero, which a significant interval does not cross."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(height_in=1.0 + 0.5 * len(differences))
         for row, item in enumerate(differences):
             found, colour = item.bootstrap, _COLOURS[item.who]
             axes.plot([found.low, found.high], [row, row], color=colour, linewidth=3, solid_capstyle="round")
             axes.plot([found.difference], [row], _MARKERS[item.who], color=colour, markersize=9)
-            # On the side away from zero, so that the line through zero never crosses the figure.
+            # The number stands on the side away from zero, so that the line at zero never crosses it.
             end, offset, side = (found.high, 8, "left") if found.difference >= 0 else (found.low, -8, "right")
             text: dict[str, Any] = {"textcoords": "offset points", "ha": side, "va": "center", "color": _INK}
             axes.annotate(signed_text(found.difference), (end, row), (offset, 0), **text)
@@ -79,17 +79,17 @@ def differences_figure(differences: Sequence[Difference]) -> str:
 
 
 def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] = ()) -> str:
-    """Loss over epochs, on a logarithmic scale, with the phases of the schedule shaded."""
+    """Loss by epoch, with the phases of the schedule shaded."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(height_in=3.4)
         last = max(curve.epochs[-1] for curve in curves)
         for phase in phases:
             left, right = phase.first - 0.5, phase.last + 0.5
             axes.axvspan(left, right, color=_COLOURS[phase.who], alpha=0.13, linewidth=0)
-            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
-            axes.annotate(phase.label, ((left + right) / 2, 0.985), **place)
+            style: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
+            axes.annotate(phase.label, ((left + right) / 2, 0.985), **style)
         for curve in curves:
-            # A curve of one epoch is a point, which only a marker shows.
+            # A curve of one epoch is a single point, which is invisible without a marker.
             marker = _MARKERS[curve.who] if len(curve.loss) < 2 else None
             style: dict[str, Any] = {
                 "color": _COLOURS[curve.who],
@@ -109,7 +109,7 @@ def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] =
 
 
 def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
-    """Logarithmic where the loss falls far, with room above for the names of the phases; labelled in plain numbers."""
+    """Scale the loss axis: logarithmic if the loss falls far, plain numbers as labels, room above for the phase labels."""
     low, high = min(losses), max(losses)
     if low > 0 and high > _FAR * low:
         axes.set_yscale("log")
@@ -123,7 +123,7 @@ def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
 
 
 def joints_figure(joints: Sequence[JointRow], series: Mapping[str, Who]) -> str:
-    """For each joint the share found by each network, joint by joint from head to foot."""
+    """For each joint, the share that each network finds."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(height_in=1.2 + 0.29 * len(joints))
         rows = np.arange(len(joints))
@@ -134,10 +134,10 @@ def joints_figure(joints: Sequence[JointRow], series: Mapping[str, Who]) -> str:
             axes.plot(shares[:, index], rows, label=name, alpha=0.9, **style)
         axes.set_yticks(rows, [joint.name.replace("_", " ") for joint in joints])
         axes.set_ylim(len(joints) - 0.5, -0.5)
-        # Nothing lies above 1, and where all lies high the lower part is left out.
+        # Start the axis just below the lowest share, to show differences between high shares.
         axes.set_xlim(np.floor(shares.min() * 10) / 10 - 0.02, 1.02)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("share of labelled joints within OKS .5")
+        axes.set_xlabel("share of labelled joints with similarity >= .5")
         figure.legend(loc="outside upper center", ncols=2)
         return _svg(figure, "Share of each joint that is found, by network")
 
@@ -148,14 +148,14 @@ def _axes(*, height_in: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, description: str) -> str:
-    """The figure as an ``svg`` element to stand in HTML: no prolog, no metadata, no addresses of namespaces."""
+    """The figure as an ``svg`` element for HTML: without prolog, metadata and namespaces."""
     stream = io.StringIO()
-    mpl.rcParams["svg.hashsalt"] = description  # ids must not be those of another figure on the page
+    mpl.rcParams["svg.hashsalt"] = description  # makes the ids differ between the figures of a page
     figure.savefig(stream, format="svg", transparent=True)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    # Names of groups serve nobody here, and would stand in the page once a figure.
+    # Ids of groups are the same in every figure, and the page must not repeat an id.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     box = re.search(r'viewBox="[^"]*"', text)

@@ -1,30 +1,34 @@
-"""What the page's words mean, for a reader who is new to the field."""
+"""The words of the page, explained for a reader who is new to the field."""
 
 from __future__ import annotations
 
 __all__ = ["GLOSSARY"]
 
 GLOSSARY = {
+    "Instance": "One person in an image, with a box and labelled joints.",
     "OKS": (
-        "Object keypoint similarity of a predicted and a labelled person, from 0 to 1: how near the joints are, measured "
-        "against the person's size and against how exactly people label each joint."
+        "Object keypoint similarity between a predicted and a labelled instance, from 0 to 1. It measures how near the joints "
+        "are, relative to the size of the instance and to how precisely humans label each joint."
     ),
     "AP": (
-        "Average precision of COCO's keypoint evaluation: the mean over ten limits of OKS, .50 to .95. AP50 and AP75 are at "
-        "the limits .50 (found at all) and .75 (found well); APM and APL are of medium and large people; AR is average recall."
+        "Average precision of the COCO keypoint evaluation: the mean over ten OKS thresholds from .50 to .95. AP50 and AP75 use "
+        "the thresholds .50 (roughly found) and .75 (found well). APM and APL are for medium and large instances. AR is the "
+        "average recall."
     ),
-    "Heatmap": "A network's output for one joint: high where the joint is. A decoder turns its peak into a place.",
+    "Heatmap": "A network's output for one joint: high where the joint is. A decoder turns its peak into a position.",
     "Quarter offset, DARK, centroid": (
-        "Decoders. Quarter offset moves the highest cell a quarter of a cell towards the higher neighbour; DARK takes the top "
-        "of a smooth peak fitted to the heatmap's logarithm; the centroid is the mean place of the cells that binarization "
-        "sets to 1."
+        "Decoders. Quarter offset moves the position of the highest cell by a quarter of a cell towards its higher neighbour. "
+        "DARK fits a smooth peak to the logarithm of the heatmap and takes its top. The centroid is the mean position of the "
+        "cells that binarization sets to 1."
     ),
-    "Flip test": "The mean of the heatmaps of the crop and of its mirror image, as is usual for published AP.",
-    "OKS-NMS": "Of several predictions that are one person by OKS, the one with the highest score stays.",
-    "PT, ST": "Primary teacher, which sees the image; senior teacher, which sees the person's mask too.",
-    "Bits": "A teacher's heatmap as the student is taught it: 1 near the peak, 0 elsewhere. Also called cached targets.",
-    "View": "One crop of every person: the plain one, or one with scale, rotation and mirroring drawn at random.",
-    "Held out": "Training people whom the student does not train on. The decoder is chosen on them, not on the validation set.",
-    "Baseline": "The same student, trained equally long on labels alone.",
-    "Control": "The network of the senior teacher with the senior's training, but never shown a mask.",
+    "Flip test": "The network also sees the mirrored crop, and the mean of both heatmaps is used. Published AP usually does this.",
+    "OKS-NMS": "If several predictions in an image are almost equal by OKS, only the one with the highest score is kept.",
+    "PT, ST": "Primary teacher, which sees the image; senior teacher, which also sees the segmentation mask of the instance.",
+    "Bits": "A teacher's heatmap as the student learns it: 1 near the peak, 0 elsewhere. Also called cached targets.",
+    "View": "One crop of every instance: the plain one, or one with random scale, rotation and mirroring.",
+    "Held out": (
+        "Training instances that no network trains on. The decoder is chosen on them, so that the validation set stays unseen."
+    ),
+    "Baseline": "The same network as the student, trained equally long on labels alone.",
+    "Control": "The same network and training as the senior teacher, but without masks.",
 }

@@ -1,7 +1,7 @@
-"""Drawing on pictures of people: poses, bits and masks over a crop.
+"""Drawing poses, bits and masks over a crop.
 
-Shape letters: K joints, H W heatmap cells, h w picture pixels. Pictures are RGB uint8. Points are (x, y) in pixels of the
-crop, pixel centres at whole numbers; a heatmap cell's centre is at four times its index (HRNet has no half-pixel term).
+Shape letters: K joints, H W heatmap cells, h w image pixels. Images are RGB uint8. Points are (x, y) in pixels of the crop;
+pixel centres have whole numbers. The centre of a heatmap cell is at four times its index (HRNet has no half-pixel term).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _STRIDE = 4
 _JPEG_QUALITY = 82
 _TALLEST, _SMALLEST = 256, 96
 _BUDGET_PIXELS = 100 * 256 * 192
-"""Of all tiles together: about 2 MB as JPEG, so that the page stays one to send by mail."""
+"""Pixels of all tiles together: about 2 MB as JPEG, so that the page fits in an email."""
 _MASK_COLOUR = np.array([255, 190, 60], np.float32)
 
 
 def _joint_colours() -> U8:
-    """Warm colours on the left side of the body, cold ones on the right, white for the nose; darker towards the feet."""
+    """Warm colours on the left side of the body, cold ones on the right, white for the nose."""
     colours = []
     for index, name in enumerate(COCO_KEYPOINTS):
-        place = index / (len(COCO_KEYPOINTS) - 1)
-        hue = 0.95 + 0.20 * place if name.startswith("left") else 0.62 - 0.25 * place
+        position = index / (len(COCO_KEYPOINTS) - 1)
+        hue = 0.95 + 0.20 * position if name.startswith("left") else 0.62 - 0.25 * position
         colours.append((1.0, 1.0, 1.0) if index == 0 else colorsys.hsv_to_rgb(hue % 1.0, 0.75, 1.0))
     return np.round(np.array(colours) * 255).astype(np.uint8)
 
@@ -46,24 +46,24 @@ JOINT_COLOURS = _joint_colours()
 
 
 def tile_height(num_tiles: int, *, size_wh: tuple[int, int]) -> int:
-    """Height in pixels at which ``num_tiles`` pictures of the aspect of ``size_wh`` stay within a page's budget."""
+    """The height in pixels at which ``num_tiles`` images with the aspect of ``size_wh`` stay within the page's budget."""
     height = math.sqrt(_BUDGET_PIXELS / max(num_tiles, 1) * size_wh[1] / size_wh[0])
     return int(min(_TALLEST, max(_SMALLEST, height)))
 
 
 def enlarge(crop_hw3: U8, *, height: int) -> tuple[U8, float]:
-    """The crop at ``height`` pixels, and how many times larger it is."""
+    """The crop resized to ``height`` pixels, and the factor of the resize."""
     factor = height / crop_hw3.shape[0]
     size = (round(crop_hw3.shape[1] * factor), height)
     how = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
     return np.asarray(cv2.resize(crop_hw3, size, interpolation=how), np.uint8), factor
 
 
-def draw_pose(picture_hw3: U8, keypoints_K2: F32, *, factor: float, shown_K: Flags, solid_K: Flags | None = None) -> U8:
-    """Limbs between joints that are shown, and a dot on each; those that are not ``solid`` (hidden ones) are rings."""
-    drawn = picture_hw3.copy()
+def draw_pose(image_hw3: U8, keypoints_K2: F32, *, factor: float, shown_K: Flags, solid_K: Flags | None = None) -> U8:
+    """Draw the shown joints and the limbs between them; joints that are not ``solid`` (hidden ones) are rings."""
+    drawn = image_hw3.copy()
     points = _points(keypoints_K2, factor)
-    radius = max(2.0, picture_hw3.shape[0] / 75)
+    radius = max(2.0, image_hw3.shape[0] / 75)
     for first, second in LIMBS:
         if shown_K[first] and shown_K[second]:
             colour = _mean_colour(first, second)
@@ -75,20 +75,20 @@ def draw_pose(picture_hw3: U8, keypoints_K2: F32, *, factor: float, shown_K: Fla
     return drawn
 
 
-def draw_errors(picture_hw3: U8, keypoints_K2: F32, truth_K2: F32, *, factor: float, labelled_K: Flags) -> U8:
-    """A white line from where each labelled joint was predicted to where it is, with a white dot there; limbs are coloured."""
-    drawn = picture_hw3.copy()
-    found, there = _points(keypoints_K2, factor), _points(truth_K2, factor)
+def draw_errors(image_hw3: U8, keypoints_K2: F32, truth_K2: F32, *, factor: float, labelled_K: Flags) -> U8:
+    """Draw a white line from each predicted joint to a white dot at its labelled position."""
+    drawn = image_hw3.copy()
+    found, truth = _points(keypoints_K2, factor), _points(truth_K2, factor)
     for joint in np.flatnonzero(labelled_K):
-        _line(drawn, found[joint], there[joint], (0, 0, 0), thickness=3)
-        _line(drawn, found[joint], there[joint], (255, 255, 255), thickness=1)
-        _dot(drawn, there[joint], np.array([255, 255, 255], np.uint8), radius=2.0, filled=True)
+        _line(drawn, found[joint], truth[joint], (0, 0, 0), thickness=3)
+        _line(drawn, found[joint], truth[joint], (255, 255, 255), thickness=1)
+        _dot(drawn, truth[joint], np.array([255, 255, 255], np.uint8), radius=2.0, filled=True)
     return drawn
 
 
-def draw_bits(picture_hw3: U8, bits_KHW: Flags, *, factor: float) -> U8:
-    """The cells of each joint's bits in its colour, over a darkened picture; where joints overlap, the colours' mean."""
-    height, width = picture_hw3.shape[:2]
+def draw_bits(image_hw3: U8, bits_KHW: Flags, *, factor: float) -> U8:
+    """Draw the bits of each joint in its colour over a darkened image; where joints overlap, the mean of their colours."""
+    height, width = image_hw3.shape[:2]
     count_HW = bits_KHW.sum(axis=0)
     colour_HW3 = np.einsum("khw,kc->hwc", bits_KHW.astype(np.float32), JOINT_COLOURS.astype(np.float32))
     colour_HW3 /= np.maximum(count_HW, 1)[..., None]
@@ -96,59 +96,57 @@ def draw_bits(picture_hw3: U8, bits_KHW: Flags, *, factor: float) -> U8:
     row_h, column_w = _cells_under(height, factor, len(count_HW)), _cells_under(width, factor, count_HW.shape[1])
     spread = cells_HW4[row_h[:, None], column_w]
     opacity = 0.8 * spread[..., 3:]
-    return _uint8(_darkened(picture_hw3) * (1 - opacity) + spread[..., :3] * opacity)
+    return _uint8(_darkened(image_hw3) * (1 - opacity) + spread[..., :3] * opacity)
 
 
 def _cells_under(num_pixels: int, factor: float, num_cells: int) -> npt.NDArray[np.int64]:
-    """The index of the heatmap cell under each pixel of an enlarged side."""
+    """The index of the heatmap cell under each pixel along one side of the resized image."""
     crop = (np.arange(num_pixels) + 0.5) / factor - 0.5
     return np.clip(np.floor(crop / _STRIDE + 0.5), 0, num_cells - 1).astype(np.int64)
 
 
-def draw_mask(picture_hw3: U8, mask_hw: U8) -> U8:
-    """The person under a mask [h, w] of the crop's size in light, with an outline; all else dark."""
-    height, width = picture_hw3.shape[:2]
+def draw_mask(image_hw3: U8, mask_hw: U8) -> U8:
+    """Draw the inside of a mask [h, w] of the crop's size light and outlined, and everything else dark."""
+    height, width = image_hw3.shape[:2]
     mask = cv2.resize(mask_hw, (width, height), interpolation=cv2.INTER_NEAREST)
     inside = mask[..., None].astype(np.float32)
-    drawn = _uint8(picture_hw3 * inside * 0.75 + _MASK_COLOUR * inside * 0.25 + _darkened(picture_hw3) * (1 - inside))
+    drawn = _uint8(image_hw3 * inside * 0.75 + _MASK_COLOUR * inside * 0.25 + _darkened(image_hw3) * (1 - inside))
     outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, outlines, -1, _MASK_COLOUR.tolist(), 1)
     return drawn
 
 
-def data_uri(picture_hw3: U8) -> str:
-    """The picture as a JPEG that stands in the page itself."""
-    done, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture_hw3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    )
+def data_uri(image_hw3: U8) -> str:
+    """The image as a data URI of a JPEG, so that the page needs no other file."""
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(image_hw3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert done
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
 def _points(keypoints_K2: F32, factor: float) -> npt.NDArray[np.float64]:
-    """Crop pixels in pixels of the enlarged picture: cv2.resize aligns the edges of pixels, not their centres."""
+    """Points of the crop as points of the resized image; cv2.resize aligns the edges of pixels, not their centres."""
     moved: npt.NDArray[np.float64] = (keypoints_K2.astype(np.float64) + 0.5) * factor - 0.5
     return moved
 
 
 def _fixed(point: npt.NDArray[np.float64]) -> tuple[int, int]:
-    # Far outside the picture cv2's integers would overflow.
+    # cv2's integers overflow far outside the image.
     x, y = np.clip(np.round(point * (1 << _SHIFT)), -(1 << 20), 1 << 20).astype(int)
     return int(x), int(y)
 
 
 def _line(
-    picture: U8, start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], colour: tuple[int, ...], *, thickness: int
+    image: U8, start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], colour: tuple[int, ...], *, thickness: int
 ) -> None:
-    cv2.line(picture, _fixed(start), _fixed(end), colour, thickness, cv2.LINE_AA, _SHIFT)
+    cv2.line(image, _fixed(start), _fixed(end), colour, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def _dot(picture: U8, point: npt.NDArray[np.float64], colour: U8, *, radius: float, filled: bool) -> None:
+def _dot(image: U8, point: npt.NDArray[np.float64], colour: U8, *, radius: float, filled: bool) -> None:
     center, size = _fixed(point), round(radius * (1 << _SHIFT))
-    cv2.circle(picture, center, size + (1 << _SHIFT), (0, 0, 0), cv2.FILLED, cv2.LINE_AA, _SHIFT)
-    cv2.circle(picture, center, size, colour.tolist(), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    cv2.circle(image, center, size + (1 << _SHIFT), (0, 0, 0), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    cv2.circle(image, center, size, colour.tolist(), cv2.FILLED, cv2.LINE_AA, _SHIFT)
     if not filled:
-        cv2.circle(picture, center, size // 2, (0, 0, 0), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+        cv2.circle(image, center, size // 2, (0, 0, 0), cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
 def _mean_colour(first: int, second: int) -> tuple[int, ...]:
@@ -156,12 +154,12 @@ def _mean_colour(first: int, second: int) -> tuple[int, ...]:
     return tuple(int(value) for value in mean)
 
 
-def _darkened(picture_hw3: U8) -> F32:
-    """A grey, darker picture, on which colours stand out."""
-    grey = cv2.cvtColor(picture_hw3, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+def _darkened(image_hw3: U8) -> F32:
+    """A darker grey image, on which colours stand out."""
+    grey = cv2.cvtColor(image_hw3, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     dark: F32 = np.repeat(grey * 0.5, 3, axis=2)
     return dark
 
 
-def _uint8(picture: npt.NDArray[np.floating]) -> U8:
-    return np.clip(np.round(picture), 0, 255).astype(np.uint8)
+def _uint8(image: npt.NDArray[np.floating]) -> U8:
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)

@@ -34,8 +34,8 @@ def difference_sentence(difference: Difference) -> str:
     )
     if is_significant(found):
         verdict = "better" if found.difference > 0 else "worse"
-        return f"The {b} is {verdict} than the {a} by {abs(found.difference):.3f} AP, and significantly so ({interval})."
+        return f"The {b} is significantly {verdict} than the {a}, by {abs(found.difference):.3f} AP ({interval})."
     return (
         f"The {b} and the {a} differ by {signed_text(found.difference)} AP, which is NOT significant: "
-        f"the choice of images alone explains as much ({interval})."
+        f"the choice of images alone can explain it ({interval})."
     )

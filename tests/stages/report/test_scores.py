@@ -77,6 +77,6 @@ def test_without_detections_no_row_differs_from_the_protocol(tmp_path: LocalPath
     assert names == ["Primary teacher (PT)", "Cached targets of PT", "Cached targets of ST", "Student"]
 
 
-def test_a_person_has_a_prediction_of_its_own_where_the_boxes_are_the_annotated_ones(tmp_path: LocalPath) -> None:
-    assert [item.by_person for item in compared(context(tmp_path, tmp_path / "boxes.json"))] == [True, False]
-    assert [item.by_person for item in compared(context(tmp_path, None))] == [True, True]
+def test_an_instance_has_its_own_prediction_if_the_boxes_are_annotated(tmp_path: LocalPath) -> None:
+    assert [item.by_instance for item in compared(context(tmp_path, tmp_path / "boxes.json"))] == [True, False]
+    assert [item.by_instance for item in compared(context(tmp_path, None))] == [True, True]

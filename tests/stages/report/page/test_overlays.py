@@ -44,16 +44,16 @@ def test_a_dot_of_the_joints_colour_is_where_the_joint_is() -> None:
     np.testing.assert_allclose(changed.mean(axis=0), [40, 30], atol=0.1)
 
 
-def test_an_enlarged_picture_has_the_dot_on_the_same_spot_of_the_crop() -> None:
+def test_an_enlarged_image_has_the_dot_on_the_same_spot_of_the_crop() -> None:
     crop = grey()
     crop[40, 30] = (0, 255, 0)
-    picture, factor = enlarge(crop, height=512)
-    assert (factor, picture.shape) == (4.0, (512, 384, 3))
+    image, factor = enlarge(crop, height=512)
+    assert (factor, image.shape) == (4.0, (512, 384, 3))
     # Pixel 30 of the crop covers 120 to 123, whose middle is 121.5.
     drawn = draw_pose(grey(512, 384), at((30, 40)), factor=factor, shown_K=only(RIGHT_ANKLE))
     marked = np.argwhere((drawn != 100).any(axis=-1))
     np.testing.assert_allclose(marked.mean(axis=0), [161.5, 121.5], atol=0.1)
-    spot = picture[..., 1].astype(float) - picture[..., 0]
+    spot = image[..., 1].astype(float) - image[..., 0]
     centre = (np.argwhere(np.ones_like(spot)) * spot.reshape(-1, 1)).sum(axis=0) / spot.sum()
     np.testing.assert_allclose(centre, [161.5, 121.5], atol=0.1)
 
@@ -118,16 +118,16 @@ def test_an_error_leads_from_the_prediction_to_the_truth() -> None:
     assert (draw_errors(grey(), at((20, 20)), at((20, 100)), factor=1.0, labelled_K=only()) == 100).all()
 
 
-def test_drawing_leaves_the_picture_alone() -> None:
-    picture = grey()
-    draw_pose(picture, at((30, 40)), factor=1.0, shown_K=only(9))
-    draw_errors(picture, at((30, 40)), at((50, 40)), factor=1.0, labelled_K=only(9))
-    draw_bits(picture, np.ones((17, 32, 24), bool), factor=1.0)
-    draw_mask(picture, np.ones((128, 96), np.uint8))
-    assert (picture == 100).all()
+def test_drawing_leaves_the_image_alone() -> None:
+    image = grey()
+    draw_pose(image, at((30, 40)), factor=1.0, shown_K=only(9))
+    draw_errors(image, at((30, 40)), at((50, 40)), factor=1.0, labelled_K=only(9))
+    draw_bits(image, np.ones((17, 32, 24), bool), factor=1.0)
+    draw_mask(image, np.ones((128, 96), np.uint8))
+    assert (image == 100).all()
 
 
-def test_the_picture_in_the_page_decodes_to_itself() -> None:
+def test_the_image_in_the_page_decodes_to_itself() -> None:
     head, _, body = data_uri(np.full((32, 24, 3), (200, 50, 20), np.uint8)).partition(",")
     assert head == "data:image/jpeg;base64"
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)

@@ -22,7 +22,7 @@ def page() -> Page:
 
 @pytest.fixture(scope="module")
 def html(page: Page) -> str:
-    """The page rendered, once for all tests that only look at it."""
+    """The rendered page, shared by all tests that only read it."""
     return render(page)
 
 
@@ -53,7 +53,7 @@ def elements(html: str) -> list[tuple[str, dict[str, str | None]]]:
     return parser.seen
 
 
-def test_every_section_is_there_and_every_link_leads_to_one(html: str) -> None:
+def test_every_link_leads_to_a_section_and_every_section_has_a_link(html: str) -> None:
     seen = elements(html)
     ids = {attributes["id"] for tag, attributes in seen if tag == "section"}
     links = {(attributes["href"] or "").lstrip("#") for tag, attributes in seen if tag == "a"}
@@ -72,10 +72,10 @@ def test_no_text_becomes_markup(page: Page) -> None:
         differences=[replace(item, name_a=NASTY) for item in page.differences],
         curves=[replace(curve, name=NASTY) for curve in page.curves],
         phases=[replace(phase, label=NASTY) for phase in page.phases],
-        overlays=[replace(person, heading=NASTY, detail=NASTY) for person in page.overlays],
-        worst=[replace(item, tiles=[Tile(NASTY, item.tiles[0].picture_hw3)]) for item in page.worst],
+        overlays=[replace(item, heading=NASTY, detail=NASTY) for item in page.overlays],
+        worst=[replace(item, tiles=[Tile(NASTY, item.tiles[0].image_hw3)]) for item in page.worst],
         splits=[replace(split, quarantined={NASTY: 1}) for split in page.splits],
-        entries=[replace(entry, title=NASTY, entry_id=NASTY) for entry in page.entries],
+        entries=[replace(entry, title=NASTY, machine=NASTY) for entry in page.entries],
         versions={NASTY: NASTY},
         seconds={NASTY: 1.0},
     )
@@ -85,7 +85,7 @@ def test_no_text_becomes_markup(page: Page) -> None:
     assert html.count("&lt;script&gt;") >= 20
 
 
-def test_nothing_is_fetched_from_anywhere(html: str) -> None:
+def test_the_page_loads_nothing_from_the_network(html: str) -> None:
     assert "http" not in html.lower()
     assert "url(" not in re.sub(r"url\(#", "", html)
     sources = [attributes["src"] or "" for tag, attributes in elements(html) if "src" in attributes]
@@ -93,19 +93,19 @@ def test_nothing_is_fetched_from_anywhere(html: str) -> None:
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
 
 
-def test_ids_are_unique_though_several_figures_share_the_page(html: str) -> None:
+def test_ids_are_unique_although_the_page_has_several_figures(html: str) -> None:
     ids = [attributes["id"] for _, attributes in elements(html) if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
 def test_a_page_of_the_default_size_stays_small(page: Page) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 192, 3), np.uint8)
-    # Noise is the worst that a JPEG can be asked to keep; pictures of people take a fifth of it.
+    # JPEG compresses noise worst; real images take a fifth of that.
     busy = replace(page.overlays[0], tiles=[Tile("tile", noise)] * 6)
     assert len(render(replace(page, overlays=[busy] * 8, worst=[replace(busy, tiles=busy.tiles[:2])] * 8))) < 5_000_000
 
 
-def test_numbers_have_three_digits_and_a_size_nobody_has_is_a_dash(html: str) -> None:
+def test_numbers_have_three_digits_and_a_size_without_instances_is_a_dash(html: str) -> None:
     row = re.search(r"<tr><td[^>]*><span[^>]*></span>Student, taught by PT and ST</td>(.*?)</tr>", html)
     assert row is not None
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row[1])
@@ -114,14 +114,14 @@ def test_numbers_have_three_digits_and_a_size_nobody_has_is_a_dash(html: str) ->
     assert rest == ["0.653", "0.663", "-", "0.683", "0.693", "centroid", "1.235 M", "1.074", "1.000", "96x128", "12.3"]
 
 
-def test_the_headline_has_the_four_that_are_compared(page: Page, html: str) -> None:
+def test_the_four_compared_networks_have_cards_with_the_student_first(page: Page, html: str) -> None:
     cards = re.findall(r'<div class="card (\w+)">.*?<div class="value">([\d.]+)</div>', html)
     assert cards == [("student", "0.643"), ("baseline", "0.610"), ("primary", "0.700"), ("senior", "0.730")]
     assert page.protocol in html
 
 
 def test_a_difference_that_is_not_significant_is_called_so(html: str) -> None:
-    assert "The senior teacher is better than the primary teacher by 0.030 AP, and significantly so" in html
+    assert "The senior teacher is significantly better than the primary teacher, by 0.030 AP" in html
     assert "differ by +0.004 AP, which is NOT significant" in html
 
 
@@ -137,7 +137,7 @@ def test_a_student_alone_makes_a_page_too(page: Page) -> None:
         replace(page, rows=page.rows[:1], differences=alone, teacher_curves=[], overlays=[], worst=[], splits=[], cache=[])
     )
     assert len(re.findall("<section", html)) == 9
-    assert "The schedule reads no targets of a teacher." in html
+    assert "The schedule uses no teacher" in html
 
 
 @pytest.mark.parametrize("scheme", ["prefers-color-scheme: dark", "@media print", "max-width: 40rem"])

@@ -1,6 +1,6 @@
-"""The people that the report shows: who is chosen, and the pictures of what each network makes of them.
+"""The instances that the report shows: how they are chosen, and the images of what each network predicts for them.
 
-Shape letters: N people, K joints, h w crop pixels.
+Shape letters: N instances, P poses, K joints, h w crop pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stages.data.views import Views
 from stages.pose.affine import apply_affine
 from stages.pose.skeleton import SIGMAS
 from stages.prepare import INSTANCES, instances_step, pictures_of
-from stages.report.page.content import Person, Tile
+from stages.report.page.content import ShownInstance, Tile
 from stages.report.page.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height
 from stages.report.scores import SHORT_NAMES, Compared
 from stages.scoring.network_scores import PREDICTIONS
@@ -27,7 +27,7 @@ from storage_schemas.formats.instances import Instances, read_instances
 from storage_schemas.formats.predictions import read_predictions
 from storage_schemas.formats.targets import read_rows, unpack_bits
 
-__all__ = ["best_poses", "person_oks", "shown_people", "spread_ranks"]
+__all__ = ["best_poses", "instance_oks", "shown_instances", "spread_ranks"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -41,8 +41,8 @@ _TILES_WORST = 2
 _NUM_JOINTS = 17
 
 
-def person_oks(pose_PK3: F32, truth_K3: F32, area: float) -> F64:
-    """OKS of each of P poses with one person, over the person's labelled joints (COCO keypoint evaluation)."""
+def instance_oks(pose_PK3: F32, truth_K3: F32, area: float) -> F64:
+    """OKS [P] of each of P poses with one instance, over its labelled joints (COCO keypoint evaluation)."""
     labelled_K = truth_K3[:, 2] > 0
     squared_PK = np.square(pose_PK3[..., :2].astype(np.float64) - truth_K3[:, :2]).sum(axis=-1)
     similarity_PK = np.exp(-squared_PK / np.square(2 * SIGMAS) / (area + np.spacing(1)) / 2)
@@ -51,14 +51,14 @@ def person_oks(pose_PK3: F32, truth_K3: F32, area: float) -> F64:
 
 
 def spread_ranks(num: int, wanted: int) -> I64:
-    """``wanted`` positions in a ranking of ``num``, the middles of equal stretches; all of them where there are fewer."""
+    """``wanted`` positions spread evenly over a ranking of ``num``; all positions if there are fewer."""
     count = min(num, wanted)
     return np.floor((np.arange(count) + 0.5) / max(count, 1) * num).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Poses:
-    """One network's pose of each person, with its OKS and score; where nobody was found, OKS and score are 0."""
+    """One network's pose of each instance, with its OKS and score; both are 0 for an instance without a prediction."""
 
     pose_NK3: F32
     oks_N: F64
@@ -66,37 +66,39 @@ class Poses:
     kept_N: npt.NDArray[np.bool_]
 
 
-def best_poses(people: Instances, columns: dict[str, npt.NDArray[np.generic]], pose_PK3: F32, *, by_id: bool) -> Poses:
-    """For each person the prediction made for it (``by_id``), or of all on its picture the one with the highest OKS."""
-    image_id_N = people.image_id_M[people.image_N]
-    names, wanted_N = ("instance_id", people.id_N) if by_id else ("image_id", image_id_N)
+def best_poses(instances: Instances, columns: dict[str, npt.NDArray[np.generic]], pose_PK3: F32, *, by_id: bool) -> Poses:
+    """For each instance its own prediction (``by_id``), or else the one with the highest OKS of all in its image."""
+    image_id_N = instances.image_id_M[instances.image_N]
+    names, wanted_N = ("instance_id", instances.id_N) if by_id else ("image_id", image_id_N)
     rows_of: dict[int, list[int]] = {}
     for row, key in enumerate(columns[names].tolist()):
         rows_of.setdefault(key, []).append(row)
-    num = len(people.id_N)
+    num = len(instances.id_N)
     found = Poses(np.zeros((num, _NUM_JOINTS, 3), np.float32), np.zeros(num), np.zeros(num), np.zeros(num, bool))
     for index, key in enumerate(wanted_N.tolist()):
         if rows := rows_of.get(key):
-            oks = person_oks(pose_PK3[rows], people.keypoints_NK3[index], float(people.area_N[index]))
+            oks = instance_oks(pose_PK3[rows], instances.keypoints_NK3[index], float(instances.area_N[index]))
             best = rows[int(np.argmax(oks))]
             found.pose_NK3[index], found.oks_N[index] = pose_PK3[best], oks.max()
             found.score_N[index], found.kept_N[index] = columns["score"][best], columns["kept"][best]
     return found
 
 
-def shown_people(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> tuple[list[Person], list[Person]]:
-    """People spread over the student's OKS, and its worst cases; both among those with enough visible joints."""
-    people = read_instances(context.need(instances_step(context, "val")).path(INSTANCES))
+def shown_instances(
+    context: Context, networks: Sequence[Compared], decoder: DecoderName
+) -> tuple[list[ShownInstance], list[ShownInstance]]:
+    """Instances spread over the student's OKS, and its worst cases; only instances with enough visible joints are used."""
+    table = read_instances(context.need(instances_step(context, "val")).path(INSTANCES))
     poses = {
-        item.key: best_poses(people, *read_predictions(item.entry.path(PREDICTIONS), decoder), by_id=item.by_person)
+        item.key: best_poses(table, *read_predictions(item.entry.path(PREDICTIONS), decoder), by_id=item.by_instance)
         for item in networks
         if item.key in _OKS_NAMES
     }
-    clear = np.flatnonzero((people.keypoints_NK3[..., 2] == _VISIBLE).sum(axis=1) >= _MIN_VISIBLE)
-    # Best first; the id decides between equals, so that the same people are shown every time.
-    ranked = clear[np.lexsort((people.id_N[clear], -poses["student"].oks_N[clear]))]
+    clear = np.flatnonzero((table.keypoints_NK3[..., 2] == _VISIBLE).sum(axis=1) >= _MIN_VISIBLE)
+    # The best first. The id breaks ties, so that every run shows the same instances.
+    ranked = clear[np.lexsort((table.id_N[clear], -poses["student"].oks_N[clear]))]
     settings = context.settings.report
-    drawn = _Drawing(context, people, poses)
+    drawn = _Drawing(context, table, poses)
     overlays = ranked[spread_ranks(len(ranked), settings.overlays)]
     worst = ranked[::-1][: settings.worst]
     crops = drawn.crops(np.unique(np.concatenate([overlays, worst])))
@@ -108,10 +110,10 @@ _OKS_NAMES = {"student": "student", "baseline": "baseline", "primary": "PT", "se
 
 
 class _Drawing:
-    """What the pictures are drawn from: the validation set's plain view, its bits, and the poses of every network."""
+    """Draws instances from the plain view of the validation set, its bits, and the poses of every network."""
 
-    def __init__(self, context: Context, people: Instances, poses: dict[str, Poses]) -> None:
-        self._context, self._people, self._poses = context, people, poses
+    def __init__(self, context: Context, table: Instances, poses: dict[str, Poses]) -> None:
+        self._context, self._table, self._poses = context, table, poses
         crops = context.need(view_step(context, "val", 0))
         context.check(crops)
         self._affine_N23 = read_rows(crops.fetch(), "affine").astype(np.float32)
@@ -125,9 +127,9 @@ class _Drawing:
         self._height = tile_height(_TILES * report.overlays + _TILES_WORST * report.worst, size_wh=size_wh)
 
     def crops(self, rows: I64) -> dict[int, Batch]:
-        """The crop and the mask of each row, as a batch of one."""
+        """The crop and the mask of each row, as a batch of one instance."""
         context, size_wh = self._context, self._context.settings.crop.size_wh
-        loader = CropLoader(self._people, pictures_of(context, "val"), size_wh=size_wh, threads=1)
+        loader = CropLoader(self._table, pictures_of(context, "val"), size_wh=size_wh, threads=1)
         try:
             views = [Views(self._affine_N23, self._flip_N)]
             batches = loader.batches((np.array([row]) for row in rows), views, with_mask=True)
@@ -135,55 +137,53 @@ class _Drawing:
         finally:
             loader.close()
 
-    def seen_by_all(self, row: int, batch: Batch) -> Person:
-        """The person as labelled, as every network predicts it, as bits and as mask."""
-        picture, factor = enlarge(batch.image_Bhw3[0], height=self._height)
-        tiles = [Tile("ground truth", self._truth(picture, batch, factor))]
-        tiles += [Tile(short, self._predicted(picture, role, row, factor)) for role, short in SHORT_NAMES.items()]
-        tiles += [Tile(f"{short} bits", draw_bits(picture, self._bits_of(short, row), factor=factor)) for short in self._bits]
-        told = "mask" if batch.has_mask_B[0] else "mask (none)"
-        tiles.append(Tile(told, draw_mask(picture, batch.mask_Bhw[0])))
-        tiles += [
-            Tile(arm, self._predicted(picture, arm, row, factor)) for arm in ("student", "baseline") if arm in self._poses
-        ]
+    def seen_by_all(self, row: int, batch: Batch) -> ShownInstance:
+        """The instance as labelled, as every network predicts it, as bits and as mask."""
+        image, factor = enlarge(batch.image_Bhw3[0], height=self._height)
+        tiles = [Tile("ground truth", self._truth(image, batch, factor))]
+        tiles += [Tile(short, self._predicted(image, role, row, factor)) for role, short in SHORT_NAMES.items()]
+        tiles += [Tile(f"{short} bits", draw_bits(image, self._bits_of(short, row), factor=factor)) for short in self._bits]
+        caption = "mask" if batch.has_mask_B[0] else "mask (none)"
+        tiles.append(Tile(caption, draw_mask(image, batch.mask_Bhw[0])))
+        tiles += [Tile(arm, self._predicted(image, arm, row, factor)) for arm in ("student", "baseline") if arm in self._poses]
         oks = ", ".join(f"{name} {self._poses[key].oks_N[row]:.2f}" for key, name in _OKS_NAMES.items() if key in self._poses)
-        return Person(self._heading(row), f"in {self._picture_name(row)}; OKS: {oks}{self._dropped(row)}", tiles)
+        return ShownInstance(self._heading(row), f"in {self._file_name(row)}; OKS: {oks}{self._dropped(row)}", tiles)
 
-    def worst(self, row: int, batch: Batch) -> Person:
-        """The person as labelled, and as the student predicts it, with what is wrong."""
-        picture, factor = enlarge(batch.image_Bhw3[0], height=self._height)
-        predicted = self._predicted(picture, "student", row, factor)
+    def worst(self, row: int, batch: Batch) -> ShownInstance:
+        """The instance as labelled, and as the student predicts it with its errors."""
+        image, factor = enlarge(batch.image_Bhw3[0], height=self._height)
+        predicted = self._predicted(image, "student", row, factor)
         truth_K3 = batch.keypoints_BK3[0]
         errors = draw_errors(
             predicted, self._in_crop("student", row), truth_K3[:, :2], factor=factor, labelled_K=truth_K3[:, 2] > 0
         )
         student = self._poses["student"]
         detail = (
-            f"in {self._picture_name(row)}; OKS {student.oks_N[row]:.2f}, score {student.score_N[row]:.2f}{self._dropped(row)}"
+            f"in {self._file_name(row)}; OKS {student.oks_N[row]:.2f}, score {student.score_N[row]:.2f}{self._dropped(row)}"
         )
-        return Person(
-            self._heading(row), detail, [Tile("ground truth", self._truth(picture, batch, factor)), Tile("student", errors)]
+        return ShownInstance(
+            self._heading(row), detail, [Tile("ground truth", self._truth(image, batch, factor)), Tile("student", errors)]
         )
 
     def _heading(self, row: int) -> str:
-        return f"Person {self._people.id_N[row]}"
+        return f"Instance {self._table.id_N[row]}"
 
-    def _picture_name(self, row: int) -> str:
-        return str(self._people.file_name_M[self._people.image_N[row]])
+    def _file_name(self, row: int) -> str:
+        return str(self._table.file_name_M[self._table.image_N[row]])
 
     def _dropped(self, row: int) -> str:
-        return "" if self._poses["student"].kept_N[row] else "; the student's pose was dropped by OKS-NMS"
+        return "" if self._poses["student"].kept_N[row] else "; OKS-NMS dropped the student's pose"
 
-    def _truth(self, picture: U8, batch: Batch, factor: float) -> U8:
+    def _truth(self, image: U8, batch: Batch, factor: float) -> U8:
         joints_K3 = batch.keypoints_BK3[0]
         return draw_pose(
-            picture, joints_K3[:, :2], factor=factor, shown_K=joints_K3[:, 2] > 0, solid_K=joints_K3[:, 2] == _VISIBLE
+            image, joints_K3[:, :2], factor=factor, shown_K=joints_K3[:, 2] > 0, solid_K=joints_K3[:, 2] == _VISIBLE
         )
 
-    def _predicted(self, picture: U8, key: str, row: int, factor: float) -> U8:
+    def _predicted(self, image: U8, key: str, row: int, factor: float) -> U8:
         score_K = self._poses[key].pose_NK3[row, :, 2]
         return draw_pose(
-            picture,
+            image,
             self._in_crop(key, row),
             factor=factor,
             shown_K=np.ones(len(score_K), bool),
@@ -191,7 +191,7 @@ class _Drawing:
         )
 
     def _in_crop(self, key: str, row: int) -> F32:
-        """A network's pose [K, 2] in pixels of the crop."""
+        """The pose [K, 2] of a network in pixels of the crop."""
         affine_23 = self._affine_N23[row].astype(np.float64)
         return apply_affine(affine_23, self._poses[key].pose_NK3[row, :, :2]).astype(np.float32)
 

@@ -86,8 +86,8 @@ def curves_figure(title: str, curves: Sequence[Curve], phases: Sequence[Phase] =
         for phase in phases:
             left, right = phase.first - 0.5, phase.last + 0.5
             axes.axvspan(left, right, color=_COLOURS[phase.who], alpha=0.13, linewidth=0)
-            style: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
-            axes.annotate(phase.label, ((left + right) / 2, 0.985), **style)
+            text: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 9}
+            axes.annotate(phase.label, ((left + right) / 2, 0.985), **text)
         for curve in curves:
             # A curve of one epoch is a single point, which is invisible without a marker.
             marker = _MARKERS[curve.who] if len(curve.loss) < 2 else None

@@ -11,7 +11,7 @@ GLOSSARY = {
         "are, relative to the size of the instance and to how precisely humans label each joint."
     ),
     "AP": (
-        "Average precision of the COCO keypoint evaluation: the mean over ten OKS thresholds from .50 to .95. AP50 and AP75 use "
+        "Average precision of COCO's keypoint evaluation: the mean over ten OKS thresholds from .50 to .95. AP50 and AP75 use "
         "the thresholds .50 (roughly found) and .75 (found well). APM and APL are for medium and large instances. AR is the "
         "average recall."
     ),
@@ -21,7 +21,7 @@ GLOSSARY = {
         "DARK fits a smooth peak to the logarithm of the heatmap and takes its top. The centroid is the mean position of the "
         "cells that binarization sets to 1."
     ),
-    "Flip test": "The network also sees the mirrored crop, and the mean of both heatmaps is used. Published AP usually does this.",
+    "Flip test": "The mean of the heatmaps of the crop and of its mirror image is used, as is usual for published AP.",
     "OKS-NMS": "If several predictions in an image are almost equal by OKS, only the one with the highest score is kept.",
     "PT, ST": "Primary teacher, which sees the image; senior teacher, which also sees the segmentation mask of the instance.",
     "Bits": "A teacher's heatmap as the student learns it: 1 near the peak, 0 elsewhere. Also called cached targets.",

@@ -25,8 +25,8 @@ def test_a_difference_has_its_sign_unless_it_rounds_to_zero(value: float, text: 
 @pytest.mark.parametrize(
     ("low", "high", "word"),
     [
-        (0.01, 0.05, "is significantly better than the A, by 0.030 AP"),
-        (-0.09, -0.01, "is significantly worse than the A, by 0.050 AP"),
+        (0.01, 0.05, "significantly better than the A, by 0.030 AP"),
+        (-0.09, -0.01, "significantly worse than the A, by 0.050 AP"),
     ],
 )
 def test_an_interval_without_zero_is_a_finding(low: float, high: float, word: str) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import get_args
 
 from pipeline import experiments
 from stages import distill, evaluate, prepare, teachers
-from stages.base import Context, StageName, Step
+from stages.base import Context, Stage, StageName, Step
 from stages.report import stage as report
 from stages.targets import stage as targets
 from storage_schemas.errors import ConfigError, MissingInputError, Remedy
@@ -17,7 +16,7 @@ from storage_schemas.store.inventory import Inventory
 
 __all__ = ["STAGES", "awaited", "check", "is_forced", "make_stage", "named", "refer"]
 
-STAGES: dict[StageName, ModuleType] = {
+STAGES: dict[StageName, Stage] = {
     "prepare": prepare,
     "teachers": teachers,
     "targets": targets,
@@ -154,7 +153,7 @@ def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> N
             context.check(entry)
 
 
-def _missing(context: Context, module: ModuleType) -> list[Step]:
+def _missing(context: Context, stage: Stage) -> list[Step]:
     """What is not there, each entry once: two steps may be one entry, such as a student without teachers and its baseline."""
-    missing = {(step.kind, step.key): step for step in module.steps(context) if context.find(step) is None}
+    missing = {(step.kind, step.key): step for step in stage.steps(context) if context.find(step) is None}
     return list(missing.values())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 from stages.settings import BinarizeSettings, Precision, Role, Settings, Split
@@ -24,6 +24,7 @@ __all__ = [
     "Device",
     "InstancesStep",
     "ScoresStep",
+    "Stage",
     "StageName",
     "Step",
     "StudentStep",
@@ -160,7 +161,7 @@ def is_pending(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Context:
-    """One run of the pipeline."""
+    """One run of the pipeline: its settings, its home, and what it has done so far."""
 
     settings: Settings
     home: StorePath
@@ -168,15 +169,15 @@ class Context:
     command: str = "python -m pipeline.run"
     """How the user started this run, without ``--stage``; the report prints it."""
     counters: Counter[str] = field(default_factory=Counter)
-    """What this run did, such as ``teacher_forwards.primary``."""
+    """What this run has done, such as ``teacher_forwards.primary``."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each stage of this run took."""
+    """The seconds that each stage of this run took."""
     run: str = field(default_factory=lambda: uuid4().hex[:8])
-    """Tells this run from others of the same experiment."""
+    """A random name for this run, unique among the runs of an experiment."""
     upstream: StorePath | None = None
-    """The home of a team, whose store is looked in after the own one, and only read."""
+    """Another home, such as a team's: its store is searched after the own one, and only read."""
     sources: dict[Split, Mapping[str, Any]] = field(default_factory=dict)
-    """What a run has found of its data sets: every step of every stage asks."""
+    """The recipe of each split's files, computed once: all steps contain it."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
     @cached_property
@@ -187,7 +188,7 @@ class Context:
 
     @property
     def run_dir(self) -> StorePath:
-        """Where this experiment keeps its configuration, metrics and report."""
+        """The folder of this experiment: configuration, metrics and report."""
         return self.home / "runs" / self.settings.name
 
     @property
@@ -197,7 +198,7 @@ class Context:
         return width // 4, height // 4
 
     def find(self, step: Step) -> Entry | None:
-        """The entry of a step, or None; a step that waits has none."""
+        """The entry of a step, or None if it does not exist or the step waits for another."""
         if step.waits_for:
             return None
         known = self._found.get((step.kind, step.key))
@@ -208,14 +209,14 @@ class Context:
         return known
 
     def replace(self, step: Step) -> None:
-        """Have a step's entry made again; it goes when another is in its place."""
+        """Have a step's entry rebuilt; the old one is deleted when the new one is committed."""
         entry = self.find(step)
         if entry is not None:
             self.store.replace(entry)
             del self._found[step.kind, step.key]
 
     def look_again(self) -> None:
-        """Forget what was found: it may have been taken out of the store since."""
+        """Forget all found entries: some may have been deleted from the store since."""
         self._found.clear()
         self.sources.clear()
 
@@ -223,7 +224,7 @@ class Context:
         """The entry of a step.
 
         Raises:
-            MissingInputError: it is not there; the message names the command that makes it.
+            MissingInputError: it does not exist; the message names the command that makes it.
         """
         entry = self.find(step)
         if entry is None:
@@ -235,32 +236,42 @@ class Context:
         return entry
 
     def check(self, entry: Entry) -> None:
-        """Hold the files of an entry against its manifest.
+        """Verify the files of an entry against its manifest.
 
         Raises:
-            CorruptEntryError: the first that is damaged, with its remedy.
+            CorruptEntryError: names the first damaged file, with its remedy.
         """
         entry.check(upstream=self.upstream)
 
     def content(self, step: Step) -> str:
-        """What later recipes know a step's entry by.
+        """The content hash of a step's entry, which other recipes contain.
 
-        For an entry that is not there yet it is a placeholder, and the asking step must name ``step`` in ``waits_for``.
+        For a missing entry it is a placeholder, and the step whose recipe contains it must name ``step`` in ``waits_for``.
         """
         entry = self.find(step)
         return pending(step.key) if entry is None else entry.content
 
     def waits(self, *steps: Step) -> tuple[Step, ...]:
-        """Those of the steps whose entries are not there."""
+        """The steps whose entries are missing."""
         return tuple(step for step in steps if self.find(step) is None)
 
     def tell(self, message: str) -> None:
-        """Say something to the user."""
+        """Log a message for the user."""
         log.info("%s", message)
 
 
+class Stage(Protocol):
+    """A stage of the pipeline, which is a module with these two functions."""
+
+    def steps(self, context: Context) -> Sequence[Step]:
+        """All entries that the stage makes, each as a step with its recipe."""
+
+    def make(self, context: Context, missing: Sequence[Step]) -> None:
+        """Make the entries of ``missing``, which are steps of this stage that wait for nothing."""
+
+
 def resolve_precision(precision: Precision, device: Device) -> Literal["float32", "bfloat16"]:
-    """What ``auto`` means: bfloat16 where the device computes in it (GPUs and some CPUs), else float32; keys hold which."""
+    """Replace ``auto`` by bfloat16 where the device supports it (GPUs and some CPUs), else by float32; keys hold the result."""
     if precision != "auto":
         return precision
     return "bfloat16" if device == "cuda" or _native_bfloat16() else "float32"

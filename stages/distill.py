@@ -1,4 +1,4 @@
-"""Stage distill: the student learns from cached targets in the order of the schedule; beside it, the same without teachers."""
+"""Stage distill: train the student on cached targets in the order of the schedule, and the baseline on labels alone."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _VERSION = 3
 
 
 def arms(context: Context) -> tuple[Arm, ...]:
-    """What is trained."""
+    """The networks that are trained."""
     return ("student", "baseline") if context.settings.distill.baseline else ("student",)
 
 
 def steps(context: Context) -> list[StudentStep]:
-    """The trained networks."""
+    """One step for each trained network."""
     return [student_step(context, arm) for arm in arms(context)]
 
 
 def student_step(context: Context, arm: Arm) -> StudentStep:
-    """The weights of a student: known by the crops and targets it reads in each epoch, and how it learns."""
+    """The weights of a student; its recipe holds the crops and targets of each epoch, and the training settings."""
     settings = context.settings.distill
     waits: list[Step] = list(context.waits(instances_step(context, "train")))
     epochs = []
@@ -76,7 +76,7 @@ def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
 
 
 def make(context: Context, missing: Sequence[Step]) -> None:
-    """Train what is missing; every cached file that will be read is checked against its manifest first."""
+    """Train the missing networks, after verifying every entry that they read."""
     at_once = [context.settings.distill for _ in {step.key for step in steps(context)}]
     for group in side_by_side(context, [step for step in missing if isinstance(step, StudentStep)]):
         with ExitStack() as stack:
@@ -87,7 +87,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
                     drafts.append((step.arm, draft))
             plans = [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts]
             for (_, draft), made in zip(drafts, run_trainings(context, plans, at_once=at_once), strict=True):
-                # The curve holds times: the same weights, trained again, are the same content.
+                # The curve holds times, so it is left out: the same weights have the same content.
                 measured = {"network": context.settings.distill.student.network, "content": draft.payload([WEIGHTS])}
                 draft.commit([WEIGHTS, METRICS], measured=measured, made=made)
 
@@ -119,13 +119,13 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
 
 def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath) -> TrainingPlan:
     settings = context.settings
-    people = context.need(instances_step(context, "train"))
-    context.check(people)
+    table = context.need(instances_step(context, "train"))
+    context.check(table)
     return TrainingPlan(
         stage="distill",
         name=arm,
         network=NetworkSpec(network=settings.distill.student.network),
-        instances=people.file(INSTANCES),
+        instances=table.file(INSTANCES),
         pictures=pictures_of(context, "train"),
         folder=folder,
         crop_wh=settings.crop.size_wh,

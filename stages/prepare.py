@@ -1,4 +1,4 @@
-"""Stage prepare: a COCO-format data set becomes a checked table of people; what is broken is set aside with the reason."""
+"""Stage prepare: validate a COCO-format dataset, write its instance table, and quarantine broken records with the reason."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import ray
 
 from stages.base import Context, InstancesStep, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
@@ -41,7 +39,7 @@ GROUND_TRUTH = "ground_truth.json"
 _RULES_VERSION = 3
 _TASK_IMAGES = 256
 _DRAWN = f"drawn{MARKER}"
-"""Beside the embedded data set, and written after it."""
+"""Marker of a complete embedded dataset; it is written last."""
 _SHOWN = 5
 
 
@@ -51,7 +49,7 @@ def steps(context: Context) -> list[InstancesStep]:
 
 
 def instances_step(context: Context, split: Split) -> InstancesStep:
-    """The table of one split; it is known by the annotations' hash and the images' names and sizes."""
+    """The table of one split; its recipe holds a hash of the annotations, and of the names and sizes of the images."""
     settings = context.settings
     width, height = settings.crop.size_wh
     if split not in context.sources:
@@ -70,7 +68,7 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
 
 
 def pictures_of(context: Context, split: Split) -> Pictures:
-    """Where the pixels of a split come from; its table must be there if crops are stored beside it."""
+    """The images of a split; with ``prepare.crops`` its instance table must exist, since the windows lie beside it."""
     root = images_of(context, split)
     if not context.settings.prepare.crops:
         return Pictures(root)
@@ -83,7 +81,7 @@ def skeleton_of(context: Context, split: Split) -> Skeleton:
 
 
 def images_of(context: Context, split: Split) -> StorePath:
-    """The folder below which the file names of a split lie; the embedded data set is drawn if it is not there."""
+    """The image folder of a split; the embedded dataset is drawn if it does not exist."""
     if context.settings.data.embedded is not None:
         return _embedded(context) / "images"
     source = context.settings.data.train if split == "train" else context.settings.data.val
@@ -95,7 +93,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     """Read, check, quarantine and commit each missing table."""
     for step in missing:
         assert isinstance(step, InstancesStep)
-        # Every picture is looked at again, so that nothing of a run that died would be used.
+        # Every image is read again, so no part of a killed run is adopted.
         with context.store.draft(step.kind, step.recipe, adopt=False, tell=context.tell) as draft:
             if isinstance(draft, Draft):
                 _make_split(context, step.split, draft)
@@ -109,7 +107,9 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
     assert source is not None
     for path, what in ((source.annotations, "annotations file"), (source.images, "image folder")):
         if not (path.is_file() if path is source.annotations else path.is_dir()):
-            raise DataError(f"The {what} {path} (data.{split}) is not there", allowed="an existing path, seen by every node")
+            raise DataError(
+                f"The {what} {path} (data.{split}) does not exist", allowed="an existing path that every node can read"
+            )
     return {
         "annotations": sha256_known(source.annotations),
         "images": _listing_once(source.images, source.images.mtime_ns()),
@@ -118,12 +118,12 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=8)
 def _listing_once(root: StorePath, changed_ns: int) -> str:
-    """A hash over the names and sizes of all files below ``root``; the pictures' own hashes are in the table."""
+    """A hash over the names and sizes of all files below ``root``; hashes of the images' bytes are in the table."""
     return hashlib.sha256(canonical_json(root.listing())).hexdigest()
 
 
 def _embedded(context: Context) -> StorePath:
-    """The folder of the embedded data set, drawn on first use."""
+    """The folder of the embedded dataset, which is drawn on first use."""
     settings = context.settings.data.embedded
     assert settings is not None
     spec = SyntheticSpec(train_images=settings.train_images, val_images=settings.val_images, seed=settings.seed)
@@ -139,18 +139,18 @@ def _embedded(context: Context) -> StorePath:
 
 
 _SEEN: dict[StorePath, Part] = {}
-"""Data sets that this process knows to be drawn."""
+"""Embedded datasets that this process has found complete."""
 
 
 def _drawn(folder: StorePath) -> Part | None:
-    """The files of an embedded data set, or None if it is not drawn yet."""
+    """The files of an embedded dataset, or None if it is not drawn yet."""
     if folder not in _SEEN and (part := read_marker(folder / _DRAWN)):
         _SEEN[folder] = part
     return _SEEN.get(folder)
 
 
 def _draw(folder: Path, spec: SyntheticSpec) -> None:
-    with progress("prepare: drawing the embedded data set", spec.train_images + spec.val_images, "images") as bar:
+    with progress("prepare: drawing the embedded dataset", spec.train_images + spec.val_images, "images") as bar:
         draw_dataset(folder, spec, progress=lambda done, _: bar.advance(done - bar.done))
 
 
@@ -158,7 +158,7 @@ def _annotations_of(context: Context, split: Split) -> Path:
     if context.settings.data.embedded is not None:
         folder, name = _embedded(context), f"annotations/{split}.json"
         part = _drawn(folder)
-        assert part is not None, "it was drawn just now"
+        assert part is not None, "_embedded has drawn it"
         return (folder / name).file(lambda: part.files[name]).fetch()
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
@@ -166,43 +166,43 @@ def _annotations_of(context: Context, split: Split) -> Path:
     return annotations.file(lambda: facts_of(annotations)).fetch()
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Some pictures to look at, each with the people in it; crops are stored below ``crops`` under names with ``number``."""
+@dataclass(frozen=True, kw_only=True)
+class ImagesJob:
+    """One task: some images, each with its records, and the folder for their windows (None to store none)."""
 
     number: int
     root: StorePath
-    pictures: tuple[tuple[Record, ...], ...]
-    crops: StorePath | None
+    images: tuple[tuple[Record, ...], ...]
+    windows: StorePath | None
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """For each image id its facts, or the reason why it cannot be used; and the crops that were stored."""
+@dataclass(frozen=True, kw_only=True)
+class ImagesResult:
+    """For each image id its facts, or the reason why the image cannot be used; and the windows that were written."""
 
     facts: dict[int, ImageFacts | str]
-    crops: list[StoredCrop]
+    windows: list[StoredCrop]
 
 
-@ray.remote(max_calls=0)
-def _look(job: _Job) -> _Looked:
+def read_images(job: ImagesJob) -> ImagesResult:
+    """The Ray task of this stage: read and hash images, and store the windows of their instances."""
     found: dict[int, ImageFacts | str] = {}
     part = f"crops-{job.number:05d}"
-    writer = WindowWriter(job.crops.mirror(), part) if job.crops else None
-    for people in job.pictures:
-        first = people[0]
+    writer = WindowWriter(job.windows.mirror(), part) if job.windows else None
+    for records in job.images:
+        first = records[0]
         try:
             found[first.image_id], image_hw3 = read_image(job.root, first.file_name, (first.width, first.height))
         except ImageError as error:
             found[first.image_id] = str(error)
             continue
         if writer:
-            writer.add(image_hw3, people)
-    if writer is None or job.crops is None:
-        return _Looked(found, [])
+            writer.add(image_hw3, records)
+    if writer is None or job.windows is None:
+        return ImagesResult(facts=found, windows=[])
     writer.flush()
-    finish_part(job.crops, part, sorted({crop.shard for crop in writer.written}))
-    return _Looked(found, writer.written)
+    finish_part(job.windows, part, sorted({crop.shard for crop in writer.written}))
+    return ImagesResult(facts=found, windows=writer.written)
 
 
 def _make_split(context: Context, split: Split, draft: Draft) -> None:
@@ -210,16 +210,16 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     root = images_of(context, split)
     coco = read_coco(_annotations_of(context, split), COCO_17)
     sorted_out = sort_out(coco, aspect_wh=width / height, holdout_fraction=draft.recipe["holdout_fraction"])
-    crops = draft.folder if context.settings.prepare.crops else None
-    looked = _look_at_images(context, split, root, sorted_out.records, crops)
-    facts = looked.facts
+    folder = draft.folder if context.settings.prepare.crops else None
+    read = _read_all_images(context, split, root, sorted_out.records, folder)
+    facts = read.facts
     bad_images = {image_id: reason for image_id, reason in facts.items() if isinstance(reason, str)}
     quarantine = [*sorted_out.quarantine, *_of_bad_images(sorted_out.records, bad_images)]
     good = [record for record in sorted_out.records if record.image_id not in bad_images]
     _write_quarantine(draft.work / QUARANTINE, quarantine)
     _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
     if not good:
-        raise DataError(f"The {split} set has no usable person", allowed="at least one person with labelled keypoints")
+        raise DataError(f"The {split} set has no usable instance", allowed="at least one instance with labelled keypoints")
     table = Instances.from_records(
         good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)}, coco.skeleton
     )
@@ -227,11 +227,11 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))
     (draft.work / GROUND_TRUTH).write_bytes(canonical_json(truth))
     files = [INSTANCES, QUARANTINE, GROUND_TRUTH]
-    if crops:
-        write_index(draft.work, looked.crops)
-        files += [CROPS_INDEX, *dict.fromkeys(crop.shard for crop in looked.crops)]
+    if folder:
+        write_index(draft.work, read.windows)
+        files += [CROPS_INDEX, *dict.fromkeys(window.shard for window in read.windows)]
     measured: dict[str, Any] = {
-        "content": _content(table, draft.work / GROUND_TRUTH, looked.crops if crops else None),
+        "content": _content(table, draft.work / GROUND_TRUTH, read.windows if folder else None),
         "people": len(table.id_N),
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
@@ -239,34 +239,34 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "quarantined": dict(Counter(item.reason.split(":")[0] for item in quarantine)),
         "skipped": sorted_out.skipped,
     }
-    if crops:
-        measured["crops"] = len(looked.crops)
+    if folder:
+        measured["crops"] = len(read.windows)
     draft.commit(files, measured=measured, made={"device": "cpu"})
     context.tell(
-        f"prepare: {split} set of {len(table.id_N)} people on {len(table.image_id_M)} images; "
+        f"prepare: {split} set of {len(table.id_N)} instances on {len(table.image_id_M)} images; "
         f"{len(quarantine)} quarantined, {sum(sorted_out.skipped.values())} skipped by rule"
     )
 
 
-def _look_at_images(
-    context: Context, split: Split, root: StorePath, records: Sequence[Record], crops: StorePath | None
-) -> _Looked:
+def _read_all_images(
+    context: Context, split: Split, root: StorePath, records: Sequence[Record], windows: StorePath | None
+) -> ImagesResult:
     by_image: dict[int, list[Record]] = {}
     for record in records:
         by_image.setdefault(record.image_id, []).append(record)
-    pictures = [tuple(people) for people in by_image.values()]
+    images = [tuple(of_image) for of_image in by_image.values()]
     jobs = []
-    for number, start in enumerate(range(0, len(pictures), _TASK_IMAGES)):
-        ours = tuple(pictures[start : start + _TASK_IMAGES])
-        jobs.append((_Job(number, root, ours, crops), len(ours)))
+    for number, start in enumerate(range(0, len(images), _TASK_IMAGES)):
+        ours = tuple(images[start : start + _TASK_IMAGES])
+        jobs.append((ImagesJob(number=number, root=root, images=ours, windows=windows), len(ours)))
     options = task_options(context, network=False)
-    looked = _Looked({}, [])
-    for _, found in run_tasks(_look, jobs, options=options, title=f"prepare: {split} images", unit="images"):
-        looked.facts.update(found.facts)
-        looked.crops.extend(found.crops)
+    read = ImagesResult(facts={}, windows=[])
+    for _, found in run_tasks(read_images, jobs, options=options, title=f"prepare: {split} images", unit="images"):
+        read.facts.update(found.facts)
+        read.windows.extend(found.windows)
     # Tasks end in any order.
-    looked.crops.sort(key=lambda crop: (crop.shard, crop.offset))
-    return looked
+    read.windows.sort(key=lambda window: (window.shard, window.offset))
+    return read
 
 
 def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> list[Quarantined]:
@@ -285,20 +285,20 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
     allowed = context.settings.prepare.max_bad_fraction
     if not quarantine or len(quarantine) <= allowed * num_records:
         return
-    kept = context.run_dir / f"quarantine.{split}.jsonl"
-    kept.parent.make_folders()
-    _write_quarantine(kept, quarantine)
+    listed = context.run_dir / f"quarantine.{split}.jsonl"
+    listed.parent.make_folders()
+    _write_quarantine(listed, quarantine)
     lines = [f"    annotation {item.annotation_id}, image {item.image_id}: {item.reason}" for item in quarantine[:_SHOWN]]
     raise DataError(
         f"{len(quarantine)} of {num_records} records of the {split} set are broken "
-        f"({len(quarantine) / num_records:.2%}); all are listed in {kept}\n" + "\n".join(lines),
+        f"({len(quarantine) / num_records:.2%}); all are listed in {listed}\n" + "\n".join(lines),
         allowed=f"at most {allowed:.2%} (prepare.max_bad_fraction)",
         remedy=Remedy("run", text="repair the data", stage="prepare", settings=("prepare.max_bad_fraction=0.05",)),
     )
 
 
 def _content(table: Instances, ground_truth: Path, crops: Sequence[StoredCrop] | None) -> str:
-    """A hash of what the table says, and of the stored crops, whatever library version wrote the files."""
+    """A hash of the table's values and of the stored windows; library versions do not change it."""
     digest = hashlib.sha256(ground_truth.read_bytes())
     digest.update(table.skeleton.encode())
     for array in (table.id_N, table.center_N2, table.size_N2, table.keypoints_NK3, table.holdout_N):

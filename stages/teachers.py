@@ -1,4 +1,4 @@
-"""Stage teachers: the primary from given weights or trained, the senior from it by a mask adapter, and the AP of each."""
+"""Stage teachers: load or train the primary, train the senior with a mask adapter, and score both."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from storage_schemas.store.store import Draft, Entry
 __all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
 
 _SIDE_BY_SIDE: tuple[tuple[TeacherPart, ...], ...] = (("primary", "base"), ("senior", "control"))
-"""What is made at the same time: the others are made from these."""
+"""Networks that are trained at the same time; each group starts from the group before."""
 _VERSION = 1
 _NO_SENIOR, _NO_PRIMARY = ("base",), ("network",)
-"""Fields that recipes of the others have: a senior is no earlier version of a primary, nor the other way round."""
+"""A field that only seniors, or only primaries, have in their recipe: one is never an earlier version of the other."""
 _NOT_IN_KEYS = {"workers", "loader_threads", "precision"}
 
 
 def steps(context: Context) -> list[Step]:
-    """Both teachers (and the network under the senior, and the control, where there are such), and the AP of each."""
+    """Both teachers, with the senior's own base and its control where they are configured, and the AP of each."""
     return [*(_step(context, part) for part in _parts(context)), *evaluations(context).values()]
 
 
@@ -48,7 +48,7 @@ def _parts(context: Context) -> list[TeacherPart]:
 
 
 def evaluations(context: Context) -> dict[str, ScoresStep]:
-    """The scores of the teachers on the validation set, by a name for people; the senior's with and without the mask."""
+    """The scores of the teachers on the validation set by the names in the report; the senior has two."""
     primary, senior = teacher_step(context, "primary"), teacher_step(context, "senior")
     found = {
         "primary": evaluation_step(context, primary, "primary teacher", stage="teachers"),
@@ -70,20 +70,20 @@ def teacher_step(context: Context, role: Role) -> TeacherStep:
 
 
 def network_spec(entry: Entry) -> NetworkSpec:
-    """How to load the network that an entry holds."""
+    """The network that an entry holds."""
     measured = entry.measured
     files = {name: entry.file(str(measured[name])) for name in ("weights", "checkpoint") if measured.get(name)}
     return NetworkSpec(network=measured["network"], senior=measured["senior"], **files)
 
 
 def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
-    """What a training depends on beside its data: its settings but for those that only say who does the work."""
+    """What a training depends on besides its data: all settings except those that only divide the work."""
     recipe = {name: getattr(train, name) for name in TrainSettings.model_fields if name not in _NOT_IN_KEYS}
     return {**recipe, "precision": resolve_precision(train.precision, context.device)}
 
 
 def architecture(network: str | None) -> dict[str, Any] | None:
-    """What a network's name stands for, so that another release's network of that name is another input."""
+    """The layers that a network's name stands for, so that a change of them in another release changes keys."""
     return architecture_recipe(network) if network else None
 
 
@@ -95,7 +95,7 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
     title = "primary teacher" if part == "primary" else "network under the senior"
     if source.weights is not None:
         if not source.weights.is_file():
-            raise WeightsError(f"The weights {source.weights} (teachers.{part}) are not there", allowed="an existing file")
+            raise WeightsError(f"The weights {source.weights} (teachers.{part}) do not exist", allowed="an existing file")
         given = {
             "network": source.network,
             "size_wh": size_wh,
@@ -148,13 +148,13 @@ def _source(context: Context, part: TeacherPart) -> TeacherSource:
 
 
 def _drawn_views(context: Context) -> dict[str, Any]:
-    """Teachers see a new view of everybody in every epoch; no cached target depends on it."""
+    """How views are drawn; teachers train on a new view in every epoch, on which no cached target depends."""
     views = context.settings.views
     return {"seed": views.seed, "augment": views.augment.model_dump(), "version": VIEWS_VERSION}
 
 
 def make(context: Context, missing: Sequence[Step]) -> None:
-    """Make the missing teachers, then the missing scores."""
+    """Make the missing teachers, then score them."""
     for parts in _SIDE_BY_SIDE:
         at_once = trained_at_once(context, parts)
         for group in side_by_side(context, [step for step in missing if isinstance(step, TeacherStep) and step.part in parts]):
@@ -176,30 +176,30 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 def _make_group(context: Context, group: Sequence[TeacherStep], at_once: Sequence[TrainSettings]) -> None:
     with ExitStack() as stack:
         drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell)) for step in group]
-        begun = [
-            _begin(context, step.part, draft) for step, draft in zip(group, drafts, strict=True) if isinstance(draft, Draft)
+        prepared = [
+            _prepare(context, step.part, draft) for step, draft in zip(group, drafts, strict=True) if isinstance(draft, Draft)
         ]
-        plans = [teacher.training for teacher in begun if teacher.training]
+        plans = [teacher.training for teacher in prepared if teacher.training]
         trained = iter(run_trainings(context, plans, at_once=at_once))
-        for teacher in begun:
+        for teacher in prepared:
             _finish(context, teacher, made=next(trained) if teacher.training else {"device": context.device})
 
 
 def trained_at_once(context: Context, parts: Sequence[TeacherPart]) -> list[TrainSettings]:
-    """How those of ``parts`` are trained that are, each entry once: two may be the same."""
+    """The training settings of ``parts``, one for each entry; parts with given weights have none, and two can be one entry."""
     known = {_step(context, part).key: _train_settings(context, part) for part in _parts(context) if part in parts}
     return [train for train in known.values() if train]
 
 
 def _train_settings(context: Context, part: TeacherPart) -> TrainSettings | None:
-    """How a teacher is trained; None where its weights are given."""
+    """The training settings of a network, or None if its weights are given."""
     senior = context.settings.teachers.senior
     return senior.train if part in ("senior", "control") else _source(context, part).train
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A teacher in the making: how it is trained (given weights are not), and what its entry will hold."""
+class _Prepared:
+    """A network whose draft is open: its training (None if weights are given), and the content of its entry."""
 
     part: TeacherPart
     draft: Draft
@@ -208,17 +208,17 @@ class _Begun:
     described: dict[str, Any]
 
 
-def _begin(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
+def _prepare(context: Context, part: TeacherPart, draft: Draft) -> _Prepared:
     if part in ("senior", "control"):
         return _senior(context, part, draft)
     source = _source(context, part)
     return _given(context, part, source, draft) if source.weights is not None else _from_labels(context, part, source, draft)
 
 
-def _finish(context: Context, teacher: _Begun, *, made: dict[str, Any]) -> None:
+def _finish(context: Context, teacher: _Prepared, *, made: dict[str, Any]) -> None:
     """Score the teacher and commit it."""
     part, draft = teacher.part, teacher.draft
-    # The curve holds times: the same weights, trained again, are the same content.
+    # The curve holds times, so it is left out: the same weights have the same content.
     content = draft.payload([name for name in teacher.files if name != METRICS])
     measured: dict[str, Any] = {**teacher.described, "content": content}
     spec = _spec_of(teacher.described, draft)
@@ -249,30 +249,30 @@ def _spec_of(described: dict[str, Any], draft: Draft) -> NetworkSpec:
     return NetworkSpec(network=described["network"], senior=described["senior"], **files)
 
 
-def _given(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Begun:
-    """Copy given weights into the entry, after they have been seen to load and to give heatmaps of the right size."""
+def _given(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Prepared:
+    """Copy given weights into the entry, and check that they load and give heatmaps of the right size."""
     assert source.weights is not None
     name = f"weights{source.weights.suffix}"
     shutil.copyfile(source.weights, draft.work / name)
     described = {"network": source.network, "weights": name, "senior": False}
     load_network(_spec_of(described, draft), size_wh=context.settings.crop.size_wh)
-    return _Begun(part, draft, None, [name], described)
+    return _Prepared(part, draft, None, [name], described)
 
 
-def _from_labels(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Begun:
+def _from_labels(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Prepared:
     assert source.train is not None
     plan = _plan(context, draft, _WHO[part], NetworkSpec(network=source.network), source.train)
     described = {"network": source.network, "weights": WEIGHTS, "senior": False}
-    return _Begun(part, draft, plan, [WEIGHTS, METRICS], described)
+    return _Prepared(part, draft, plan, [WEIGHTS, METRICS], described)
 
 
-def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
+def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Prepared:
     settings = context.settings.teachers.senior
-    under = context.need(_base_step(context))
-    context.check(under)
-    base = network_spec(under)
+    entry = context.need(_base_step(context))
+    context.check(entry)
+    base = network_spec(entry)
     spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
-    # The control learns from the same people, so that all it lacks is the mask.
+    # The control trains on the same instances, so that only the mask is different.
     plan = replace(_plan(context, draft, _WHO[part], spec, settings.train), only_masked=True)
     if part == "senior":
         plan = replace(plan, feed_mask=True, mask_drop=settings.mask_drop, adapter_lr=settings.adapter_lr)
@@ -283,18 +283,18 @@ def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Begun:
         shutil.copyfile(base.weights.fetch(), draft.work / program)
         described = {**described, "network": None, "weights": program}
         files = [program, *files]
-    return _Begun(part, draft, plan, files, described)
+    return _Prepared(part, draft, plan, files, described)
 
 
 def _plan(context: Context, draft: Draft, name: str, spec: NetworkSpec, train: TrainSettings) -> TrainingPlan:
     settings = context.settings
-    people = context.need(instances_step(context, "train"))
-    context.check(people)
+    table = context.need(instances_step(context, "train"))
+    context.check(table)
     return TrainingPlan(
         stage="teachers",
         name=name,
         network=spec,
-        instances=people.file(INSTANCES),
+        instances=table.file(INSTANCES),
         pictures=pictures_of(context, "train"),
         folder=draft.folder,
         crop_wh=settings.crop.size_wh,

@@ -22,7 +22,7 @@ from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
 from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings, BinarizeSettings
-from stages.targets.block import BlockJob, BlockTeacher, BlockView, fill_block
+from stages.targets.block import BlockJob, BlockOutput, BlockTeacher, BlockView, fill_block
 from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.formats.targets import create_arrays, target_arrays, view_arrays
@@ -138,7 +138,7 @@ def _job(data: Data, place: Machine, spec: NetworkSpec, people: int, *, num: int
         start=0,
         stop=people,
         num=num,
-        people=data.folder / _TABLE,
+        instances=data.folder / _TABLE,
         pictures=Pictures(data.people.root),
         views=tuple(_view(data, spec, number, num) for number in range(1, views + 1)),
         size_wh=scale.crop_wh,
@@ -158,4 +158,6 @@ def _view(data: Data, spec: NetworkSpec, number: int, num: int) -> BlockView:
     view, targets = draft / "view", draft / "targets"
     create_arrays(view, view_arrays(heatmap_wh), num)
     create_arrays(targets, target_arrays(heatmap_wh, COCO_17.num_keypoints), num)
-    return BlockView(number, None, view, (BlockTeacher("primary", spec, ((BinarizeSettings(), targets),)),))
+    output = BlockOutput(rule=BinarizeSettings(), folder=targets)
+    teacher = BlockTeacher(role="primary", spec=spec, outputs=(output,))
+    return BlockView(view=number, stored=None, draft=view, teachers=(teacher,))

@@ -9,7 +9,6 @@ from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 from torch import Tensor, nn
 
@@ -146,7 +145,6 @@ def predict(
     return {decoder: np.concatenate([parts[job.start][decoder] for job in jobs]) for decoder in DECODERS}
 
 
-@ray.remote(max_calls=0)
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
     instances = read_instances(job.people.fetch()).select(np.arange(job.start, job.stop))
     size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)

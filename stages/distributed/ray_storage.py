@@ -1,6 +1,6 @@
-"""Where Ray Train keeps its own notes: a folder, or a bucket by the same client as everything else.
+"""Storage for Ray Train's own state files: a folder, or a bucket through the project's own client.
 
-pyarrow's file system for S3 leaves an empty object for every folder, which looks like a folder that somebody needs.
+pyarrow's S3 file system is not used, because it creates an empty object for every folder, which looks like a used folder.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from storage_schemas.paths.path import StorePath
 __all__ = ["ray_storage"]
 
 
-def ray_storage(place: StorePath) -> dict[str, Any]:
-    """The arguments of ``RunConfig`` that make Ray Train use ``place``."""
-    return place.in_file_system(lambda bucket: fs.PyFileSystem(_Bucket(bucket)))
+def ray_storage(path: StorePath) -> dict[str, Any]:
+    """The arguments of ``RunConfig`` that make Ray Train store its state in ``path``."""
+    return path.in_file_system(lambda bucket: fs.PyFileSystem(_Bucket(bucket)))
 
 
 class _Upload(io.BytesIO):
-    """What is written here is the object when it is closed."""
+    """A buffer that becomes the object when it is closed."""
 
-    def __init__(self, place: BucketPath) -> None:
+    def __init__(self, path: BucketPath) -> None:
         super().__init__()
-        self._place = place
+        self._target = path
 
     def close(self) -> None:
         if not self.closed:
-            self._place.put(self.getvalue())
+            self._target.put(self.getvalue())
         super().close()
 
 
 class _Bucket(fs.FileSystemHandler):  # type: ignore[misc] # pyarrow has no types
-    """The part of a file system that Ray Train asks for, with paths as keys."""
+    """The operations of a file system that Ray Train uses; paths are keys of the bucket."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
@@ -56,48 +56,48 @@ class _Bucket(fs.FileSystemHandler):  # type: ignore[misc] # pyarrow has no type
         return path
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """A bucket has no folders."""
+        """Do nothing: a bucket has no folders."""
 
     def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
         return [self._info(path) for path in paths]
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        folders, files = self._place(selector.base_dir).children()
-        found = [fs.FileInfo(place.key, fs.FileType.Directory) for place in folders]
-        return [*found, *(self._info(place.key) for place in files)]
+        folders, files = self._path(selector.base_dir).children()
+        found = [fs.FileInfo(path.key, fs.FileType.Directory) for path in folders]
+        return [*found, *(self._info(path.key) for path in files)]
 
     def open_input_stream(self, path: str) -> PythonFile:
-        return PythonFile(io.BytesIO(self._place(path).read_bytes()), mode="r")
+        return PythonFile(io.BytesIO(self._path(path).read_bytes()), mode="r")
 
     def open_input_file(self, path: str) -> PythonFile:
         return self.open_input_stream(path)
 
     def open_output_stream(self, path: str, metadata: object) -> PythonFile:
-        return PythonFile(_Upload(self._place(path)), mode="w")
+        return PythonFile(_Upload(self._path(path)), mode="w")
 
     def delete_file(self, path: str) -> None:
-        self._place(path).unlink()
+        self._path(path).unlink()
 
     def copy_file(self, source: str, target: str) -> None:
-        self._place(source).copy_to(self._place(target))
+        self._path(source).copy_to(self._path(target))
 
     def move(self, source: str, target: str) -> None:
-        self._place(source).move_to(self._place(target))
+        self._path(source).move_to(self._path(target))
 
     def open_append_stream(self, path: str, metadata: object) -> PythonFile:
-        raise NotImplementedError("an object is written whole")
+        raise NotImplementedError("objects cannot be appended to")
 
     def delete_dir(self, path: str) -> None:
-        raise NotImplementedError("the draft that holds the folder is removed as a whole")
+        raise NotImplementedError("the draft that holds the folder is deleted as a whole")
 
     delete_dir_contents = delete_root_dir_contents = delete_dir
 
-    def _place(self, path: str) -> BucketPath:
+    def _path(self, path: str) -> BucketPath:
         return BucketPath(self._bucket, path.strip("/"))
 
     def _info(self, path: str) -> fs.FileInfo:
-        place = self._place(path)
-        facts = place.state()
+        target = self._path(path)
+        facts = target.state()
         if facts:
             return fs.FileInfo(path, fs.FileType.File, size=facts.size, mtime=facts.changed)
-        return fs.FileInfo(path, fs.FileType.Directory if place.is_dir() else fs.FileType.NotFound)
+        return fs.FileInfo(path, fs.FileType.Directory if target.is_dir() else fs.FileType.NotFound)

@@ -1,4 +1,4 @@
-"""Training on the cluster: a plan goes to Ray Train's workers, and its progress comes back."""
+"""Training with Ray Train: send plans to workers, show their progress, and translate their errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.formats.instances import read_instances
 
 if TYPE_CHECKING:
-    # It takes a second to import, which plans, predictions and targets do without.
+    # Importing Ray Train takes a second, which other commands should not pay.
     from ray.train import ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -34,12 +34,12 @@ _ERROR = "error.json"
 
 
 def side_by_side(context: Context, steps: Sequence[S]) -> list[list[S]]:
-    """The trainings ``steps`` in groups, each for ``run_trainings``.
+    """The groups of ``steps`` to train at the same time, each group with one call of ``run_trainings``.
 
-    Without GPUs they run at the same time, each on its share of the processors: short steps do not use several threads well
-    (side by side two took 136 s, and one after the other 178 s). With GPUs they run one after another, each on all of them.
+    Without GPUs all train at the same time, each on its share of the CPUs, because short steps use several threads badly
+    (two trainings took 136 s together, and 178 s one after the other). With GPUs each trains alone, on all GPUs.
     """
-    # In one order for all runs: two that need the same entries must not wait for each other.
+    # All runs use the same order, so that two runs cannot wait for each other's entries.
     ordered = sorted(steps, key=lambda step: step.key)
     return [ordered] if context.device == "cpu" and ordered else [[step] for step in ordered]
 
@@ -47,29 +47,27 @@ def side_by_side(context: Context, steps: Sequence[S]) -> list[list[S]]:
 def run_trainings(
     context: Context, plans: Sequence[TrainingPlan], *, at_once: Sequence[TrainSettings] = ()
 ) -> list[dict[str, Any]]:
-    """Train all ``plans`` at the same time with Ray Train; afterwards the folder of each holds its weights and its curve.
+    """Train all ``plans`` at the same time, and leave the weights and the curve of each in its folder.
 
-    ``at_once`` are those that run at the same time where none of them is there yet. Without GPUs the processors are shared
-    among so many, also where only one is missing: the number of threads changes how sums are rounded, and so the weights.
+    ``at_once`` are the settings of all trainings of the group, including those that are finished. Without GPUs the CPUs are
+    always shared among all of them: the number of threads changes how sums are rounded, and so the weights.
 
-    A lost worker is replaced up to ``cluster.max_failures`` times, and the training goes on from its last checkpoint.
+    A lost worker is replaced up to ``cluster.max_failures`` times, and the training resumes from its last checkpoint.
 
     Returns:
-        What is worth knowing about how each was done.
+        For each plan, the facts for its manifest that are not in the key.
 
     Raises:
-        ClusterError: workers were lost more often than that.
+        ClusterError: more workers were lost.
         TrainingError: the loss is not finite.
-        In either case the other trainings were finished.
+        Both are raised after all other trainings have ended.
     """
     if not plans:
         return []
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = [_num_workers(plan.train, gpus if context.device == "cuda" else 1) for plan in plans]
     if context.device == "cuda" and sum(workers) > gpus:
-        context.tell(
-            f"{plans[0].title}: {sum(workers)} workers and {gpus} GPUs; it waits for more, which an autoscaler may start"
-        )
+        context.tell(f"{plans[0].title}: {sum(workers)} workers, {gpus} GPUs; waiting for an autoscaler to add more")
     cpus = None
     if context.device == "cpu":
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -84,13 +82,13 @@ def run_trainings(
             try:
                 trainer.fit()
             except TrainingFailedError as error:
-                _raise_left(plan)
-                raise _as_ours(error, plan) from error
-            _raise_left(plan)
+                _raise_written(plan)
+                raise _translated(error, plan) from error
+            _raise_written(plan)
         except BaseException as error:
             raised.append(error)
 
-    # Daemons, so that an interrupted run ends without them.
+    # Daemon threads, so that an interrupted run does not wait for them.
     threads = [
         threading.Thread(target=fit, args=pair, name=f"odkd-{pair[1].title}", daemon=True)
         for pair in zip(trainers, plans, strict=True)
@@ -106,7 +104,7 @@ def run_trainings(
 
 
 def _facts(plan: TrainingPlan, workers: int, cpus: float | None) -> dict[str, Any]:
-    """Not in keys, and yet worth knowing: batch norm, for one, counts over the people of one worker."""
+    """What the result depends on but the key does not hold: batch norm, for example, averages over one worker's instances."""
     facts = {
         "device": plan.device,
         "precision": plan.precision,
@@ -125,7 +123,7 @@ def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> To
         train_loop_config={"plan": plan},
         scaling_config=scaling,
         run_config=RunConfig(
-            # A name that was used before would silently resume that run; checkpoints are the plan's own.
+            # A unique name: Ray Train would silently resume a run of the same name. The loop writes its own checkpoints.
             name=f"{plan.folder.parent.name}-{uuid.uuid4().hex[:8]}",
             **ray_storage(plan.folder / "ray"),
             failure_config=FailureConfig(max_failures=context.settings.cluster.max_failures),
@@ -136,12 +134,12 @@ def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> To
 def _num_workers(settings: TrainSettings, most: int) -> int:
     if settings.workers:
         return settings.workers
-    # As many as share a batch evenly, so that everybody counts the same.
+    # The most workers that divide a batch evenly, so that every instance has the same weight.
     return next(workers for workers in range(max(1, most), 0, -1) if settings.batch_size % workers == 0)
 
 
 def _scaling(workers: int, cpus: float | None) -> ScalingConfig:
-    """``cpus`` are those of a worker that runs without a GPU."""
+    """``cpus`` is the number of CPUs of each worker; None for workers with a GPU."""
     from ray.train import ScalingConfig
 
     if cpus is None:
@@ -150,48 +148,48 @@ def _scaling(workers: int, cpus: float | None) -> ScalingConfig:
 
 
 def cpus_of_process(cpus_of_nodes: Sequence[int], processes: int) -> float:
-    """CPUs of each of several training processes that are spread over nodes.
+    """The number of CPUs for each of several training processes on nodes without GPUs.
 
-    Without GPUs one process takes all processors of a node: threads share memory and need no gradients sent. More processes
-    than processors share them, where asking for whole ones would wait for ever.
+    One process gets all CPUs of a node, since threads share memory and send no gradients. More processes than CPUs get a
+    fraction each, because a request for whole CPUs would wait forever.
     """
     usable = [cpus for cpus in cpus_of_nodes if cpus]
     if processes > sum(usable):
         return sum(usable) / processes
-    # The most for which all find a place, each on one node.
+    # The most CPUs with which all processes fit, each on one node.
     return next(cpus for cpus in range(max(usable), 0, -1) if sum(node // cpus for node in usable) >= processes)
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """The training process that Ray Train starts."""
+    """The function that Ray Train runs in each worker process."""
     plan: TrainingPlan = config["plan"]
     if (plan.folder / _ERROR).exists():
-        # It has failed for a reason that a second attempt cannot mend: Ray's retries end here, and the driver tells it.
+        # An earlier attempt failed with an error that retries cannot fix: end here, and the driver raises it.
         return
     from ray.train import get_context
 
-    place = get_context()
+    ray_context = get_context()
     worker = Worker(
-        rank=place.get_world_rank(),
-        world=place.get_world_size(),
-        local_rank=place.get_local_rank(),
+        rank=ray_context.get_world_rank(),
+        world=ray_context.get_world_size(),
+        local_rank=ray_context.get_local_rank(),
         threads=worker_threads(),
-        wrap=_distributed if place.get_world_size() > 1 else Worker.wrap,
-        barrier=_barrier if place.get_world_size() > 1 else Worker.barrier,
-        mean=_mean if place.get_world_size() > 1 else Worker.mean,
+        wrap=_distributed if ray_context.get_world_size() > 1 else Worker.wrap,
+        barrier=_barrier if ray_context.get_world_size() > 1 else Worker.barrier,
+        mean=_mean if ray_context.get_world_size() > 1 else Worker.mean,
     )
     try:
         train(plan, worker)
     except OdkdError as error:
-        _leave(plan, error)
+        _write_error(plan, error)
         raise
     except torch.OutOfMemoryError as error:
-        _leave(plan, ClusterError(str(error).splitlines()[0], allowed="a batch_size that the GPU's memory holds"))
+        _write_error(plan, ClusterError(str(error).splitlines()[0], allowed="a batch_size that the GPU's memory holds"))
         raise
 
 
-def _leave(plan: TrainingPlan, error: OdkdError) -> None:
-    """Ray hands errors over as text: the parts are kept where the driver finds them."""
+def _write_error(plan: TrainingPlan, error: OdkdError) -> None:
+    """Write the error's fields to a file for the driver, because Ray Train passes errors on as text only."""
     (plan.folder / _ERROR).write_atomic(error.encode())
 
 
@@ -209,7 +207,7 @@ def _mean(value: torch.Tensor) -> torch.Tensor:
     return value / torch.distributed.get_world_size()
 
 
-def _raise_left(plan: TrainingPlan) -> None:
+def _raise_written(plan: TrainingPlan) -> None:
     path = plan.folder / _ERROR
     if path.exists():
         error = OdkdError.decode(path.read_bytes())
@@ -217,32 +215,32 @@ def _raise_left(plan: TrainingPlan) -> None:
         raise error
 
 
-def _as_ours(error: TrainingFailedError, plan: TrainingPlan) -> Exception:
-    """Lost workers and full disks are something the user can mend; what else a worker raised is a fault of the program."""
+def _translated(error: TrainingFailedError, plan: TrainingPlan) -> Exception:
+    """Translate an error of Ray Train: lost workers and storage errors are the user's to fix, all others are bugs."""
     from ray.train import ControllerError
 
     failures = list(getattr(error, "worker_failures", {}).values())
-    # Ray Train wraps what a worker raised, too.
+    # Ray Train wraps the exceptions of workers.
     raised = [getattr(failure, "_base_exc", failure) for failure in failures]
     if faults := [cause for cause in raised if isinstance(cause, OSError)]:
         return faults[0]
     if isinstance(error, ControllerError) or any(map(_is_loss, failures)):
         return ClusterError(
             f"Training '{plan.title}' lost workers: {str(error).strip().splitlines()[-1]}",
-            allowed="workers that live; cluster.max_failures says how many may be lost",
+            allowed="at most cluster.max_failures lost workers",
             remedy=Remedy("repeat", text="it continues from its last checkpoint"),
         )
     return RuntimeError(f"Training '{plan.title}' failed: {error}")
 
 
 def _is_loss(failure: Exception) -> bool:
-    # Ray Train wraps what it found when it looked at the worker; the class is not public.
+    # Ray Train wraps the result of its health check in a class that is not public.
     return isinstance(getattr(failure, "health_check_failure", failure), ray.exceptions.RayError)
 
 
 @contextlib.contextmanager
 def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
-    """Show the progress that the first worker of each training writes to its curve."""
+    """Show a progress bar, from the curve that the first worker of each training writes."""
     title = f"{plans[0].stage}: {' and '.join(plan.name for plan in plans)}"
     stop = threading.Event()
     seconds = plans[0].folder.poll_seconds
@@ -252,7 +250,7 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
             return sum(last_step(plan.folder) for plan in plans)
 
         def follow() -> None:
-            # With 0 it only moves the beginning on.
+            # Before the first step, only the bar's start time is updated.
             note = bar.started
             while not stop.wait(seconds):
                 more = max(0, done() - bar.done)
@@ -273,5 +271,5 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
 
 
 def _steps_of(plan: TrainingPlan) -> int:
-    people = len(training_rows(read_instances(plan.instances.fetch()), plan))
-    return len(plan.epochs) * max(1, people // plan.train.batch_size)
+    num = len(training_rows(read_instances(plan.instances.fetch()), plan))
+    return len(plan.epochs) * max(1, num // plan.train.batch_size)

@@ -1,9 +1,10 @@
-"""Running many Ray tasks: how each is placed, and how results, progress and errors come back."""
+"""Running many Ray tasks: their resources, and how results, progress and errors come back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import ray
 import torch
@@ -12,64 +13,67 @@ from stages.base import Context
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 
-__all__ = ["run_tasks", "task_options", "threads_of", "worker_threads"]
+__all__ = ["TaskOptions", "run_tasks", "task_options", "threads_of", "worker_threads"]
 
 Job = TypeVar("Job")
+Result = TypeVar("Result")
+_RETRIES = 3
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def task_options(context: Context, *, network: bool) -> dict[str, Any]:
-    """How one task is placed; with ``network`` it runs one, on a GPU where the run is on GPUs.
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """The resources of one task."""
 
-    Functions that run networks are declared with ``max_calls=0``: by default Ray throws the process of a task that asks for
-    a GPU away after every task, and the network with it. Lost workers are retried; files are written so that a repeated
-    task does no harm.
-    """
+    cpus: float
+    gpus: float
+
+
+def task_options(context: Context, *, network: bool) -> TaskOptions:
+    """The resources of one task; a task that runs a ``network`` gets a GPU if the run uses GPUs."""
     settings = context.settings.cluster
-    gpus = settings.gpus_per_task if network and context.device == "cuda" else 0
-    return {
-        "num_cpus": settings.cpus_per_task,
-        "num_gpus": gpus,
-        "max_retries": 3,
-        "scheduling_strategy": "SPREAD",
-    }
+    return TaskOptions(cpus=settings.cpus_per_task, gpus=settings.gpus_per_task if network and context.device == "cuda" else 0)
 
 
 def worker_threads() -> int:
-    """Threads that this worker process may use: the CPUs it was given, or its GPU's even share of its node's CPUs.
+    """The number of threads that this worker process may use: its CPUs, or its GPU's even share of the node's CPUs.
 
-    A GPU is fed by many threads that decode pictures; asking Ray for their number beforehand would need to know the node.
+    A GPU needs many threads that decode images. Only the worker knows its node, so it computes the number itself.
     """
     context = ray.get_runtime_context()
     assigned = context.get_assigned_resources()
     cpus = assigned.get("CPU", 1.0)
     if gpus := assigned.get("GPU", 0.0):
-        here = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
-        cpus = max(cpus, here.get("CPU", 0.0) * gpus / here["GPU"])
+        node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+        cpus = max(cpus, node.get("CPU", 0.0) * gpus / node["GPU"])
     return threads_of(cpus)
 
 
 def threads_of(cpus: float) -> int:
-    """Threads of a process that was given so many CPUs, which may be a part of one."""
+    """The number of threads for ``cpus`` CPUs, which can be a fraction of one."""
     return max(1, int(cpus))
 
 
 def run_tasks(
-    function: Any,  # noqa: ANN401 (what @ray.remote makes has another type for every signature)
-    jobs: Sequence[tuple[Job, int]],
-    *,
-    options: dict[str, Any],
-    title: str,
-    unit: str,
-) -> Iterator[tuple[Job, Any]]:
-    """Run ``function(job)`` for each of the (job, size) pairs and give (job, result) in the order in which they end.
+    function: Callable[[Job], Result], jobs: Sequence[tuple[Job, int]], *, options: TaskOptions, title: str, unit: str
+) -> Iterator[tuple[Job, Result]]:
+    """Run ``function(job)`` as a Ray task for each of the (job, size) pairs, and yield (job, result) as the tasks end.
+
+    ``function`` must be importable on the workers. Lost workers are retried: a repeated task must write the same files.
 
     Raises:
-        OdkdError: the error that a task raised, as it was.
-        OSError: the storage fault that a task ran into, as it was.
+        OdkdError: raised by a task, and passed on unchanged.
+        OSError: a storage error in a task, passed on unchanged.
         ClusterError: a worker was lost more often than it is retried, or ran out of memory.
     """
-    remote = function.options(**options)
+    # Without max_calls=0, Ray ends the process of a GPU task after every task, and the loaded network with it.
+    remote = ray.remote(
+        max_calls=0,
+        num_cpus=options.cpus,
+        num_gpus=options.gpus,
+        max_retries=_RETRIES,
+        scheduling_strategy="SPREAD",
+    )(function)
     running = {remote.remote(job): (job, size) for job, size in jobs}
     with progress(title, total=sum(size for _, size in jobs), unit=unit) as bar:
         try:
@@ -86,22 +90,23 @@ def run_tasks(
                 ray.cancel(reference, force=False)
 
 
-def _result(reference: ray.ObjectRef[Any], title: str) -> Any:  # noqa: ANN401 (each task has its own result)
+def _result(reference: ray.ObjectRef[Result], title: str) -> Result:
     try:
-        return ray.get(reference)
+        result: Result = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OdkdError | OSError):
             raise error.cause from None
         if isinstance(error.cause, torch.OutOfMemoryError):
             raise ClusterError(
-                f"The GPU's memory is too small for '{title}': {str(error.cause).splitlines()[0]}",
+                f"The GPU memory is too small for '{title}': {str(error.cause).splitlines()[0]}",
                 allowed="a smaller targets.batch_size or evaluate.batch_size",
-                remedy=Remedy("repeat", text="with a smaller batch; it continues from the finished part"),
+                remedy=Remedy("repeat", text="with a smaller batch; it continues from the finished tasks"),
             ) from error
         raise
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
         raise ClusterError(
-            f"A worker of '{title}' was lost and its retries too: {str(error).splitlines()[0]}",
+            f"'{title}' lost a worker, and all {_RETRIES} retries failed: {str(error).splitlines()[0]}",
             allowed="workers with enough memory; a smaller targets.batch_size or evaluate.batch_size needs less",
-            remedy=Remedy("repeat", text="it continues from the finished part"),
+            remedy=Remedy("repeat", text="it continues from the finished tasks"),
         ) from error
+    return result

@@ -1,6 +1,6 @@
-"""One task of stage targets: a block of people is cropped, seen by the teachers, binarized and written.
+"""One task of stage targets: crop a block of instances, run the teachers, binarize their heatmaps and write the block.
 
-Each picture is decoded once for all views of the task; the block's rows are held in memory until all are there.
+A task decodes each image once for all its views. It holds the block's rows in memory until the block is complete.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import ray
 from torch import Tensor
 
 from stages.base import Device
@@ -40,40 +39,50 @@ from storage_schemas.formats.targets import (
 from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.parts import finish_part
 
-__all__ = ["FLOAT_DECODERS", "BlockJob", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
+__all__ = ["FLOAT_DECODERS", "BlockJob", "BlockOutput", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
 
 FLOAT_DECODERS: tuple[Literal["quarter", "dark"], ...] = ("quarter", "dark")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class BlockOutput:
+    """A binarization rule, and the folder for the bits that it gives."""
+
+    rule: BinarizeSettings
+    folder: StorePath
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockTeacher:
-    """A teacher in a task: its network, and the folders that its bits go to, each with its rule."""
+    """A teacher in a task."""
 
     role: Role
     spec: NetworkSpec
-    outputs: tuple[tuple[BinarizeSettings, StorePath], ...]
+    outputs: tuple[BlockOutput, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockView:
-    """A view in a task: where it is stored or goes, and which teachers look at it."""
+    """A view in a task, and the teachers that run on it."""
 
     view: int
     stored: Folder | None
+    """The folder of crops to read; None to draw them."""
     draft: StorePath | None
+    """The folder to write the crops to; None if they are stored already."""
     teachers: tuple[BlockTeacher, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockJob:
-    """A block of people and the views of them that are missing."""
+    """One task: a block of instances, and the views and teachers to run on it."""
 
     block: int
     start: int
     stop: int
     num: int
-    """People of the whole table."""
-    people: File
+    """Instances in the whole table."""
+    instances: File
     pictures: Pictures
     views: tuple[BlockView, ...]
     size_wh: tuple[int, int]
@@ -83,6 +92,7 @@ class BlockJob:
     precision: Literal["float32", "bfloat16"]
     batch_size: int
     score: bool
+    """Also decode the float maps, so that their AP can be compared with that of the bits."""
 
 
 def part_name(block: int) -> str:
@@ -90,18 +100,17 @@ def part_name(block: int) -> str:
     return f"block-{block:05d}"
 
 
-@ray.remote(max_calls=0)
 def run_block(job: BlockJob) -> dict[str, int]:
-    """``fill_block`` as a Ray task."""
+    """``fill_block`` with the threads of this Ray worker."""
     return fill_block(job, threads=worker_threads())
 
 
 def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
-    """Write the job's block of every array; how many crops each teacher saw."""
-    instances = read_instances(job.people.fetch()).select(np.arange(job.start, job.stop))
+    """Write the job's block of every array, and return the number of crops that each teacher ran on, by role."""
+    instances = read_instances(job.instances.fetch()).select(np.arange(job.start, job.stop))
     crops = [_crops(job, view, instances) for view in job.views]
     collected = _Collected(job, instances.skeleton, crops, threads)
-    # Masks are drawn only where somebody wants them: to store them, or to show them to a senior.
+    # Masks are needed only to store them, or as input of a senior.
     with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
     loader = CropLoader(instances, job.pictures, size_wh=job.size_wh, threads=threads, ahead=batches_ahead(job.device))
     num = len(instances.id_N)
@@ -120,14 +129,14 @@ def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
     if view.stored is None:
         return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
     folder = view.stored.fetch()
-    # Of a part that was fetched to this node only the rows are there yet.
+    # A part that was fetched to this node has only rows: create the arrays' metadata.
     create_arrays(folder, view_arrays((job.size_wh[0] // 4, job.size_wh[1] // 4)), job.num)
     affine = read_rows(folder, "affine", job.start, job.stop).astype(np.float32)
     return Views(affine, read_rows(folder, "flip", job.start, job.stop).astype(np.bool_))
 
 
 class _Collected:
-    """The rows of a block as they come out of the teachers, until all are there and the block is written."""
+    """Collects the rows of a block from the teachers until the block is complete, and writes it."""
 
     def __init__(self, job: BlockJob, skeleton: Skeleton, crops: Sequence[Views], threads: int) -> None:
         self._job, self._skeleton, self._crops, self._threads = job, skeleton, crops, threads
@@ -136,7 +145,7 @@ class _Collected:
         self._bad: dict[StorePath, int] = defaultdict(int)
 
     def add(self, index: int, batch: Batch) -> None:
-        """Take a batch of one view: the mask at heatmap size, and what each teacher says about it."""
+        """Add a batch of one view: its crops and masks (at heatmap size), and each teacher's bits."""
         job, view = self._job, self._job.views[index]
         if view.draft is not None:
             masks = np.stack([heatmap_mask(mask) for mask in batch.mask_Bhw])
@@ -147,18 +156,19 @@ class _Collected:
             ready = runner(teacher.spec, self._skeleton, job.size_wh, job.device, job.precision, self._threads)
             heat_BKHW = ready.heatmaps(batch)
             self.forwards[teacher.role] += len(batch.rows_B)
-            for rule, folder in teacher.outputs:
-                self._binarize(heat_BKHW, rule, folder)
+            for output in teacher.outputs:
+                self._binarize(heat_BKHW, output)
                 if job.score:
-                    self._score(heat_BKHW, folder, self._crops[index].affine_N23[batch.rows_B])
+                    self._decode(heat_BKHW, output.folder, self._crops[index].affine_N23[batch.rows_B])
 
-    def _binarize(self, heat_BKHW: Tensor, rule: BinarizeSettings, folder: StorePath) -> None:
+    def _binarize(self, heat_BKHW: Tensor, output: BlockOutput) -> None:
+        rule, folder = output.rule, output.folder
         bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
         self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
         self._bad[folder] += int(bad.sum())
 
-    def _score(self, heat_BKHW: Tensor, folder: StorePath, affine_B23: npt.NDArray[np.float32]) -> None:
-        """Keep what the float maps say, decoded: the rival that the cached bits are measured against."""
+    def _decode(self, heat_BKHW: Tensor, folder: StorePath, affine_B23: npt.NDArray[np.float32]) -> None:
+        """Decode the float maps too: their AP is what the AP of the bits is compared with."""
         kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
         for decoder in FLOAT_DECODERS:
             xy, score = decode(heat_BKHW, decoder=decoder, dark_kernel=kernel)
@@ -170,7 +180,7 @@ class _Collected:
             self._rows[folder][name].append(rows)
 
     def write(self) -> None:
-        """Write the block of every array, read it back, and mark it as finished."""
+        """Write the block of every array, read it back to compare, and mark the block as finished."""
         block = self._job.block
         for folder, arrays in self._rows.items():
             whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
@@ -181,7 +191,7 @@ class _Collected:
             write_block(work, block, whole)
             for name, rows in whole.items():
                 stored = read_rows(work, name, self._job.start, self._job.stop)
-                assert np.array_equal(stored, rows, equal_nan=rows.dtype.kind == "f"), f"{name} did not come back as written"
+                assert np.array_equal(stored, rows, equal_nan=rows.dtype.kind == "f"), f"{name} reads differently than written"
             files = block_files(specs, block)
             if scores:
                 files.append(f"{part_name(block)}.npz")

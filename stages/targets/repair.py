@@ -1,4 +1,4 @@
-"""Mending cached views and targets, and testing them: lost shards are computed again, and rows are asked of a teacher anew."""
+"""Repair of views and targets: recompute damaged shards; and a sample: rerun the teacher on some rows and compare."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stages.distributed.tasks import run_tasks, task_options
 from stages.pose.binarize import binarize
 from stages.prepare import INSTANCES, instances_step, pictures_of, skeleton_of
 from stages.progress import progress
-from stages.targets.block import BlockTeacher, BlockView, run_block
+from stages.targets.block import BlockOutput, BlockTeacher, BlockView, run_block
 from stages.targets.stage import CachedStep, array_specs, block_job, view_step
 from stages.teachers import network_spec, teacher_step
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, Remedy, StoreError
@@ -41,16 +41,16 @@ _SCRATCH = "repair-"
 
 
 def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connect: Callable[[], None]) -> None:
-    """Compute the blocks again that hold the ``damaged`` files of the entry of ``step``, views or targets, and put those back.
+    """Recompute the blocks of the entry of ``step`` that hold ``damaged`` files, and restore those files.
 
-    A file is put back only if it is, byte for byte, what the manifest describes: an entry is never changed, only made whole.
-    ``connect`` is called before any work, and not at all where that cannot be done.
+    A file is restored only if its bytes equal those in the manifest, so the entry's content never changes. ``connect`` is
+    called after all checks and before any work.
 
     Raises:
-        StoreError: it lies in the upstream home.
-        ClusterError: as ``connect``.
-        CorruptEntryError: what was computed is something else, as on another kind of device; or an input is damaged itself.
-        MissingInputError: the entry was taken out of the store meanwhile.
+        StoreError: the entry lies in the upstream home.
+        ClusterError: raised by ``connect``.
+        CorruptEntryError: the recomputed files differ, as on another kind of device; or an input is damaged.
+        MissingInputError: the entry was deleted from the store during the repair.
     """
     entry = context.need(step)
     if entry.is_borrowed:
@@ -79,13 +79,13 @@ def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connec
 
 
 def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
-    """Put copies of the files of ``twin``, the same entry in another store, in the place of ``damaged`` ones.
+    """Replace ``damaged`` files by copies from ``twin``, the same entry in another store.
 
     Returns:
-        The names of those that are whole now: a file of the twin may be damaged too.
+        The names of the files that are restored; a file of the twin can be damaged too.
 
     Raises:
-        MissingInputError: the entry was taken out of the store meanwhile.
+        MissingInputError: the entry was deleted from the store during the copy.
     """
     with _scratch(entry) as folder:
         copied = [name for name in damaged if _copied(twin, name, folder.mirror() / name)]
@@ -96,10 +96,10 @@ def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
 def _copied(twin: Entry, name: str, target: Path) -> bool:
     try:
         source = twin.path(name)
-        # What cannot be read is the twin's fault, and what cannot be written one's own.
+        # A file that cannot be read is skipped; a copy that cannot be written is an error.
         source.open("rb").close()
     except (OSError, CorruptEntryError) as error:
-        log.warning("%s of %s cannot be taken: %s", name, twin.folder, error)
+        log.warning("%s of %s cannot be read: %s", name, twin.folder, error)
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
@@ -107,9 +107,9 @@ def _copied(twin: Entry, name: str, target: Path) -> bool:
 
 
 def _put_back(entry: Entry, folder: StorePath, names: Sequence[str]) -> list[str]:
-    """Those of the files ``names`` in ``folder`` that were what is lost, and are in their places now."""
+    """Move the files ``names`` from ``folder`` into the entry where they match its manifest, and return their names."""
     if not entry.is_there():
-        # Its folder may have been made again for the scratch's: what lies in it would be nobody's.
+        # The entry was deleted, and creating the scratch folder has recreated its folder.
         raise FileNotFoundError(entry.folder)
     return [name for name in names if entry.put_back(name, folder / name)]
 
@@ -125,30 +125,30 @@ def _place(entry: Entry) -> str:
 
 @contextmanager
 def _scratch(entry: Entry) -> Iterator[StorePath]:
-    """A folder within the entry's own: beside it, it would be taken for that of a writer, whose finished parts are adopted.
+    """A temporary folder in the entry's folder: beside it, other runs would take it for a writer's draft and adopt its parts.
 
     Raises:
-        MissingInputError: the entry was taken out of the store meanwhile.
+        MissingInputError: the entry was deleted meanwhile.
     """
     try:
         with _folder_in(entry) as folder:
             yield folder
     except Exception as error:
-        # Whatever then fails fails since the files are gone, in whichever process.
+        # Once the entry is deleted, any later error only follows from that.
         if isinstance(error, OdkdError) or entry.is_there():
             raise
         raise MissingInputError(
-            f"The entry {entry.entry_id} was taken out of the store", remedy=Remedy("run", kind=entry.manifest.kind)
+            f"The entry {entry.entry_id} was deleted from the store", remedy=Remedy("run", kind=entry.manifest.kind)
         ) from error
 
 
 @contextmanager
 def _folder_in(entry: Entry) -> Iterator[StorePath]:
     if entry.is_there():
-        # All of it may be lost.
+        # All files of the entry can be lost, and the folder with them.
         entry.folder.make_folders()
     for other in entry.folder.children()[0]:
-        # What a repair left that was killed; one that lives keeps its own.
+        # Delete the folders of killed repairs, which hold no lease.
         if other.name.startswith(_SCRATCH) and LeaseWatch(lease_of(other)).is_gone():
             other.remove_tree()
             lease_of(other).unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _folder_in(entry: Entry) -> Iterator[StorePath]:
 
 
 def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence[str], folder: StorePath) -> None:
-    """Write the blocks that hold damaged files, and the arrays' metadata, below ``folder``."""
+    """Write the blocks that hold damaged files, and the metadata of the arrays, to ``folder``."""
     split, num = step.split, int(entry.measured["rows"])
     people = context.need(instances_step(context, split))
     specs = array_specs(context, step)
@@ -174,7 +174,7 @@ def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence
     view = _block_view(context, step, folder)
     jobs = [block_job(context, split, people.file(INSTANCES), num, block, (view,), score=False) for block in blocks]
     if isinstance(step, TargetsStep):
-        # Not in the key, and yet a bit near the threshold may depend on it.
+        # The batch size is not in the key, but a bit near the threshold can depend on it.
         jobs = [replace(job, batch_size=_batch_size(context, step)) for job in jobs]
     options = task_options(context, network=True)
     sized = [(job, job.stop - job.start) for job in jobs]
@@ -183,7 +183,7 @@ def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence
 
 
 def _inputs(context: Context, step: CachedStep) -> list[Entry]:
-    """What views or targets were made from, in the order in which that can be mended."""
+    """The entries that views or targets were made from, in the order in which they can be repaired."""
     split = step.split
     people = context.need(instances_step(context, split))
     if isinstance(step, ViewStep):
@@ -195,43 +195,43 @@ def _inputs(context: Context, step: CachedStep) -> list[Entry]:
 def _block_view(context: Context, step: CachedStep, folder: StorePath) -> BlockView:
     number = step.view
     if isinstance(step, ViewStep):
-        return BlockView(number, None, folder, ())
+        return BlockView(view=number, stored=None, draft=folder, teachers=())
     crops = context.need(view_step(context, step.split, number))
-    return BlockView(number, crops.whole(), None, (_teacher(context, step, folder),))
+    return BlockView(view=number, stored=crops.whole(), draft=None, teachers=(_teacher(context, step, folder),))
 
 
 def _teacher(context: Context, step: TargetsStep, folder: StorePath) -> BlockTeacher:
     role = step.role
     teacher = context.need(teacher_step(context, role))
-    return BlockTeacher(role, network_spec(teacher), ((step.rule, folder),))
+    return BlockTeacher(role=role, spec=network_spec(teacher), outputs=(BlockOutput(rule=step.rule, folder=folder),))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a teacher says today about some rows, against the bits that are cached."""
+    """Counts of a comparison between cached bits and those that the teacher gives now."""
 
     rows: int
     bits: int
-    """Compared: all pixels of all maps."""
+    """All compared pixels."""
     differing: int
     set_bits: int
-    """Of the cached ones; most pixels are 0 whatever a teacher says."""
+    """Cached pixels that are 1; most pixels are 0."""
     maps: int
     differing_maps: int
-    """With one bit that differs, or more."""
+    """Maps in which at least one bit differs."""
 
 
 def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
-    """Run the teacher of the targets of ``step`` again on ``rows`` random people, in this process, and compare the bits.
+    """Rerun the teacher of ``step`` on ``rows`` random instances in this process, and compare with the cached bits.
 
     Raises:
         CorruptEntryError: files are damaged.
-        StoreError: the entry holds no bits of a teacher.
+        StoreError: the entry is not of kind 'targets'.
     """
     if not isinstance(step, TargetsStep):
         raise StoreError(
-            f"{step.kind}/{step.key} holds no teacher's bits",
-            allowed="a sample of entries of kind 'targets'",
+            f"{step.entry_id} holds no bits of a teacher",
+            allowed="entries of kind 'targets'",
             remedy=Remedy("list", kind="targets", home=str(context.home)),
         )
     entry, crops = context.need(step), context.need(view_step(context, step.split, step.view))
@@ -255,12 +255,12 @@ def sample(context: Context, step: Step, *, rows: int, seed: int = 0) -> Sample:
 
 
 def _bits_again(context: Context, step: TargetsStep, crops: Entry, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """The bits [B, K, H, W] that the teacher gives for the chosen rows, in batches as large as when the entry was made."""
+    """The bits [B, K, H, W] that the teacher gives now for the chosen rows, in batches of the entry's own batch size."""
     split, rule, size_wh = step.split, step.rule, context.settings.crop.size_wh
     instances = read_instances(context.need(instances_step(context, split)).path(INSTANCES)).select(chosen_B)
     affine_B23 = _rows(crops, "affine", chosen_B).astype(np.float32)
     views = Views(affine_B23, _rows(crops, "flip", chosen_B).astype(np.bool_))
-    # The driver may sit on a machine without the GPUs that its workers have.
+    # The driver's machine can lack the GPUs that the workers have.
     device: Device = "cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu"
     spec = _teacher(context, step, crops.folder).spec
     threads = torch.get_num_threads()
@@ -272,7 +272,7 @@ def _bits_again(context: Context, step: TargetsStep, crops: Entry, chosen_B: npt
         batches = np.split(
             np.arange(len(chosen_B)), range(_batch_size(context, step), len(chosen_B), _batch_size(context, step))
         )
-        with progress(f"verify: {step.title}", total=len(chosen_B), unit="people") as bar:
+        with progress(f"verify: {step.title}", total=len(chosen_B), unit="instances") as bar:
             for (batch,) in loader.batches(batches, [views], with_mask=spec.senior):
                 heat_BKHW = ready.heatmaps(batch)
                 bits, _, _ = binarize(
@@ -290,5 +290,5 @@ def _batch_size(context: Context, step: CachedStep) -> int:
 
 
 def _rows(entry: Entry, name: str, chosen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-    """Some rows of an array, one by one: there may be millions, and few are wanted."""
+    """The chosen rows of an array, read one by one, since an array can have millions of rows."""
     return np.concatenate([read_rows(entry.fetch(), name, row, row + 1) for row in chosen_B.tolist()])

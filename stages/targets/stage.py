@@ -1,7 +1,7 @@
-"""Stage targets: each teacher runs once over every view that the schedule reads; its heatmaps are kept as packed bits.
+"""Stage targets: run each teacher once over every view that the schedule reads, and store its heatmaps as packed bits.
 
-A task is a block of people, with a group of the views that are missing: it decodes each picture once, draws the views, runs
-the teachers, and writes its own shard of every array.
+A task is a block of instances with a group of the missing views. It decodes each image once, draws the views, runs the
+teachers, and writes its own shard of every array.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stages.scoring.instance_scores import score_poses
 from stages.scoring.network_scores import backend_of, read_ground_truth
 from stages.scoring.protocol import Protocol
 from stages.settings import BinarizeSettings, Role, Split
-from stages.targets.block import FLOAT_DECODERS, BlockJob, BlockTeacher, BlockView, part_name, run_block
+from stages.targets.block import FLOAT_DECODERS, BlockJob, BlockOutput, BlockTeacher, BlockView, part_name, run_block
 from stages.teachers import network_spec, teacher_step
 from stages.training.schedule import epoch_weights, view_of_epoch
 from storage_schemas.errors import Remedy, TrainingError
@@ -52,11 +52,11 @@ log = logging.getLogger(__name__)
 
 CachedStep = ViewStep | TargetsStep
 Drafts = dict[str, tuple[CachedStep, Draft]]
-"""Entries in the making, with their steps, by key."""
+"""Drafts that are being filled, with their steps, by key."""
 
 _VERSION = 1
 _VIEWS_TOGETHER = 8
-"""Views that are filled at the same time; their bits are held in memory until a block is written."""
+"""The number of views that one task fills; it holds their bits in memory until it writes the block."""
 
 
 def steps(context: Context) -> list[CachedStep]:
@@ -82,7 +82,7 @@ def steps(context: Context) -> list[CachedStep]:
 
 
 def view_step(context: Context, split: Split, view: int) -> ViewStep:
-    """The crops of everybody in one view."""
+    """The crops of all instances in one view."""
     settings, people = context.settings, instances_step(context, split)
     drawn = {"seed": settings.views.seed, "augment": settings.views.augment.model_dump()} if view else None
     recipe = {
@@ -96,7 +96,7 @@ def view_step(context: Context, split: Split, view: int) -> ViewStep:
 
 
 def target_step(context: Context, role: Role, split: Split, view: int, rule: BinarizeSettings) -> TargetsStep:
-    """One teacher's bits of everybody in one view."""
+    """One teacher's bits of all instances in one view."""
     crops, teacher = view_step(context, split, view), teacher_step(context, role)
     entry = context.find(teacher)
     suffix = Path(entry.measured.get("weights") or "").suffix if entry else ""
@@ -105,7 +105,7 @@ def target_step(context: Context, role: Role, split: Split, view: int, rule: Bin
         "teacher": context.content(teacher),
         "mask": role == "senior",
         "binarize": rule.model_dump(),
-        # onnxruntime computes as the file says, in float32.
+        # onnxruntime computes in the precision of the file, which is float32.
         "precision": "float32" if suffix == ".onnx" else resolve_precision(context.settings.targets.precision, context.device),
         "backend": backend_of(suffix, context) if entry else pending(role),
         "decoder": DECODER_VERSION,
@@ -123,7 +123,7 @@ def target_step(context: Context, role: Role, split: Split, view: int, rule: Bin
 
 
 def make(context: Context, missing: Sequence[Step]) -> None:
-    """Fill the missing entries of each split; a block that an earlier run finished is not run again."""
+    """Fill the missing entries of each split, except for the blocks that an earlier run finished."""
     splits: tuple[Split, ...] = ("val", "train")
     for split in splits:
         ours = [step for step in missing if isinstance(step, ViewStep | TargetsStep) and step.split == split]
@@ -139,31 +139,31 @@ def _groups(missing: Sequence[CachedStep]) -> Iterator[list[CachedStep]]:
 
 
 def _make_group(context: Context, split: Split, group: Sequence[CachedStep]) -> None:
-    people = context.need(instances_step(context, split)).file(INSTANCES)
-    num = len(read_instances(people.fetch()).id_N)
+    table = context.need(instances_step(context, split)).file(INSTANCES)
+    num = len(read_instances(table.fetch()).id_N)
     with ExitStack() as stack:
         drafts: Drafts = {}
-        # In one order for all runs: two that need the same entries must not wait for each other.
+        # All runs take drafts in the same order, so that two runs cannot wait for each other.
         for step in sorted(group, key=lambda item: (item.kind, item.key)):
             draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
             if isinstance(draft, Draft):
                 create_arrays(draft.work, array_specs(context, step), num)
                 drafts[step.key] = (step, draft)
         _check_inputs(context, split, drafts)
-        jobs = [job for job in _jobs(context, split, people, num, drafts) if job.views]
+        jobs = [job for job in _jobs(context, split, table, num, drafts) if job.views]
         sized = [(job, (job.stop - job.start) * len(job.views)) for job in jobs]
         options = task_options(context, network=True)
         title = f"targets: {split} set, {len(drafts)} {'entry' if len(drafts) == 1 else 'entries'}"
         for _, forwards in run_tasks(run_block, sized, options=options, title=title, unit="crops"):
             for role, count in forwards.items():
                 context.counters[f"teacher_forwards.{role}"] += count
-        # Views first: the scores of targets are computed with the crops of a committed view.
+        # Views first, since the scores of targets need the crops of a committed view.
         for step, draft in sorted(drafts.values(), key=lambda item: item[0].kind, reverse=True):
             _commit(context, step, draft, num)
 
 
 def _check_inputs(context: Context, split: Split, drafts: Drafts) -> None:
-    """Hold every file that will be read against its manifest: a lost shard would be read as zeros, and taught for ever."""
+    """Verify every entry that will be read: a lost shard would read as zeros, and so would become wrong targets."""
     needed: list[Step] = [instances_step(context, split)]
     for step, _ in drafts.values():
         if isinstance(step, TargetsStep):
@@ -180,39 +180,39 @@ def array_specs(context: Context, step: CachedStep) -> tuple[ArraySpec, ...]:
     return target_arrays(context.heatmap_wh, skeleton_of(context, step.split).num_keypoints)
 
 
-def _jobs(context: Context, split: Split, people: File, num: int, drafts: Drafts) -> Iterator[BlockJob]:
+def _jobs(context: Context, split: Split, table: File, num: int, drafts: Drafts) -> Iterator[BlockJob]:
     finished = {key: set(draft.parts()) for key, (_, draft) in drafts.items()}
     specs = {role: network_spec(context.need(teacher_step(context, role))) for role in ROLES}
     for block in range(-(-num // rows_per_block(num))):
         todo = [(step, draft) for key, (step, draft) in drafts.items() if part_name(block) not in finished[key]]
         views = tuple(_views_of(context, split, block, todo, drafts, specs))
-        # On a GPU decoding is what takes the time, and is done once for all views. On a CPU it is the teachers, and a task of
-        # one view is soon done: little is lost with it.
+        # On a GPU, decoding images takes most of the time, so one task decodes once for all views. On a CPU the teachers do,
+        # so a task has one view: when it is killed, less work is lost.
         for together in [views] if context.device == "cuda" else [(view,) for view in views]:
-            yield block_job(context, split, people, num, block, together, score=split == "val")
+            yield block_job(context, split, table, num, block, together, score=split == "val")
 
 
 def block_job(
-    context: Context, split: Split, people: File, num: int, block: int, views: tuple[BlockView, ...], *, score: bool
+    context: Context, split: Split, table: File, num: int, block: int, views: tuple[BlockView, ...], *, score: bool
 ) -> BlockJob:
-    """The task that fills ``block`` of each of ``views``, for a table of ``num`` people."""
+    """The task that fills ``block`` of each of ``views``, for a table of ``num`` instances."""
     settings = context.settings
     start = block * rows_per_block(num)
     return BlockJob(
-        block,
-        start,
-        min(start + rows_per_block(num), num),
-        num,
-        people,
-        pictures_of(context, split),
-        views,
-        settings.crop.size_wh,
-        settings.views.seed,
-        settings.views.augment,
-        context.device,
-        resolve_precision(settings.targets.precision, context.device),
-        settings.targets.batch_size,
-        score,
+        block=block,
+        start=start,
+        stop=min(start + rows_per_block(num), num),
+        num=num,
+        instances=table,
+        pictures=pictures_of(context, split),
+        views=views,
+        size_wh=settings.crop.size_wh,
+        seed=settings.views.seed,
+        augment=settings.views.augment,
+        device=context.device,
+        precision=resolve_precision(settings.targets.precision, context.device),
+        batch_size=settings.targets.batch_size,
+        score=score,
     )
 
 
@@ -224,7 +224,7 @@ def _views_of(
     drafts: Drafts,
     specs: dict[Role, NetworkSpec],
 ) -> Iterator[BlockView]:
-    """What one block still lacks, view by view; a view's own crops are read where another run has stored them."""
+    """What one block still lacks, by view; the crops of a view are read if they are stored already."""
     for view in sorted({step.view for step, _ in todo}):
         ours = [(step, draft) for step, draft in todo if step.view == view]
         crops = view_step(context, split, view)
@@ -232,16 +232,18 @@ def _views_of(
         stored = entry.whole() if entry else None
         own = [draft.folder for step, draft in ours if isinstance(step, ViewStep)]
         if not own and stored is None:
-            # This block of the view is finished in our own draft: read it from there.
+            # An earlier run has finished this block of the view: read it from the draft.
             stored = drafts[crops.key][1].part_folder(part_name(block))
         teachers = []
         for role in ROLES:
             outputs = tuple(
-                (step.rule, draft.folder) for step, draft in ours if isinstance(step, TargetsStep) and step.role == role
+                BlockOutput(rule=step.rule, folder=draft.folder)
+                for step, draft in ours
+                if isinstance(step, TargetsStep) and step.role == role
             )
             if outputs:
-                teachers.append(BlockTeacher(role, specs[role], outputs))
-        yield BlockView(view, stored, own[0] if own else None, tuple(teachers))
+                teachers.append(BlockTeacher(role=role, spec=specs[role], outputs=outputs))
+        yield BlockView(view=view, stored=stored, draft=own[0] if own else None, teachers=tuple(teachers))
 
 
 def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry:
@@ -265,8 +267,8 @@ def _refuse_if_too_bad(context: Context, step: TargetsStep, bad: int, num_maps: 
     allowed = context.settings.targets.max_bad_fraction
     if bad > allowed * num_maps:
         raise TrainingError(
-            f"{bad} of {num_maps} heatmaps in the {step.title} are not finite or zero everywhere",
-            allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); is the teacher the right one?",
+            f"{bad} of {num_maps} heatmaps in the {step.title} are zero everywhere or not finite",
+            allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); check that the teacher's weights are right",
             remedy=Remedy("run", stage="targets", settings=("targets.precision=float32",)),
         )
 
@@ -276,10 +278,10 @@ def _seen_share(folder: Path, rule: BinarizeSettings) -> float:
 
 
 def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]:
-    """AP decoded from the cached bits, and from the float maps that they came from.
+    """The AP of the cached bits, and of the float maps that they were made from.
 
-    Always by the same protocol, since the entry serves any experiment: annotated boxes, no flip, and HRNet's rules for scores
-    and NMS, which are the defaults of ``evaluate``.
+    The protocol is fixed, since many experiments share the entry: annotated boxes, no flip test, and the default rules of
+    ``evaluate`` for scores and NMS, which are HRNet's.
     """
     truth = read_ground_truth(context, "val")
     entry = context.need(instances_step(context, "val"))

@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import cast
 
 import pytest
 
@@ -45,7 +43,7 @@ class _Stage:
 def stage(monkeypatch: pytest.MonkeyPatch) -> _Stage:
     """In place of ``distill``: two entries that wait for nothing."""
     replaced = _Stage(lambda _: [Step("distill", "students", name, {"of": name}) for name in ("one", "two")])
-    monkeypatch.setitem(graph.STAGES, "distill", cast("ModuleType", replaced))
+    monkeypatch.setitem(graph.STAGES, "distill", replaced)
     return replaced
 
 
@@ -197,7 +195,7 @@ def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypat
         return [first, Step("distill", "students", "second", {"of": context.content(first)}, context.waits(first))]
 
     chain = Chain(given)
-    monkeypatch.setitem(graph.STAGES, "distill", cast("ModuleType", chain))
+    monkeypatch.setitem(graph.STAGES, "distill", chain)
     context = make_context(tmp_path)
     graph.make_stage(context, "distill", force=None, connect=lambda: None)
     assert chain.made == ["first", "second"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pipeline import graph
 from pipeline.config.load import load_settings
 from stages import prepare
-from stages.base import Context, Step
+from stages.base import Context, Stage, Step
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft
 from tests.support.buckets import local
@@ -39,7 +38,7 @@ def with_all(context: Context) -> Context:
     return _with(context, *graph.STAGES.values())
 
 
-def _with(context: Context, *stages: ModuleType) -> Context:
+def _with(context: Context, *stages: Stage) -> Context:
     for stage in stages:
         # A step may wait for another step of the same stage.
         while ready := [step for step in stage.steps(context) if not step.waits_for and context.find(step) is None]:

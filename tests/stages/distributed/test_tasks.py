@@ -1,4 +1,4 @@
-"""Tasks on a real Ray with two logical GPUs: placement, reuse of processes, retries, errors and their way back."""
+"""Tasks on a real Ray with two logical GPUs: placement, reuse of processes, retries, and errors."""
 
 from __future__ import annotations
 
@@ -41,16 +41,15 @@ def _run(function: Any, jobs: list[Any], device: Device = "cpu") -> list[Any]:  
     return [result for _, result in results]
 
 
-@ray.remote(max_calls=0)
 def _where(job: int) -> tuple[int, tuple[int, ...]]:
     time.sleep(0.3)
     return os.getpid(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
 
-def test_tasks_share_out_the_gpus_and_keep_their_processes() -> None:
+def test_tasks_share_the_gpus_and_reuse_their_processes() -> None:
     placed = _run(_where, list(range(12)), "cuda")
     assert {gpus for _, gpus in placed} == {(0,), (1,)}, "each task has one of the two GPUs"
-    # A process that ended after every task would load its teacher twelve times.
+    # If processes ended after every task, there would be twelve of them.
     assert len({process for process, _ in placed}) <= 4
 
 
@@ -58,7 +57,6 @@ def test_tasks_on_a_cpu_run_ask_for_no_gpu() -> None:
     assert {gpus for _, gpus in _run(_where, [1, 2])} == {()}
 
 
-@ray.remote(max_calls=0)
 def _die_once(marker: str) -> str:
     if not Path(marker).exists():
         Path(marker).write_text("")
@@ -66,20 +64,19 @@ def _die_once(marker: str) -> str:
     return "done"
 
 
-def test_a_killed_worker_is_replaced_and_its_task_repeated(tmp_path: LocalPath) -> None:
+def test_a_killed_worker_is_replaced_and_its_task_is_repeated(tmp_path: LocalPath) -> None:
     assert _run(_die_once, [str(tmp_path / "marker")]) == ["done"]
 
 
-@ray.remote(max_calls=0)
 def _refuse(job: int) -> None:
-    raise DataError("picture 7 is broken", allowed="whole pictures", remedy=Remedy("shell", text="mend it"))
+    raise DataError("image 7 is broken", allowed="intact images", remedy=Remedy("shell", text="repair it"))
 
 
-def test_a_users_mistake_crosses_the_process_border_whole() -> None:
+def test_an_error_keeps_its_fields_across_processes() -> None:
     with pytest.raises(DataError) as caught:
         _run(_refuse, [1, 2, 3])
     assert (caught.value.seen, caught.value.allowed, suggested(caught.value)) == (
-        "picture 7 is broken",
-        "whole pictures",
-        "mend it",
+        "image 7 is broken",
+        "intact images",
+        "repair it",
     )

@@ -14,7 +14,7 @@ from uuid import uuid4
 from stages.settings import BinarizeSettings, Precision, Role, Settings, Split
 from storage_schemas.errors import MissingInputError, Remedy
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.manifest import Recipe, key_of
+from storage_schemas.store.recipe import Recipe, key_of
 from storage_schemas.store.store import Entry, Store
 
 __all__ = [

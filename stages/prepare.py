@@ -27,8 +27,8 @@ from storage_schemas.formats.windows import CROPS_INDEX, StoredCrop, write_index
 from storage_schemas.paths.facts import facts_of, sha256_known
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.manifest import canonical_json
 from storage_schemas.store.parts import MARKER, Part, copy_part, finish_part, read_marker
+from storage_schemas.store.recipe import canonical_json
 from storage_schemas.store.store import Draft
 
 __all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "skeleton_of", "steps"]

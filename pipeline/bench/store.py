@@ -15,7 +15,8 @@ from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.timing import interleaved, one_core
 from storage_schemas.formats.targets import ArraySpec
 from storage_schemas.store.inventory import take_inventory
-from storage_schemas.store.manifest import MANIFEST, Manifest, key_of
+from storage_schemas.store.manifest import MANIFEST, Manifest
+from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Entry, Store
 from storage_schemas.store.verify import verify
 

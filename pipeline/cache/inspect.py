@@ -16,7 +16,7 @@ from stages.humanize import age_text, plural, size_text
 from storage_schemas.errors import SchemaVersionError
 from storage_schemas.paths.facts import as_mappings
 from storage_schemas.store.inventory import Inventory, Unreadable, take_inventory
-from storage_schemas.store.manifest import differing_fields
+from storage_schemas.store.recipe import differing_fields
 from storage_schemas.store.store import Entry
 
 __all__ = ["Row", "diff", "ls", "show"]

@@ -20,7 +20,8 @@ from storage_schemas.store.draft import Draft
 from storage_schemas.store.entry import Entry, read_entry, set_aside
 from storage_schemas.store.lease import Lease
 from storage_schemas.store.listings import Listings
-from storage_schemas.store.manifest import MANIFEST, Manifest, Recipe, as_json, differing_fields, is_key, key_of
+from storage_schemas.store.manifest import MANIFEST, Manifest
+from storage_schemas.store.recipe import Recipe, as_json, differing_fields, is_key, key_of
 from storage_schemas.store.writers import Attempts, lease_of
 
 __all__ = ["Draft", "Entry", "Store", "read_entry"]

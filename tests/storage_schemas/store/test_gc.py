@@ -13,7 +13,7 @@ import pytest
 from storage_schemas.errors import StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.gc import Garbage, find_garbage, remove
-from storage_schemas.store.manifest import key_of
+from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import grow_old
@@ -98,6 +98,7 @@ def test_an_entry_is_taken_out_manifest_first(store: Store, monkeypatch: pytest.
 @pytest.mark.parametrize("used", [set(), {PLACE}])
 def test_an_entry_of_another_release_is_left_alone(store: Store, used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage_schemas.store.manifest.SCHEMA_VERSION", 7)
+    monkeypatch.setattr("storage_schemas.store.recipe.SCHEMA_VERSION", 7)
     with store.draft("targets", {"of": "another release"}) as draft:
         assert isinstance(draft, Draft)
         fill(draft)

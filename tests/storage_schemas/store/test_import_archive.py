@@ -17,8 +17,8 @@ from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import import_archive as intake
 from storage_schemas.store.import_archive import import_entry, opened_archive
 from storage_schemas.store.lease import Lease
-from storage_schemas.store.manifest import key_of
 from storage_schemas.store.parts import finish_part
+from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
 from tests.support.buckets import local

@@ -10,7 +10,7 @@ import pytest
 from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, SchemaVersionError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.inventory import entry_ids, find_entry, find_place, take_inventory
-from storage_schemas.store.manifest import key_of
+from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Store
 from tests.support.buckets import local
 from tests.support.cache_samples import a_home, put, store_of

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.paths.facts import FileFacts
-from storage_schemas.store.manifest import Manifest, canonical_json, differing_fields, key_of
+from storage_schemas.store.manifest import Manifest
+from storage_schemas.store.recipe import canonical_json, differing_fields, key_of
 from tests.support.store_samples import signed
 
 RECIPE: dict[str, Any] = {"size": [192, 256], "rule": {"threshold": 0.5, "keep": "all"}}

@@ -16,7 +16,8 @@ import pytest
 from storage_schemas.errors import CorruptEntryError, MissingInputError, StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import draft as draft_module
-from storage_schemas.store.manifest import Manifest, key_of
+from storage_schemas.store.manifest import Manifest
+from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.errors import suggested
@@ -384,6 +385,7 @@ def test_another_schema_version_is_passed_over_in_a_listing(store: Store, caplog
     made = make_entry(store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("storage_schemas.store.manifest.SCHEMA_VERSION", 4)
+        patch.setattr("storage_schemas.store.recipe.SCHEMA_VERSION", 4)
         newer = replace(made.manifest, key=key_of("targets", RECIPE)).encode()
     local(made.folder.parent / "manifest.json").write_bytes(newer)
     with caplog.at_level(logging.WARNING):

@@ -17,8 +17,8 @@ from storage_schemas.errors import DataError, StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import store as entry_module
 from storage_schemas.store.lease import Lease, LeaseWatch
-from storage_schemas.store.manifest import key_of
 from storage_schemas.store.parts import finish_part
+from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.errors import suggested

@@ -1,1 +1,1 @@
-"""The configuration: presets, loading, and explaining mistakes."""
+"""The configuration: presets, loading, and the explanation of mistakes."""

@@ -1,4 +1,4 @@
-"""Strict YAML: a text holds JSON's values and nothing else, each key stands once, and what is written is read back equal."""
+"""Strict YAML: only the values of JSON, no repeated keys, and every written value is read back equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 __all__ = ["dump", "load", "problem", "shown"]
 
-# JSON's numbers, and .5 and +5 as YAML 1.2 has them. PyYAML follows YAML 1.1, where 010 is 8, 1:30 is 90 and 1e-3 a string.
+# The numbers of JSON, and .5 and +5 of YAML 1.2. PyYAML follows YAML 1.1: 010 is 8, 1:30 is 90, and 1e-3 is a string.
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _FIRST_OF_NUMBER = list("-+.0123456789")
@@ -21,20 +21,23 @@ _LONGEST_VALUE = 60
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML of JSON's values: a key is a string and stands once, numbers are JSON's, and dates are strings."""
+    """Loads YAML with the values of JSON: keys are unique strings, numbers are JSON's, and dates are strings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == f"{_TAG}merge":
                 raise yaml.constructor.ConstructorError(
-                    None, None, "merge keys ('<<') are not read: write the settings out, or name a preset", key_node.start_mark
+                    None,
+                    None,
+                    "merge keys ('<<') are not read: repeat the settings, or extend a preset",
+                    key_node.start_mark,
                 )
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not a word", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not a string", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is repeated", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -44,7 +47,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _scalar(pattern: re.Pattern[str], make: Callable[[str], object]) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], object]:
-    """How a plain value is made; a tag such as ``!!int`` may stand before one that is none."""
+    """Constructs a plain value, and refuses a text that does not fit its tag, such as ``!!int 010``."""
 
     def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> object:
         text = loader.construct_scalar(node)
@@ -52,8 +55,8 @@ def _scalar(pattern: re.Pattern[str], make: Callable[[str], object]) -> Callable
             if pattern.fullmatch(text):
                 return make(text)
         except ValueError:
-            pass  # a number of more digits than Python reads
-        raise yaml.constructor.ConstructorError(None, None, f"{shown(text)} is no {_short_tag(node)}", node.start_mark)
+            pass  # Python refuses numbers with too many digits
+        raise yaml.constructor.ConstructorError(None, None, f"{shown(text)} is not a valid {_short_tag(node)}", node.start_mark)
 
     return construct
 
@@ -83,15 +86,15 @@ for _kind in (_Loader, _Dumper):
 
 
 def load(text: str) -> object:
-    """The value of a YAML text. Nothing in it is shared: a change below an anchor must not reach where its aliases stand.
+    """The value of a YAML text. Aliases become copies, so that a change of one does not change the others.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or holds what JSON cannot.
+        yaml.YAMLError: the text is not YAML, or holds a value that JSON does not have.
     """
     try:
         return _unshared(yaml.load(text, Loader=_Loader))
     except RecursionError as error:
-        raise yaml.YAMLError("a value holds itself, or sections are nested without end") from error
+        raise yaml.YAMLError("a value contains itself, or the sections are nested too deeply") from error
 
 
 def _unshared(value: object) -> object:
@@ -101,16 +104,16 @@ def _unshared(value: object) -> object:
 
 
 def dump(value: object) -> str:
-    """The text of a value, its keys in the order in which they stand."""
+    """The YAML text of a value, with the keys in their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def problem(error: yaml.YAMLError) -> str:
-    """What an error of YAML says, without the place."""
+    """The message of a YAML error, without its position."""
     return str((error.problem or error.context) if isinstance(error, yaml.MarkedYAMLError) else error)
 
 
 def shown(value: object) -> str:
-    """A value as JSON, cut where it is long: for messages."""
+    """A value as JSON for messages, cut if it is long."""
     text = json.dumps(value, default=str)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

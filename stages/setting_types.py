@@ -1,0 +1,74 @@
+"""The types that settings share: the base of every section, limited numbers, absolute paths, and networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from stages.networks.spec import is_network, known_networks
+from storage_schemas.paths.path import StorePath, parse_path
+
+__all__ = ["AbsolutePath", "Count", "DataPath", "Fraction", "Network", "NetworkSource", "Positive", "Section"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+P = TypeVar("P", Path, StorePath)
+
+
+def _data_path(value: object) -> StorePath:
+    if not isinstance(value, str | Path | StorePath):
+        raise PydanticCustomError("path_type", "Input is not a valid path")
+    return _absolute(parse_path(str(value)))
+
+
+def _absolute(path: P) -> P:
+    if not path.is_absolute():
+        raise ValueError(f"'{path}' is relative; paths must be absolute, because a submitted job runs in another folder")
+    return path
+
+
+def _known_network(name: str) -> str:
+    if not is_network(name):
+        raise ValueError(f"'{name}' is not the name of a network; give {known_networks()}")
+    return name
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Network = Annotated[str, AfterValidator(_known_network)]
+"""A name of ``stages.networks.spec.NETWORKS``, such as ``hrnet_w16_small``."""
+DataPath = Annotated[StorePath, PlainValidator(_data_path), PlainSerializer(str)]
+"""A file or folder of the dataset, on a file system that all nodes see or in a bucket."""
+
+
+class Section(BaseModel):
+    """The base of every section: it refuses unknown keys, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class NetworkSource(Section):
+    """A network by name, by its weights, or both; the same for the primary, the base of the senior and the student."""
+
+    weights: AbsolutePath | None = None
+    """Weights of ``network`` as .pth or .safetensors, or a whole network as .pt2 (torch.export) or .onnx."""
+    network: Network | None = None
+    """The name of the network; leave it out where ``weights`` is a whole network."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether ``weights`` holds the network as well."""
+        return self.weights is not None and self.weights.suffix in (".pt2", ".onnx")
+
+    @model_validator(mode="after")
+    def _names_one_network(self) -> Self:
+        if self.is_whole and self.network:
+            raise ValueError(f"'{self.weights}' is a whole network: remove 'network'")
+        if not self.is_whole and self.network is None:
+            raise ValueError("give 'network', unless 'weights' is a .pt2 or .onnx file")
+        return self

@@ -1,1 +1,1 @@
-"""Networks, and how published weights get into them."""
+"""Networks: architectures, loading, weights files, and what a forward pass costs."""

@@ -1,4 +1,4 @@
-"""Putting a network on its device in the memory layout that convolutions are fastest in."""
+"""Moving a network to its device, in the memory layout in which convolutions are fastest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["on_device"]
 
 
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on ``device``, its weights channels_last (twice as fast with bfloat16, on CPUs and GPUs alike)."""
+    """Move the network to ``device`` with channels_last weights, which are twice as fast with bfloat16 on CPUs and GPUs."""
     if device.type == "cuda":
-        # By default convolutions round float32 to ten bits (TF32), and pick their method by a race.
+        # By default cuDNN rounds float32 to ten bits (TF32) and picks the algorithm by timing, so results would vary.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-    # torch's own stubs leave this form of ``to`` out.
-    placed: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed
+    # torch's stubs lack this form of ``to``.
+    moved: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved

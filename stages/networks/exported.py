@@ -1,12 +1,13 @@
-"""Teachers of any architecture that come as a torch.export program (``.pt2``), read without running code that the file brings.
+"""Networks of any architecture as torch.export programs (``.pt2``), loaded without running code from the file.
 
-``torch.export.load`` of PyTorch 2.13 is not safe by itself: it unpickles legacy weights, custom objects and, where the
-restricted reader fails, sample inputs with ``weights_only=False``; it loads compiled libraries; it evaluates the program's
-size expressions; its trees of inputs and outputs import modules; it resolves any dotted name from ``torch`` or ``operator``, as
-a node's target or as an argument; and ``module()`` executes the guards that the file states. So the archive is written anew
-here, in memory: plain tensors, and a graph of operators of the dispatcher (none that opens a file, none that calls another)
-whose every text is harmless; no pickles, no libraries, no guards. What is left is a program of tensor arithmetic, which can
-still be slow or large: take teachers from where you would take code.
+``torch.export.load`` of PyTorch 2.13 can run code from a file. It unpickles legacy weights, custom objects and, if the
+restricted reader fails, sample inputs with ``weights_only=False``. It loads compiled libraries and evaluates size expressions.
+Trees of inputs and outputs import modules. Targets and arguments of nodes name anything in ``torch`` or ``operator``, and
+``module()`` executes the guards in the file.
+
+So this module copies the archive in memory and keeps only plain tensors and a graph of dispatcher operators. It refuses
+operators that open files or call other operators, and every text that could be code; it drops pickles and guards. The result
+is a program of tensor arithmetic. It can still be slow or large: use files only from sources that you trust.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ _MEMBERS = re.compile(
 )
 _HARMLESS = re.compile(r"[\w.:#,>+\- ]*")
 _OPERATOR = re.compile(r"torch\.ops\.(aten|prims)\.(\w+)\.(\w+)")
-# Arithmetic on sizes, one by one: with operator.call, operator.attrgetter or a function's __globals__ a graph calls anything.
+# Each allowed function is listed: with operator.call, operator.attrgetter or __globals__ a graph could call anything.
 _SIZE_OPERATOR = re.compile(
     r"_operator\.(eq|ne|le|ge|lt|gt|neg|pos|mul|add|sub|floordiv|mod|pow|truediv|and_|or_|lshift|rshift)"
     r"|math\.(trunc|ceil|floor)|torch\.sym_(not|int|float|ite|max|min)"
 )
-# The only one of the dispatcher's operators in PyTorch 2.13 that opens files; aten::save is TorchScript's own.
+# The only dispatcher operator of PyTorch 2.13 that opens files; aten::save belongs to TorchScript.
 _FILE_OPERATORS = ("from_file",)
 _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", None)
 _SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
@@ -49,28 +50,31 @@ _EXPRESSION = re.compile(r"((Add|CleanDiv|FloorDiv|Integer|Max|Min|Mod|Mul|Pow|P
 class ExportedNetwork(nn.Module):
     """An exported program as a trainable network: image [B, 3, h, w] to heatmaps [B, K, H, W].
 
-    Its batch norms and dropouts stay as they were exported: ``train()`` and ``eval()`` do not reach into the program, which has
-    no modes.
+    Batch norms and dropouts stay in the mode in which they were exported: ``train()`` and ``eval()`` do not change the program.
     """
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__()
         self.program = cast(nn.Module, program.module(check_guards=False))
         self.input_shape = _input_shape(program)
-        """Sizes of the one input; None where any size is taken."""
+        """Sizes of the input; None where any size is accepted."""
 
     def train(self, mode: bool = True) -> ExportedNetwork:
-        """Remember the mode and leave the program alone, which would raise."""
+        """Set the flag only: the program itself raises on a change of mode."""
         self.training = mode
         return self
 
     def forward(self, image_B3hw: Tensor) -> Tensor:
-        """What the program returns for normalised images."""
+        """The program's output for normalised images."""
         return cast(Tensor, self.program(image_B3hw))
 
 
 def load_exported(path: Path) -> ExportedNetwork:
-    """The network of a ``.pt2`` file; ``WeightsError`` for one that is broken or brings more than a graph and tensors."""
+    """The network of a ``.pt2`` file.
+
+    Raises:
+        WeightsError: the file is broken, or holds more than a graph and tensors.
+    """
     try:
         program = torch.export.load(_clean_archive(path))
         return ExportedNetwork(program)
@@ -90,7 +94,7 @@ def _input_shape(program: torch.export.ExportedProgram) -> tuple[int | None, ...
 
 
 def _clean_archive(path: Path) -> io.BytesIO:
-    """The archive at ``path`` written anew with what may stay of it; refuses what must not be there."""
+    """A copy of the archive at ``path`` with its harmless members; other members are refused."""
     clean = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(clean, "w", zipfile.ZIP_STORED) as new:
         names = [info.filename for info in old.infolist()]
@@ -99,7 +103,7 @@ def _clean_archive(path: Path) -> io.BytesIO:
         for info in old.infolist():
             if not _MEMBERS.fullmatch(info.filename) or info.compress_type != zipfile.ZIP_STORED:
                 raise WeightsError(
-                    f"'{path}' holds '{info.filename}', which may run code; nothing of it was run", allowed=_ALLOWED
+                    f"'{path}' holds '{info.filename}', which may run code; no code of the file was run", allowed=_ALLOWED
                 )
             new.writestr(info.filename, _clean_member(info.filename, old.read(info), path=path))
     clean.seek(0)
@@ -108,19 +112,19 @@ def _clean_archive(path: Path) -> io.BytesIO:
 
 def _clean_member(name: str, data: bytes, *, path: Path) -> bytes:
     if "/data/sample_inputs/" in name:
-        return b""  # a pickle that nothing here needs
+        return b""  # a pickle that loading does not need
     if "/models/" in name:
         program = cast(dict[str, object], _without_metadata(json.loads(data)))
         program["guards_code"] = []
         _check_texts(program, key="", path=path)
         return json.dumps(program).encode()
     if name.endswith("_config.json") and any(entry["use_pickle"] for entry in json.loads(data)["config"].values()):
-        raise WeightsError(f"'{path}' holds pickled tensors in '{name}'; nothing of it was run", allowed=_ALLOWED)
+        raise WeightsError(f"'{path}' holds pickled tensors in '{name}'; no code of the file was run", allowed=_ALLOWED)
     return data
 
 
 def _without_metadata(value: object) -> object:
-    """``value`` without the nodes' notes about source lines, which nothing needs and which end up in generated code."""
+    """``value`` without the nodes' metadata: loading does not need it, and it would become part of generated code."""
     if isinstance(value, dict):
         return {key: {} if key == "metadata" else _without_metadata(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -133,7 +137,7 @@ def _check_texts(value: object, *, key: str, path: Path) -> None:
     if isinstance(value, dict):
         for inner_key, inner in value.items():
             if inner_key == "as_operator":
-                # Tensor arithmetic takes no operator as an argument; what takes one calls it.
+                # An operator as an argument would be called; tensor arithmetic needs none.
                 _refuse_text(inner, key=inner_key, path=path)
             _check_texts(inner_key, key="", path=path)
             _check_texts(inner, key=inner_key, path=path)
@@ -146,7 +150,7 @@ def _check_texts(value: object, *, key: str, path: Path) -> None:
 
 def _refuse_text(value: object, *, key: str, path: Path) -> NoReturn:
     shown = repr(value)[:80]
-    raise WeightsError(f"'{path}' holds {shown} as '{key}', which may run code; nothing of it was run", allowed=_ALLOWED)
+    raise WeightsError(f"'{path}' holds {shown} as '{key}', which may run code; no code of the file was run", allowed=_ALLOWED)
 
 
 def _is_harmless(text: str, *, key: str) -> bool:
@@ -160,18 +164,18 @@ def _is_harmless(text: str, *, key: str) -> bool:
 
 
 def _is_tensor_operator(text: str) -> bool:
-    """Whether ``text`` names an overload that the dispatcher knows, and not an attribute of one, and that opens no file."""
+    """Whether ``text`` names an operator overload of the dispatcher that opens no file, and not an attribute of one."""
     match = _OPERATOR.fullmatch(text)
     if match is None or match[2] in _FILE_OPERATORS:
         return False
     packet = getattr(getattr(torch.ops, match[1]), match[2], None)
     overload = getattr(packet, match[3], None)
-    # Nothing public tells TorchScript's own operators, which handle lists, modules and files, from those on tensors.
+    # No public function separates tensor operators from TorchScript's own, which handle lists, modules and files.
     known = torch._C._dispatch_has_kernel  # noqa: SLF001
     return isinstance(overload, OpOverload) and bool(known(overload.name()))
 
 
 def _is_plain_tree(node: dict[str, object]) -> bool:
-    """Whether a tree of inputs or outputs is of plain containers: a defaultdict's or an enum's context imports modules."""
+    """Whether a tree of inputs or outputs has only plain containers; the context of others imports modules."""
     children = cast(list[dict[str, object]], node["children_spec"])
     return node["type"] in _CONTAINERS and node["context"] in (None, "null", "[]") and all(map(_is_plain_tree, children))

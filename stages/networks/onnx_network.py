@@ -1,4 +1,4 @@
-"""Teachers that come as ``.onnx``: run by onnxruntime, which is an optional package, and never trained."""
+"""Networks in ``.onnx`` files: onnxruntime, an optional package, runs them; they cannot be trained."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ _INSTALL = {
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a network without weights of its own: image [B, 3, h, w] to heatmaps [B, K, H, W].
+    """An ONNX file as a network without parameters: image [B, 3, h, w] to heatmaps [B, K, H, W].
 
-    ``threads`` are onnxruntime's own (0: as many as it likes); ``device`` is where it computes, whatever device the images are
-    on. Raises ``WeightsError`` where the package is missing or cannot use that device, or the file is broken or takes
-    anything but one input.
+    Args:
+        path: the file.
+        threads: threads of onnxruntime; 0 means its own choice.
+        device: where onnxruntime computes; the images may be on another device.
+
+    Raises:
+        WeightsError: onnxruntime is missing or cannot use the device, or the file is broken or has several inputs.
     """
 
     def __init__(self, path: Path, *, threads: int = 0, device: Literal["cpu", "cuda"] = "cpu") -> None:
@@ -35,7 +39,7 @@ class OnnxNetwork(nn.Module):
             raise WeightsError(f"'{path}' needs onnxruntime, which is not installed", remedy=_INSTALL[device]) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Idle threads that spin take the cores from everything else on the machine.
+        # Idle threads would spin, and take the cores from other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if device == "cuda":
@@ -46,14 +50,14 @@ class OnnxNetwork(nn.Module):
             reason = str(error).splitlines()[0]
             raise WeightsError(f"'{path}' cannot be read as ONNX: {reason}", allowed="a complete ONNX file") from error
         if device == "cuda":
-            # Where CUDA's libraries are missing, onnxruntime says so in its log alone and takes the CPU.
+            # If CUDA's libraries are missing, onnxruntime only logs that and uses the CPU.
             _require_cuda(self.session.get_providers()[:1], path)
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise WeightsError(f"'{path}' takes {len(inputs)} inputs", allowed="one: the image")
         self._input = inputs[0].name
         self.input_shape: tuple[int | None, ...] = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
-        """Sizes of the one input; None where any size is taken."""
+        """Sizes of the input; None where any size is accepted."""
 
     def forward(self, image_B3hw: Tensor) -> Tensor:
         """The first output for normalised images, float32, on the images' device; without gradients."""
@@ -63,14 +67,14 @@ class OnnxNetwork(nn.Module):
 
 
 def _providers(device: Literal["cpu", "cuda"]) -> list[Any]:
-    # TF32 keeps 10 bits of a float's 23, and the targets' precision would not be the one that their recipe names.
+    # TF32 keeps 10 of a float32's 23 bits, but the recipe of the targets says float32.
     return [(_CUDA, {"use_tf32": "0"}), _CPU] if device == "cuda" else [_CPU]
 
 
 def _require_cuda(providers: list[str], path: Path) -> None:
     if _CUDA not in providers:
         raise WeightsError(
-            f"'{path}' is to run on the device cuda, and onnxruntime offers {', '.join(providers)}",
+            f"'{path}' cannot run on the device cuda: onnxruntime offers {', '.join(providers)}",
             allowed=f"{_CUDA}, or the device cpu",
             remedy=_INSTALL["cuda"],
         )

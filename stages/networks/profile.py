@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and time. Papers differ in the unit, so it is printed."""
+"""The cost of a network: parameters, multiply-adds and time. Papers use different units, so the text names the unit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Profile", "measure_latency", "profile"]
 
 @dataclass(frozen=True)
 class Profile:
-    """Size and arithmetic of a network for one image; both are 0 for a network that onnxruntime runs."""
+    """Parameters and multiply-adds of a network for one image; both are 0 for an ONNX network."""
 
     params: int
     macs: int
@@ -30,7 +30,7 @@ class Profile:
 
     @property
     def hrnet_gflops(self) -> float:
-        """Multiply-adds in units of 1024^3, which HRNet's README calls GFLOPs."""
+        """Multiply-adds in units of 1024^3, which the README of HRNet calls GFLOPs."""
         return self.macs / 1024**3
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Profile:
 
 
 def profile(network: nn.Module, *, size_wh: tuple[int, int]) -> Profile:
-    """Count one forward pass of one image of (w, h) ``size_wh`` on the network's device; its mode is left as it was."""
+    """Count one forward pass of one image of (w, h) ``size_wh``; the network keeps its device and its mode."""
     with FlopCounterMode(display=False) as counter:
         _forward(network, _inputs(network, size_wh=size_wh, batch=1))
     return Profile(params=sum(p.numel() for p in network.parameters()), macs=counter.get_total_flops() // 2)
@@ -61,7 +61,7 @@ def measure_latency(network: nn.Module, *, size_wh: tuple[int, int], batch: int 
 
 
 def _inputs(network: nn.Module, *, size_wh: tuple[int, int], batch: int) -> tuple[Tensor, ...]:
-    """A black image on the network's device, and for a senior a mask with it."""
+    """Black images on the network's device; a senior gets masks too."""
     width, height = size_wh
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     image_B3hw = torch.zeros(batch, 3, height, width, device=device)
@@ -71,7 +71,7 @@ def _inputs(network: nn.Module, *, size_wh: tuple[int, int], batch: int) -> tupl
 
 
 def _forward(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """One pass in eval mode, so that measuring leaves batch statistics alone."""
+    """Run one pass in eval mode, so that batch statistics do not change."""
     training = network.training
     network.eval()
     try:

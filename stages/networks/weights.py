@@ -1,6 +1,6 @@
-"""Published weights: reading files that may be hostile, bringing their key names to HRNet's own, and fitting them strictly.
+"""Published weights: read files that may be hostile, rename their keys to the network's names, and fit them strictly.
 
-Layouts: HRNet's state dicts and checkpoints, mmpose 0.x (``keypoint_head.``) and 1.x (``head.``).
+Layouts: state dicts and checkpoints with the authors' names, mmpose 0.x (``keypoint_head.``) and 1.x (``head.``).
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _CONVERT = (
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by HRNet's key names, on the CPU; code in the file is never run.
+    """The tensors of a weights file on the CPU, by the authors' key names; code in the file never runs.
 
-    Raises ``WeightsError`` for a file that is missing, damaged, not a state dict, or in need of code to be read.
+    Raises:
+        WeightsError: the file is missing, damaged, not a state dict, or needs code to be read.
     """
     if not path.is_file():
         raise WeightsError(f"no weights file at '{path}'", allowed="a file ending in .pth, .pt or .safetensors")
@@ -58,7 +59,7 @@ def _read_torch(path: Path) -> object:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
-    """Why the restricted reader gave up, and what the user can do about it."""
+    """The reason why the restricted reader failed, and what the user can do."""
     text = str(error)
     found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"global[: ]+`?([\w.]+)", text, re.IGNORECASE)
     if found is None:
@@ -67,14 +68,14 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
             allowed="a complete file that torch.save wrote, holding a dict of tensors",
         )
     return WeightsError(
-        f"'{path}' needs '{found.group(1)}' to be read, which is code and not weights; nothing of it was run",
+        f"'{path}' needs '{found.group(1)}' to be read, which is code and not weights; no code of the file was run",
         allowed="tensors, numbers, strings, lists and dicts (a training checkpoint of mmengine holds HistoryBuffer objects)",
         remedy=Remedy("shell", text=_CONVERT.format(path=path)),
     )
 
 
 def _unwrap(content: object, *, path: Path) -> dict[str, Tensor]:
-    """The dict of tensors in ``content``, which may be wrapped in a checkpoint's dict."""
+    """The dict of tensors in ``content``, which may be a checkpoint that holds this dict."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -91,14 +92,14 @@ def _unwrap(content: object, *, path: Path) -> dict[str, Tensor]:
 
 
 def _official_names(state: dict[str, Tensor], *, path: Path) -> dict[str, Tensor]:
-    """``state`` under HRNet's own names, whichever framework named it."""
+    """``state`` with the authors' key names, from any of the known layouts."""
     layers = {match.group(1) for name in state if (match := re.fullmatch(r".*final_layer\.(\d+)\.weight", name))}
     named: dict[str, Tensor] = {}
     for name, value in state.items():
         official = name.removeprefix("module.").removeprefix("backbone.")
         official = re.sub(r"^(keypoint_)?head\.final_layer\.", "final_layer.", official)
         if len(layers) == 1 and _is_mmpose(name):
-            # A numbered layer is the head's only one here; several are another head, whose names then do not fit.
+            # mmpose numbers the layer of a head with one layer; the names of a head with several do not fit.
             official = re.sub(r"^final_layer\.\d+\.", "final_layer.", official)
         if official in named:
             raise WeightsError(f"'{path}' holds '{official}' twice, once as '{name}'", allowed="one layout in a file")
@@ -113,11 +114,11 @@ def _is_mmpose(name: str) -> bool:
 def fit_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Copy ``state`` into ``network``, strictly by name and shape; ``source`` names the weights in messages.
 
-    Raises ``WeightsError``, and changes nothing, where a tensor is missing, left over, of another shape, or not finite; for
-    the first three it says how many of the network's tensors fit, and which do not.
+    Raises:
+        WeightsError: a tensor is missing, unexpected, of another shape, or not finite; the network is unchanged.
     """
     own = network.state_dict()
-    # Files of PyTorch before 0.4.1 have no batch counters, and nothing here reads them.
+    # Files of PyTorch before 0.4.1 lack batch counters, which are not used here.
     required = [name for name in own if not name.endswith("num_batches_tracked")]
     problems = {
         "missing": [name for name in required if name not in state],
@@ -131,7 +132,7 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str)
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:
-    """Same shape, and a float for a float: half precision widens without harm, integers for weights are another thing."""
+    """Whether shape and kind of number agree: half precision becomes float32, but integers are not weights."""
     return value.shape == own.shape and value.is_floating_point() == own.is_floating_point() and value.layout == torch.strided
 
 
@@ -145,7 +146,7 @@ def _no_fit(problems: Mapping[str, list[str]], *, source: str, fitting: int, tot
     lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in problems.items() if names)
     return WeightsError(
         f"'{source}' does not fit the network: loaded {fitting} of {total} tensors; {lists}",
-        allowed="weights of exactly this network: check its name, its width and its number of joints",
+        allowed="weights of exactly this network: check its name, its width and its number of keypoints",
     )
 
 

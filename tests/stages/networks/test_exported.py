@@ -138,7 +138,7 @@ def test_pickled_and_compiled_parts_are_refused_and_never_run(archive: bytes, tm
         def change(members: Members, part: str = part) -> None:
             members[f"{next(iter(members)).partition('/')[0]}/{part}"] = evil
 
-        with pytest.raises(WeightsError, match="nothing of it was run"):
+        with pytest.raises(WeightsError, match="no code of the file was run"):
             load_exported(_altered(archive, tmp_path / "evil.pt2", change))
     assert not trace.exists()
 
@@ -195,7 +195,7 @@ def _rewrite(old: str, new: str) -> Callable[[Members], None]:
 def test_texts_that_could_be_code_are_refused_and_never_run(old: str, new: str, archive: bytes, tmp_path: Path) -> None:
     trace = tmp_path / "was-run"
     path = _altered(archive, tmp_path / "evil.pt2", _rewrite(old, new.replace("{trace}", str(trace))))
-    with pytest.raises(WeightsError, match="nothing of it was run"):
+    with pytest.raises(WeightsError, match="no code of the file was run"):
         load_exported(path)
     assert not trace.exists()
 
@@ -242,7 +242,7 @@ def test_operators_that_call_others_or_write_files_are_refused_and_never_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = _altered(archive, tmp_path / "evil.pt2", lambda members: _run_first(members, target, inputs))
-    with pytest.raises(WeightsError, match="nothing of it was run"):
+    with pytest.raises(WeightsError, match="no code of the file was run"):
         load_exported(path)(torch.zeros(1, 3, 32, 32))
     assert not (tmp_path / "was-run").exists()
 
@@ -281,7 +281,7 @@ def test_trees_that_import_modules_are_refused_and_nothing_is_imported(
         program["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps([1, tree])
         members[name] = json.dumps(program).encode()
 
-    with pytest.raises(WeightsError, match="nothing of it was run"):
+    with pytest.raises(WeightsError, match="no code of the file was run"):
         load_exported(_altered(archive, tmp_path / "evil.pt2", change))
     assert "was_run" not in sys.modules
 

@@ -155,7 +155,7 @@ def test_an_onnx_teacher_without_cuda_is_refused_where_the_device_is_cuda(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(WeightsError, match="device cuda, and onnxruntime offers CPUExecutionProvider") as caught:
+    with pytest.raises(WeightsError, match="device cuda: onnxruntime offers CPUExecutionProvider") as caught:
         load_network(NetworkSpec(weights=_onnx_file(tmp_path)), size_wh=SMALL_WH, device="cuda")
     assert suggested(caught.value) == "pip install onnxruntime-gpu, or --set cluster.device=cpu"
 
@@ -184,7 +184,7 @@ def test_an_onnx_teacher_that_falls_back_to_the_processor_is_refused_and_cuda_is
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(onnxruntime, "InferenceSession", _Session)
     monkeypatch.setattr(_Session, "given", both[1:])
-    with pytest.raises(WeightsError, match="device cuda, and onnxruntime offers CPUExecutionProvider"):
+    with pytest.raises(WeightsError, match="device cuda: onnxruntime offers CPUExecutionProvider"):
         OnnxNetwork(_onnx_file(tmp_path), device="cuda")
     monkeypatch.setattr(_Session, "given", both)
     OnnxNetwork(_onnx_file(tmp_path), device="cuda")

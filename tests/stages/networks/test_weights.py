@@ -92,7 +92,7 @@ def test_an_evil_checkpoint_is_named_and_never_run(zipped: bool, state: State, t
         load_state_dict_file(file)
     assert not trace.exists()
     assert "needs 'io.open' to be read" in str(caught.value)
-    assert "nothing of it was run" in str(caught.value)
+    assert "no code of the file was run" in str(caught.value)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

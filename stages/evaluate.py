@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.base import Arm, Context, ScoresStep, Step, StudentStep, Subset
 from stages.distill import arms, student_step
-from stages.distributed.predict import DECODERS
+from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.prepare import instances_step
 from stages.scoring.network_scores import evaluation_step, score_network

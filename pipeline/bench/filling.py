@@ -16,7 +16,7 @@ from pipeline.bench.timing import Subject, interleaved, ratio
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.data.windows import Pictures
-from stages.distributed.predict import runner
+from stages.inference import load_predictor
 from stages.networks.load import load_network
 from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
@@ -48,7 +48,7 @@ def measure_filling(data: Data, place: Machine) -> Part:
     write_instances(data.folder / _TABLE, people)
     images = _ready_images(people, data, place)
     spec = _untrained(data.folder / "teacher.safetensors", scale, images[0])
-    network = runner(spec, COCO_17, scale.crop_wh, place.device, place.precision, place.threads).network
+    network = load_predictor(spec, COCO_17, scale.crop_wh, place.device, place.precision, place.threads).network
     # Stage targets makes the arrays once for all blocks: it is no part of filling one. One round is not counted.
     rounds = range(scale.fill_rounds + 1)
     single = [_job(data, place, spec, scale.fill_people, num=scale.filled_rows) for _ in rounds]

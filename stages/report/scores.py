@@ -12,7 +12,7 @@ import torch
 
 from stages import evaluate, teachers
 from stages.base import Context, Step, StudentStep
-from stages.distributed.predict import DECODERS
+from stages.inference import DECODERS
 from stages.networks.load import load_network
 from stages.networks.profile import measure_latency, profile
 from stages.networks.spec import NetworkSpec

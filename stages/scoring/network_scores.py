@@ -14,7 +14,8 @@ from stages.base import Context, ScoresStep, Step, Subset
 from stages.data.detections import check_pictures, read_detections
 from stages.data.images import DECODER_VERSION
 from stages.data.windows import Pictures
-from stages.distributed.predict import DECODERS, predict
+from stages.distributed.predict import predict
+from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step, pictures_of
 from stages.progress import progress

@@ -19,11 +19,10 @@ from stages.data.crops import heatmap_mask
 from stages.data.loader import Batch, CropLoader, batches_ahead
 from stages.data.views import Views, draw_views
 from stages.data.windows import Pictures
-from stages.distributed.predict import runner
 from stages.distributed.tasks import worker_threads
+from stages.inference import decode_to_image, load_predictor
 from stages.networks.spec import NetworkSpec
 from stages.pose.binarize import binarize
-from stages.pose.decode import dark_kernel_of, decode, to_image
 from stages.pose.skeleton import Skeleton
 from stages.settings import AugmentSettings, BinarizeSettings, Role
 from storage_schemas.formats.instances import Instances, read_instances
@@ -153,8 +152,8 @@ class _Collected:
             self._keep(view.draft, flip=self._crops[index].flip_N[batch.rows_B])
             self._keep(view.draft, mask=pack_bits(masks), has_mask=batch.has_mask_B)
         for teacher in view.teachers:
-            ready = runner(teacher.spec, self._skeleton, job.size_wh, job.device, job.precision, self._threads)
-            heat_BKHW = ready.heatmaps(batch)
+            predictor = load_predictor(teacher.spec, self._skeleton, job.size_wh, job.device, job.precision, self._threads)
+            heat_BKHW = predictor.heatmaps(batch)
             self.forwards[teacher.role] += len(batch.rows_B)
             for output in teacher.outputs:
                 self._binarize(heat_BKHW, output)
@@ -169,11 +168,8 @@ class _Collected:
 
     def _decode(self, heat_BKHW: Tensor, folder: StorePath, affine_B23: npt.NDArray[np.float32]) -> None:
         """Decode the float maps too: their AP is what the AP of the bits is compared with."""
-        kernel = dark_kernel_of((heat_BKHW.shape[3], heat_BKHW.shape[2]))
         for decoder in FLOAT_DECODERS:
-            xy, score = decode(heat_BKHW, decoder=decoder, dark_kernel=kernel)
-            keypoints = np.concatenate([to_image(xy, affine_B23), score.cpu().numpy()[..., None]], axis=-1)
-            self._keep(folder, **{decoder: keypoints.astype(np.float32)})
+            self._keep(folder, **{decoder: decode_to_image(heat_BKHW, affine_B23, decoder=decoder)})
 
     def _keep(self, folder: StorePath, **arrays: npt.NDArray[Any]) -> None:
         for name, rows in arrays.items():

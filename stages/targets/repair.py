@@ -17,8 +17,8 @@ import torch
 from stages.base import Context, Device, Step, TargetsStep, ViewStep, resolve_precision
 from stages.data.loader import CropLoader, batches_ahead
 from stages.data.views import Views
-from stages.distributed.predict import runner
 from stages.distributed.tasks import run_tasks, task_options
+from stages.inference import load_predictor
 from stages.pose.binarize import binarize
 from stages.prepare import INSTANCES, instances_step, pictures_of, skeleton_of
 from stages.progress import progress
@@ -265,7 +265,7 @@ def _bits_again(context: Context, step: TargetsStep, crops: Entry, chosen_B: npt
     spec = _teacher(context, step, crops.folder).spec
     threads = torch.get_num_threads()
     precision = resolve_precision(context.settings.targets.precision, context.device)
-    ready = runner(spec, instances.skeleton, size_wh, device, precision, threads)
+    predictor = load_predictor(spec, instances.skeleton, size_wh, device, precision, threads)
     loader = CropLoader(instances, pictures_of(context, split), size_wh=size_wh, threads=threads, ahead=batches_ahead(device))
     found = []
     try:
@@ -274,7 +274,7 @@ def _bits_again(context: Context, step: TargetsStep, crops: Entry, chosen_B: npt
         )
         with progress(f"verify: {step.title}", total=len(chosen_B), unit="instances") as bar:
             for (batch,) in loader.batches(batches, [views], with_mask=spec.senior):
-                heat_BKHW = ready.heatmaps(batch)
+                heat_BKHW = predictor.heatmaps(batch)
                 bits, _, _ = binarize(
                     heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep
                 )

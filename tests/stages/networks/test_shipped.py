@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
-from stages.distributed.predict import Runner
+from stages.inference import Predictor
 from stages.networks.hrnet import HRNet, hrnet_small
 from stages.training.loop import Worker, train
 from storage_schemas.formats.instances import read_instances
@@ -77,7 +77,7 @@ def test_teachers_and_evaluated_networks_are_shipped_bytes_and_see_them_normalis
     loader.close()
     assert batch.image_Bhw3.dtype == np.uint8
     network = _Seen()
-    Runner(network, torch.device("cpu"), "float32", feed_mask=False, skeleton=people.skeleton).heatmaps(batch, flip=True)
+    Predictor(network, size_wh=plan.crop_wh).heatmaps(batch, flip=True)
     assert pixels(shipped, side=64) == [np.dtype(np.uint8)]
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = ((batch.image_Bhw3 / 255 - mean) / std).transpose(0, 3, 1, 2)

@@ -12,8 +12,9 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 help:
 	@echo "make demo       the whole pipeline on the embedded data; results in .odkd/runs/demo"
-	@echo "make test       what every change must pass    make test-fast  without those that start Ray or train"
-	@echo "make test-all   with those that take minutes each"
+	@echo "make test       the tests that every change must pass (10 minutes on 2 cores)"
+	@echo "make test-fast  without the tests that start Ray or train"
+	@echo "make test-all   also the tests that take minutes each"
 	@echo "make check      lint, format, spelling, types  make format     rewrite the sources in the house format"
 	@echo "make docs       the documentation as a web site in site/"
 	@echo "make install    only the environment in $(VENV)    make clean      remove it, and what tools left"

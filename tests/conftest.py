@@ -1,4 +1,4 @@
-"""What tests share: one thread a process; a home with entries, and commands on it."""
+"""Fixtures for all tests: one thread a process, an S3 server, and a home with entries and commands on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from storage_schemas.store.store import Entry
 from tests.support.buckets import Server, local, served
 from tests.support.cache_samples import Cache, a_home
 
-# The machine that runs the tests may have two cores: workers of several processes must not starve each other.
+# Tests may run on two cores, where the threads of several processes would starve each other.
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
 
@@ -37,7 +37,7 @@ def _server() -> Iterator[Server]:
 
 @pytest.fixture
 def server(_server: Server, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server of the S3 protocol that this process and those that it starts use; what it keeps on this node is the test's."""
+    """An S3 server for this process and its children; local copies of its files lie in the test's folder."""
     for name, value in _server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "node"))
@@ -56,21 +56,21 @@ def bucket(server: Server) -> BucketPath:
 
 @pytest.fixture
 def cache(tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cache:
-    """Commands of ``pipeline.cache`` on the home ``tmp_path``."""
+    """Run commands of ``pipeline.cache`` on the home ``tmp_path``."""
     monkeypatch.delenv("ODKD_HOME", raising=False)
     monkeypatch.delenv("ODKD_UPSTREAM", raising=False)
     return Cache(tmp_path, capsys)
 
 
 @pytest.fixture(scope="session")
-def _made_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Entry]]:
+def _home_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Entry]]:
     home = LocalPath(tmp_path_factory.mktemp("home"))
     return home, a_home(home)
 
 
 @pytest.fixture
-def made(tmp_path: LocalPath, _made_once: tuple[Path, dict[str, Entry]]) -> dict[str, Entry]:
-    """The entries of that home, by a name."""
-    home, entries = _made_once
+def made(tmp_path: LocalPath, _home_once: tuple[Path, dict[str, Entry]]) -> dict[str, Entry]:
+    """The entries of a copy of that home, by name."""
+    home, entries = _home_once
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
     return {name: replace(entry, folder=tmp_path / local(entry.folder).relative_to(home)) for name, entry in entries.items()}

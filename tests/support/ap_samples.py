@@ -43,14 +43,14 @@ def truth(people: list[dict[str, Any]], num_images: int = 2) -> dict[str, Any]:
 
 
 def result(image_id: int, *, similarity: float = 1.0, score: float = 0.5, shift: float = 0.0) -> dict[str, Any]:
-    """A result whose every joint has that keypoint similarity with ``person(shift=shift)``."""
+    """Return a result in which each joint has this keypoint similarity to ``person(shift=shift)``."""
     distance = 2 * COCO_17.sigmas_K * math.sqrt(-2 * AREA * math.log(similarity))
     xy = POSE_XY + np.stack([distance + shift, np.zeros(17)], axis=-1)
     return {"image_id": image_id, "category_id": 1, "keypoints": flat(xy, 0.9), "score": score}
 
 
 def crowd_of_everything(seed: int, num_images: int = 30) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """People of all sizes, crowds, unlabelled people, empty images; results good and bad, with equal scores."""
+    """Return instances of all sizes, crowds, unlabelled ones and empty images, with good and bad results of equal scores."""
     rng = np.random.default_rng(seed)
     people: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -74,7 +74,7 @@ def by_pycocotools(ground_truth: dict[str, Any], results: list[dict[str, Any]]) 
     coco = COCO()
     coco.dataset = copy.deepcopy(ground_truth)
     for annotation in coco.dataset["annotations"]:
-        annotation["id"] += 1  # pycocotools takes the id 0 for no match
+        annotation["id"] += 1  # pycocotools reads id 0 as "no match"
     coco.createIndex()
     evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), "keypoints")
     evaluation.evaluate()

@@ -1,4 +1,4 @@
-"""Exports, whole and tampered with, and their import; a tar file made member by member."""
+"""Exports, their import, and tar files written member by member."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OTHER = {**RECIPE, "threshold": 0.4}
 
 
 def content_of(export: Path) -> dict[str, bytes]:
-    """Every file of an exported folder."""
+    """Read every file of an exported folder."""
     return {path.relative_to(export).as_posix(): path.read_bytes() for path in export.rglob("*") if path.is_file()}
 
 
 def write_tar(path: Path, files: Mapping[str, bytes], *extra: tarfile.TarInfo) -> None:
-    """A tar file with ``files``, and then members without content."""
+    """Write a tar file with ``files``, followed by members without content."""
     with tarfile.open(path, "w") as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
@@ -36,28 +36,28 @@ def write_tar(path: Path, files: Mapping[str, bytes], *extra: tarfile.TarInfo) -
 
 
 def two_entries(root: LocalPath) -> list[Entry]:
-    """Two entries of a store at ``root``."""
+    """Make two entries in a store at ``root``."""
     store = Store(root)
     return [make_entry(store, measured={"AP": 0.5}), make_entry(store, OTHER)]
 
 
 def imported(store: Store, source: Path, advance: Callable[[], None] = lambda: None) -> list[Outcome]:
-    """What became of every entry of an export."""
+    """Import every entry of an export, and return the outcomes."""
     with opened_archive(source) as archive:
         return [import_entry(store, archive, manifest, advance=advance, tell=lambda _: None) for manifest in archive.manifests]
 
 
 def exported(entries: list[Entry], target: Path) -> Path:
-    """An export of the entries, a folder or a tar file."""
+    """Export the entries to a folder or a tar file."""
     export_entries(entries, target, advance=lambda: None)
     return target
 
 
 def is_untouched(store: Store) -> bool:
-    """That not even an attempt is left."""
+    """Whether the store holds no file at all."""
     return [path for path in local(store.root).rglob("*") if not path.is_dir()] == []
 
 
 def of_first(entries: list[Entry], name: str) -> str:
-    """The name in an export of a file of the first entry."""
+    """Return the path inside an export of a file of the first entry."""
     return f"{entries[0].entry_id}/{entries[0].folder.name}/{name}"

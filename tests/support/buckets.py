@@ -1,4 +1,4 @@
-"""A bucket on a real server of the S3 protocol, for tests of stores."""
+"""A real S3 server for tests of stores in buckets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Server", "local", "served"]
 
 
 class Server:
-    """The server that ``served`` started."""
+    """A running server, started by ``served``."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -30,19 +30,19 @@ class Server:
         }
 
     def make_bucket(self, name: str) -> None:
-        """A new, empty bucket."""
+        """Create an empty bucket."""
         self._ask("PUT", f"/{name}")
 
     def fail_every(self, number: int) -> None:
-        """From here on every so many requests one fails; 0: none."""
+        """Make every ``number``-th request fail from now on; 0: none."""
         self._ask("PUT", f"/_faults/{number}")
 
     def overwrite(self, does: bool) -> None:
-        """From here on conditions are taken and not heeded; or are heeded again."""
+        """Ignore the precondition If-None-Match from now on, or respect it again."""
         self._ask("PUT", f"/_overwrites/{int(does)}")
 
     def failed(self) -> int:
-        """How many requests have failed since."""
+        """Return how many requests have failed since ``fail_every``."""
         return int(json.loads(self._ask("GET", "/_faults")))
 
     def _ask(self, method: str, path: str) -> bytes:
@@ -53,7 +53,7 @@ class Server:
 
 @contextmanager
 def served() -> Iterator[Server]:
-    """A server in a process of its own, which ends with the block."""
+    """Start a server in a process of its own, and end it with the block."""
     command = [sys.executable, str(Path(__file__).with_name("object_server.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
@@ -64,6 +64,6 @@ def served() -> Iterator[Server]:
 
 
 def local(path: StorePath) -> LocalPath:
-    """A place that is on a file system, as the path that it is."""
+    """Return a path of the file system with its type."""
     assert isinstance(path, LocalPath)
     return path

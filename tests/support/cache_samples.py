@@ -1,4 +1,4 @@
-"""A small home as a run of all stages leaves it: entries of every kind, whose recipes name each other, and an experiment."""
+"""A small home with entries of every kind, linked by their recipes, and one experiment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def store_of(home: Path) -> Store:
 
 
 def put(store: Store, kind: str, recipe: Mapping[str, Any], measured: Mapping[str, Any] | None = None, **files: bytes) -> Entry:
-    """An entry with these files; a name's _ stands for a slash."""
+    """Commit an entry with these files; an underscore in a name stands for a slash."""
     content = {name.replace("_", "/"): data for name, data in (files or {"file": b"content"}).items()}
     with store.draft(kind, recipe) as draft:
         assert isinstance(draft, Draft)
@@ -36,14 +36,14 @@ def put(store: Store, kind: str, recipe: Mapping[str, Any], measured: Mapping[st
 
 
 def grow_old(path: Path, hours: float) -> None:
-    """Make ``path`` and everything below it as old as that."""
+    """Set the times of ``path`` and of everything below it to ``hours`` ago."""
     then = time.time() - hours * 3600
     for each in (*sorted(path.rglob("*"), reverse=True), path):
         os.utime(each, (then, then), follow_symlinks=False)
 
 
 def leave_run(home: Path, name: str, entries: Sequence[Entry]) -> Path:
-    """The folder of a finished experiment that refers to ``entries``."""
+    """Write the folder of a finished experiment that refers to ``entries``."""
     folder = home / "runs" / name
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"entries": {entry.key: entry.entry_id for entry in entries}}))
@@ -59,7 +59,7 @@ def _scores(ap: float) -> dict[str, Any]:
 
 
 def a_home(home: LocalPath) -> dict[str, Entry]:
-    """The entries by a name; all but ``unused`` belong to the experiment ``demo``."""
+    """Make the entries, by name; all but ``unused`` belong to the experiment ``demo``."""
     store, made = store_of(home), {}
     train = made["train"] = put(store, "instances", {"split": "train"}, {"people": 1637, "content": "of train"})
     val = made["val"] = put(store, "instances", {"split": "val"}, {"people": 326, "content": "of val"})
@@ -115,7 +115,7 @@ def a_home(home: LocalPath) -> dict[str, Entry]:
 
 
 class Cache:
-    """Runs commands on a home, and keeps what the last one said."""
+    """Runs commands on a home, and keeps the output of the last one."""
 
     def __init__(self, home: LocalPath, capsys: pytest.CaptureFixture[str]) -> None:
         self.home, self._capsys = home, capsys
@@ -127,11 +127,11 @@ class Cache:
         self.out, self.err = self._capsys.readouterr()
         return status
 
-    def json(self, *arguments: str) -> Any:  # noqa: ANN401 (whatever the command prints)
+    def json(self, *arguments: str) -> Any:  # noqa: ANN401 (any JSON)
         self(*arguments, "--json")
         return json.loads(self.out)
 
     def lines(self, *arguments: str) -> list[list[str]]:
-        """The output as cells: columns are two spaces apart."""
+        """Return the output as cells: two spaces separate columns."""
         self(*arguments)
         return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in self.out.splitlines()]

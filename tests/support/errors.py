@@ -1,4 +1,4 @@
-"""What an error tells the user to do next, as text."""
+"""The command that an error suggests, as text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["suggested"]
 
 
 def suggested(error: OdkdError, typed: str = "") -> str:
-    """The command that the command line prints behind ``Next:``."""
+    """Return the command that is printed after ``Next:``."""
     assert error.remedy is not None, f"{error} has no remedy"
     return command(error.remedy, typed)

@@ -1,8 +1,8 @@
-"""A server of the S3 protocol in a process of its own: ``python object_server.py``; its first line of output is its port.
+"""An S3 server for a process of its own: ``python object_server.py`` prints its port in the first line.
 
-``PUT /_faults/N`` makes every N-th request fail from then on (0: none): in turn it is refused with 503, or done and its answer
-lost with the connection. ``GET /_faults`` tells how many have failed. ``PUT /_overwrites/1`` makes it take If-None-Match and
-overwrite all the same, as some servers do (0: no more).
+``PUT /_faults/N`` makes every N-th request fail from then on (0: none). Failures alternate: the request is refused with 503,
+or it is done and the connection closes without an answer. ``GET /_faults`` returns the number of failures.
+``PUT /_overwrites/1`` makes the server ignore If-None-Match, as some servers do; ``/0`` ends that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from werkzeug.serving import make_server
 
 
 class _Faulty:
-    """The application, of which every N-th request fails."""
+    """An application whose every N-th request fails."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application, self._every = application, 0
@@ -62,7 +62,7 @@ def _serve() -> None:
     application = _Faulty(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True)
     print(server.server_port, flush=True)  # noqa: T201
-    # Whoever started it has ended when its standard input is closed.
+    # Standard input closes when the parent process ends.
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()
 

@@ -1,4 +1,4 @@
-"""A training of a few small pictures, for tests of the loop and of Ray Train's workers."""
+"""A training on a few small images, for tests of the loop and of Ray Train's workers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ CROP_WH = (64, 64)
 
 def make_plan(at: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
     folder = LocalPath(at)
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    facts = write_images(pictures, sorted(set(images)))
+    image_folder = folder / "images"
+    image_folder.mkdir()
+    facts = write_images(image_folder, sorted(set(images)))
     mask = mask_rle(np.ones((64, 64), dtype=bool))
-    write_instances(folder / "people.parquet", make_instances(images, facts=facts, masks=[mask] * len(images)))
+    write_instances(folder / "instances.parquet", make_instances(images, facts=facts, masks=[mask] * len(images)))
     out = folder / "out"
     out.mkdir()
     return TrainingPlan(
         stage="test",
         name="small",
         network=NetworkSpec(network="hrnet_w8_small"),
-        instances=folder / "people.parquet",
-        pictures=Pictures(pictures),
+        instances=folder / "instances.parquet",
+        pictures=Pictures(image_folder),
         folder=out,
         crop_wh=CROP_WH,
         size_divisor=1,

@@ -1,4 +1,4 @@
-"""Where tests find real photographs and reference numbers that the project does not ship."""
+"""Real photographs and reference numbers for tests, which the project does not ship."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage_schemas.paths.local import LocalPath
 
 
 def shared_data(name: str) -> LocalPath:
-    """The folder ``name`` of the test data, or a skip that says it is absent (set ODKD_TEST_DATA to point at it)."""
+    """Return the folder ``name`` below ``ODKD_TEST_DATA``; skip the test if it does not exist."""
     root = LocalPath(os.environ.get("ODKD_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
     folder = root / name
     if not folder.is_dir():

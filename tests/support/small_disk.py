@@ -1,4 +1,4 @@
-"""A file system of a size that the test chooses: a real tmpfs, where this user may mount one."""
+"""A real tmpfs of a chosen size, if this user may mount one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["remount", "small_disk"]
 
 @contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[None]:
-    """``folder`` as a tmpfs mounted with ``options`` (size=, nr_inodes=); the test is skipped where that is not allowed."""
+    """Mount a tmpfs with ``options`` (size=, nr_inodes=) at ``folder``; skip the test if mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
@@ -28,5 +28,5 @@ def small_disk(folder: Path, options: str) -> Iterator[None]:
 
 
 def remount(folder: Path, options: str) -> None:
-    """Change what the tmpfs at ``folder`` allows."""
+    """Change the options of the tmpfs at ``folder``."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)

@@ -33,23 +33,23 @@ CONTENT = {"bits/c/0": b"first shard", "bits/c/1": b"other shard", "zarr.json": 
 FILES = list(CONTENT)
 
 WRITER = Path(__file__).resolve().with_name("store_writer.py")
-"""A writer in a process of its own."""
+"""A script that writes an entry in a process of its own."""
 
 
 def writer_environment() -> dict[str, str]:
-    """Its environment: the code beside these tests, wherever another copy may be installed."""
+    """Return an environment in which ``WRITER`` imports this checkout, whichever copy is installed."""
     return {**os.environ, "PYTHONPATH": str(WRITER.parents[2])}
 
 
 def write_file(draft: Draft, name: str, data: bytes | None = None) -> None:
-    """One of the files, with its content or ``data``."""
+    """Write one of the files, with its own content or ``data``."""
     path = draft.work / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(CONTENT[name] if data is None else data)
 
 
 def fill(draft: Draft) -> None:
-    """All files, and both parts finished."""
+    """Write all files and finish both parts."""
     for name in FILES:
         write_file(draft, name)
     for block in (0, 1):
@@ -57,7 +57,7 @@ def fill(draft: Draft) -> None:
 
 
 def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mapping[str, Any] | None = None) -> Entry:
-    """The entry, committed."""
+    """Commit the entry."""
     with store.draft("targets", recipe) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
@@ -65,7 +65,7 @@ def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mappi
 
 
 def unfinished(store: Store, blocks: tuple[int, ...]) -> StorePath:
-    """The folder of an attempt that ended with some of its parts finished."""
+    """Return the folder of a writer that ended after finishing these blocks."""
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         for block in blocks:
@@ -75,18 +75,18 @@ def unfinished(store: Store, blocks: tuple[int, ...]) -> StorePath:
 
 
 def truncate(path: Path) -> None:
-    """Take the last byte of a file away."""
+    """Remove the last byte of a file."""
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def flip_bit(path: Path) -> None:
-    """Turn one bit of a file over, which leaves its size."""
+    """Flip one bit of a file; its size stays."""
     data = bytearray(path.read_bytes())
     data[3] ^= 0x10
     path.write_bytes(data)
 
 
 def signed(manifest: Mapping[str, Any]) -> bytes:
-    """The text of a manifest with these fields and the hash that belongs to it, worked out here."""
+    """Return the text of a manifest with these fields and its hash, computed independently of the store."""
     text = json.dumps({name: value for name, value in manifest.items() if name != "sha256"}).removesuffix("}")
     return f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'.encode()

@@ -1,9 +1,13 @@
-"""A writer of the store in a process of its own, to be killed: ``python store_writer.py MODE FOLDER``.
+"""A writer of the store for a process of its own, which can be killed: ``python store_writer.py MODE FOLDER``.
 
-``hang`` finishes one part, says so and waits; ``make`` makes the entry; ``kills`` makes it once for every file operation that
-a making takes, killed before that operation, and each time once more; ``replaces`` does so where there is one, which is to be
-made again; ``race`` makes it twice at the same time, in rounds.
-Results are lines of JSON.
+- ``make`` makes the entry.
+- ``hang`` finishes one part, prints a line and waits.
+- ``kills`` starts a writer for each file operation that making the entry takes, kills it before that operation, and lets a
+  second writer finish.
+- ``replaces`` does the same where an entry exists that is to be replaced.
+- ``race`` starts two writers at the same time, in several rounds.
+
+Results are printed as lines of JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ def _say(**facts: object) -> None:
 
 
 def _make(root: StorePath, *, pause: float = 0.0, replace: bool = False) -> tuple[Entry, list[str]]:
-    """The entry, and the files that this process wrote; with ``replace`` in the place of the one that is there."""
+    """Return the entry and the files that this process wrote; with ``replace`` it replaces an existing entry."""
     wrote: list[str] = []
     store = Store(root)
     if replace and (old := store.find("targets", RECIPE)):
@@ -53,9 +57,9 @@ def _make(root: StorePath, *, pause: float = 0.0, replace: bool = False) -> tupl
 
 
 def _die_before(number: int, root: StorePath) -> None:
-    """Have this process killed before its ``number``-th operation on files below ``root``, or the sync of one.
+    """Kill this process before its ``number``-th operation on files below ``root``; syncing a file is one.
 
-    In a bucket, before its ``number``-th request that changes something.
+    In a bucket, kill it before its ``number``-th request that changes something.
     """
     left = [number]
 
@@ -68,13 +72,13 @@ def _die_before(number: int, root: StorePath) -> None:
         setattr(BucketPath, name, _counted(getattr(BucketPath, name), count))
 
     def audit(event: str, args: tuple[Any, ...]) -> None:
-        # What shutil.rmtree removes is named relative to an open folder.
+        # shutil.rmtree removes files by names relative to an open folder.
         if event in _COUNTED and (str(args[0]).startswith(str(root)) or event in ("os.remove", "os.rmdir")):
             count()
 
     sync = os.fsync
 
-    def counted_sync(fd: Any) -> None:  # noqa: ANN401 (a number or a stream, as os.fsync takes it)
+    def counted_sync(fd: Any) -> None:  # noqa: ANN401 (a number or a stream)
         count()
         sync(fd)
 
@@ -83,7 +87,7 @@ def _die_before(number: int, root: StorePath) -> None:
 
 
 def _counted(method: Callable[..., None], count: Callable[[], None]) -> Callable[..., None]:
-    def counted(*args: Any, **more: Any) -> None:  # noqa: ANN401 (whatever the method takes)
+    def counted(*args: Any, **more: Any) -> None:  # noqa: ANN401 (passed on)
         count()
         method(*args, **more)
 
@@ -91,7 +95,7 @@ def _counted(method: Callable[..., None], count: Callable[[], None]) -> Callable
 
 
 def _forked(work: Callable[[], object]) -> Callable[[], bool]:
-    """Run ``work`` in a process of its own; call the result to wait for it: whether it was killed."""
+    """Run ``work`` in a forked process; the returned function waits for it and returns whether it was killed."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -131,7 +135,7 @@ def _kills(root: StorePath, *, replace: bool = False) -> None:
 
         killed = _forked(interrupted)()
 
-        # Each in a process of its own: a client of a bucket does not outlive a fork.
+        # In a process of its own, because the client of a bucket does not survive a fork.
         def again(home: StorePath = home, killed: bool = killed) -> None:
             found = Store(home).find("targets", RECIPE)
             before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}

@@ -1,4 +1,4 @@
-"""The command line without the work: what it refuses, and what a run leaves when it ends and when it does not."""
+"""The command line without the work: what it refuses, and which files a finished or interrupted run leaves."""
 
 from __future__ import annotations
 
@@ -37,33 +37,44 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "disconnect", lambda: None)
 
 
+def _check_error(capsys: pytest.CaptureFixture[str], error: str, value: str) -> None:
+    """One error of this type was printed, and its first line names the value."""
+    kind, _, rest = capsys.readouterr().err.partition(": ")
+    assert (kind, value in rest.splitlines()[0]) == (error, True), rest
+
+
 # What is refused
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "error", "value"),
     [
-        (["--home", ""], "StoreError: --home is empty"),
-        (["--upstream", ""], "StoreError: --upstream is empty"),
-        (["--name", ""], "ConfigError: --name is empty"),
-        (["--config", ""], "ConfigError: There is no preset and no file ''"),
-        (["--home", "~nosuchuser/x"], "StoreError: The home '~nosuchuser/x': "),
-        (["--config", "~nosuchuser/x"], "ConfigError: --config '~nosuchuser/x': "),
+        (["--home", ""], "StoreError", "--home"),
+        (["--upstream", ""], "StoreError", "--upstream"),
+        (["--name", ""], "ConfigError", "--name"),
+        (["--config", ""], "ConfigError", "''"),
+        (["--home", "~nosuchuser/x"], "StoreError", "~nosuchuser/x"),
+        (["--config", "~nosuchuser/x"], "ConfigError", "~nosuchuser/x"),
     ],
 )
-def test_what_names_nothing_is_refused_and_no_default_taken(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+def test_an_empty_name_is_refused_and_not_replaced_by_a_default(
+    tmp_path: LocalPath,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    error: str,
+    value: str,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["--stage", "prepare", "--dry-run", *options]) == USER_MISTAKE
-    assert capsys.readouterr().err.startswith(said)
+    _check_error(capsys, error, value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_odkd_home_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ODKD_HOME", "")
     assert main(["--stage", "prepare", "--dry-run"]) == USER_MISTAKE
-    assert capsys.readouterr().err.startswith("StoreError: ODKD_HOME is empty")
+    _check_error(capsys, "StoreError", "ODKD_HOME")
 
 
 @pytest.mark.parametrize("stage", ["evaluate", "report"])
@@ -76,7 +87,7 @@ def test_a_stage_without_its_inputs_is_refused_and_leaves_no_trace(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_forcing_all_stages_is_refused_with_a_command_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_forcing_all_stages_is_refused_and_one_stage_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--home", "/nowhere", "--set", "views.count=3"]
     assert main(["--stage", "all", "--force", *options]) == USER_MISTAKE
     command = capsys.readouterr().err.partition("  Next:    python -m pipeline.run ")[2].rstrip()
@@ -90,10 +101,10 @@ def test_keys_to_force_may_be_given_one_by_one() -> None:
     assert parse(["--stage", "teachers"]).force is None
 
 
-# What is told
+# Logging
 
 
-def test_that_matplotlib_lists_fonts_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_matplotlib_does_not_log_that_it_lists_fonts(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     main(["--stage", "prepare", "--name", ""])
     fonts = logging.getLogger("matplotlib.font_manager")
@@ -106,8 +117,8 @@ def test_that_matplotlib_lists_fonts_is_not_told(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("words", ["run --stage all --dry-run --home", "cache ls --home", "config"])
-def test_whoever_reads_an_answer_may_have_seen_enough(tmp_path: LocalPath, words: str) -> None:
-    """As ``head`` has."""
+def test_a_reader_may_close_the_pipe_early(tmp_path: LocalPath, words: str) -> None:
+    """``head`` does."""
     home = [str(tmp_path)] if words.endswith("--home") else []
     command = [sys.executable, "-m", *f"pipeline.{words}".split(), *home]
     reading, writing = os.pipe()
@@ -124,10 +135,12 @@ def test_a_dry_run_leaves_no_trace(tmp_path: LocalPath, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("below", ["file", "file/home"])
-def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], below: str) -> None:
+def test_a_dry_run_refuses_a_home_that_cannot_be_created(
+    tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], below: str
+) -> None:
     (tmp_path / "file").write_text("")
     assert main(["--stage", "all", "--dry-run", "--home", str(tmp_path / below)]) == USER_MISTAKE
-    assert "cannot be made" in capsys.readouterr().err
+    _check_error(capsys, "StoreError", str(tmp_path / below))
 
 
 # What a run leaves
@@ -135,7 +148,7 @@ def test_a_dry_run_refuses_a_home_that_cannot_be(tmp_path: LocalPath, capsys: py
 
 @pytest.fixture
 def run(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs a stage that lacks nothing, and whose work is to take some seconds, or to fail; None where there is none to do."""
+    """Run a stage whose work takes the given seconds, or raises the given error; None: there is no work."""
 
     def make(seconds: float | BaseException | None) -> Callable[..., float | None]:
         def made(context: Context, stage: StageName, *, force: object, connect: Callable[[], None]) -> float | None:
@@ -154,14 +167,14 @@ def run(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> Callable[..., i
 
 
 def _left(home: LocalPath) -> tuple[dict[str, Any], dict[str, float] | None]:
-    """The settings that a run has left, and the seconds of its stages."""
+    """Read the settings that a run left, and the seconds of its stages."""
     folder = home / "runs" / "demo"
     metrics = folder / "metrics.json"
     seconds = json.loads(metrics.read_text())["seconds"] if metrics.exists() else None
     return yaml.safe_load((folder / "config.resolved.yaml").read_text()), seconds
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does_and_its_handler_goes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_its_handler_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     for stop in (lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: sys.exit(signal.SIGTERM)):
         assert exit_status(stop, interrupted="all is kept") == FAILED
@@ -177,7 +190,7 @@ def test_a_run_leaves_its_settings_and_figures(tmp_path: LocalPath, run: Callabl
     assert (settings["views"]["count"], seconds) == (7, {"prepare": 3.0})
 
 
-def test_an_interrupted_run_leaves_the_settings_that_the_figures_are_of(tmp_path: LocalPath, run: Callable[..., int]) -> None:
+def test_an_interrupted_run_keeps_the_settings_that_belong_to_the_figures(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     assert run("prepare", 3.0, "--set", "views.count=7") == DONE
     before = _left(tmp_path)
     for error, status in ((KeyboardInterrupt(), FAILED), (ClusterError("gone"), USER_MISTAKE)):
@@ -195,9 +208,7 @@ def test_a_first_run_leaves_its_settings_even_when_it_is_interrupted(tmp_path: L
         assert (settings["views"]["count"], seconds) == (count, None)
 
 
-def test_the_seconds_of_stages_that_did_not_run_stay_while_the_settings_do(
-    tmp_path: LocalPath, run: Callable[..., int]
-) -> None:
+def test_the_seconds_of_other_stages_stay_while_the_settings_do(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     assert run("evaluate", 5.0) == DONE
     assert run("prepare", 3.0) == DONE
     assert _left(tmp_path)[1] == {"prepare": 3.0, "evaluate": 5.0}
@@ -206,11 +217,11 @@ def test_the_seconds_of_stages_that_did_not_run_stay_while_the_settings_do(
     assert run("prepare", None) == DONE
     assert _left(tmp_path)[1] == {"prepare": 4.0, "evaluate": 5.0}
     assert run("prepare", 6.0, "--set", "views.count=7") == DONE
-    assert _left(tmp_path)[1] == {"prepare": 6.0}, "those of other settings are not of these"
+    assert _left(tmp_path)[1] == {"prepare": 6.0}, "figures of other settings are dropped"
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"seconds": 3}', "\\xff"])
-def test_figures_that_cannot_be_read_are_written_anew(tmp_path: LocalPath, run: Callable[..., int], damaged: str) -> None:
+def test_unreadable_figures_are_replaced(tmp_path: LocalPath, run: Callable[..., int], damaged: str) -> None:
     assert run("evaluate", 5.0) == DONE
     (tmp_path / "runs" / "demo" / "metrics.json").write_text(damaged)
     assert run("prepare", 3.0) == DONE
@@ -224,32 +235,32 @@ def _referred(home: LocalPath) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["config.resolved.yaml", "metrics.json", "report.html"])
-def test_a_folder_where_a_result_belongs_is_told_before_any_work(
+def test_a_folder_in_the_place_of_a_result_is_refused_before_any_work(
     tmp_path: LocalPath, run: Callable[..., int], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     path = tmp_path / "runs" / "demo" / name
     path.mkdir(parents=True)
     assert run("prepare", 3.0) == USER_MISTAKE
-    assert f"StoreError: {path} is a folder, and a file belongs there\n" in capsys.readouterr().err
+    _check_error(capsys, "StoreError", str(path))
     assert {each.name for each in path.parent.iterdir()} == {name}
     path.rmdir()
     assert run("prepare", 3.0) == DONE
 
 
 @pytest.mark.parametrize("where", ["runs", "runs/demo", "runs/demo/unfinished"])
-def test_a_file_where_an_experiments_folder_belongs_is_told(
+def test_a_file_in_the_place_of_an_experiments_folder_is_refused(
     tmp_path: LocalPath, run: Callable[..., int], capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     path = tmp_path / where
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"a disk's own")
+    path.write_bytes(b"a file")
     assert run("prepare", 3.0) == USER_MISTAKE
-    assert f"StoreError: {path} is a file, and a folder belongs there\n" in capsys.readouterr().err
+    _check_error(capsys, "StoreError", str(path))
     path.unlink()
     assert run("prepare", 3.0) == DONE
 
 
-def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: LocalPath, run: Callable[..., int]) -> None:
+def test_an_interrupted_run_records_the_entries_it_needs_until_a_run_ends(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     def instances(**changes: str) -> set[str]:
         settings = load_settings(None, [f"{name.replace('__', '.')}={value}" for name, value in changes.items()])
         return {step.entry_id for step in prepare.steps(Context(settings, tmp_path, "cpu"))}
@@ -260,13 +271,13 @@ def test_an_interrupted_run_notes_what_it_needs_until_a_run_ends(tmp_path: Local
     assert run("all", KeyboardInterrupt(), *smaller) == FAILED
     assert _referred(tmp_path) == instances() | instances(prepare__holdout_fraction="0.1")
     assert run("prepare", 3.0) == DONE
-    assert _referred(tmp_path) == instances(prepare__holdout_fraction="0.1"), "those of other settings may be wanted yet"
+    assert _referred(tmp_path) == instances(prepare__holdout_fraction="0.1"), "entries of other settings may still be needed"
     assert run("prepare", 3.0, *smaller) == DONE
     assert not (tmp_path / "runs" / "demo" / "unfinished").exists()
-    assert _referred(tmp_path) == set(), "nothing was made"
+    assert _referred(tmp_path) == set(), "nothing was committed"
 
 
-def test_a_run_that_reads_what_earlier_stages_left_notes_that_too(tmp_path: LocalPath, run: Callable[..., int]) -> None:
+def test_a_run_records_the_entries_of_earlier_stages_too(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     context = Context(load_settings(None), tmp_path, "cpu")
     for step in prepare.steps(context):
         with context.store.draft(step.kind, step.recipe) as draft:
@@ -275,10 +286,10 @@ def test_a_run_that_reads_what_earlier_stages_left_notes_that_too(tmp_path: Loca
     assert run("targets", KeyboardInterrupt()) == FAILED
     expected = [*prepare.steps(context), teachers.teacher_step(context, "primary"), *targets.steps(context)]
     assert _referred(tmp_path) == {step.entry_id for step in expected if not step.waits_for}
-    assert len(_referred(tmp_path)) == 9, "two tables, the primary, and the crops of six views: the rest waits"
+    assert len(_referred(tmp_path)) == 9, "two tables, the primary, and six views; the keys of other steps are not known yet"
 
 
-def test_figures_name_the_report_too(tmp_path: LocalPath, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_include_the_report(tmp_path: LocalPath, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     step = Step("report", "reports", "report", {"of": "everything"})
     with Context(load_settings(None), tmp_path, "cpu").store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
@@ -289,26 +300,26 @@ def test_figures_name_the_report_too(tmp_path: LocalPath, run: Callable[..., int
     assert _referred(tmp_path) == {step.entry_id}
 
 
-def test_figures_are_never_beside_settings_that_they_are_not_of(
+def test_figures_never_lie_beside_other_settings(
     tmp_path: LocalPath, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the two files at the end of a run."""
+    """The run is interrupted between writing the two files."""
     assert run("prepare", 3.0, "--set", "views.count=7") == DONE
 
-    def die(path: LocalPath, data: bytes) -> None:
+    write = LocalPath.write_atomic
+
+    def die(path: LocalPath, data: bytes, **options: bool) -> None:
         if path.name == "metrics.json":
             raise KeyboardInterrupt
-        path.write_atomic(data)
+        write(path, data, **options)
 
-    monkeypatch.setattr("pipeline.experiments.write_atomic", die)
+    monkeypatch.setattr(LocalPath, "write_atomic", die)
     assert run("prepare", 4.0, "--set", "views.count=8") == FAILED
     settings, seconds = _left(tmp_path)
     assert (settings["views"]["count"], seconds) == (8, None)
 
 
-def test_the_cluster_is_looked_at_once_however_often_a_stage_connects(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cluster_is_checked_once_for_all_connects_of_a_run(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     for name in ("connect", "check_resources", "check_home"):
         monkeypatch.setattr(cluster, name, lambda *_, name=name: seen.append(name))

@@ -233,6 +233,12 @@ def test_every_source_file_in_backticks_exists(page: str) -> None:
     assert [path for path in paths if not list(ROOT.glob(path.rstrip("/")))] == []
 
 
+def test_every_function_that_the_tour_names_is_defined_in_its_file() -> None:
+    named = re.findall(r"`([\w/]+\.py)`: `(\w+)`", PAGES["docs/tour.md"])
+    assert len(named) >= 5
+    assert [name for file, name in named if not re.search(rf"^(def|class) {name}\b", (ROOT / file).read_text(), re.M)] == []
+
+
 def test_every_environment_variable_of_ours_is_read_by_the_code() -> None:
     sources = "".join(path.read_text() for folder in ("pipeline", "storage_schemas") for path in (ROOT / folder).rglob("*.py"))
     presets = "".join(path.read_text() for path in ROOT.glob("pipeline/config/presets/*.yaml"))

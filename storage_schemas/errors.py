@@ -44,7 +44,7 @@ REPAIRABLE = ("views", "targets")
 """The kinds whose entries are made block by block, so that a lost shard can be made alone."""
 
 
-Action = Literal["repeat", "run", "list", "verify", "repair", "drop", "export", "settings", "shell", "advice"]
+Action = Literal["repeat", "run", "list", "verify", "repair", "drop", "settings", "shell", "advice"]
 """What a user can do next: repeat the command, run a stage, use a command on entries, type something else, or act by hand."""
 
 

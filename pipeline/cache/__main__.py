@@ -116,7 +116,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "gc": upkeep.gc,
     "drop": removal.drop,
     "export": transfer.export,
-    "import": transfer.take_in,
+    "import": transfer.import_from,
 }
 
 

@@ -1,4 +1,4 @@
-"""``export`` and ``import``: entries on their way from one home to another."""
+"""``export`` and ``import``: copy entries from one home to another."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ from pipeline.text import table
 from stages.humanize import plural, size_text
 from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, StoreError
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.export_archive import check_target, export_entries
-from storage_schemas.store.import_archive import Outcome, import_entry, opened_archive
 from storage_schemas.store.inventory import entry_ids, find_place
 from storage_schemas.store.manifest import Manifest
 from storage_schemas.store.store import Store
+from storage_schemas.store.transfer import Outcome, check_target, export_entries, import_entry, open_export
 
-__all__ = ["export", "take_in"]
+__all__ = ["export", "import_from"]
 
 log = logging.getLogger("pipeline")
 
-_OTHER_BITS = "Of entries with other bits both are valid, made on different devices or versions: those in the store stay."
+_OTHER_BITS = "Entries with other bits are valid too, made on another device or version: the store keeps its own."
 
 
 def export(options: argparse.Namespace) -> Result:
-    """Copy entries, or all those of an experiment, to a folder or a tar file."""
-    # It draws bars, and takes longer to import than a list takes to print.
+    """Copy entries, or all those of an experiment, to a new home: a folder or a tar file."""
+    # The progress bar takes longer to import than a list takes to print.
     from stages.progress import progress
 
     home, store = open_store(options)
@@ -40,122 +39,115 @@ def export(options: argparse.Namespace) -> Result:
     if store.root.contains(target):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
     check_target(target)
-    # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
+    # The upstream of the environment is needed, and must be reachable, only if an entry is missing.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
-    sources = _sources(home, store, options.wanted, upstream)
+    stores = _stores(home, store, options.wanted, upstream)
     entries = [
         entry_at(source.root.parent, source, entry_id, upstream=upstream if source == store else None)
-        for entry_id, source in sorted(sources.items())
+        for entry_id, source in sorted(stores.items())
     ]
     num_files = sum(len(entry.manifest.files) for entry in entries)
     size = sum(entry.manifest.size for entry in entries)
     with progress("export", num_files, "files") as bar:
         export_entries(entries, target, advance=bar.advance)
     data = {"entries": [entry.entry_id for entry in entries], "files": num_files, "bytes": size, "target": str(target)}
-    told = f"{plural(len(entries), 'entry')}, {plural(num_files, 'file')}, {size_text(size)}"
-    return Result(data, f"{told} exported to {target}")
+    total = f"{plural(len(entries), 'entry')}, {plural(num_files, 'file')}, {size_text(size)}"
+    return Result(data, f"{total} exported to {target}")
 
 
-def _sources(home: StorePath, store: Store, texts: Sequence[str], upstream: StorePath | None) -> dict[str, Store]:
-    """The places that ``texts`` name, each with the store that it is taken out of: one's own, or else a team's upstream it."""
-
-    def wanted(there: Mapping[str, Store], homes: Sequence[StorePath]) -> dict[str, Store]:
-        # Of two experiments of one name one's own, which is that of the first home.
-        known = {
-            experiment.name: (entry_id, experiment) for entry_id in reversed(homes) for experiment in experiments(entry_id)
-        }
-        named = {entry_id for text in texts for entry_id in _places(store, text, there, known, homes)}
-        return {entry_id: there[entry_id] for entry_id in named}
-
+def _stores(home: StorePath, store: Store, texts: Sequence[str], upstream: StorePath | None) -> dict[str, Store]:
+    """The ids of the wanted entries, each with its store: the own one, or the upstream one if that is needed."""
     own = dict.fromkeys(entry_ids(store), store)
     try:
-        return wanted(own, [home])
+        return _wanted(store, texts, own, [home])
     except (ConfigError, MissingInputError):
         upstream = upstream or upstream_of(None, home)
         if upstream is None:
             raise
     team = Store(upstream / "store")
-    return wanted(dict.fromkeys(entry_ids(team), team) | own, [home, upstream])
+    return _wanted(store, texts, dict.fromkeys(entry_ids(team), team) | own, [home, upstream])
 
 
-def _places(
-    store: Store,
-    text: str,
-    there: Collection[str],
-    known: Mapping[str, tuple[StorePath, Experiment]],
-    homes: Sequence[StorePath],
-) -> Collection[str]:
-    """What ``text`` names: all entries of the experiment of that name, or else the one entry whose key begins so.
+def _wanted(store: Store, texts: Sequence[str], known: Mapping[str, Store], homes: Sequence[StorePath]) -> dict[str, Store]:
+    # If two experiments have one name, the one of the first home is meant.
+    named = {experiment.name: (home, experiment) for home in reversed(homes) for experiment in experiments(home)}
+    upstream = Store(homes[1] / "store") if homes[1:] else None
+    found: dict[str, Store] = {}
+    for text in texts:
+        if text in named:
+            wanted = _entries_of(*named[text], known, homes)
+        else:
+            try:
+                wanted = [find_place(store, text, known=known, upstream=upstream)]
+            except ConfigError as error:
+                names = f"the name of an experiment: {', '.join(sorted(named)) or 'there is none yet'}"
+                raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", remedy=error.remedy) from error
+        found |= {entry_id: known[entry_id] for entry_id in wanted}
+    return found
 
-    ``there`` are the places that hold one, in the stores of ``homes``: one's own, and perhaps that upstream it. ``known`` are
-    their experiments, each with the home that it is of.
+
+def _entries_of(home: StorePath, experiment: Experiment, known: Collection[str], homes: Sequence[StorePath]) -> Collection[str]:
+    """The entries that the figures of an experiment name.
 
     Raises:
-        OdkdError: it names neither; or an experiment of which entries are missing, or are not known.
+        MissingInputError: some are missing, or it is not known which it needs.
     """
-    if text not in known:
-        upstream = Store(homes[1] / "store") if homes[1:] else None
-        try:
-            return [find_place(store, text, known=there, upstream=upstream)]
-        except ConfigError as error:
-            names = f"the name of an experiment: {', '.join(sorted(known)) or 'there is none yet'}"
-            raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", remedy=error.remedy) from error
-    home, experiment = known[text]
-    # What its figures name. What a run beside that has not finished is not wanted elsewhere, and may not be there yet.
-    ended = [run for run in experiment.runs if run.notes is None]
-    wanted = frozenset().union(*(run.entry_ids - run.earlier for run in ended))
-    missing = sorted((wanted or experiment.entry_ids) - set(there))
-    is_partial = any(run.earlier for run in ended)
-    if experiment.problem or missing or is_partial or not wanted:
-        if missing:
-            lacks = f"of its entries {len(missing)} are not there, such as {missing[0]}"
-        else:
-            lacks = "not all of it was there when it ran last" if is_partial else "no run of it has ended"
-        upstream_it = homes[1] if homes[1:] and home == homes[0] else None
-        raise MissingInputError(
-            f"Experiment '{text}' cannot be exported: {experiment.problem or lacks}",
-            allowed="an experiment that is finished, or the keys of entries"
-            + ("" if homes[1:] else "; with --upstream HOME, where they lie in a team's home"),
-            remedy=replace(
-                experiment_run(home, experiment.runs or [Run(text, home / "runs" / text, frozenset())], upstream_it),
-                stage="all",
-            ),
-        )
-    return wanted
+    # An unfinished run beside the figures may need more, which may be missing and is not wanted elsewhere.
+    finished = [run for run in experiment.runs if run.notes is None]
+    wanted = frozenset().union(*(run.entry_ids - run.earlier for run in finished))
+    missing = sorted((wanted or experiment.entry_ids) - set(known))
+    if experiment.problem:
+        problem = experiment.problem
+    elif missing:
+        problem = f"{plural(len(missing), 'entry')} missing, such as {missing[0]}"
+    elif any(run.earlier for run in finished):
+        problem = "its last run lacked some inputs"
+    elif not wanted:
+        problem = "no run of it has finished"
+    else:
+        return wanted
+    runs = experiment.runs or [Run(experiment.name, home / "runs" / experiment.name, frozenset())]
+    upstream = homes[1] if homes[1:] and home == homes[0] else None
+    raise MissingInputError(
+        f"Experiment '{experiment.name}' cannot be exported: {problem}",
+        allowed="a finished experiment, or keys of entries"
+        + ("" if homes[1:] else "; or --upstream HOME, if a team's home has the entries"),
+        remedy=replace(experiment_run(home, runs, upstream), stage="all"),
+    )
 
 
-def take_in(options: argparse.Namespace) -> Result:
-    """Take the entries of an export into the store; what is there already stays."""
+def import_from(options: argparse.Namespace) -> Result:
+    """Copy the entries of an export, or of any home, into the store; entries that exist stay."""
     from stages.progress import progress
 
     _, store = open_store(options, make=True)
     outcomes: list[tuple[Manifest, Outcome]] = []
     error: OdkdError | None = None
     try:
-        with opened_archive(Path(options.source).absolute()) as archive:
-            total = sum(len(manifest.files) for manifest in archive.manifests)
-            with progress("import", total, "files") as bar:
-                for manifest in archive.manifests:
-                    outcome = import_entry(store, archive, manifest, advance=bar.advance, tell=log.info)
+        with open_export(Path(options.source).absolute()) as source:
+            manifests = source.manifests()
+            with progress("import", sum(len(manifest.files) for manifest in manifests), "files") as bar:
+                for manifest in manifests:
+                    outcome = import_entry(store, source, manifest, advance=bar.advance, notify=log.info)
                     outcomes.append((manifest, outcome))
     except OdkdError as raised:
         if not outcomes:
             raise
-        # What was imported before is whole, and is told.
+        # The entries before the damaged one are complete: report them too.
         error = raised
     data = {name: [manifest.entry_id for manifest, outcome in outcomes if outcome == name] for name in get_args(Outcome)}
-    return Result(data, _told(outcomes, store), error)
+    return Result(data, _report(outcomes, store), error)
 
 
-def _told(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
+def _report(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
     rows = [(manifest.entry_id, size_text(manifest.size), outcome) for manifest, outcome in outcomes]
     new = [manifest.size for manifest, outcome in outcomes if outcome == "imported"]
-    there = len(outcomes) - len(new)
-    total = f"{plural(len(new), 'entry')}, {size_text(sum(new))} imported into {store.root}"
-    more = [_OTHER_BITS] if any(outcome == "there already, with other bits" for _, outcome in outcomes) else []
+    lines = [table(("entry", "size", "outcome"), rows, right=("size",)), ""] if rows else []
+    existing = f"; {len(rows) - len(new)} exist already" if len(rows) > len(new) else ""
+    lines.append(f"{plural(len(new), 'entry')}, {size_text(sum(new))} imported into {store.root}{existing}")
+    if any(outcome == "exists already, with other bits" for _, outcome in outcomes):
+        lines.append(_OTHER_BITS)
     if new:
-        more.append(
-            f"To use them, with their settings as FILE: {command(replace(run_with(store.root.parent, None), stage='all'))}"
-        )
-    shown = [table(("entry", "size", "outcome"), rows, right=("size",)), ""] if rows else []
-    return "\n".join([*shown, total + (f"; {there} there already" if there else ""), *more])
+        use = command(replace(run_with(store.root.parent, None), stage="all"))
+        lines.append(f"To use them (FILE is a placeholder for their configuration): {use}")
+    return "\n".join(lines)

@@ -8,15 +8,15 @@ from io import BytesIO
 from pathlib import Path
 
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store.export_archive import export_entries
-from storage_schemas.store.import_archive import Outcome, import_entry, opened_archive
 from storage_schemas.store.store import Entry, Store
+from storage_schemas.store.transfer import Outcome, export_entries, import_entry, open_export
 from tests.support.buckets import local
 from tests.support.store_samples import RECIPE, make_entry
 
 __all__ = ["OTHER", "content_of", "exported", "imported", "is_untouched", "of_first", "two_entries", "write_tar"]
 
-OTHER = {**RECIPE, "threshold": 0.4}
+OTHER = {**RECIPE, "threshold": 0.7}
+"""A recipe whose key sorts after that of ``RECIPE``: entries are imported in the order of their keys."""
 
 
 def content_of(export: Path) -> dict[str, bytes]:
@@ -43,8 +43,8 @@ def two_entries(root: LocalPath) -> list[Entry]:
 
 def imported(store: Store, source: Path, advance: Callable[[], None] = lambda: None) -> list[Outcome]:
     """Import every entry of an export, and return the outcomes."""
-    with opened_archive(source) as archive:
-        return [import_entry(store, archive, manifest, advance=advance, tell=lambda _: None) for manifest in archive.manifests]
+    with open_export(source) as export:
+        return [import_entry(store, export, each, advance=advance, notify=lambda _: None) for each in export.manifests()]
 
 
 def exported(entries: list[Entry], target: Path) -> Path:
@@ -60,4 +60,4 @@ def is_untouched(store: Store) -> bool:
 
 def of_first(entries: list[Entry], name: str) -> str:
     """Return the path inside an export of a file of the first entry."""
-    return f"{entries[0].entry_id}/{entries[0].folder.name}/{name}"
+    return f"store/{entries[0].entry_id}/{entries[0].folder.name}/{name}"

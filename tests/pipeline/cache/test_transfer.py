@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -27,8 +26,7 @@ def other(tmp_path: LocalPath, capsys: pytest.CaptureFixture[str], cache: Cache)
 
 
 def _names(export: Path) -> list[str]:
-    listed: list[str] = json.loads((export / "export.json").read_text())["entries"]
-    return listed
+    return sorted("/".join(path.parts[-3:-1]) for path in export.rglob("manifest.json"))
 
 
 @pytest.mark.parametrize("name", ["out", "out.tar"])
@@ -41,15 +39,16 @@ def test_an_experiment_comes_to_another_home_whole(
     assert other("import", str(tmp_path / name)) == DONE
     assert other.out.splitlines()[-2:] == [
         f"16 entries, 2.1 kB imported into {other.home / 'store'}",
-        f"To use them, with their settings as FILE: python -m pipeline.run --config FILE --home {other.home} --stage all",
+        "To use them (FILE is a placeholder for their configuration): "
+        f"python -m pipeline.run --config FILE --home {other.home} --stage all",
     ]
     assert "import: 17/17 files" in other.err
     assert other("verify") == DONE
     assert {row["key"] for row in other.json("ls")["entries"]} == {entry.key for key, entry in made.items() if key != "unused"}
     known = other.json("import", str(tmp_path / name))
-    assert (known["imported"], len(known["there already"]), known["there already, with other bits"]) == ([], 16, [])
+    assert (known["imported"], len(known["exists already"]), known["exists already, with other bits"]) == ([], 16, [])
     assert other("import", str(tmp_path / name)) == DONE
-    assert other.out.splitlines()[-1] == f"0 entries, 0 B imported into {other.home / 'store'}; 16 there already"
+    assert other.out.splitlines()[-1] == f"0 entries, 0 B imported into {other.home / 'store'}; 16 exist already"
 
 
 def test_entries_are_exported_by_key_each_once(tmp_path: LocalPath, cache: Cache, made: dict[str, Entry]) -> None:
@@ -84,7 +83,7 @@ def test_a_relative_target_lies_where_the_command_was_typed(
     monkeypatch.chdir(tmp_path)
     assert cache("export", "demo", "out.tar") == DONE
     with tarfile.open(tmp_path / "out.tar") as tar:
-        assert tar.getnames()[0] == "export.json"
+        assert tar.getnames()[0].startswith("store/")
     assert cache("import", "out.tar") == DONE
 
 
@@ -101,11 +100,11 @@ def test_what_names_neither_is_refused_with_the_experiments_that_there_are(
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda cache, made: store_of(cache.home).discard(made["val"]), "of its entries 1 are not there, such as instances/"),
+        (lambda cache, made: store_of(cache.home).discard(made["val"]), "1 entry missing, such as instances/"),
         (lambda cache, made: (cache.home / "runs" / "demo" / "metrics.json").write_text("{"), "metrics.json names no entries"),
         (
             lambda cache, made: (cache.home / "runs" / "demo" / "metrics.json").write_text('{"entries": {}}'),
-            "no run of it has ended",
+            "no run of it has finished",
         ),
     ],
 )
@@ -126,7 +125,7 @@ def test_an_experiment_whose_entries_lie_in_a_teams_home_is_exported_whole(
     shutil.copytree(cache.home / "runs", other.home / "runs")
     shutil.copytree(cache.home / "store" / "targets", other.home / "store" / "targets")
     assert other("export", "demo", str(tmp_path / "out")) == USER_MISTAKE
-    assert "are not there, such as " in other.err
+    assert "14 entries missing, such as " in other.err
     assert other("export", "demo", str(tmp_path / "out"), "--upstream", str(cache.home)) == DONE
     assert other.out.startswith("16 entries, 17 files, ")
 
@@ -212,7 +211,7 @@ def test_what_came_in_before_the_disk_was_full_is_told(
     with small_disk(tmp_path / "small", "size=100k"):
         small = Cache(tmp_path / "small", capsys)
         assert small("import", str(tmp_path / "out.tar")) == USER_MISTAKE
-        assert "cannot be taken in: No space left on device" in small.err
+        assert "cannot be imported: No space left on device" in small.err
         told = [line.split()[0] for line in small.out.splitlines() if line.endswith("  imported")]
         assert 0 < len(told) < 16
         assert {f"{row['kind']}/{row['key']}" for row in small.json("ls")["entries"]} == set(told)
@@ -251,7 +250,7 @@ def test_an_experiment_that_has_never_ended_is_refused_with_its_own_settings(tmp
     refer(cache.home / "runs" / "new", "now", ["views/0"])
     (cache.home / "runs" / "new" / "unfinished" / "now" / "config.resolved.yaml").write_text("name: new\n")
     assert cache("export", "new", str(tmp_path / "out")) == USER_MISTAKE
-    assert "of its entries 1 are not there, such as views/0" in cache.err
+    assert "1 entry missing, such as views/0" in cache.err
     assert f"--config {cache.home}/runs/new/unfinished/now/config.resolved.yaml --home {cache.home} --stage all" in cache.err
 
 
@@ -276,10 +275,10 @@ def test_entries_with_other_bits_are_told_clearly(
     mine = put(store_of(other.home), "instances", {"split": "train"}, {}, file=b"others!")
     assert cache("export", made["train"].key, made["val"].key, str(tmp_path / "out")) == DONE
     lines = other.lines("import", str(tmp_path / "out"))
-    assert [mine.entry_id, "7 B", "there already, with other bits"] in lines
+    assert [mine.entry_id, "7 B", "exists already, with other bits"] in lines
     assert [made["val"].entry_id, "7 B", "imported"] in lines
-    assert lines[-3] == [f"1 entry, 7 B imported into {other.home / 'store'}; 1 there already"]
-    assert "both are valid" in lines[-2][0]
+    assert lines[-3] == [f"1 entry, 7 B imported into {other.home / 'store'}; 1 exist already"]
+    assert "are valid too" in lines[-2][0]
     assert mine.path("file").read_bytes() == b"others!"
 
 
@@ -288,7 +287,7 @@ def test_what_came_in_before_damage_is_told_beside_the_damage(
 ) -> None:
     first, second = sorted([made["train"].entry_id, made["unused"].entry_id])
     assert cache("export", first, second, str(tmp_path / "out")) == DONE
-    next((tmp_path / "out" / second).rglob("file")).write_bytes(b"Content")
+    next((tmp_path / "out" / "store" / second).rglob("file")).write_bytes(b"Content")
     assert other("import", str(tmp_path / "out")) == USER_MISTAKE
     assert other.out.splitlines()[1].split() == [first, "7", "B", "imported"]
     assert second not in other.out
@@ -299,8 +298,7 @@ def test_what_came_in_before_damage_is_told_beside_the_damage(
 
 def test_what_is_no_export_is_refused(tmp_path: LocalPath, other: Cache, made: dict[str, Entry], cache: Cache) -> None:
     for source, said in (
-        (cache.home / "store", "is no export"),
-        (cache.home, f"Next:    python -m pipeline.cache export KEY DEST --home {cache.home}"),
+        (cache.home / "store", "holds no entries"),
         (tmp_path / "nothing", "There is no"),
     ):
         assert other("import", str(source)) == USER_MISTAKE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,9 +13,8 @@ import pytest
 
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store import export_archive as archive
-from storage_schemas.store.export_archive import export_entries
 from storage_schemas.store.store import Entry, Store
+from storage_schemas.store.transfer import export_entries
 from tests.support.archive_samples import content_of
 from tests.support.buckets import local
 from tests.support.errors import suggested
@@ -36,11 +34,10 @@ def _export(entries: list[Entry], target: Path) -> None:
 
 
 def _expected(entries: list[Entry]) -> dict[str, bytes]:
-    """The files of an export but for its list."""
     found = {}
     for entry in entries:
-        found[f"targets/{entry.key}/manifest.json"] = (entry.folder.parent / "manifest.json").read_bytes()
-        found |= {f"targets/{entry.key}/{entry.folder.name}/{name}": data for name, data in CONTENT.items()}
+        found[f"store/targets/{entry.key}/manifest.json"] = (entry.folder.parent / "manifest.json").read_bytes()
+        found |= {f"store/targets/{entry.key}/{entry.folder.name}/{name}": data for name, data in CONTENT.items()}
     return found
 
 
@@ -50,21 +47,19 @@ def _tar_content(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("name", "read"), [("out", content_of), ("out.tar", _tar_content)])
-def test_an_export_holds_the_entries_as_the_store_has_them_and_a_list(
+def test_an_export_holds_the_entries_as_the_store_has_them(
     tmp_path: LocalPath, entries: list[Entry], name: str, read: Callable[[Path], dict[str, bytes]]
 ) -> None:
     seen: list[None] = []
     export_entries(entries, tmp_path / name, advance=lambda: seen.append(None))
-    found = read(tmp_path / name)
-    assert json.loads(found.pop("export.json")) == {"schema": 1, "entries": [entry.entry_id for entry in entries]}
-    assert found == _expected(entries)
+    assert read(tmp_path / name) == _expected(entries)
     assert len(seen) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, "store"]
 
 
-def test_an_exported_folder_is_a_store(tmp_path: LocalPath, entries: list[Entry]) -> None:
+def test_an_exported_folder_is_a_home(tmp_path: LocalPath, entries: list[Entry]) -> None:
     _export(entries, tmp_path / "out")
-    found = Store(tmp_path / "out").find("targets", RECIPE)
+    found = Store(tmp_path / "out" / "store").find("targets", RECIPE)
     assert found is not None
     assert found.manifest == entries[0].manifest
     assert found.problems() == []
@@ -78,7 +73,7 @@ def test_files_that_no_manifest_names_and_other_attempts_are_not_exported(tmp_pa
     local(home / "20200101T000000000000-00000000" / "half").write_text("")
     expected = set(_expected(entries))
     _export(entries, tmp_path / "out")
-    assert set(content_of(tmp_path / "out")) - {"export.json"} == expected
+    assert set(content_of(tmp_path / "out")) == expected
 
 
 def _flip(path: Path) -> None:
@@ -117,7 +112,7 @@ def test_what_is_there_already_is_never_written_over(tmp_path: LocalPath, entrie
         target.mkdir()
     else:
         target.symlink_to("nowhere")
-    with pytest.raises(StoreError, match="is there already"):
+    with pytest.raises(StoreError, match="exists already"):
         _export(entries, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, "store"]
 
@@ -147,8 +142,9 @@ def test_an_interrupted_export_leaves_nothing(
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store.export_archive import export_entries
+from storage_schemas.store.transfer import export_entries
 from storage_schemas.store.store import Store
 left = [int(sys.argv[3])]
 def die():
@@ -187,27 +183,10 @@ def test_a_tar_is_on_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "rename", rename)
     _export(entries, tmp_path / "out.tar")
-    # The file, its name, and the folder that the name is in.
-    assert happened == ["sync", "rename", "sync"]
+    # The file and its folder, then the name, and the folder again.
+    assert happened == ["sync", "sync", "rename", "sync"]
     happened.clear()
     _export(entries, tmp_path / "out")
-    # Each file at least: two manifests, six files and the list.
-    assert happened.count("sync") > 9
+    # Each file at least: two manifests and six files.
+    assert happened.count("sync") > 8
     assert happened[-2:] == ["rename", "sync"]
-
-
-def test_a_large_file_is_copied_piece_by_piece(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path / "store")
-    entry = make_entry(store)
-    monkeypatch.setattr(archive, "_COPY_BYTES", 4)
-    sizes: list[int] = []
-    real = archive.Hashed.read
-
-    def read(stream: archive.Hashed, size: int = -1) -> bytes:
-        sizes.append(size)
-        return real(stream, size)
-
-    monkeypatch.setattr(archive.Hashed, "read", read)
-    _export([entry], tmp_path / "out")
-    assert set(sizes) == {4}
-    assert Store(tmp_path / "out").find("targets", RECIPE) is not None

@@ -14,12 +14,12 @@ import pytest
 
 from storage_schemas.errors import CorruptEntryError, OdkdError, StoreError
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store import import_archive as intake
-from storage_schemas.store.import_archive import import_entry, opened_archive
+from storage_schemas.store import transfer
 from storage_schemas.store.lease import Lease
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
+from storage_schemas.store.transfer import import_entry, open_export
 from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
 from tests.support.buckets import local
 from tests.support.errors import suggested
@@ -66,7 +66,7 @@ def test_what_is_there_already_stays(tmp_path: LocalPath, store: Store, entries:
     mine = make_entry(store)
     seen: list[None] = []
     outcomes = imported(store, exported(entries, tmp_path / name), lambda: seen.append(None))
-    assert (outcomes, len(seen)) == (["there already", "imported"], 6)
+    assert (outcomes, len(seen)) == (["exists already", "imported"], 6)
     assert _found(store) == mine
 
 
@@ -78,7 +78,7 @@ def test_of_other_bits_under_the_same_key_those_in_the_store_stay_and_it_is_said
         fill(draft)
         local(draft.folder / "zarr.json").write_bytes(b"{ }")
         mine = draft.commit(FILES, measured={})
-    assert imported(store, exported(entries, tmp_path / "out")) == ["there already, with other bits", "imported"]
+    assert imported(store, exported(entries, tmp_path / "out")) == ["exists already, with other bits", "imported"]
     assert _found(store) == mine
     assert mine.path("zarr.json").read_bytes() == b"{ }"
 
@@ -107,8 +107,7 @@ def test_bits_that_a_dead_writer_left_are_not_mixed_in(tmp_path: LocalPath, stor
     assert (draft.folder / "bits/c/0").read_bytes() == b"their shard", "nor written over"
 
 
-def test_an_export_without_entries_or_files_comes_in(tmp_path: LocalPath, store: Store) -> None:
-    assert imported(store, exported([], tmp_path / "none.tar")) == []
+def test_an_entry_without_files_comes_in(tmp_path: LocalPath, store: Store) -> None:
     with Store(tmp_path / "from").draft("reports", {"of": "nothing"}) as draft:
         assert isinstance(draft, Draft)
         empty = draft.commit([], measured={})
@@ -123,9 +122,9 @@ def test_an_export_without_entries_or_files_comes_in(tmp_path: LocalPath, store:
     ("data", "said"),
     [
         (b"first sharD", "is damaged: {entry_id}, bits/c/0 does not match its sha256"),
-        (b"first", "is not whole: {entry_id}, bits/c/0 has 5 bytes where the manifest says 11"),
-        (b"", "is not whole: {entry_id}, bits/c/0 has 0 bytes where the manifest says 11"),
-        (None, "is not whole: {entry_id}, bits/c/0 is missing"),
+        (b"first", "is incomplete: {entry_id}, bits/c/0 has 5 bytes where the manifest says 11"),
+        (b"", "is incomplete: {entry_id}, bits/c/0 has 0 bytes where the manifest says 11"),
+        (None, "is incomplete: {entry_id}, bits/c/0 is missing"),
     ],
 )
 def test_a_damaged_file_keeps_its_entry_out_and_is_named(
@@ -158,7 +157,7 @@ def test_swapped_files_are_noticed(tmp_path: LocalPath, store: Store, entries: l
 
 def test_what_came_in_before_the_damage_is_whole(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     source = exported(entries, tmp_path / "out")
-    (source / entries[1].entry_id / entries[1].folder.name / "zarr.json").write_bytes(b"[]")
+    (source / "store" / entries[1].entry_id / entries[1].folder.name / "zarr.json").write_bytes(b"[]")
     with pytest.raises(CorruptEntryError):
         imported(store, source)
     first = _found(store)
@@ -215,38 +214,38 @@ def test_a_truncated_tar_never_gets_in(tmp_path: LocalPath, store: Store, entrie
         assert is_untouched(store)
 
 
-@pytest.mark.parametrize("missing", ["export.json", "manifest.json"])
-def test_what_lacks_its_list_or_a_manifest_is_no_whole_export(
-    tmp_path: LocalPath, store: Store, entries: list[Entry], missing: str
-) -> None:
-    source = exported(entries, tmp_path / "out")
-    next(source.rglob(missing)).unlink()
-    with pytest.raises(CorruptEntryError, match=f"is no export, or not a whole one: there is no .*{missing}") as caught:
+def test_a_tar_that_was_cut_between_two_entries_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    source = exported(entries, tmp_path / "out.tar")
+    data = source.read_bytes()
+    end = data.index(f"store/{entries[1].entry_id}".encode())
+    source.write_bytes(data[:end])
+    with pytest.raises(CorruptEntryError, match="the end of the tar file is missing"):
         imported(store, source)
-    assert suggested(caught.value) == "export it again"
     assert is_untouched(store)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "entries": 3}', "[" * 100_000])
-def test_a_list_that_is_none_is_refused(tmp_path: LocalPath, store: Store, text: str) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "export.json").write_text(text)
-    with pytest.raises(CorruptEntryError, match=r"has no list of entries in export\.json"):
-        imported(store, tmp_path / "out")
-
-
-def test_an_export_of_another_release_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
-    source = exported(entries, tmp_path / "out")
-    (source / "export.json").write_text('{"schema": 2, "entries": []}')
-    with pytest.raises(StoreError, match="schema version 2"):
+def test_a_folder_without_entries_is_no_export(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    source = exported(entries[:1], tmp_path / "out")
+    next(source.rglob("manifest.json")).unlink()
+    with pytest.raises(CorruptEntryError, match="holds no entries") as caught:
         imported(store, source)
+    assert suggested(caught.value) == "export it again"
+
+
+def test_entries_come_from_a_home_in_use_too(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "from").rename(tmp_path / "home" / "store")
+    draft = tmp_path / "home" / "store" / "targets" / "0123456789abcdef" / "20200101T000000000000-00000000"
+    draft.mkdir(parents=True)
+    (draft / "zarr.json").write_text("{}")
+    assert imported(store, tmp_path / "home") == ["imported", "imported"]
 
 
 def test_a_manifest_of_another_release_is_refused_as_in_the_store(
     tmp_path: LocalPath, store: Store, entries: list[Entry]
 ) -> None:
     source = exported(entries, tmp_path / "out")
-    manifest = source / entries[1].entry_id / "manifest.json"
+    manifest = source / "store" / entries[1].entry_id / "manifest.json"
     manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 4}))
     with pytest.raises(StoreError, match="schema version 4") as caught:
         imported(store, source)
@@ -282,14 +281,14 @@ def test_an_interrupted_import_leaves_nothing_of_its_entry(
     assert _found(store) is not None
     assert _found(store, OTHER) is None
     assert list(local(store.root / entries[1].entry_id).iterdir()) == []
-    assert imported(store, source) == ["there already", "imported"]
+    assert imported(store, source) == ["exists already", "imported"]
 
 
 IMPORT = """
 import json, os, signal, sys, time
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Store
-from storage_schemas.store.import_archive import import_entry, opened_archive
+from storage_schemas.store.transfer import import_entry, open_export
 left, pause = [int(sys.argv[3])], float(sys.argv[4])
 def step():
     time.sleep(pause)
@@ -298,9 +297,9 @@ def step():
         os.kill(os.getpid(), signal.SIGKILL)
 print("ready", flush=True)
 sys.stdin.readline()
-with opened_archive(LocalPath(sys.argv[1])) as archive:
+with open_export(LocalPath(sys.argv[1])) as archive:
     store = Store(LocalPath(sys.argv[2]))
-    done = [import_entry(store, archive, each, advance=step, tell=lambda _: None) for each in archive.manifests]
+    done = [import_entry(store, archive, each, advance=step, notify=lambda _: None) for each in archive.manifests()]
 print(json.dumps(done))
 """
 # The code beside these tests, wherever another copy may be installed.
@@ -348,7 +347,7 @@ def test_two_imports_at_once_bring_each_entry_in_once(tmp_path: LocalPath, store
         for process in processes:
             process.kill()
     for first, second in zip(*outcomes, strict=True):
-        assert sorted((first, second)) == ["imported", "there already"]
+        assert sorted((first, second)) == ["exists already", "imported"]
     for recipe in (RECIPE, OTHER):
         found = _found(store, recipe)
         assert found is not None
@@ -371,17 +370,17 @@ def test_an_import_waits_for_a_writer_that_is_at_it_and_takes_that_ones_entry(
             make_entry(store)
 
         monkeypatch.setattr("time.sleep", finish)
-        with opened_archive(source) as archive:
-            outcome = import_entry(store, archive, archive.manifests[0], advance=lambda: None, tell=told.append)
-    assert outcome == "there already"
+        with open_export(source) as archive:
+            outcome = import_entry(store, archive, archive.manifests()[0], advance=lambda: None, notify=told.append)
+    assert outcome == "exists already"
     assert told[0].startswith(f"Waiting for {entries[0].entry_id}, which process {os.getpid()}")
 
 
 def test_parts_of_a_dead_writer_are_told_nothing_of(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     unfinished(store, (0,))
     told: list[str] = []
-    with opened_archive(exported(entries[:1], tmp_path / "out")) as archive:
-        import_entry(store, archive, archive.manifests[0], advance=lambda: None, tell=told.append)
+    with open_export(exported(entries[:1], tmp_path / "out")) as archive:
+        import_entry(store, archive, archive.manifests()[0], advance=lambda: None, notify=told.append)
     assert told == []
 
 
@@ -390,7 +389,7 @@ def test_a_draft_that_gives_way_is_there_already(
 ) -> None:
     """Another writer commits between the look into the store and our own commit."""
     source = exported(entries[:1], tmp_path / "out")
-    real = intake._fill
+    real = transfer._fill
 
     def late(draft: Draft, *more: Any) -> None:  # noqa: ANN401 (as _fill takes them)
         real(draft, *more)
@@ -400,5 +399,5 @@ def test_a_draft_that_gives_way_is_there_already(
             patch.setattr("storage_schemas.store.lease.LeaseWatch.is_dead", lambda _: True)
             make_entry(store)
 
-    monkeypatch.setattr(intake, "_fill", late)
-    assert imported(store, source) == ["there already"]
+    monkeypatch.setattr(transfer, "_fill", late)
+    assert imported(store, source) == ["exists already"]

@@ -1,4 +1,4 @@
-"""The stages in order, whether they can run, and running them: what is there is not made again."""
+"""The stages in order: check that they can run, and make the entries that are missing."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _NAMED = 3
 
 
 def named(titles: Sequence[str]) -> str:
-    """The first few, and how many there are beside them: a student may wait for a hundred views."""
+    """The first three titles and the number of the others: a student can wait for a hundred views."""
     more = len(titles) - _NAMED
     return ", ".join(titles[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | None = None) -> None:
-    """Work out the keys of all stages, so that whatever is not there is told before the first hour of work.
+    """Compute the keys of all stages, so that a missing input is reported before hours of work.
 
     Raises:
-        ConfigError: one of the keys of ``force`` is that of none of the stages' entries.
-        MissingInputError: a step waits for what none of ``stages`` makes; the message names every stage to run before.
-        OdkdError: a file that the configuration names is not there or cannot be read.
+        ConfigError: a key of ``force`` belongs to no entry of the stages.
+        MissingInputError: a step waits for an entry that none of ``stages`` makes; the message names the stages to run before.
+        OdkdError: a file that the configuration names is missing or cannot be read.
     """
     order = list(STAGES)
     for stage in stages:
@@ -51,8 +51,8 @@ def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | 
             titles = named([step.title for step in others])
             before = list(dict.fromkeys(step.stage for step in others))
             raise MissingInputError(
-                f"Stage '{stage}' needs results of {_and(before)} that are not there: {titles}",
-                allowed=f"{', then '.join(before)} before it, or --stage all",
+                f"Stage '{stage}' needs results of {_and(before)} that are missing: {titles}",
+                allowed=f"first {', then '.join(before)}; or --stage all",
                 remedy=Remedy("run", stage=before[0]),
             )
 
@@ -62,15 +62,15 @@ def check(context: Context, stages: Sequence[StageName], force: Sequence[str] | 
 
 def _check_keys(context: Context, stages: Sequence[StageName], force: Sequence[str]) -> None:
     steps = [step for stage in stages for step in STAGES[stage].steps(context)]
-    there = [step.entry_id for step in steps if context.find(step) is not None]
+    existing = [step.entry_id for step in steps if context.find(step) is not None]
     for text in force:
         if any(is_forced(step, [text]) for step in steps):
             continue
-        # A teacher's scores look like a student's, and are another stage's.
+        # The scores of teachers belong to stage teachers, and those of students to stage evaluate.
         other = next((name for name in STAGES if any(is_forced(step, [text]) for step in STAGES[name].steps(context))), None)
         raise ConfigError(
             f"--force {text}: no entry of {_and(stages)} in this experiment has that key",
-            allowed=f"whole keys of what is there, alone or as kind/key: {named(there) or 'none yet'}",
+            allowed=f"full keys of existing entries, alone or as kind/key: {named(existing) or 'none yet'}",
             remedy=Remedy("run", stage=other, entry_id=text, force=True) if other else Remedy("list", home=str(context.home)),
         )
 
@@ -81,7 +81,7 @@ def _and(words: Sequence[str]) -> str:
 
 
 def awaited(steps: Sequence[Step]) -> list[Step]:
-    """All that the steps wait for, themselves or through others, each entry once."""
+    """All steps that ``steps`` wait for, directly or through others, each entry once."""
     found: dict[tuple[str, str], Step] = {}
     for step in steps:
         for other in (*awaited(step.waits_for), *step.waits_for):
@@ -90,35 +90,34 @@ def awaited(steps: Sequence[Step]) -> list[Step]:
 
 
 def refer(context: Context, stages: Sequence[StageName]) -> None:
-    """Note in the experiment's folder which entries of ``stages`` this run needs, so that nobody takes them for unused."""
+    """Write to the experiment's folder which entries of ``stages`` this run needs, so that ``gc`` keeps them."""
     known = [step.entry_id for stage in stages for step in STAGES[stage].steps(context) if not step.waits_for]
     experiments.refer(context.run_dir, context.run, known)
 
 
 def is_forced(step: Step, force: Sequence[str] | None) -> bool:
-    """Whether ``--force`` means the entry of a step: without keys it means all of the stage, and is None where not given."""
+    """Whether ``--force`` rebuilds the entry of a step; None means no --force, and an empty list all entries of the stage."""
     return force is not None and (not force or step.key in force or step.entry_id in force)
 
 
 def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | None, connect: Callable[[], None]) -> float | None:
-    """Make what a stage lacks; the seconds it took, or None where nothing was missing.
+    """Make the missing entries of a stage, and return the seconds that it took; None if nothing was missing.
 
-    What earlier stages make is there: ``check`` has seen it. ``connect`` is called before any work, and not at all without.
-
-    With ``force`` what the stage left is made again, or of that only what these keys name; it goes when the new is there.
+    The entries of earlier stages must exist (``check``). ``connect`` is called before any work, and only if there is some.
+    ``force`` rebuilds entries (see ``is_forced``); an old entry is deleted when the new one is committed.
 
     Raises:
-        CorruptEntryError: what is to be made again was made from entries that are damaged; it stays.
+        CorruptEntryError: an input of an entry to rebuild is damaged; nothing is deleted.
     """
     start = time.monotonic()
     module = STAGES[stage]
     if force is not None:
-        there = [step for step in module.steps(context) if is_forced(step, force) and context.find(step) is not None]
-        if there:
-            # Before any work: from damaged inputs, or without a cluster, it could not be made again.
-            _check_inputs(context, stage, there)
+        existing = [step for step in module.steps(context) if is_forced(step, force) and context.find(step) is not None]
+        if existing:
+            # Before anything is replaced: damaged inputs or a missing cluster would make the rebuild fail.
+            _check_inputs(context, stage, existing)
             connect()
-        for step in there:
+        for step in existing:
             context.replace(step)
     refer(context, [stage])
     missing = _missing(context, module)
@@ -129,7 +128,7 @@ def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | Non
         assert ready, f"{stage} waits for {[other.title for other in awaited(missing)]}"
         connect()
         module.make(context, ready)
-        # What waited has its key only now.
+        # The keys of waiting steps can be computed only now that their inputs exist.
         refer(context, [stage])
         left = _missing(context, module)
         assert not {step.key for step in ready} & {step.key for step in left}, f"{stage} did not make {ready}"
@@ -138,7 +137,7 @@ def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | Non
 
 
 def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> None:
-    """Hold the files of all that stays, and ``made`` was made from, against their manifests; of this stage too."""
+    """Verify all entries that the entries of ``made`` were made from, except those that are rebuilt themselves."""
     order = list(STAGES)
     known = [step for before in order[: order.index(stage) + 1] for step in STAGES[before].steps(context)]
     again = {step.entry_id for step in made}
@@ -147,13 +146,13 @@ def _check_inputs(context: Context, stage: StageName, made: Sequence[Step]) -> N
     }
     inventory = Inventory(inputs, {})
     needed = {entry_id for step in made for entry_id in inventory.made_from(context.need(step))}
-    # In the order in which they were made, which is that in which they can be mended.
+    # In the order in which they were made, which is also the order to repair them in.
     for entry_id, entry in inputs.items():
         if entry_id in needed:
             context.check(entry)
 
 
 def _missing(context: Context, stage: Stage) -> list[Step]:
-    """What is not there, each entry once: two steps may be one entry, such as a student without teachers and its baseline."""
+    """The steps without an entry, each entry once: a student without teachers and its baseline, for example, are one entry."""
     missing = {(step.kind, step.key): step for step in stage.steps(context) if context.find(step) is None}
     return list(missing.values())

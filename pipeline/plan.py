@@ -1,4 +1,4 @@
-"""What a run would make, and why, in the words of the user: the plan that ``--dry-run`` prints."""
+"""The plan that ``--dry-run`` prints: for each step hit, miss or stale, and the reason in the names of the settings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["LEGEND", "Planned", "plan", "render_plan"]
 
 Status = Literal["hit", "miss", "stale"]
 Field = tuple[str, object, object]
-"""What two recipes differ in: a dotted name, the value here, and the value there."""
+"""A difference of two recipes: a dotted name, the new value, and the value of the existing entry."""
 
 _NEAR = 6
 _SHORT = 24
-# What follows from another field says nothing beside it: epochs from their number, layers from the network's name.
+# Fields that follow from others are left out: epochs follow from their number, layers from the network's name.
 _FOLLOWS = re.compile(r"(number of )?made_from\b|number of epochs|(.*\.)?architecture\.")
 _IN_LIST = re.compile(r"(?P<list>.*)\[\d+( and (?P<more>\d+) more)?\](\.(?P<field>.*))?")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
@@ -27,7 +27,7 @@ _PART = {"base": "senior.base", "control": "senior"}
 
 @dataclass(frozen=True)
 class Planned:
-    """What a run would do about one step, and why."""
+    """What a run would do for one step, and why."""
 
     step: Step
     status: Status
@@ -35,56 +35,51 @@ class Planned:
 
 
 def plan(context: Context, stages: Sequence[StageName], *, force: Sequence[str] | None = None) -> list[Planned]:
-    """What running ``stages`` would do, without doing it; ``force`` is as for ``graph.make_stage``."""
+    """What a run of ``stages`` would do; ``force`` is as in ``graph.make_stage``."""
     steps = [step for stage in stages for step in STAGES[stage].steps(context)]
-    # What is there for another step, such as the student's baseline, is no earlier version of what is missing.
-    there = {step.entry_id for step in steps if context.find(step) is not None}
-    return [_planned(context, step, there, force=force) for step in steps]
+    # The entry of another step, such as the student's baseline, is not an earlier version of a missing entry.
+    others = {step.entry_id for step in steps if context.find(step) is not None}
+    return [_planned(context, step, others, force=force) for step in steps]
 
 
-def _planned(context: Context, step: Step, there: Collection[str], *, force: Sequence[str] | None) -> Planned:
+def _planned(context: Context, step: Step, others: Collection[str], *, force: Sequence[str] | None) -> Planned:
     entry = context.find(step)
     if entry is not None:
         if is_forced(step, force):
-            return Planned(step, "stale", "made again, by --force")
+            return Planned(step, "stale", "would be rebuilt, by --force")
         return Planned(step, "hit", f"in {context.upstream}" if entry.is_borrowed else "")
-    nearest = context.store.nearest(step.kind, step.recipe, same=step.same, others=there)
-    fields = [] if nearest is None else [field for field in nearest[1] if not _is_pending(field[1])]
+    nearest = context.store.nearest(step.kind, step.recipe, same=step.same, others=others)
+    fields = [] if nearest is None else [field for field in nearest[1] if not is_pending(field[1])]
     changed = [field for field in fields if not _FOLLOWS.match(field[0])] or fields
-    # What differs in many fields is another thing altogether (another role), and no earlier version of this one.
+    # An entry that differs in many fields is something else (another role), not an earlier version.
     if changed and len(changed) <= _NEAR:
-        return Planned(step, "stale", f"differs from what is there in {', '.join(_told(step, field) for field in changed)}")
+        return Planned(step, "stale", f"the existing entry differs in {', '.join(_text_of(step, field) for field in changed)}")
     waiting = named([other.title for other in step.waits_for])
     return Planned(step, "miss", f"waits for {waiting}" if waiting else "not made yet")
 
 
-def _is_pending(value: object) -> bool:
-    # A report names its sources by kind, key and content.
-    return is_pending(value.split(" ", 2)[-1] if isinstance(value, str) and value.count(" ") == 3 else value)
-
-
-def _told(step: Step, field: Field) -> str:
-    """Such as ``distill.lr: 0.001 -> 0.002``, from there to here; what is known by a hash is only named."""
-    name, here, there = field
-    told = _given_as(step, name)
-    if found := _IN_LIST.fullmatch(told):
+def _text_of(step: Step, field: Field) -> str:
+    """Such as ``distill.lr: 0.001 -> 0.002``, from the existing value to the new one; a field that is a hash has no values."""
+    name, new, old = field
+    text = _setting_name(step, name)
+    if found := _IN_LIST.fullmatch(text):
         inner = f"{found['field']} in " if found["field"] else ""
-        told = f"{inner}{1 + int(found['more'] or 0)} of the {found['list']}"
-    if name.startswith("made_from") or _is_hash(here) or _is_hash(there):
-        return told
-    return f"{told}: {' -> '.join(_short(there, here))}"
+        text = f"{inner}{1 + int(found['more'] or 0)} of the {found['list']}"
+    if name.startswith("made_from") or _is_hash(new) or _is_hash(old):
+        return text
+    return f"{text}: {' -> '.join(_short(old, new))}"
 
 
-def _given_as(step: Step, name: str) -> str:
-    """The field of a recipe by the name that the user gives it."""
-    for beginning, given in _setting_names(step).items():
-        if name.startswith(beginning):
-            return given + name.removeprefix(beginning)
+def _setting_name(step: Step, name: str) -> str:
+    """The name of the setting that a field of a recipe comes from."""
+    for prefix, setting in _setting_names(step).items():
+        if name.startswith(prefix):
+            return setting + name.removeprefix(prefix)
     return "version of the code" if name == "version" else name
 
 
 def _setting_names(step: Step) -> dict[str, str]:
-    """The name that the user knows a recipe's field by, by the beginning of the field's name."""
+    """Settings by the prefix of the recipe's field, where the two differ."""
     match step:
         case InstancesStep():
             return {
@@ -119,7 +114,7 @@ def _is_hash(value: object) -> bool:
 
 
 def _short(*values: object) -> list[str]:
-    """Values that differ, in few letters and so that they still do: where all begin alike the beginning is left out."""
+    """Short forms of different values that are still different; a long common prefix is left out."""
     texts = [f"{value:g}" if isinstance(value, float) else str("nothing" if value is None else value) for value in values]
     if len(set(texts)) < len(texts):
         texts = [str(value) for value in values]
@@ -137,14 +132,14 @@ def _cut(text: str, start: int) -> str:
 
 
 LEGEND = """\
-hit: it is there.  miss: it is not.  stale: it is there, but made otherwise or to be forced, and would be made anew.
-What waits for others may be there all the same, which is known once those are.
-Files are not read here: pipeline.cache verify reads them."""
-"""What the words of a plan mean."""
+hit: exists.  miss: does not exist.  stale: exists, but was built with other settings (or --force is given); would be rebuilt.
+An entry that waits for others may exist too; its key can be computed only once they exist.
+A plan does not read the files of entries; pipeline.cache verify does."""
+"""The meaning of the words in a plan."""
 
 
 def render_plan(planned: Sequence[Planned]) -> str:
-    """The plan as lines; steps of one stage with the same status for the same reason are one line."""
+    """The plan as lines; steps of one stage with the same status and reason share a line."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for item in planned:
         groups.setdefault((item.step.stage, item.status, item.why), []).append(item.step.title)

@@ -29,14 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The options; everything else is a setting."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.run",
-        description="Distil a small pose network from two teachers, stage by stage; what is already there is not made again.",
+        description="Distil a small pose network from two teachers, stage by stage; existing results are reused.",
     )
     parser.add_argument("--stage", required=True, choices=(*get_args(StageName), "all"), help="the stage to run, or all")
+    parser.add_argument("--config", help=f"a preset ({', '.join(preset_names())}) or a YAML file (default: the embedded demo)")
     parser.add_argument(
-        "--config", help=f"a preset ({', '.join(preset_names())}) or a YAML file; the embedded default without it"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="override a setting; may be given several times"
+        "--set", action="append", default=[], metavar="a.b=c", help="change a setting; can be given several times"
     )
     parser.add_argument("--name", help="the experiment's name: results go to HOME/runs/NAME (default: the configuration's)")
     parser.add_argument("--home", help=HOME_HELP)
@@ -46,32 +44,32 @@ def build_parser() -> argparse.ArgumentParser:
         action="extend",
         nargs="*",
         metavar="KEY",
-        help="make what is there of the stage again; with keys (whole ones, alone or as kind/key) of that only these",
+        help="rebuild the existing entries of the stage; with keys (full keys, alone or as kind/key) only those entries",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be made and why, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print what the run would make and why, and stop")
     return parser
 
 
 def _repeatable(options: argparse.Namespace) -> str:
-    """The command that was typed, without the stage: errors propose to go on with it."""
+    """The command that was typed, without the stage; commands that errors suggest begin with it."""
     given = {name: getattr(options, name) or "" for name in ("config", "name", "home", "upstream")}
     return run_command(**given, settings=options.set)
 
 
 def _run(options: argparse.Namespace) -> None:
     if options.name == "":
-        raise ConfigError("--name is empty", allowed="a name for the experiment, or to leave it out")
+        raise ConfigError("--name is empty", allowed="the experiment's name, or no --name")
     overrides = [*options.set, *([] if options.name is None else [f"name={json.dumps(options.name)}"])]
     settings = load_settings(options.config, overrides)
     if options.force == [] and options.stage == "all":
         raise ConfigError(
-            "--force with --stage all would make everything again",
-            allowed="--force with one stage, or with keys; to make everything again, another --home",
+            "--force with --stage all would rebuild everything",
+            allowed="--force with one stage or with keys; to rebuild everything, use a new --home",
             remedy=Remedy("run", stage="distill", force=True),
         )
     home = home_of(options.home)
     upstream = upstream_of(options.upstream, home)
-    # Ray and torch take seconds to import: a mistyped option is told before that.
+    # Importing Ray and torch takes seconds, so mistyped options are reported first.
     from pipeline import cluster, graph
     from pipeline import plan as dry_run
     from stages.report.stage import REPORT
@@ -82,11 +80,11 @@ def _run(options: argparse.Namespace) -> None:
     if options.dry_run:
         planned = dry_run.plan(context, stages, force=options.force)
         answer_with(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}")
-        # What the run would be refused for, the plan is refused for too.
+        # A plan fails for the same reasons as the run.
         graph.check(context, stages, options.force)
         return
 
-    # Once, however often a stage asks: what is warned of is warned of once.
+    # Every stage calls this; connect, and warn, only once.
     @cache
     def connect() -> None:
         cluster.connect()
@@ -94,11 +92,11 @@ def _run(options: argparse.Namespace) -> None:
         cluster.check_home(home, upstream)
 
     graph.check(context, stages, options.force)
-    # After all that can be refused without it: a refusal leaves nothing behind.
+    # Only after all checks, so that a refused run creates no folder.
     make_home(home)
     context.run_dir.make_folders()
     for name in (RESOLVED, METRICS, REPORT):
-        # Before any work, which would end with it.
+        # Before any work, since the run could not write its results at the end.
         if stray := (context.run_dir / name).not_a_file():
             raise stray
     resolved = resolved_yaml(settings)
@@ -109,25 +107,25 @@ def _run(options: argparse.Namespace) -> None:
 def _work(
     context: Context, stages: Sequence[StageName], resolved: str, *, force: Sequence[str] | None, connect: Callable[[], None]
 ) -> None:
-    """Make what the stages lack, and leave the figures."""
+    """Make the missing entries of the stages, and write the figures."""
     from pipeline import cluster, graph
     from stages import distill
     from stages.report import stage as report
     from stages.report.summary import entries_of
 
-    # Of the stages before too, whose entries these stages read.
+    # Include the stages before, whose entries these stages read.
     graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
-    # Until it was noted that they are needed, gc could take entries which the first check has found.
+    # Check again: gc could have deleted entries until they were noted as needed.
     context.look_again()
     graph.check(context, stages)
     if not (context.run_dir / METRICS).exists():
-        # Beside figures of an earlier run it would say that they are of these settings, and waits for the new ones.
+        # With figures of an earlier run, the settings are written together with the new figures.
         (context.run_dir / RESOLVED).write_atomic(resolved.encode())
     try:
         for stage in stages:
             seconds = graph.make_stage(context, stage, force=force, connect=connect)
             if seconds is None:
-                log.info("%s: all there", stage)
+                log.info("%s: all entries exist", stage)
             else:
                 context.seconds[stage] = seconds
                 log.info("%s: done in %.1f s", stage, seconds)
@@ -139,16 +137,16 @@ def _work(
     kept = experiments.leave(context.run_dir, context.run, resolved, figures, is_whole=is_whole)
     if kept:
         name = context.settings.name
-        log.info("What earlier runs of '%s' left stays in use until all stages have run: %d entries", name, kept)
+        log.info("%d entries of earlier runs of '%s' stay in use until all stages have run", kept, name)
     student = context.find(distill.student_step(context, "student"))
     if student is not None:
-        # Who is told where the weights are takes them for whole.
+        # Verify the weights before printing their path.
         context.check(student)
-    _tell_result(context.run_dir, figures)
+    _log_result(context.run_dir, figures)
 
 
 def _figures(context: Context, resolved: str) -> dict[str, Any]:
-    """What ``metrics.json`` says: all that is known of the experiment, and what each stage took, in this run or before."""
+    """The content of ``metrics.json``: all figures of the experiment, and the seconds of each stage in this run or before."""
     from stages.report import stage as report
     from stages.report.summary import summary
 
@@ -160,7 +158,7 @@ def _figures(context: Context, resolved: str) -> dict[str, Any]:
 
 
 def _earlier_seconds(run_dir: StorePath, resolved: str) -> dict[str, float]:
-    """What each stage took in earlier runs of the same settings; nothing where the last run had others, or left no figures."""
+    """The seconds of each stage in earlier runs of the same settings; empty if the last run had others or left no figures."""
     if not _is_of(run_dir, resolved):
         return {}
     try:
@@ -171,15 +169,15 @@ def _earlier_seconds(run_dir: StorePath, resolved: str) -> dict[str, float]:
 
 
 def _is_of(run_dir: StorePath, resolved: str) -> bool:
-    """Whether what the last run left is of these settings."""
+    """Whether the last run had these settings."""
     try:
         return (run_dir / RESOLVED).read_bytes() == resolved.encode()
     except OSError:
         return False
 
 
-def _tell_result(run_dir: StorePath, figures: dict[str, Any]) -> None:
-    """The line that the user has been waiting for."""
+def _log_result(run_dir: StorePath, figures: dict[str, Any]) -> None:
+    """Log the AP of all networks, and the paths of the results."""
     from stages.report.stage import REPORT
 
     if "evaluate" in figures:
@@ -197,13 +195,13 @@ def _tell_result(run_dir: StorePath, figures: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 0 for done, 2 for the user's mistake, 1 for anything else."""
+    """Run the command line. The exit status is 0 for done, 2 for a user's mistake, 1 for anything else."""
     options = build_parser().parse_args(arguments)
-    # On first use it tells that it has listed the fonts.
+    # On first use, matplotlib logs that it builds its font list.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     return exit_status(
         lambda: _run(options),
-        interrupted="what is finished is kept, and the same command goes on from there",
+        interrupted="finished work is kept, and the same command continues from there",
         typed=_repeatable(options),
     )
 

@@ -209,20 +209,20 @@ def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("stage_name", "prepared", "seen", "before"),
     [
-        ("teachers", False, "prepare that are not there: train instances, val instances", ["prepare"]),
-        ("targets", False, "prepare and teachers that are not there: ", ["prepare", "teachers"]),
-        ("targets", True, "teachers that are not there: primary teacher, senior teacher", ["teachers"]),
-        ("distill", True, "teachers and targets that are not there: ", ["teachers", "targets"]),
+        ("teachers", False, "prepare that are missing: train instances, val instances", ["prepare"]),
+        ("targets", False, "prepare and teachers that are missing: ", ["prepare", "teachers"]),
+        ("targets", True, "teachers that are missing: primary teacher, senior teacher", ["teachers"]),
+        ("distill", True, "teachers and targets that are missing: ", ["teachers", "targets"]),
         (
             "evaluate",
             False,
-            "prepare, teachers, targets and distill that are not there: ",
+            "prepare, teachers, targets and distill that are missing: ",
             ["prepare", "teachers", "targets", "distill"],
         ),
         (
             "report",
             True,
-            "teachers, targets, distill and evaluate that are not there: ",
+            "teachers, targets, distill and evaluate that are missing: ",
             ["teachers", "targets", "distill", "evaluate"],
         ),
     ],

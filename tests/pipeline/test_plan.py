@@ -1,4 +1,4 @@
-"""The plan of a dry run: what is told to be made, and why, in names that the user knows."""
+"""The plan of a dry run: each entry's status, and the reason in the names of the settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def test_what_is_there_is_told_in_one_line_a_stage(finished: Path) -> None:
+def test_existing_entries_are_one_line_a_stage(finished: Path) -> None:
     assert render_plan(plan(make_context(finished), list(graph.STAGES))).splitlines() == [
         "prepare   hit    train instances and 1 more",
         "teachers  hit    primary teacher and 4 more",
@@ -33,8 +33,8 @@ def test_what_is_there_is_told_in_one_line_a_stage(finished: Path) -> None:
     ]
 
 
-def test_what_waits_for_a_teacher_that_is_gone_is_no_earlier_version_of_what_is_there(tmp_path: Path) -> None:
-    """The senior is another network than the primary, and the page may be the same when all is there again."""
+def test_an_entry_that_waits_for_a_deleted_teacher_is_a_miss_and_not_stale(tmp_path: Path) -> None:
+    """The senior is not an older primary, and the report may be the same once the teacher exists again."""
     context = with_all(make_context(tmp_path))
     context.store.discard(context.need(teachers.teacher_step(context, "primary")))
     lines = render_plan(plan(make_context(tmp_path), ["teachers", "report"])).splitlines()
@@ -45,11 +45,13 @@ def test_what_waits_for_a_teacher_that_is_gone_is_no_earlier_version_of_what_is_
     assert lines[-1].startswith("report    miss   report: waits for primary teacher, ")
 
 
-def test_what_is_there_for_another_step_is_no_earlier_version_of_what_is_missing(tmp_path: Path) -> None:
-    """Student and baseline differ in a few fields, and are two things."""
+def test_the_baseline_is_not_an_earlier_version_of_the_student(tmp_path: Path) -> None:
+    """They differ in few fields, but are two entries."""
     context = with_all(make_context(tmp_path))
     for planned in plan(make_context(tmp_path, "distill.lr=0.01"), ["distill"]):
-        assert planned.why == "differs from what is there in distill.lr: 0.002 -> 0.01", "each from itself"
+        assert planned.why == "the existing entry differs in distill.lr: 0.002 -> 0.01", (
+            "each differs from its own earlier version"
+        )
     context.store.discard(context.need(distill.student_step(context, "student")))
     assert render_plan(plan(make_context(tmp_path), ["distill"])).splitlines() == [
         "distill   miss   student: not made yet",
@@ -57,7 +59,7 @@ def test_what_is_there_for_another_step_is_no_earlier_version_of_what_is_missing
     ]
 
 
-def test_what_is_not_there_is_told_with_what_it_waits_for(tmp_path: Path) -> None:
+def test_a_missing_entry_is_listed_with_the_entries_it_waits_for(tmp_path: Path) -> None:
     lines = render_plan(plan(make_context(tmp_path), ["prepare", "teachers", "distill"])).splitlines()
     assert lines[:3] == [
         "prepare   miss   train instances and 1 more: not made yet",
@@ -65,10 +67,10 @@ def test_what_is_not_there_is_told_with_what_it_waits_for(tmp_path: Path) -> Non
         "teachers  miss   senior teacher: waits for primary teacher, train instances",
     ]
     assert lines[-2].startswith("distill   miss   student: waits for train instances, train view 1, ")
-    assert lines[-2].endswith(" and 6 more"), "of many only a few are named"
+    assert lines[-2].endswith(" and 6 more"), "only the first three are named"
 
 
-def test_force_makes_what_is_there_again_and_a_plan_takes_nothing_away(tmp_path: Path) -> None:
+def test_force_makes_a_hit_stale_and_a_plan_deletes_nothing(tmp_path: Path) -> None:
     context = make_context(tmp_path)
     first, _ = prepare.steps(context)
     leave_entry(context, first)
@@ -77,14 +79,14 @@ def test_force_makes_what_is_there_again_and_a_plan_takes_nothing_away(tmp_path:
         "prepare   miss   val instances: not made yet",
     ]
     assert render_plan(plan(context, ["prepare"], force=())).splitlines() == [
-        "prepare   stale  train instances: made again, by --force",
+        "prepare   stale  train instances: would be rebuilt, by --force",
         "prepare   miss   val instances: not made yet",
     ]
     assert context.find(first)
 
 
 @pytest.mark.parametrize(
-    ("override", "stage", "told"),
+    ("override", "stage", "text"),
     [
         ("data.embedded.train_images=100", "prepare", "data.embedded.train_images: 800 -> 100"),
         ("prepare.holdout_fraction=0.1", "prepare", "prepare.holdout_fraction: 0.05 -> 0.1"),
@@ -96,35 +98,41 @@ def test_force_makes_what_is_there_again_and_a_plan_takes_nothing_away(tmp_path:
         ("views.augment.scale=0.2", "targets", "views.augment.scale: 0.1 -> 0.2"),
         ("binarize.threshold=0.4", "targets", "binarize.threshold: 0.5 -> 0.4"),
         ("distill.lr=0.5", "distill", "distill.lr: "),
-        # Neither the layers nor the epochs, which follow from these.
+        # The layers and the epochs follow from these settings, and are not listed.
         ("distill.student.network=hrnet_w8_small", "distill", "distill.student.network: hrnet_w24_tiny -> hrnet_w8_small"),
         ("distill.epochs=7", "distill", "distill.epochs: 5 -> 7"),
         ("evaluate.min_keypoint_score=0.5", "evaluate", "evaluate.min_keypoint_score: 0.2 -> 0.5"),
         ("report.worst=3", "report", "report.worst: 8 -> 3"),
-        # Nor the results that follow from it.
+        # The results follow from this setting, and are not listed.
         ("distill.lr=0.5", "report", "distill.lr: "),
     ],
 )
-def test_a_changed_setting_is_told_as_the_user_gives_it(finished: Path, override: str, stage: StageName, told: str) -> None:
-    changed = [item.why for item in plan(make_context(finished, override), [stage]) if item.why.startswith("differs")]
+def test_a_changed_setting_has_the_name_that_the_user_writes(
+    finished: Path, override: str, stage: StageName, text: str
+) -> None:
+    changed = [
+        item.why
+        for item in plan(make_context(finished, override), [stage])
+        if item.why.startswith("the existing entry differs")
+    ]
     assert changed
     for why in changed:
-        assert why.startswith(f"differs from what is there in {told}")
+        assert why.startswith(f"the existing entry differs in {text}")
         assert "," not in why, "nothing else"
 
 
-def test_a_changed_teacher_is_named_and_its_hash_is_not(finished: Path, tmp_path: Path) -> None:
+def test_a_changed_teacher_is_named_without_its_hash(finished: Path, tmp_path: Path) -> None:
     context = make_context(tmp_path)
     with_all(context)
     for step in graph.STAGES["teachers"].steps(context)[:1]:
         context.replace(step)
         leave_entry(context, step, content="0" * 64)
     told = {item.step.title: item.why for item in plan(context, ["teachers", "targets"]) if item.why}
-    assert told["senior teacher"] == "differs from what is there in base"
-    assert told["targets of the primary teacher, val view 0"] == "differs from what is there in primary teacher"
+    assert told["senior teacher"] == "the existing entry differs in base"
+    assert told["targets of the primary teacher, val view 0"] == "the existing entry differs in primary teacher"
 
 
-def test_changed_weights_of_a_teacher_are_told_with_the_number_of_epochs(tmp_path: Path) -> None:
+def test_changed_teacher_weights_show_the_number_of_epochs(tmp_path: Path) -> None:
     six = ("distill.epochs=6", "distill.finish=0.0")
     context = make_context(tmp_path, *six, "distill.teacher_weight=0.5")
     leave_entry(context, distill.student_step(context, "student"))
@@ -134,7 +142,7 @@ def test_changed_weights_of_a_teacher_are_told_with_the_number_of_epochs(tmp_pat
     assert "weights.primary in 3 of the epochs: 0.5 -> 0.7" in planned.why
 
 
-def test_another_view_is_no_earlier_version_of_a_view(tmp_path: Path) -> None:
+def test_another_view_is_not_an_earlier_version_of_a_view(tmp_path: Path) -> None:
     context = with_instances(make_context(tmp_path, "views.count=1"))
     first = next(step for step in graph.STAGES["targets"].steps(context) if step.title == "train view 1")
     leave_entry(context, first)
@@ -143,7 +151,7 @@ def test_another_view_is_no_earlier_version_of_a_view(tmp_path: Path) -> None:
     assert planned["train view 1"] == ("hit", "")
     assert planned["train view 2"] == ("miss", "not made yet")
     other = {item.step.title: item.why for item in plan(make_context(tmp_path, "views.seed=5"), ["targets"])}
-    assert other["train view 1"] == "differs from what is there in views.seed: 0 -> 5"
+    assert other["train view 1"] == "the existing entry differs in views.seed: 0 -> 5"
 
 
 @pytest.mark.parametrize(
@@ -158,5 +166,5 @@ def test_another_view_is_no_earlier_version_of_a_view(tmp_path: Path) -> None:
         (("the same and more of it all", "the same and more of it"), ["... all", "..."]),
     ],
 )
-def test_values_that_differ_are_cut_so_that_they_still_do(values: tuple[object, object], shown: list[str]) -> None:
+def test_different_values_are_shortened_to_different_texts(values: tuple[object, object], shown: list[str]) -> None:
     assert dry_run._short(*values) == shown

@@ -150,7 +150,7 @@ def test_nothing_is_unused_since_what_it_was_made_from_is_gone(finished: Path, t
     assert all(entry["experiments"] == ["demo"] for entry in there)
     teacher = entry_of(home, "primary teacher").entry_id
     shutil.move(home / "store" / teacher, tmp_path / "teacher")
-    assert "stays in use until all stages have run" in done(home, "prepare")
+    assert "in use until all stages have run" in done(home, "prepare")
     assert "evaluate" not in metrics(home), "these figures know nothing of a student"
     left = json.loads(cache(home, "ls", "--json").stdout)["entries"]
     assert {entry["key"] for entry in left} == {entry["key"] for entry in there} - {teacher.partition("/")[2]}

@@ -128,7 +128,7 @@ def test_what_gc_takes_before_a_run_has_noted_it_is_missed_and_not_read(
 
     monkeypatch.setattr("pipeline.run.make_home", collected)
     assert run(["--stage", "teachers", "--home", str(cache.home)]) == USER_MISTAKE
-    assert "Stage 'teachers' needs results of prepare that are not there" in capsys.readouterr().err
+    assert "Stage 'teachers' needs results of prepare" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def steps(context: Context) -> list[Step]:
     """The page: known by every entry it is made from and by the settings, all of which it shows."""
     made_from = entries_of(context)
     recipe = {
-        "made_from": [f"{step.kind} {step.key} {context.content(step)[:16]}" for step in made_from],
+        "made_from": [{"entry": step.entry_id, "fingerprint": context.content(step)[:16]} for step in made_from],
         "settings": context.settings.model_dump(mode="json"),
         "version": _VERSION,
     }

@@ -54,11 +54,10 @@ class Inventory:
         return dict(found)
 
     def named_by(self, text: str) -> list[Entry]:
-        """The entries that a text of a recipe names: by key, by content, or as a report does, by kind, key and content."""
-        found = self._by_key.get(text) or self._by_content.get(text)
-        if found is None and (there := self.entries.get("/".join(text.split(" ")[:2]))):
-            found = [there]
-        return found or []
+        """The entries that a text of a recipe names: by key, by content, or by entry id (in reports)."""
+        if entry := self.entries.get(text):
+            return [entry]
+        return self._by_key.get(text) or self._by_content.get(text) or []
 
     def only(self, entry_ids: Collection[str]) -> Inventory:
         """The part of it that lies at ``entry_ids``."""

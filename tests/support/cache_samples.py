@@ -107,8 +107,8 @@ def a_home(home: LocalPath) -> dict[str, Entry]:
         made[f"scores of {name}"] = put(store, "evaluations", recipe, {"instances": 326, **_scores(0.6)})
     recipe = {"network": "of senior", "instances": "of val", "subset": "val", "mask": "withheld"}
     made["scores without"] = put(store, "evaluations", recipe, {"instances": 326, **_scores(0.5)})
-    lines = [f"{entry.manifest.kind} {entry.key} {entry.content[:16]}" for entry in (train, val, primary, control)]
-    made["report"] = put(store, "reports", {"made_from": lines})
+    sources = [{"entry": entry.entry_id, "fingerprint": entry.content[:16]} for entry in (train, val, primary, control)]
+    made["report"] = put(store, "reports", {"made_from": sources})
     leave_run(home, "demo", list(made.values()))
     made["unused"] = put(store, "targets", {**bits.manifest.recipe, "binarize": {"threshold": 0.4}}, {"rows": 1637})
     return made

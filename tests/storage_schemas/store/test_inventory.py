@@ -143,7 +143,7 @@ def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_pat
     }
     assert of("scores without") == {made["senior"].entry_id: "network", made["val"].entry_id: "instances"}
     assert of("report") == {
-        made[name].entry_id: f"made_from[{number}]" for number, name in enumerate(("train", "val", "primary", "control"))
+        made[name].entry_id: f"made_from[{number}].entry" for number, name in enumerate(("train", "val", "primary", "control"))
     }
 
 

@@ -103,7 +103,12 @@ def _setting_names(step: Step) -> dict[str, str]:
         case StudentStep():
             return {"distill.network": "distill.student.network"}
         case ScoresStep():
-            return {"boxes": "evaluate.boxes", "crop.divisor": "distill.size_divisor"}
+            return {
+                "protocol.boxes": "evaluate.boxes",
+                "protocol.size_divisor": "distill.size_divisor",
+                "protocol.crop_wh": "crop.size_wh",
+                "protocol.": "evaluate.",
+            }
     if step.stage == "report":
         return {"settings.": "", "made_from": "results", "number of made_from": "number of results"}
     return {}

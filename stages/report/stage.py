@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import yaml
 
-from stages.base import Context, Step
+from stages.base import Context, Step, pending
 from stages.evaluate import chosen_decoder, protocol
 from stages.report import instances, scores, sources
 from stages.report.page.content import Page
@@ -24,11 +24,18 @@ def steps(context: Context) -> list[Step]:
     """The page: known by every entry it is made from and by the settings, all of which it shows."""
     made_from = entries_of(context)
     recipe = {
-        "made_from": [{"entry": step.entry_id, "fingerprint": context.content(step)[:16]} for step in made_from],
+        "made_from": [_source(context, step) for step in made_from],
         "settings": context.settings.model_dump(mode="json"),
         "version": _VERSION,
     }
     return [Step("report", "reports", "report", recipe, context.waits(*made_from))]
+
+
+def _source(context: Context, step: Step) -> dict[str, str]:
+    entry = context.find(step)
+    if entry is None:
+        return {"entry": pending(step.key), "fingerprint": pending(step.key)}
+    return {"entry": entry.entry_id, "fingerprint": entry.content[:16]}
 
 
 def make(context: Context, missing: Sequence[Step]) -> None:

@@ -227,7 +227,7 @@ def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypat
         ),
     ],
 )
-def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_that_does(
+def test_the_error_names_every_stage_to_run_before_and_suggests_the_first(
     tmp_path: Path, stage_name: StageName, prepared: bool, seen: str, before: list[StageName]
 ) -> None:
     context = make_context(tmp_path)
@@ -237,22 +237,22 @@ def test_every_earlier_stage_that_is_to_be_run_is_named_with_the_one_command_tha
         graph.check(context, [stage_name])
     assert caught.value.seen.startswith(f"Stage '{stage_name}' needs results of {seen}")
     assert suggested(caught.value, "odkd") == f"odkd --stage {before[0]}"
-    assert caught.value.allowed == f"{', then '.join(before)} before it, or --stage all"
+    assert caught.value.allowed == f"first {', then '.join(before)}; or --stage all"
 
 
 def test_all_stages_together_need_nothing_that_they_do_not_make(tmp_path: Path) -> None:
     stages = list(graph.STAGES)
     context = make_context(tmp_path)
     graph.check(context, stages)
-    # One that is left out is missed by the next.
+    # Without one stage, the next one misses its results.
     for index, stage in enumerate(stages[:-1]):
         with pytest.raises(MissingInputError) as caught:
             graph.check(context, [*stages[:index], *stages[index + 1 :]])
         assert f"needs results of {stage} that" in caught.value.seen
 
 
-def test_processors_are_shared_among_all_that_could_train_at_the_same_time(tmp_path: Path) -> None:
-    """Whichever of them is missing; what is one entry, or has given weights, trains once or not at all."""
+def test_cpus_are_shared_among_all_trainings_of_a_group(tmp_path: Path) -> None:
+    """Two steps of one entry train once, and given weights do not train, whichever of them are missing."""
     first: tuple[TeacherPart, ...] = ("primary", "base")
     second: tuple[TeacherPart, ...] = ("senior", "control")
     train = {"network": "hrnet_w8_tiny", "train": {"epochs": 1}}

@@ -50,14 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     if options.entry and options.part not in (None, "sizes"):
-        raise ConfigError(f"--entry says what to weigh, and part {options.part} weighs nothing", allowed="--part sizes, or all")
+        raise ConfigError(f"--entry is for part sizes, but --part is {options.part}", allowed="--part sizes, or all")
     if options.people and options.part not in (None, "crops"):
-        raise ConfigError(
-            f"--people says whose crops to read, and part {options.part} reads none", allowed="--part crops, or all"
-        )
+        raise ConfigError(f"--people is for part crops, but --part is {options.part}", allowed="--part crops, or all")
     if options.home is not None and not options.entry:
-        raise ConfigError("--home says whose entries are weighed, and there is no --entry", allowed="--entry KEY beside it")
-    # Torch takes seconds to import: a mistyped option is told before that.
+        raise ConfigError("--home is given without --entry", allowed="--home together with --entry KEY")
+    # Importing torch takes seconds: report mistyped options before.
     from pipeline.bench.cache import run_cache_bench
     from pipeline.bench.crops import find_photographs
     from pipeline.bench.sizes import find_entries
@@ -71,7 +69,7 @@ def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
 
 
 def _make_folder(out: Path) -> None:
-    """The folder for figures, which can be written and holds none yet: said before anything is measured."""
+    """Create the folder for figures, and check before any measurement that it is writable and has no figures yet."""
     if (out / FIGURES).exists():
         raise StoreError(
             f"{out} holds the {FIGURES} of an earlier run",
@@ -80,7 +78,7 @@ def _make_folder(out: Path) -> None:
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # Permissions are not all that there is: a file system may be read-only.
+        # Permissions are not enough: a file system can be read-only.
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:

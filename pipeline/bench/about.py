@@ -1,4 +1,4 @@
-"""What figures depend on beside what was measured: the machine, the version of the code, and how it was called."""
+"""Facts to print beside the figures: the machine, the version of the code, and the command."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from pipeline.bench.device import Machine
 from pipeline.bench.scale import Scale
 from storage_schemas.store.provenance import provenance
 
-__all__ = ["about_run", "machine"]
+__all__ = ["about_run", "machine_facts"]
 
 
-def about_run(arguments: Sequence[str], scale: Scale, place: Machine) -> dict[str, Any]:
-    """As plain JSON values."""
+def about_run(arguments: Sequence[str], scale: Scale, machine: Machine) -> dict[str, Any]:
+    """The command, the versions, the machine and the scale, as plain JSON values."""
     return {
         "bench": "cache",
         "command": shlex.join(["python", "-m", "pipeline.bench", *arguments]),
         "odkd": {"version": metadata.version("odkd"), "commit": _commit()},
-        "machine": machine(place),
+        "machine": machine_facts(machine),
         "scale": asdict(scale),
     }
 
 
-def machine(place: Machine) -> dict[str, Any]:
-    """Nothing that names the machine or its user."""
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """Processor, GPU, threads, precision and versions; nothing identifies the machine or its user."""
     known = provenance()
     return {
         "at": known["at"],
         "processor": _processor(),
-        "gpu": torch.cuda.get_device_name() if place.device == "cuda" else None,
-        "threads": place.threads,
-        "precision": place.precision,
+        "gpu": torch.cuda.get_device_name() if machine.device == "cuda" else None,
+        "threads": machine.threads,
+        "precision": machine.precision,
         "python": known["python"],
         "versions": known["versions"],
     }
@@ -55,14 +55,14 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this file belongs to, ending in ``-dirty`` after changes; None where it belongs to none."""
+    """The commit of the checkout with this file, with ``-dirty`` after changes; None outside of a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        # An installed copy may lie inside somebody else's checkout, which does not track it.
+        # An installed copy can be inside of another project's checkout, which does not track it.
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], check=True, capture_output=True)
-        told = subprocess.run(
+        described = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--exclude=*"], check=True, capture_output=True, text=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return told.stdout.strip()
+    return described.stdout.strip()

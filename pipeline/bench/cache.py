@@ -1,4 +1,4 @@
-"""The benchmark of the cache, part by part; what is measured so far is on disk after each."""
+"""The benchmark of the cache, part by part; the figures are saved after each part."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pipeline.bench.about import about_run
 from pipeline.bench.crops import Photographs, measure_crops
-from pipeline.bench.device import this_device, this_place
+from pipeline.bench.device import this_device, this_machine
 from pipeline.bench.entries import Data
 from pipeline.bench.filling import measure_filling
 from pipeline.bench.output import FIGURES, save_figures, table
-from pipeline.bench.plot import PICTURE, save_picture
+from pipeline.bench.plot import PLOT, save_plot
 from pipeline.bench.reading import measure_reading
 from pipeline.bench.results import Part
 from pipeline.bench.scale import FULL, FULL_ON_GPU, QUICK, PartName
@@ -34,16 +34,16 @@ def run_cache_bench(
     out: Path,
     arguments: Sequence[str],
 ) -> None:
-    """Measure the parts, print their tables, and leave figures and a picture in ``out``.
+    """Measure the parts, print their tables, and leave figures and a plot in ``out``.
 
-    Part sizes weighs ``entries`` and part crops reads ``people``, or drawn ones where these are None. Everything else lies in
-    a temporary folder. ``arguments`` are those of the command, which stand beside the figures.
+    Part sizes measures ``entries`` and part crops reads ``people``; None means drawn data. All other files are in a temporary
+    folder. ``arguments`` of the command are saved with the figures.
     """
     scale = QUICK if quick else FULL_ON_GPU if this_device() == "cuda" else FULL
-    place = this_place(threads=scale.threads)
-    about = {**about_run(arguments, scale, place), "quick": quick}
+    machine = this_machine(threads=scale.threads)
+    about = {**about_run(arguments, scale, machine), "quick": quick}
     processor = about["machine"]["gpu"] or about["machine"]["processor"]
-    title = f"{'A smoke run, which measures nothing: ' if quick else ''}{processor}, {place}"
+    title = f"{'A smoke run, which measures nothing: ' if quick else ''}{processor}, {machine}"
     sys.stdout.write(f"{title}\n")
     found: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="odkd-bench-") as folder:
@@ -51,8 +51,8 @@ def run_cache_bench(
         measures: Mapping[PartName, Callable[[], Sequence[Part]]] = {
             "sizes": lambda: [measure_sizes(entries or _drawn(data), asked=entries is not None)],
             "reading": lambda: [measure_reading(data)],
-            "steps": lambda: measure_steps(data, place),
-            "filling": lambda: [measure_filling(data, place)],
+            "steps": lambda: measure_steps(data, machine),
+            "filling": lambda: [measure_filling(data, machine)],
             "crops": lambda: [measure_crops(people or _drawn_people(data), scale, data.folder / "crops")],
             "store": lambda: [measure_store(data)],
         }
@@ -61,8 +61,8 @@ def run_cache_bench(
                 found.append(part)
                 sys.stdout.write(f"\n{table(part)}\n\n")
             save_figures(out, found, about)
-            save_picture(out / PICTURE, found, title=title)
-    sys.stdout.write(f"{out / FIGURES}\n{out / PICTURE}\n")
+            save_plot(out / PLOT, found, title=title)
+    sys.stdout.write(f"{out / FIGURES}\n{out / PLOT}\n")
 
 
 def _drawn_people(data: Data) -> Photographs:
@@ -70,7 +70,5 @@ def _drawn_people(data: Data) -> Photographs:
 
 
 def _drawn(data: Data) -> TargetEntries:
-    source = (
-        "drawn heatmaps, of which nothing is asked, since their size was drawn too: peaks with noise, a quarter of them weak"
-    )
+    source = "drawn heatmaps: peaks with noise, a quarter of them weak; their size has no requirement, since it is drawn too"
     return TargetEntries([data.cached.targets["primary"]], [data.cached.view], source)

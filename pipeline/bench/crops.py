@@ -1,4 +1,4 @@
-"""Part crops: what a training reads, cut out of whole pictures, and out of the windows that ``prepare.crops`` stores."""
+"""Part crops: crops for training, cut out of whole images or out of the windows that ``prepare.crops`` stores."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ _VIEW = 1
 
 @dataclass(frozen=True)
 class Photographs:
-    """A data set that crops are read from: its people, and the folder of the pictures."""
+    """A data set to read crops from: its instances, and the folder of the images."""
 
     records: Sequence[Record]
     root: LocalPath
 
 
 def find_photographs(annotations: LocalPath, root: LocalPath) -> Photographs:
-    """The people of a COCO annotations file.
+    """Read the instances of a COCO annotations file.
 
     Raises:
-        DataError: it cannot be read, or nobody in it can be used.
+        DataError: the file cannot be read, or has no usable instance.
     """
     width, height = FULL.crop_wh
     records = sort_out(read_coco(annotations, COCO_17), aspect_wh=width / height, holdout_fraction=0.0).records
     if not records:
-        raise DataError(f"{annotations} has nobody whose crop could be read", allowed="people with keypoints")
+        raise DataError(f"{annotations} has no usable instance", allowed="people with keypoints")
     return Photographs(records, root)
 
 
 def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
-    """Crops a second and core by each way, of the same people in the same order.
+    """Crops per second on one core, from images and from windows, of the same instances in the same order.
 
     Raises:
-        DataError: a picture cannot be used.
+        DataError: an image cannot be used.
     """
     instances, written = _store(people, folder)
     views = draw_views(instances, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
@@ -77,35 +77,35 @@ def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
     return Part(
         "crops",
         f"crops of {height}x{width} for a training, on one core",
-        "out of whole pictures",
+        "out of whole images",
         (
-            Row("out of whole pictures", rates["whole"], "crops/s"),
+            Row("out of whole images", rates["whole"], "crops/s"),
             Row("with stored windows (prepare.crops)", rates["stored"], "crops/s", ratio(seconds["whole"], seconds["stored"])),
         ),
         (
-            f"{len(instances.id_N):,} people on {len(instances.image_id_M):,} pictures of "
+            f"{len(instances.id_N):,} people on {len(instances.image_id_M):,} images of "
             f"{_mean_pixels(instances) / 1e6:.2f} megapixels and {instances.bytes_M.mean() / 1e3:.0f} KB on average",
             f"{len(written) / len(instances.id_N):.0%} have a window, of {_mean_bytes(written) / 1e3:.0f} KB on average; "
-            "of the others, and of crops that leave their window, the picture is decoded",
+            "of the others, and of crops that leave their window, the image is decoded",
             f"{scale.crop_rounds} rounds of {num:,} people of one augmented view, in random order; files in the page cache",
         ),
     )
 
 
 def _store(people: Photographs, folder: LocalPath) -> tuple[Instances, list[StoredCrop]]:
-    """The table of everybody, and their windows, which are stored as stage prepare does it."""
-    by_picture: dict[int, list[Record]] = defaultdict(list)
+    """The instance table, and the windows, which are written as stage prepare writes them."""
+    by_image: dict[int, list[Record]] = defaultdict(list)
     for record in people.records:
-        by_picture[record.image_id].append(record)
+        by_image[record.image_id].append(record)
     folder.mkdir()
     writer, facts = WindowWriter(folder, "crops"), dict[int, ImageFacts]()
-    with progress("bench: storing crops", len(by_picture), "images") as bar:
-        for image_id, records in by_picture.items():
+    with progress("bench: storing crops", len(by_image), "images") as bar:
+        for image_id, records in by_image.items():
             first = records[0]
             try:
                 facts[image_id], image_hw3 = read_image(people.root, first.file_name, (first.width, first.height))
             except ImageError as error:
-                raise DataError(f"The picture '{first.file_name}' below {people.root} cannot be used: {error}") from error
+                raise DataError(f"The image '{first.file_name}' below {people.root} cannot be used: {error}") from error
             writer.add(image_hw3, records)
             bar.advance()
     writer.flush()

@@ -1,4 +1,4 @@
-"""Where networks run in a benchmark: the device of this process, the precision and the threads."""
+"""The device, precision and threads of a benchmark."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from stages.base import Device, resolve_precision
 
-__all__ = ["Machine", "this_device", "this_place"]
+__all__ = ["Machine", "this_device", "this_machine"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A device, the precision of networks on it, and the threads that this process has."""
+    """A device, the precision of networks on it, and the threads of this process."""
 
     device: Device
     precision: Literal["float32", "bfloat16"]
     threads: int
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -38,11 +38,11 @@ class Machine:
 
 
 def this_device() -> Device:
-    """A GPU where this machine has one that torch can use."""
+    """cuda if torch can use a GPU here, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def this_place(*, threads: int) -> Machine:
-    """``this_device``; 0 ``threads`` are as many as cores that this process may run on."""
+def this_machine(*, threads: int) -> Machine:
+    """This machine; 0 ``threads`` means one for each core that this process may use."""
     device = this_device()
     return Machine(device, resolve_precision("auto", device), threads or len(os.sched_getaffinity(0)))

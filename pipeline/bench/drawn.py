@@ -1,6 +1,6 @@
-"""People that the benchmark draws, and what a teacher that is right about most of their joints would say of them.
+"""Drawn instances for the benchmark, and heatmaps like those of a teacher that finds most of their joints.
 
-Shape letters: N people, K joints, H W heatmap pixels, B rows of one block.
+Shape letters: N instances, K joints, H W heatmap pixels, B rows of one block.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from storage_schemas.paths.local import LocalPath
 
 __all__ = ["People", "draw_people", "heatmaps"]
 
-_PICTURE_WH = (640, 480)
-"""What most pictures of COCO have."""
+_IMAGE_WH = (640, 480)
+"""The most frequent image size of COCO, (W, H)."""
 _PEAK = (0.25, 0.95)
 _WEAK_PEAK = (0.03, 0.19)
 _WEAK_SHARE = 0.12
-"""Of the joints in a crop; with those outside it a quarter of all are weak, as of a real teacher's."""
+"""Share of weak peaks in a crop; with joints outside of it, a quarter of all are weak, as for a real teacher."""
 _SPREAD = (0.8, 1.4)
-"""Of a peak, along each axis, in units of a ground-truth Gaussian's sigma."""
+"""Range of a peak's spread along each axis, in units of the ground-truth sigma."""
 _NOISE = 0.01
 _SEEDS: dict[Role, int] = {"primary": 1, "senior": 2}
 
@@ -42,7 +42,7 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class People:
-    """A drawn data set: everybody as a table and as records, the table's file, and the folder of the pictures."""
+    """A drawn data set: its instances as a table and as records, the file of the table, and the folder of the images."""
 
     instances: Instances
     records: Sequence[Record]
@@ -50,15 +50,15 @@ class People:
     root: LocalPath
 
     def repeated(self, num: int) -> Instances:
-        """``num`` people: these, as often as needed, each time under other ids and so in other crops."""
+        """``num`` instances: these, repeated with new ids and so with other crops."""
         rows = np.arange(num) % len(self.instances.id_N)
         return replace(self.instances.select(rows), id_N=np.arange(num, dtype=np.int64))
 
 
 def draw_people(folder: LocalPath, *, images: int, crop_wh: tuple[int, int]) -> People:
-    """Draw ``images`` pictures below ``folder``, and make the table of the people on them."""
-    # Labels of the validation set have no gaps, and masks neither: which joints a teacher is not sure of is drawn below.
-    spec = SyntheticSpec(train_images=1, val_images=images, seed=0, image_size_wh=_PICTURE_WH)
+    """Draw ``images`` images below ``folder``, and the table of their instances."""
+    # Every instance of the validation set has all labels and a mask; ``heatmaps`` draws which joints are weak.
+    spec = SyntheticSpec(train_images=1, val_images=images, seed=0, image_size_wh=_IMAGE_WH)
     with progress("bench: drawing people", images + 1, "images") as bar:
         draw_dataset(folder / "people", spec, progress=lambda done, _: bar.advance(done - bar.done))
     coco = read_coco(folder / "people" / "annotations" / "val.json", COCO_17)
@@ -71,9 +71,9 @@ def draw_people(folder: LocalPath, *, images: int, crop_wh: tuple[int, int]) -> 
 
 
 def heatmaps(instances: Instances, views: Views, rows_B: npt.NDArray[np.int64], role: Role, *, crop_wh: tuple[int, int]) -> F32:
-    """A teacher's heatmaps [B, K, H, W]: at each joint a Gaussian of its own height, and spread along each axis, and noise.
+    """Heatmaps [B, K, H, W] of a teacher: noise, and at each joint a Gaussian with random height and random spreads.
 
-    Some peaks are too weak to be taught, and those of joints outside the crop. A row is drawn alike whatever else is asked for.
+    Some peaks are too weak to be taught, as are those of joints outside the crop. A row does not depend on the other rows.
     """
     width, height = crop_wh[0] // 4, crop_wh[1] // 4
     joints_BK3 = crop_keypoints(

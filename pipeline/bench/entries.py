@@ -47,7 +47,7 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class CachedView:
-    """One augmented view of some people, and what both teachers say about it."""
+    """One augmented view of some instances, and both teachers' targets of it."""
 
     instances: Instances
     views: Views
@@ -56,19 +56,19 @@ class CachedView:
 
 
 class Data:
-    """What the parts measure on: drawn when it is first asked for, below ``folder``."""
+    """The data of all parts, drawn below ``folder`` on first use."""
 
     def __init__(self, folder: LocalPath, scale: Scale) -> None:
         self.folder, self.scale = folder, scale
 
     @cached_property
     def people(self) -> People:
-        """The pictures and everybody on them."""
+        """The images and their instances."""
         return draw_people(self.folder, images=self.scale.images, crop_wh=self.scale.crop_wh)
 
     @cached_property
     def cached(self) -> CachedView:
-        """A view of ``scale.rows`` people, and both teachers' targets of it."""
+        """A view of ``scale.rows`` instances, and both teachers' targets of it."""
         store, crop_wh = Store(self.folder / "store"), self.scale.crop_wh
         instances = self.people.repeated(self.scale.rows)
         views = draw_views(instances, _VIEW, seed=0, augment=_AUGMENT, size_wh=crop_wh)
@@ -119,9 +119,9 @@ def _view_entry(store: Store, instances: Instances, views: Views, crop_wh: tuple
 
 def _mask(instances: Instances, views: Views, row: int, crop_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:
     rle = instances.mask_rle[row].as_py()
-    assert rle is not None, "everybody who is drawn for the benchmark has a mask"
-    picture = int(instances.image_N[row])
-    image_wh = (int(instances.width_M[picture]), int(instances.height_M[picture]))
+    assert rle is not None, "every drawn instance has a mask"
+    image = int(instances.image_N[row])
+    image_wh = (int(instances.width_M[image]), int(instances.height_M[image]))
     return heatmap_mask(crop_mask(rle, views.affine_N23[row], image_wh=image_wh, size_wh=crop_wh))
 
 

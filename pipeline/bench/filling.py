@@ -1,4 +1,4 @@
-"""Part filling: the cache is filled by one process, against the bare forward of the same network on ready tensors."""
+"""Part filling: one process fills the cache, compared with the bare forward pass of the same network on ready tensors."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ __all__ = ["measure_filling"]
 _ASK = Ask("ratio", least=0.9)
 _TABLE = "filled.parquet"
 _VIEWS = 4
-"""Of a task that fills several at once, as a first run does; the presets have many more."""
+"""Views of a task that fills several at once, as a first run does; the presets have many more."""
 _HEIGHT = 0.3
-"""Of one standard deviation of an untrained network's map, once its head is scaled."""
+"""Height of one standard deviation of an untrained network's map, after its head is scaled."""
 _FLOOR = 2.0
-"""Standard deviations above its mean at which such a map is 0."""
+"""Such a map is 0 this many standard deviations above its mean."""
 
 
-def measure_filling(data: Data, place: Machine) -> Part:
-    """People a second, and how many times the bare forward's that is."""
+def measure_filling(data: Data, machine: Machine) -> Part:
+    """Crops per second, and their ratio to the bare forward pass."""
     scale = data.scale
-    torch.set_num_threads(place.threads)
+    torch.set_num_threads(machine.threads)
     people = data.people.repeated(scale.fill_people)
     write_instances(data.folder / _TABLE, people)
-    images = _ready_images(people, data, place)
+    images = _ready_images(people, data, machine)
     spec = _untrained(data.folder / "teacher.safetensors", scale, images[0])
-    network = load_predictor(spec, COCO_17, scale.crop_wh, place.device, place.precision, place.threads).network
-    # Stage targets makes the arrays once for all blocks: it is no part of filling one. One round is not counted.
+    network = load_predictor(spec, COCO_17, scale.crop_wh, machine.device, machine.precision, machine.threads).network
+    # Arrays are created before: stage targets creates them once for all blocks. One round is not counted.
     rounds = range(scale.fill_rounds + 1)
-    single = [_job(data, place, spec, scale.fill_people, num=scale.filled_rows) for _ in rounds]
-    # As many crops, of fewer people.
-    several = [_job(data, place, spec, scale.fill_people // _VIEWS, views=_VIEWS) for _ in rounds]
+    single = [_job(data, machine, spec, scale.fill_people, num=scale.filled_rows) for _ in rounds]
+    # The same number of crops, of fewer instances.
+    several = [_job(data, machine, spec, scale.fill_people // _VIEWS, views=_VIEWS) for _ in rounds]
 
     def fill(jobs: list[BlockJob]) -> Subject:
-        return lambda _: fill_block(jobs.pop(), threads=place.threads)
+        return lambda _: fill_block(jobs.pop(), threads=machine.threads)
 
     def forward(_: int) -> None:
         for image_B3hw in images:
-            place.forward(network, image_B3hw)
+            machine.forward(network, image_B3hw)
 
     subjects = {"fill": fill(single), "fill several": fill(several), "forward": forward}
-    seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", synchronize=place.synchronize)
+    seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", synchronize=machine.synchronize)
     rates = {name: scale.fill_people / float(np.median(found)) for name, found in seconds.items()}
     width, height = scale.crop_wh
     return Part(
@@ -83,36 +83,36 @@ def measure_filling(data: Data, place: Machine) -> Part:
         ),
         (
             f"{scale.fill_rounds} rounds of {scale.fill_people:,} crops: decode, crop, forward, binarize, pack, write",
-            f"JPEG pictures of 640x480 and {_picture_bytes(data) / 1e3:.0f} KB on average, in the page cache",
-            f"each view with its masks and one teacher's targets of it are written; one process, {place}",
+            f"JPEG images of 640x480 and {_image_bytes(data) / 1e3:.0f} KB on average, in the page cache",
+            f"each view with its masks and one teacher's targets of it are written; one process, {machine}",
             "the network is not trained; its head is scaled so that its maps have peaks",
         ),
         drawn="ratio",
     )
 
 
-def _picture_bytes(data: Data) -> float:
+def _image_bytes(data: Data) -> float:
     people = data.people
     return float(np.mean([(people.root / name).stat().st_size for name in people.instances.file_name_M]))
 
 
-def _ready_images(people: Instances, data: Data, place: Machine) -> list[Tensor]:
-    """The block's crops, normalised, in batches on the device."""
+def _ready_images(people: Instances, data: Data, machine: Machine) -> list[Tensor]:
+    """The crops of the block, normalised, in batches on the device."""
     scale = data.scale
     views = draw_views(people, 1, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
-    loader = CropLoader(people, Pictures(data.people.root), size_wh=scale.crop_wh, threads=place.threads)
+    loader = CropLoader(people, Pictures(data.people.root), size_wh=scale.crop_wh, threads=machine.threads)
     rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
     try:
         batches = [batch.image_Bhw3 for (batch,) in loader.batches(rows, [views])]
     finally:
         loader.close()
-    return [normalize(torch.from_numpy(image_Bhw3).to(place.device).permute(0, 3, 1, 2)) for image_Bhw3 in batches]
+    return [normalize(torch.from_numpy(image_Bhw3).to(machine.device).permute(0, 3, 1, 2)) for image_Bhw3 in batches]
 
 
 def _untrained(path: LocalPath, scale: Scale, image_B3hw: Tensor) -> NetworkSpec:
-    """First weights of the network, but for its head, which is scaled: each map has peaks near 1, and is below 0 elsewhere.
+    """Initial weights, with the head scaled so that each map has peaks near 1 and is below 0 elsewhere.
 
-    Without it maps would be 1e-11 high, and nothing would be binarized.
+    Without that, maps would be 1e-11 high and have no bits.
     """
     name = scale.teachers[0]
     network = load_network(NetworkSpec(network=name), size_wh=scale.crop_wh, generator=torch.Generator().manual_seed(0))
@@ -127,11 +127,8 @@ def _untrained(path: LocalPath, scale: Scale, image_B3hw: Tensor) -> NetworkSpec
     return NetworkSpec(network=name, weights=path)
 
 
-def _job(data: Data, place: Machine, spec: NetworkSpec, people: int, *, num: int | None = None, views: int = 1) -> BlockJob:
-    """One task of stage targets: views that are not stored yet, of ``people`` of ``num``, each in a draft of its own.
-
-    Without ``num`` they are all that there are.
-    """
+def _job(data: Data, machine: Machine, spec: NetworkSpec, people: int, *, num: int | None = None, views: int = 1) -> BlockJob:
+    """One task of stage targets: the first ``people`` of ``num`` instances (None: all), each missing view in its own draft."""
     scale, num = data.scale, num or people
     return BlockJob(
         block=0,
@@ -144,15 +141,15 @@ def _job(data: Data, place: Machine, spec: NetworkSpec, people: int, *, num: int
         size_wh=scale.crop_wh,
         seed=0,
         augment=AugmentSettings(),
-        device=place.device,
-        precision=place.precision,
+        device=machine.device,
+        precision=machine.precision,
         batch_size=scale.fill_batch,
         score=False,
     )
 
 
 def _view(data: Data, spec: NetworkSpec, number: int, num: int) -> BlockView:
-    """A view that is written, and a teacher's targets of it."""
+    """A view to write, and one teacher's targets of it."""
     crop_wh, draft = data.scale.crop_wh, LocalPath(tempfile.mkdtemp(dir=data.folder))
     heatmap_wh = (crop_wh[0] // 4, crop_wh[1] // 4)
     view, targets = draft / "view", draft / "targets"

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: tables, ``bench.json``, and the same as a picture."""
+"""The results of a benchmark as text tables and as ``bench.json``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _HEAD = ("", "", "ratio", "95 % interval", "asked", "")
 
 
 def table(part: Part) -> str:
-    """The part as text: a line a row, in columns, and the notes below."""
+    """The part as text: one line for each row, in columns, and the notes below."""
     cells = [_HEAD, *((row.name, *_figures(row), *_verdict(row)) for row in part.rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
-    # Names to the left, figures to the right, and the verdict to the left again.
+    # Names and verdicts are left-aligned, figures right-aligned.
     sides = "<>>><<"
     lines = [
         "  ".join(f"{text:{side}{width}}" for text, side, width in zip(line, sides, widths, strict=True)) for line in cells
@@ -39,7 +39,7 @@ def _figures(row: Row) -> tuple[str, str, str]:
 
 
 def _verdict(row: Row) -> tuple[str, str]:
-    """What is asked of the row and whether it is met; both empty where nothing is."""
+    """The requirement of the row and whether it is met; both empty without a requirement."""
     if row.ask is None:
         return "", ""
     what = "ratio " if row.ask.of == "ratio" else ""
@@ -47,16 +47,16 @@ def _verdict(row: Row) -> tuple[str, str]:
 
 
 def figure_text(value: float) -> str:
-    """Three digits, or all before the point: ``0.042``, ``17.6``, ``104,448``."""
+    """Three digits, or all digits before the point: ``0.042``, ``17.6``, ``104,448``."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def ratio_text(value: float) -> str:
-    """Such as ``1.003``, ``0.0154``, ``23.1``: near 1 the third digit behind the point is what matters."""
+    """Such as ``1.003``, ``0.0154``, ``23.1``: near 1, three digits after the point are needed."""
     return f"{value:.3f}" if 0.1 <= value < 10 else figure_text(value)
 
 
 def save_figures(folder: Path, parts: Sequence[Part], about: Mapping[str, Any]) -> None:
-    """Write all that was found as JSON."""
+    """Write all parts as JSON."""
     content = {**about, "parts": [part.as_json() for part in parts]}
     write_atomic(folder / FIGURES, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: a panel a part, a line a row, and what is asked."""
+"""The plot of a benchmark: a panel for each part, a line for each row, and the requirements."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from pipeline.bench.output import figure_text, ratio_text
 from pipeline.bench.results import Part, Row
 
-__all__ = ["PICTURE", "save_picture"]
+__all__ = ["PLOT", "save_plot"]
 
-PICTURE = "bench.png"
+PLOT = "bench.png"
 
 _INK, _MUTED, _LINE = "#1f2328", "#59636e", "#d1d9e0"
 _PLAIN, _MET, _MISSED = "#7d8590", "#1a7f37", "#cf222e"
 _WIDTH_IN = 9.0
 _HEAD_IN, _PANEL_IN, _ROW_IN = 0.5, 1.0, 0.28
 _DPI = 130
-_LEGEND = "Upright lines: what is asked; green where it is met, red where not"
+_LEGEND = "Vertical lines: requirements; green: met, red: not met"
 _STYLE: Any = {
     "font.size": 9,
     "text.color": _INK,
@@ -43,8 +43,8 @@ _STYLE: Any = {
 }
 
 
-def save_picture(path: Path, parts: Sequence[Part], *, title: str) -> None:
-    """Draw the parts below each other."""
+def save_plot(path: Path, parts: Sequence[Part], *, title: str) -> None:
+    """Draw the parts below each other, and write a PNG file."""
     shown = [(part, _shown(part)) for part in parts]
     heights = [_PANEL_IN + _ROW_IN * len(rows) for _, rows in shown]
     with mpl.rc_context(_STYLE):
@@ -57,23 +57,23 @@ def save_picture(path: Path, parts: Sequence[Part], *, title: str) -> None:
 
 
 def _shown(part: Part) -> list[Row]:
-    """The rows whose ratio is drawn, or whose value is in the unit of the first row's."""
+    """The rows with a ratio, or with a value in the unit of the first row."""
     if part.drawn == "ratio":
         return [row for row in part.rows if row.ratio is not None]
     return [row for row in part.rows if row.unit == part.rows[0].unit]
 
 
 def _draw(axes: Axes, part: Part, rows: Sequence[Row]) -> None:
-    for place, row in enumerate(rows):
+    for line, row in enumerate(rows):
         colour = {None: _PLAIN, True: _MET, False: _MISSED}[row.is_met]
         at, text = row.value, figure_text(row.value)
         if part.drawn == "ratio" and row.ratio is not None:
             at, interval = row.ratio.value, row.ratio.interval or ()
             text = f"{ratio_text(at)}  ({' to '.join(map(ratio_text, interval))})"
-            axes.plot(interval, [place] * len(interval), color=colour, linewidth=4, solid_capstyle="round", alpha=0.4)
-        axes.plot([at], [place], "o", color=colour, markersize=6)
-        axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", annotation_clip=False)
-        _draw_ask(axes, part, row, place)
+            axes.plot(interval, [line] * len(interval), color=colour, linewidth=4, solid_capstyle="round", alpha=0.4)
+        axes.plot([at], [line], "o", color=colour, markersize=6)
+        axes.annotate(text, (1.02, line), xycoords=("axes fraction", "data"), va="center", annotation_clip=False)
+        _draw_ask(axes, part, row, line)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_title(f"{part.name}: {part.title}")
@@ -84,9 +84,9 @@ def _draw(axes: Axes, part: Part, rows: Sequence[Row]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_ask(axes: Axes, part: Part, row: Row, place: int) -> None:
+def _draw_ask(axes: Axes, part: Part, row: Row, line: int) -> None:
     if row.ask is None or row.ask.of != part.drawn:
         return
     for bound in (row.ask.least, row.ask.most):
         if bound is not None:
-            axes.plot([bound, bound], [place - 0.4, place + 0.4], color=_INK, linewidth=1.5)
+            axes.plot([bound, bound], [line - 0.4, line + 0.4], color=_INK, linewidth=1.5)

@@ -1,6 +1,6 @@
-"""Part reading: random batches of cached targets, read and unpacked on one core, as we keep them and as others do.
+"""Part reading: random batches of cached targets, read and unpacked on one core, in our layout and in others.
 
-Shape letters: N people, B those of one batch, K joints, H W heatmap pixels, P packed bytes.
+Shape letters: N instances, B of one batch, K joints, H W heatmap pixels, P packed bytes.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _OURS = "ours: a map, read and unpacked"
 _ASK = Ask("value", least=50_000)
 _BATCH = 64
 _BATCHES = 4
-"""Batches that one round reads."""
+"""Batches in one round."""
 _DECODE_ROUNDS = 9
 
 Rows = npt.NDArray[np.int64]
 Reader = Callable[[Rows], Tensor]
-"""The maps [B, K, H, W] of the people in some rows, as the loss takes them (or their packed bits, where that is said)."""
+"""From row numbers to maps [B, K, H, W], as the loss takes them, or to packed bits."""
 
 
 def measure_reading(data: Data) -> Part:
-    """People a second of each way to keep what a teacher said."""
+    """Instances per second, for each layout."""
     cached, scale = data.cached, data.scale
     width, height = scale.crop_wh
     num, people = len(cached.instances.id_N), _BATCH * _BATCHES
@@ -99,7 +99,7 @@ def _folder(cached: CachedView) -> Path:
 
 
 def _batches(num: int, rounds: int) -> list[list[Rows]]:
-    """For each round the rows of its batches; no person twice in one batch."""
+    """The rows of the batches of each round; an instance is in a batch only once."""
     generator = np.random.default_rng(0)
     return [[generator.choice(num, _BATCH, replace=False) for _ in range(_BATCHES)] for _ in range(rounds)]
 
@@ -113,7 +113,7 @@ def _repetition(read: Reader, batches: Sequence[Sequence[Rows]]) -> Subject:
 
 
 def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -> dict[str, Reader]:
-    """Each way to read by its name; what it reads is written here."""
+    """Write the files of each layout, and return its reader by name."""
     width, height = scale.crop_wh
     targets = read_view_targets(cached.view, cached.targets["primary"])
     num_keypoints = targets.peak_NK.shape[1]
@@ -143,7 +143,7 @@ def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -
         COMPRESSED: lambda rows_B: unpacked(read_compressed(short_records, starts, records_N.dtype, rows_B)),
         PICKLES: lambda rows_B: unpacked(read_pickles(pickles, rows_B)),
         "our entry by zarr-python": lambda rows_B: unpacked(_chosen(plain, rows_B)),
-        # One by one: zarr-python is slower at several rows of four dimensions.
+        # Row by row: zarr-python is slower with several rows of four dimensions.
         "dense float16 Zarr": lambda rows_B: torch.from_numpy(
             np.stack([np.asarray(dense[int(row)]) for row in rows_B % scale.dense_rows])
         ),
@@ -151,7 +151,7 @@ def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -
 
 
 def _chosen(array: zarr.Array[Any], rows_B: Rows) -> npt.NDArray[np.uint8]:
-    """Some rows of a Zarr array, asked for in order, which is faster."""
+    """Some rows of a Zarr array, read in sorted order, which is faster."""
     order_B = np.argsort(rows_B)
     chosen_BP: npt.NDArray[np.uint8] = np.asarray(array.oindex[rows_B[order_B]])[np.argsort(order_B)]
     return chosen_BP

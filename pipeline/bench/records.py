@@ -1,11 +1,11 @@
-"""How others keep what a teacher said, with the same content: a pickle a person, records of one size, dense heatmaps.
+"""Other layouts with the same content: one pickle for each instance, records of fixed size, dense heatmaps.
 
-Written for this benchmark after the descriptions of FKD (Shen and Xing, arXiv 2112.01528: pickles, what was drawn in front of
-the soft label) and TinyViT (microsoft/Cream, TinyViT/docs/SAVE_TEACHER_LOGITS.md: one file, a seed in front of what the teacher
-said). Theirs are class scores, quantized or cut to the largest; in place of those stand our packed bits, uncompressed. Records
-of which each is compressed are nobody's: they show what compression alone does.
+Written for this benchmark from the descriptions of FKD (Shen and Xing, arXiv 2112.01528: pickles with the crop's parameters and
+the soft label) and TinyViT (microsoft/Cream, TinyViT/docs/SAVE_TEACHER_LOGITS.md: one file of records with a seed and the
+teacher's output). They store class scores, quantized or only the largest; here the records hold packed bits, uncompressed.
+No library compresses each record: that layout shows the effect of compression alone.
 
-Shape letters: N people, B those of one batch, K joints, H W heatmap pixels, P packed bytes.
+Shape letters: N instances, B of one batch, K joints, H W heatmap pixels, P packed bytes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ViewTargets:
 
 
 def read_view_targets(view: Entry, targets: Entry, *, stop: int | None = None) -> ViewTargets:
-    """What stands in two of our entries about all people, or about those before row ``stop``."""
+    """Read the crops and the targets of all instances, or of those before row ``stop``."""
     affine_N23 = read_rows(view.fetch(), "affine", 0, stop).astype(np.float32, copy=False)
     flip_N = read_rows(view.fetch(), "flip", 0, stop).astype(np.bool_, copy=False)
     bits_NP = read_rows(targets.fetch(), "bits", 0, stop).astype(np.uint8, copy=False)
@@ -80,7 +80,7 @@ def read_view_targets(view: Entry, targets: Entry, *, stop: int | None = None) -
 
 
 def pickled(targets: ViewTargets, row: int) -> bytes:
-    """FKD's way: the crop, the flip and what the teacher said about one person."""
+    """FKD's layout: the crop, the flip and the targets of one instance."""
     views = targets.views
     return pickle.dumps(
         (views.affine_N23[row], bool(views.flip_N[row]), targets.bits_NP[row], targets.peak_NK[row]), protocol=5
@@ -88,21 +88,21 @@ def pickled(targets: ViewTargets, row: int) -> bytes:
 
 
 def write_pickles(folder: Path, targets: ViewTargets) -> None:
-    """A file a person."""
+    """Write one file for each instance."""
     folder.mkdir()
     for row in range(len(targets.bits_NP)):
         (folder / str(row)).write_bytes(pickled(targets, row))
 
 
 def read_pickles(folder: Path, rows_B: Rows) -> U8:
-    """``bits_BP`` of some people."""
-    # The benchmark has written these files itself: nobody else's pickles are ever opened.
+    """``bits_BP`` of some instances."""
+    # Safe: the benchmark wrote these files itself.
     read = [pickle.loads((folder / str(row)).read_bytes()) for row in rows_B]
     return np.stack([bits_P for _, _, bits_P, _ in read])
 
 
 def as_records(targets: ViewTargets) -> Records:
-    """TinyViT's way: the seed of what was drawn, then what the teacher said, always as long."""
+    """TinyViT's layout: the seed of the crop, then the targets, with a fixed size."""
     fields = [("seed", "<i4"), ("bits", "u1", targets.bits_NP.shape[1:]), ("peak", "<f2", targets.peak_NK.shape[1:])]
     records_N = np.zeros(len(targets.bits_NP), np.dtype(fields))
     records_N["seed"], records_N["bits"], records_N["peak"] = np.arange(len(records_N)), targets.bits_NP, targets.peak_NK
@@ -110,7 +110,7 @@ def as_records(targets: ViewTargets) -> Records:
 
 
 def read_records(stream: BinaryIO, record: np.dtype[Any], rows_B: Rows) -> U8:
-    """``bits_BP`` of some people; ``stream`` has no buffer, which would read more than a record."""
+    """``bits_BP`` of some instances; ``stream`` is unbuffered, since a buffer would read more than a record."""
     parts = []
     for row in rows_B.tolist():
         stream.seek(row * record.itemsize)
@@ -119,12 +119,12 @@ def read_records(stream: BinaryIO, record: np.dtype[Any], rows_B: Rows) -> U8:
 
 
 def compressed(records_N: Records) -> list[bytes]:
-    """Each record by itself."""
+    """Compress each record separately."""
     return [_ZSTD.compress(record.tobytes(), asbytes=True) for record in records_N]
 
 
 def write_compressed(path: Path, records_N: Records) -> list[int]:
-    """All people in one file; where each one's record begins, and at last where the file ends."""
+    """Write all records to one file; returns the start of each record, and the end of the file."""
     parts = compressed(records_N)
     path.write_bytes(b"".join(parts))
     return [0, *np.cumsum([len(part) for part in parts]).tolist()]
@@ -147,7 +147,7 @@ def _bits(parts: Sequence[bytes], record: np.dtype[Any]) -> U8:
 def write_dense(folder: Path, num: int, heat_of: Callable[[int, int], npt.NDArray[np.float32]]) -> zarr.Array[Any]:
     """float16 heatmaps [N, K, H, W] in our shards and with our codecs; ``heat_of(start, stop)`` gives some rows.
 
-    A chunk holds one person, so that a random one is decoded alone.
+    A chunk holds one instance, so that a random one is decoded alone.
     """
     size, row = rows_per_block(num), heat_of(0, 1).shape[1:]
     array = zarr.create_array(

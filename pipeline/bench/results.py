@@ -1,4 +1,4 @@
-"""What a benchmark finds: parts of rows, each a figure with what it is a multiple of and what is asked of it."""
+"""Results of a benchmark: parts with rows; a row is a figure, with its ratio to a reference and its requirement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Ask", "Part", "Ratio", "Row"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times something is of something else; of measurements the median, with its 95 % interval."""
+    """A ratio of two figures; for measurements, the median over rounds with its 95 % interval."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -18,14 +18,14 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Ask:
-    """The bounds, inclusive, that a row's value or ratio has to keep."""
+    """A requirement: inclusive bounds of a row's value or ratio."""
 
     of: Literal["value", "ratio"]
     least: float | None = None
     most: float | None = None
 
     def is_met(self, figure: float) -> bool:
-        """Whether ``figure`` is within the bounds; one that is not a number is not."""
+        """Whether ``figure`` is within the bounds; NaN is not."""
         return (self.least is None or figure >= self.least) and (self.most is None or figure <= self.most)
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that was measured."""
+    """One measurement."""
 
     name: str
     value: float
@@ -50,7 +50,7 @@ class Row:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the figure, of measurements the median, is as asked; None where nothing is asked."""
+        """Whether the requirement is met; None without a requirement."""
         if self.ask is None:
             return None
         return self.ask.is_met(self.ratio.value if self.ask.of == "ratio" and self.ratio else self.value)
@@ -58,16 +58,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one part, and what a reader needs to know beside them."""
+    """The rows of one part, and notes for the reader."""
 
     name: str
     title: str
     ratio_to: str
-    """What the ratios are multiples of, where a row's name does not say otherwise; empty where there are none."""
+    """The reference of the ratios, unless the name of a row says otherwise; empty without ratios."""
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     drawn: Literal["value", "ratio"] = "value"
-    """Which of the two a picture shows; values of the first row's unit alone, on a logarithmic scale."""
+    """What the plot shows; only values in the unit of the first row, on a logarithmic scale."""
 
     def as_json(self) -> dict[str, Any]:
         """The part as plain JSON values, with the verdict on each ask."""

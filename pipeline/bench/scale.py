@@ -1,4 +1,4 @@
-"""The parts of the cache's benchmark and how much each measures: in full, or so little that it only shows that it works."""
+"""The parts of the cache benchmark, and their sizes: full ones, and small ones for a smoke run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes and numbers of repetitions; those that are the same for every run stand beside their part."""
+    """Sizes and numbers of repetitions; constants that never change are in the modules of the parts."""
 
     threads: int
-    """Of networks; 0 means as many as cores."""
+    """Threads of networks; 0 means one for each core."""
     images: int
-    """Drawn pictures, with two people each or so."""
+    """Number of drawn images, with about two people each."""
     crop_wh: tuple[int, int]
     student: str
     teachers: tuple[str, str]
     """The networks of the primary and of the senior."""
     rows: int
-    """People in the cached view that is weighed, read and taught from."""
+    """Instances in the cached view, which is measured, read and used for training."""
     dense_rows: int
-    """Those of whom dense heatmaps are kept, which take 104 KB each."""
+    """Instances with dense heatmaps, 104 KB each."""
     read_rounds: int
     train_batch: int
     group_steps: int
@@ -36,18 +36,18 @@ class Scale:
     cached_rounds: int
     online_rounds: int
     filled_rows: int
-    """People of the data set whose first block is filled: it says how large a block is."""
+    """Instances of the data set whose first block is filled; it determines the block size."""
     fill_batch: int
     fill_rounds: int
     cropped: int
-    """People whose crops one round reads, at most."""
+    """Instances whose crops one round reads, at most."""
     crop_rounds: int
     verified_rows: int
     listed: int
 
     @property
     def fill_people(self) -> int:
-        """People of the block that is filled."""
+        """Instances of the block that is filled."""
         return min(self.filled_rows, rows_per_block(self.filled_rows))
 
 
@@ -64,7 +64,7 @@ FULL = Scale(
     group_steps=2,
     cached_rounds=40,
     online_rounds=20,
-    # A block of 256, the smallest that there is.
+    # This gives a block of 256, the smallest possible.
     filled_rows=16_384,
     fill_batch=32,
     fill_rounds=24,
@@ -76,10 +76,10 @@ FULL = Scale(
 
 FULL_ON_GPU = replace(
     FULL,
-    # HRNet's batch: of a smaller one a GPU's step is mostly waiting.
+    # The batch size of HRNet's authors; with a smaller one a GPU mostly waits.
     train_batch=128,
     group_steps=8,
-    # The people of COCO train2017, and so a block of 2,368.
+    # As many instances as COCO train2017 has, which gives a block of 2,368.
     filled_rows=149_813,
 )
 

@@ -1,4 +1,4 @@
-"""Part sizes: bytes on disk a person, of real entries of a home or of drawn ones, beside what others would write."""
+"""Part sizes: bytes on disk for each instance, of entries of a home or drawn ones, and the same in other layouts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["TargetEntries", "find_entries", "measure_sizes"]
 _ASK_TARGETS, _ASK_VIEW = Ask("value", most=200), Ask("value", most=130)
 _TARGETS, _VIEWS = ("bits", "peak"), ("affine", "flip", "mask", "has_mask")
 _SAMPLED = 256
-"""People whose pickles and compressed records are made to see how long one is."""
+"""Instances whose pickles and compressed records are measured."""
 
 
 @dataclass(frozen=True)
 class TargetEntries:
-    """Entries of targets and those of the views that they are of, and where they come from."""
+    """Entries of targets, their views, and a text that says where they come from."""
 
     targets: Sequence[Entry]
     views: Sequence[Entry]
@@ -34,11 +34,11 @@ class TargetEntries:
 
 
 def find_entries(home: StorePath, keys: Sequence[str]) -> TargetEntries:
-    """The targets of some keys, or their beginnings, in the store of ``home``, and the views that their recipes name.
+    """Find targets by their keys, or the first digits of these, in the store of ``home``, and their views.
 
     Raises:
-        ConfigError: a key means no targets, or several.
-        MissingInputError: a view is not there.
+        ConfigError: a key matches no targets, or several.
+        MissingInputError: a view is missing.
     """
     store = Store(home / "store")
     targets = [find_entry(store, find_place(store, f"targets/{key.removeprefix('targets/')}")) for key in keys]
@@ -48,7 +48,7 @@ def find_entries(home: StorePath, keys: Sequence[str]) -> TargetEntries:
 
 
 def measure_sizes(entries: TargetEntries, *, asked: bool) -> Part:
-    """Bytes a person, view and teacher; with ``asked`` whether they are as few as they should be."""
+    """Bytes for each instance, view and teacher; with ``asked``, they are compared with the requirements."""
     targets, views = _bytes_a_person(entries.targets), _bytes_a_person(entries.views)
     ours = sum(targets.values())
     sample = read_view_targets(entries.views[0], entries.targets[0], stop=_SAMPLED)
@@ -57,7 +57,7 @@ def measure_sizes(entries: TargetEntries, *, asked: bool) -> Part:
         RECORDS: float(records_N.dtype.itemsize),
         COMPRESSED: float(np.mean([len(record) for record in compressed(records_N)])),
         PICKLES: float(np.mean([len(pickled(sample, row)) for row in range(len(records_N))])),
-        # Two bytes where we have a bit.
+        # Two bytes instead of one bit.
         "dense float16 heatmaps, computed": sample.bits_NP.shape[1] * 8 * 2.0,
     }
     rows = [
@@ -85,7 +85,7 @@ def measure_sizes(entries: TargetEntries, *, asked: bool) -> Part:
 
 
 def _bytes_a_person(entries: Sequence[Entry]) -> dict[str, float]:
-    """By array; what is left, metadata and the manifest, under ``manifest``."""
+    """Bytes for each instance by array; metadata and the manifest are under ``manifest``."""
     total: Counter[str] = Counter()
     for entry in entries:
         for name, facts in entry.manifest.files.items():

@@ -1,6 +1,6 @@
-"""Part steps: a training step that reads the cache, and one that runs the teachers, each against one without teachers.
+"""Part steps: training steps that read the cache or run the teachers, compared with a step without teachers.
 
-The step is the training loop's own. Its crops are cut beforehand: loading is the same for all, and goes on beside the steps.
+The step is that of the training loop. Crops are cut before: loading is equal for all and runs beside the steps.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ _LABELS = Weights(0.5)
 Step = Callable[[], object]
 
 
-def measure_steps(data: Data, place: Machine) -> list[Part]:
-    """Milliseconds of each kind of step, and how many times one without teachers it takes."""
+def measure_steps(data: Data, machine: Machine) -> list[Part]:
+    """Milliseconds of each kind of step, and the ratio to a step without teachers."""
     scale = data.scale
-    torch.set_num_threads(place.threads)
-    trainer, batch = _trainer(data, place), _batch(data)
+    torch.set_num_threads(machine.threads)
+    trainer, batch = _trainer(data, machine), _batch(data)
     with ExitStack() as stack:
         teachers: dict[Role, MappedArray] = {
             role: stack.enter_context(closing(MappedArray(entry.fetch(), "bits")))
             for role, entry in data.cached.targets.items()
         }
         kinds = _from_cache(trainer, batch, teachers, scale.rows)
-        from_cache = _seconds(kinds, place, scale, rounds=scale.cached_rounds, title="steps from the cache")
-    kinds = _online(trainer, batch, place, scale)
-    online = _seconds(kinds, place, scale, rounds=scale.online_rounds, title="steps with teachers online")
+        from_cache = _seconds(kinds, machine, scale, rounds=scale.cached_rounds, title="steps from the cache")
+    kinds = _online(trainer, batch, machine, scale)
+    online = _seconds(kinds, machine, scale, rounds=scale.online_rounds, title="steps with teachers online")
     width, height = scale.crop_wh
     title = f"a step of {scale.student} at {height}x{width}, batch of {scale.train_batch}"
-    ratio_to, groups = "a step without teachers in the same round", f"rounds of {scale.group_steps} steps on end; {place}"
+    ratio_to, groups = "a step without teachers in the same round", f"rounds of {scale.group_steps} steps on end; {machine}"
     return [
         Part(
             "steps",
@@ -86,7 +86,7 @@ def measure_steps(data: Data, place: Machine) -> list[Part]:
     ]
 
 
-def _trainer(data: Data, place: Machine) -> Trainer:
+def _trainer(data: Data, machine: Machine) -> Trainer:
     scale = data.scale
     plan = TrainingPlan(
         stage="bench",
@@ -99,23 +99,23 @@ def _trainer(data: Data, place: Machine) -> Trainer:
         size_divisor=1,
         epochs=(),
         train=TrainSettings(batch_size=scale.train_batch, lr=1e-4),
-        precision=place.precision,
-        device=place.device,
+        precision=machine.precision,
+        device=machine.device,
         seed=0,
         views_seed=0,
         augment=AugmentSettings(),
     )
-    network = _network(plan.network, scale, place).train()
-    return Trainer(plan, network, make_optimizer(network, plan.train), torch.device(place.device))
+    network = _network(plan.network, scale, machine).train()
+    return Trainer(plan, network, make_optimizer(network, plan.train), torch.device(machine.device))
 
 
-def _network(spec: NetworkSpec, scale: Scale, place: Machine) -> nn.Module:
+def _network(spec: NetworkSpec, scale: Scale, machine: Machine) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    return on_device(load_network(spec, size_wh=scale.crop_wh, generator=generator), torch.device(place.device))
+    return on_device(load_network(spec, size_wh=scale.crop_wh, generator=generator), torch.device(machine.device))
 
 
 def _batch(data: Data) -> Batch:
-    """Random people's crops."""
+    """Crops of random instances."""
     scale, cached = data.scale, data.cached
     rows_B = np.random.default_rng(0).choice(scale.rows, scale.train_batch, replace=False)
     loader = CropLoader(cached.instances, Pictures(data.people.root), size_wh=scale.crop_wh, threads=1)
@@ -126,13 +126,13 @@ def _batch(data: Data) -> Batch:
     return batch
 
 
-def _seconds(kinds: Mapping[str, Step], place: Machine, scale: Scale, *, rounds: int, title: str) -> dict[str, F64]:
-    """Of one step of each kind, by round.
+def _seconds(kinds: Mapping[str, Step], machine: Machine, scale: Scale, *, rounds: int, title: str) -> dict[str, F64]:
+    """Seconds of one step of each kind, by round.
 
-    Steps are timed in groups: as in a training, a GPU is given the next one while it is still at work on the last.
+    Steps are timed in groups: as in training, a GPU gets the next step before it has finished the last one.
     """
     groups = {name: _group(step, scale.group_steps) for name, step in kinds.items()}
-    seconds = interleaved(groups, rounds=rounds, title=title, synchronize=place.synchronize)
+    seconds = interleaved(groups, rounds=rounds, title=title, synchronize=machine.synchronize)
     return {name: found / scale.group_steps for name, found in seconds.items()}
 
 
@@ -145,12 +145,12 @@ def _group(step: Step, steps: int) -> Subject:
 
 
 def _from_cache(trainer: Trainer, batch: Batch, teachers: Mapping[Role, MappedArray], num: int) -> dict[str, Step]:
-    """Steps without teachers, with one and with both; ``num`` people are in the cache."""
+    """Steps without teachers, with one and with both; the cache has ``num`` instances."""
     generator = np.random.default_rng(0)
 
     def step(weights: Weights) -> Step:
         def run() -> None:
-            # A batch that was read a moment ago would still lie in the processor's own caches.
+            # Other rows in each step: those of the last step would still be in the processor's caches.
             rows_B = generator.integers(0, num, len(batch.rows_B))
             trainer.step(replace(batch, rows_B=rows_B), weights, teachers, generator=generator)
 
@@ -159,15 +159,15 @@ def _from_cache(trainer: Trainer, batch: Batch, teachers: Mapping[Role, MappedAr
     return {"none": step(_NONE), "one": step(_ONE), "both": step(_BOTH)}
 
 
-def _online(trainer: Trainer, batch: Batch, place: Machine, scale: Scale) -> dict[str, Step]:
-    """Steps without teachers, with one of them or both, and the teachers' forwards alone."""
+def _online(trainer: Trainer, batch: Batch, machine: Machine, scale: Scale) -> dict[str, Step]:
+    """Steps without teachers, with one or both, and the forward passes of the teachers alone."""
     generator = np.random.default_rng(0)
-    first, second = (_network(NetworkSpec(network=name), scale, place) for name in scale.teachers)
-    # Normalised beforehand: the student's own image would serve them too.
-    image_B3hw = normalize(torch.from_numpy(batch.image_Bhw3).to(place.device).permute(0, 3, 1, 2))
+    first, second = (_network(NetworkSpec(network=name), scale, machine) for name in scale.teachers)
+    # Normalised before: teachers could use the normalised images of the student.
+    image_B3hw = normalize(torch.from_numpy(batch.image_Bhw3).to(machine.device).permute(0, 3, 1, 2))
 
     def term(network: nn.Module, weight: float) -> LossTerm:
-        heat_BKHW = place.forward(network, image_B3hw)
+        heat_BKHW = machine.forward(network, image_B3hw)
         return LossTerm(weight, _seen(heat_BKHW), heat_BKHW)
 
     def step(*networks: nn.Module) -> Step:
@@ -182,8 +182,8 @@ def _online(trainer: Trainer, batch: Batch, place: Machine, scale: Scale) -> dic
         "first": step(first),
         "second": step(second),
         "both": step(first, second),
-        "first alone": lambda: place.forward(first, image_B3hw),
-        "second alone": lambda: place.forward(second, image_B3hw),
+        "first alone": lambda: machine.forward(first, image_B3hw),
+        "second alone": lambda: machine.forward(second, image_B3hw),
     }
 
 

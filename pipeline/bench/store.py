@@ -1,4 +1,4 @@
-"""Part store: verifying a large entry, and listing many, by what ``pipeline.cache`` runs."""
+"""Part store: time to verify a large entry and to list many entries, with the code of ``pipeline.cache``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROUNDS = 5
 
 
 def measure_store(data: Data) -> Part:
-    """Seconds of each."""
+    """Seconds to verify, and seconds to list."""
     cached, scale = data.cached, data.scale
     large_store, home = Store(data.folder / "large"), data.folder / "listed"
     large = _large_entry(large_store, cached, scale.verified_rows)
@@ -69,12 +69,12 @@ def _large_entry(store: Store, cached: CachedView, num: int) -> Entry:
 
 def _verify(store: Store) -> None:
     verdict = verify(store, take_inventory(store), advance=lambda: None)
-    assert verdict.entries, "there is something to verify"
-    assert not verdict.damaged, "what was just written is whole"
+    assert verdict.entries, "nothing was verified"
+    assert not verdict.damaged, "a new entry is damaged"
 
 
 def _many_manifests(store: Store, manifest: Manifest, num: int) -> None:
-    """Entries without their files: a list reads no more than their manifests."""
+    """Write entries without files: a listing reads only manifests."""
     for number in range(num):
         recipe = {**manifest.recipe, "number": number}
         other = replace(manifest, key=key_of(manifest.kind, recipe), recipe=recipe)
@@ -86,4 +86,4 @@ def _many_manifests(store: Store, manifest: Manifest, num: int) -> None:
 def _list(home: Path, num: int) -> None:
     command = [sys.executable, "-m", "pipeline.cache", "ls", "--home", str(home)]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert sum(line.startswith("targets ") for line in listed.splitlines()) == num, "each entry is listed"
+    assert sum(line.startswith("targets ") for line in listed.splitlines()) == num, "an entry is not listed"

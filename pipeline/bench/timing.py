@@ -1,6 +1,6 @@
-"""Timing what is compared in turn, on one device, and the ratios with their intervals.
+"""Timing of several subjects in turn on one device, and ratios with intervals.
 
-Machines are noisy, and what else runs on one changes within minutes: nothing is compared but what ran in the same round.
+The load of a machine changes within minutes, so only times of the same round are compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stages.progress import progress
 __all__ = ["F64", "Subject", "interleaved", "one_core", "ratio"]
 
 Subject = Callable[[int], object]
-"""Something to be timed; it is given the number of the round."""
+"""A function to time; its argument is the number of the round."""
 
 F64 = npt.NDArray[np.float64]
 

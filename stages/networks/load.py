@@ -13,6 +13,7 @@ from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
 from stages.networks.onnx_network import OnnxNetwork
 from stages.networks.spec import NetworkSpec, architecture
 from stages.networks.weights import fit_weights, load_state_dict_file
+from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import WeightsError
 from storage_schemas.formats.checkpoints import load_weights
 
@@ -29,7 +30,7 @@ def load_network(
     spec: NetworkSpec,
     *,
     size_wh: tuple[int, int],
-    num_keypoints: int = 17,
+    num_keypoints: int = COCO_17.num_keypoints,
     onnx_threads: int = 0,
     device: Literal["cpu", "cuda"] = "cpu",
     generator: torch.Generator | None = None,

@@ -7,6 +7,7 @@ from dataclasses import Field, asdict, dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import ConfigError
 from storage_schemas.paths.path import File
 
@@ -66,7 +67,7 @@ def architecture(name: str) -> Architecture:
     return built
 
 
-def architecture_recipe(name: str, *, num_keypoints: int = 17) -> dict[str, Any]:
+def architecture_recipe(name: str, *, num_keypoints: int = COCO_17.num_keypoints) -> dict[str, Any]:
     """What a recipe holds of a network by name: a later release may give the same name to other layers."""
     return {**asdict(architecture(name)), "num_joints": num_keypoints}
 

@@ -18,10 +18,10 @@ from pipeline.bench.scale import PARTS
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--part", "steps", "--entry", "beef"], "ConfigError: --entry says what to weigh"),
-        (["--part", "steps", "--people", "a.json", "b"], "ConfigError: --people says whose crops to read"),
+        (["--part", "steps", "--entry", "beef"], "ConfigError: --entry is for part sizes"),
+        (["--part", "steps", "--people", "a.json", "b"], "ConfigError: --people is for part crops"),
         (["--part", "crops", "--people", "/nowhere.json", "/nowhere"], "DataError: "),
-        (["--home", "/nowhere"], "ConfigError: --home says whose entries"),
+        (["--home", "/nowhere"], "ConfigError: --home is given without --entry"),
         (["--entry", "beef", "--home", "/nowhere"], "ConfigError: No entry in /nowhere/store has a key that begins with"),
         (["--out", "/proc/nowhere"], "StoreError: The folder /proc/nowhere cannot be written"),
         (["--out", "/proc"], "StoreError: The folder /proc cannot be written"),
@@ -46,7 +46,7 @@ def test_figures_of_an_earlier_run_are_not_written_over(tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
-def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_picture(tmp_path: Path) -> None:
+def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_plot(tmp_path: Path) -> None:
     out, temporary = tmp_path / "out", tmp_path / "temporary"
     temporary.mkdir()
     command = [sys.executable, "-m", "pipeline.bench", "cache", "--quick", "--out", str(out)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bench.output import FIGURES, figure_text, ratio_text, save_figures, table
-from pipeline.bench.plot import save_picture
+from pipeline.bench.plot import save_plot
 from pipeline.bench.results import Ask, Part, Ratio, Row
 
 PART = Part(
@@ -80,5 +80,5 @@ def test_figures_are_plain_json_with_the_verdicts(tmp_path: Path) -> None:
 
 def test_parts_of_both_kinds_are_drawn(tmp_path: Path) -> None:
     values = Part("sizes", "bytes", "", (Row("ours", 140.0, "bytes", None, Ask("value", most=200)), Row("other", 3.0, "s")))
-    save_picture(tmp_path / "bench.png", [PART, values], title="a machine")
+    save_plot(tmp_path / "bench.png", [PART, values], title="a machine")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")

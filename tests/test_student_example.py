@@ -22,7 +22,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "student.md"
 def test_the_example_finds_the_keypoints_of_one_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     settings = load_settings("demo")
-    assert f"size_wh = {settings.crop.size_wh}" in block
+    assert f"size_wh={settings.crop.size_wh}" in block
+    assert f'network="{settings.distill.student.network}"' in block
     assert settings.distill.size_divisor == 1
     save_weights(
         tmp_path / "weights.safetensors", load_network(NetworkSpec(settings.distill.student.network), size_wh=(96, 128)), {}
@@ -34,6 +35,5 @@ def test_the_example_finds_the_keypoints_of_one_person(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(block, names)
-    assert names["keypoints"].shape == (17, 2)
+    assert names["keypoints"].shape == (1, 17, 3)
     assert np.isfinite(names["keypoints"]).all()
-    assert names["scores"].shape == (1, 17)

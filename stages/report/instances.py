@@ -11,16 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stages.base import Context
+from stages.base import ROLES, Context
 from stages.data.loader import Batch, CropLoader
 from stages.data.views import Views
 from stages.pose.affine import apply_affine
-from stages.pose.skeleton import SIGMAS
+from stages.pose.skeleton import Skeleton
 from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.report.names import NAMES
 from stages.report.page.content import ShownInstance, Tile
 from stages.report.page.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height
-from stages.report.scores import SHORT_NAMES, Compared
+from stages.report.scores import Compared
 from stages.scoring.network_scores import PREDICTIONS
+from stages.scoring.oks import keypoint_similarity
 from stages.settings import DecoderName
 from stages.targets.stage import target_step, view_step
 from storage_schemas.formats.instances import Instances, read_instances
@@ -38,14 +40,13 @@ _MIN_VISIBLE = 5
 _VISIBLE = 2  # COCO's flag; 1 is labelled but hidden
 _TILES = 8
 _TILES_WORST = 2
-_NUM_JOINTS = 17
 
 
-def instance_oks(pose_PK3: F32, truth_K3: F32, area: float) -> F64:
+def instance_oks(pose_PK3: F32, truth_K3: F32, area: float, *, skeleton: Skeleton) -> F64:
     """OKS [P] of each of P poses with one instance, over its labelled joints (COCO keypoint evaluation)."""
     labelled_K = truth_K3[:, 2] > 0
     squared_PK = np.square(pose_PK3[..., :2].astype(np.float64) - truth_K3[:, :2]).sum(axis=-1)
-    similarity_PK = np.exp(-squared_PK / np.square(2 * SIGMAS) / (area + np.spacing(1)) / 2)
+    similarity_PK = keypoint_similarity(squared_PK, area, skeleton=skeleton)
     oks_P: F64 = similarity_PK[:, labelled_K].sum(axis=1) / max(int(labelled_K.sum()), 1)
     return oks_P
 
@@ -73,11 +74,14 @@ def best_poses(instances: Instances, columns: dict[str, npt.NDArray[np.generic]]
     rows_of: dict[int, list[int]] = {}
     for row, key in enumerate(columns[names].tolist()):
         rows_of.setdefault(key, []).append(row)
-    num = len(instances.id_N)
-    found = Poses(np.zeros((num, _NUM_JOINTS, 3), np.float32), np.zeros(num), np.zeros(num), np.zeros(num, bool))
+    num, skeleton = len(instances.id_N), instances.skeleton
+    pose_NK3 = np.zeros((num, skeleton.num_keypoints, 3), np.float32)
+    found = Poses(pose_NK3, np.zeros(num), np.zeros(num), np.zeros(num, bool))
     for index, key in enumerate(wanted_N.tolist()):
         if rows := rows_of.get(key):
-            oks = instance_oks(pose_PK3[rows], instances.keypoints_NK3[index], float(instances.area_N[index]))
+            oks = instance_oks(
+                pose_PK3[rows], instances.keypoints_NK3[index], float(instances.area_N[index]), skeleton=skeleton
+            )
             best = rows[int(np.argmax(oks))]
             found.pose_NK3[index], found.oks_N[index] = pose_PK3[best], oks.max()
             found.score_N[index], found.kept_N[index] = columns["score"][best], columns["kept"][best]
@@ -92,7 +96,7 @@ def shown_instances(
     poses = {
         item.key: best_poses(table, *read_predictions(item.entry.path(PREDICTIONS), decoder), by_id=item.by_instance)
         for item in networks
-        if item.key in _OKS_NAMES
+        if NAMES[item.key].short
     }
     clear = np.flatnonzero((table.keypoints_NK3[..., 2] == _VISIBLE).sum(axis=1) >= _MIN_VISIBLE)
     # The best first. The id breaks ties, so that every run shows the same instances.
@@ -106,7 +110,7 @@ def shown_instances(
     return seen_by_all, [drawn.worst(row, crops[row]) for row in worst.tolist()]
 
 
-_OKS_NAMES = {"student": "student", "baseline": "baseline", "primary": "PT", "senior": "ST"}
+_OKS_ORDER = ("student", "baseline", "primary", "senior")
 
 
 class _Drawing:
@@ -119,10 +123,10 @@ class _Drawing:
         self._affine_N23 = read_rows(crops.fetch(), "affine").astype(np.float32)
         self._flip_N = read_rows(crops.fetch(), "flip").astype(np.bool_)
         self._bits = {}
-        for role, short in SHORT_NAMES.items():
+        for role in ROLES:
             entry = context.need(target_step(context, role, "val", 0, context.settings.binarize))
             context.check(entry)
-            self._bits[short] = entry.fetch()
+            self._bits[NAMES[role].short] = entry.fetch()
         report, size_wh = context.settings.report, context.settings.crop.size_wh
         self._height = tile_height(_TILES * report.overlays + _TILES_WORST * report.worst, size_wh=size_wh)
 
@@ -141,12 +145,12 @@ class _Drawing:
         """The instance as labelled, as every network predicts it, as bits and as mask."""
         image, factor = enlarge(batch.image_Bhw3[0], height=self._height)
         tiles = [Tile("ground truth", self._truth(image, batch, factor))]
-        tiles += [Tile(short, self._predicted(image, role, row, factor)) for role, short in SHORT_NAMES.items()]
-        tiles += [Tile(f"{short} bits", draw_bits(image, self._bits_of(short, row), factor=factor)) for short in self._bits]
+        tiles += [Tile(NAMES[role].short, self._predicted(image, role, row, factor)) for role in ROLES]
+        tiles += [Tile(f"{short} bits", self._with_bits(image, short, row, factor)) for short in self._bits]
         caption = "mask" if batch.has_mask_B[0] else "mask (none)"
         tiles.append(Tile(caption, draw_mask(image, batch.mask_Bhw[0])))
         tiles += [Tile(arm, self._predicted(image, arm, row, factor)) for arm in ("student", "baseline") if arm in self._poses]
-        oks = ", ".join(f"{name} {self._poses[key].oks_N[row]:.2f}" for key, name in _OKS_NAMES.items() if key in self._poses)
+        oks = ", ".join(f"{NAMES[key].short} {self._poses[key].oks_N[row]:.2f}" for key in _OKS_ORDER if key in self._poses)
         return ShownInstance(self._heading(row), f"in {self._file_name(row)}; OKS: {oks}{self._dropped(row)}", tiles)
 
     def worst(self, row: int, batch: Batch) -> ShownInstance:
@@ -177,7 +181,12 @@ class _Drawing:
     def _truth(self, image: U8, batch: Batch, factor: float) -> U8:
         joints_K3 = batch.keypoints_BK3[0]
         return draw_pose(
-            image, joints_K3[:, :2], factor=factor, shown_K=joints_K3[:, 2] > 0, solid_K=joints_K3[:, 2] == _VISIBLE
+            image,
+            joints_K3[:, :2],
+            skeleton=self._table.skeleton,
+            factor=factor,
+            shown_K=joints_K3[:, 2] > 0,
+            solid_K=joints_K3[:, 2] == _VISIBLE,
         )
 
     def _predicted(self, image: U8, key: str, row: int, factor: float) -> U8:
@@ -185,6 +194,7 @@ class _Drawing:
         return draw_pose(
             image,
             self._in_crop(key, row),
+            skeleton=self._table.skeleton,
             factor=factor,
             shown_K=np.ones(len(score_K), bool),
             solid_K=score_K >= self._context.settings.evaluate.min_keypoint_score,
@@ -195,8 +205,11 @@ class _Drawing:
         affine_23 = self._affine_N23[row].astype(np.float64)
         return apply_affine(affine_23, self._poses[key].pose_NK3[row, :, :2]).astype(np.float32)
 
+    def _with_bits(self, image: U8, short: str, row: int, factor: float) -> U8:
+        return draw_bits(image, self._bits_of(short, row), skeleton=self._table.skeleton, factor=factor)
+
     def _bits_of(self, short: str, row: int) -> npt.NDArray[np.bool_]:
         width, height = self._context.heatmap_wh
         packed = read_rows(self._bits[short], "bits", row, row + 1).astype(np.uint8)
-        bits_1KHW = unpack_bits(packed, (_NUM_JOINTS, height, width))
+        bits_1KHW = unpack_bits(packed, (self._table.skeleton.num_keypoints, height, width))
         return bits_1KHW.squeeze(0)

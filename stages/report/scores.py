@@ -1,4 +1,4 @@
-"""The report's figures: AP of every network and of the cached targets, what each costs, and which differences count."""
+"""The numbers of the report: AP of every network and of the cached targets, the cost of each, and the differences."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from stages import evaluate, teachers
-from stages.base import Context, Step, StudentStep
+from stages.base import ROLES, Context, Step, StudentStep
 from stages.inference import DECODERS
 from stages.networks.load import load_network
 from stages.networks.profile import measure_latency, profile
 from stages.networks.spec import NetworkSpec
 from stages.prepare import skeleton_of
+from stages.report.names import NAMES
 from stages.report.page.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
 from stages.scoring.bootstrap import paired_bootstrap
 from stages.scoring.network_scores import is_on_ground_truth, read_ground_truth
@@ -26,7 +27,6 @@ from stages.targets.stage import target_step
 from storage_schemas.store.store import Entry
 
 __all__ = [
-    "SHORT_NAMES",
     "Compared",
     "by_decoder",
     "compared",
@@ -38,32 +38,15 @@ __all__ = [
     "targets",
 ]
 
-SHORT_NAMES: dict[Role, str] = {"primary": "PT", "senior": "ST"}
-_WHO: dict[str, Who] = {"primary": "primary", "senior": "senior", "student": "student", "baseline": "baseline"}
-_ROW_NAMES = {
-    "primary": "Primary teacher (PT)",
-    "senior": "Senior teacher (ST), with the mask",
-    "senior without mask": "ST, mask withheld",
-    "control": "Control: trained as ST, without masks",
-    "student": "Student",
-    "baseline": "Baseline: the student without teachers",
-}
-_SPOKEN_NAMES = {
-    "primary": "primary teacher",
-    "senior": "senior teacher",
-    "senior without mask": "senior teacher without its mask",
-    "control": "control trained without masks",
-    "student": "student",
-    "baseline": "baseline",
-}
 _PAIRS = (
     ("baseline", "student"),
     ("primary", "senior"),
     ("senior without mask", "senior"),
     ("control", "senior"),
 )
-"""Whose AP is compared with whose; the first two are what an experiment is about."""
+"""The pairs of networks to compare."""
 _HEADLINES = 2
+"""The first pairs are the purpose of an experiment: the top of the page states them."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +54,18 @@ class Compared:
     """A network on the validation set: its scores and predictions, and how to load it."""
 
     key: str
-    """``primary``, ``senior``, ``senior without mask``, ``control``, ``student`` or ``baseline``."""
+    """A key of ``NAMES``."""
     entry: Entry
     network: Step
     spec: NetworkSpec
     input_wh: tuple[int, int]
     label: str = ""
-    """What is said behind the name, of boxes other than the protocol's."""
+    """Text after the name, if the boxes differ from those of the protocol."""
 
     @property
     def name(self) -> str:
-        """How a row of a table calls it."""
-        return _ROW_NAMES[self.key] + self.label
+        """Its name in a table."""
+        return NAMES[self.key].row + self.label
 
     @property
     def by_instance(self) -> bool:
@@ -91,8 +74,8 @@ class Compared:
 
     @property
     def who(self) -> Who:
-        """Whose colour it has."""
-        return _WHO.get(self.key, "other")
+        """Its colour."""
+        return NAMES[self.key].who
 
 
 def compared(context: Context) -> list[Compared]:
@@ -113,25 +96,25 @@ def compared(context: Context) -> list[Compared]:
 
 
 def _label(context: Context) -> str:
-    """What is said of teachers and cached targets where the table's boxes are a detector's; theirs are always annotated."""
+    """Teachers and cached targets always have annotated boxes; their rows say so if the students have detected ones."""
     return "" if context.settings.evaluate.boxes is None else f", {GROUND_TRUTH_BOXES}"
 
 
 def table(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Scored]:
-    """The rows of the AP table: the teachers, what their cached bits say, the students."""
+    """The rows of the AP table: the teachers, their cached targets, the students."""
     costs = _costs(context, networks)
     rows = []
     for item in networks:
         scores = {column: item.entry.measured[decoder][column] for column in AP_COLUMNS}
-        rows.append(Scored(item.who, item.name, scores, decoder, headline=item.key in _WHO, cost=costs[item.key]))
+        rows.append(Scored(item.who, item.name, scores, decoder, headline=bool(NAMES[item.key].short), cost=costs[item.key]))
     cached = [
         Scored(
-            _WHO[role],
-            f"Cached targets of {short}{_label(context)}",
+            NAMES[role].who,
+            f"Cached targets of {NAMES[role].short}{_label(context)}",
             {column: entry.measured["scores_from_bits"][column] for column in AP_COLUMNS},
             "centroid, no flip",
         )
-        for role, short in SHORT_NAMES.items()
+        for role in ROLES
         for entry in [_validation_targets(context, role)]
     ]
     num_teachers = sum(item.key not in ("student", "baseline") for item in networks)
@@ -148,22 +131,22 @@ def by_decoder(networks: Sequence[Compared]) -> list[DecoderRow]:
 
 
 def targets(context: Context) -> list[TargetRow]:
-    """What each teacher's bits on the validation set say, beside its float maps."""
+    """AP of each teacher's bits on the validation set, and of its float heatmaps."""
     return [
         TargetRow(
-            _WHO[role],
-            f"{short}{_label(context)}",
+            NAMES[role].who,
+            f"{NAMES[role].short}{_label(context)}",
             measured["AP_from_bits"],
             measured["AP_float_quarter"],
             measured["AP_float_dark"],
         )
-        for role, short in SHORT_NAMES.items()
+        for role in ROLES
         for measured in [_validation_targets(context, role).measured]
     ]
 
 
 def differences(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Difference]:
-    """The pairs that are there, each with a paired bootstrap over the validation images."""
+    """A paired bootstrap over the validation images for each pair of networks that the experiment has."""
     by_key = {item.key: item for item in networks}
     truth = read_ground_truth(context, "val")
     results = {key: _results(item.entry, decoder) for key, item in by_key.items()}
@@ -172,7 +155,7 @@ def differences(context: Context, networks: Sequence[Compared], decoder: Decoder
     for index, (a, b) in enumerate(_PAIRS):
         if a in by_key and b in by_key:
             bootstrap = paired_bootstrap(truth, results[a], results[b], skeleton=skeleton, seed=0)
-            found.append(Difference(by_key[b].who, _SPOKEN_NAMES[a], _SPOKEN_NAMES[b], bootstrap, index < _HEADLINES))
+            found.append(Difference(by_key[b].who, NAMES[a].sentence, NAMES[b].sentence, bootstrap, index < _HEADLINES))
     return found
 
 
@@ -182,8 +165,8 @@ def _results(entry: Entry, decoder: DecoderName) -> list[dict[str, Any]]:
 
 
 def joints(networks: Sequence[Compared], decoder: DecoderName) -> list[JointRow]:
-    """For each joint, the share that each of the main networks finds."""
-    tables = {_SERIES[item.key]: item.entry.measured[decoder]["joints"] for item in networks if item.key in _SERIES}
+    """For each joint, the share that each network with a short name finds."""
+    tables = {NAMES[item.key].short: item.entry.measured[decoder]["joints"] for item in networks if NAMES[item.key].short}
     first = next(iter(tables.values()))
     return [
         JointRow(row["name"], row["labelled"], {name: joints[index]["share"] for name, joints in tables.items()})
@@ -193,26 +176,23 @@ def joints(networks: Sequence[Compared], decoder: DecoderName) -> list[JointRow]
 
 def joint_series(networks: Sequence[Compared]) -> Mapping[str, Who]:
     """The names of the networks in ``joints`` with their colours."""
-    return {_SERIES[item.key]: item.who for item in networks if item.key in _SERIES}
-
-
-_SERIES = {"primary": "PT", "senior": "ST", "student": "student", "baseline": "baseline"}
+    return {NAMES[item.key].short: item.who for item in networks if NAMES[item.key].short}
 
 
 def machine(context: Context) -> str:
-    """Where latency is measured."""
+    """The device that latency is measured on, as text."""
     if _device(context).type == "cuda":
         return torch.cuda.get_device_name()
     return f"one thread of the CPU that wrote this page ({platform.machine()})"
 
 
 def _device(context: Context) -> torch.device:
-    # The driver may sit on a machine without the GPUs that its workers have.
+    # The driver may run on a machine without GPUs although its workers have some.
     return torch.device("cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu")
 
 
 def _costs(context: Context, networks: Sequence[Compared]) -> dict[str, Cost]:
-    """Size, arithmetic and time of each network; measured once for those that differ in weights or input alone."""
+    """Parameters, operations and time of each network; measured once for networks that differ only in their weights."""
     measured: dict[tuple[str | None, str, bool, tuple[int, int]], Cost] = {}
     found = {}
     for item in networks:
@@ -226,7 +206,7 @@ def _costs(context: Context, networks: Sequence[Compared]) -> dict[str, Cost]:
 
 def _cost(spec: NetworkSpec, input_wh: tuple[int, int], device: torch.device) -> Cost:
     threads = torch.get_num_threads()
-    # One thread: several wait for each other, and tell more about what else the machine does than about the network.
+    # One thread: with several, the time depends on what else the machine is doing.
     torch.set_num_threads(1)
     try:
         network = load_network(spec, size_wh=input_wh, onnx_threads=1).to(device)

@@ -1,4 +1,4 @@
-"""What the report was made from: curves, the cache, the data set, and every entry with who made it when."""
+"""The sources of the report: curves, the cache, the dataset, and every entry with its date and machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from itertools import groupby
 
 from stages import distill, prepare, teachers
-from stages.base import Context, TargetsStep, TeacherPart, TeacherStep, ViewStep
+from stages.base import ROLES, Context, TargetsStep, TeacherStep, ViewStep
+from stages.prepare import skeleton_of
+from stages.report.names import NAMES
 from stages.report.page.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
-from stages.report.scores import SHORT_NAMES
 from stages.report.summary import entries_of
 from stages.settings import Role
 from stages.targets import stage as targets
@@ -20,17 +21,10 @@ from storage_schemas.store.store import Entry
 __all__ = ["cache", "entries", "phases", "splits", "student_curves", "teacher_curves", "versions", "views_bytes"]
 
 _FLOAT16_BYTES = 2
-_NUM_JOINTS = 17
-_PARTS: dict[TeacherPart, tuple[str, Who]] = {
-    "primary": ("primary teacher", "primary"),
-    "base": ("network under the senior", "other"),
-    "senior": ("senior teacher", "senior"),
-    "control": ("control", "baseline"),
-}
 
 
 def phases(context: Context) -> list[Phase]:
-    """The stretches of epochs in which the same teachers teach."""
+    """The phases of the schedule: consecutive epochs with the same teachers."""
     found, epoch = [], 1
     for (label, who), stretch in groupby(epoch_weights(context.settings.distill), key=_teaching):
         length = len(list(stretch))
@@ -49,29 +43,31 @@ def _teaching(weights: Weights) -> tuple[str, Who]:
 
 def student_curves(context: Context) -> list[Curve]:
     """The loss of student and baseline."""
-    return [_curve(context.need(distill.student_step(context, arm)), arm, arm) for arm in distill.arms(context)]
+    return [_curve(context.need(distill.student_step(context, arm)), arm) for arm in distill.arms(context)]
 
 
 def teacher_curves(context: Context) -> list[Curve]:
     """The loss of the teachers that were trained here."""
-    found = []
-    for step in teachers.steps(context):
-        if isinstance(step, TeacherStep) and METRICS in (entry := context.need(step)).manifest.files:
-            name, who = _PARTS[step.part]
-            found.append(_curve(entry, name, who))
-    return found
+    return [
+        _curve(entry, step.part)
+        for step in teachers.steps(context)
+        if isinstance(step, TeacherStep) and METRICS in (entry := context.need(step)).manifest.files
+    ]
 
 
-def _curve(entry: Entry, name: str, who: Who) -> Curve:
+def _curve(entry: Entry, network: str) -> Curve:
     lines = read_curve(entry.path(METRICS).parent)
-    return Curve(who, name, [line["epoch"] + 1 for line in lines], [line["loss"] for line in lines])
+    return Curve(
+        NAMES[network].who, NAMES[network].sentence, [line["epoch"] + 1 for line in lines], [line["loss"] for line in lines]
+    )
 
 
 def cache(context: Context) -> list[CacheRow]:
-    """Size of each teacher's cached targets on the training set; nothing for one that the schedule does not read."""
+    """The cached targets of each teacher that the schedule uses."""
     found = []
     width, height = context.heatmap_wh
-    for role, short in SHORT_NAMES.items():
+    num_joints = skeleton_of(context, "train").num_keypoints
+    for role in ROLES:
         held = {split: _held(context, role, split) for split in ("train", "val")}
         if not (ours := held["train"]):
             continue
@@ -79,13 +75,13 @@ def cache(context: Context) -> list[CacheRow]:
         found.append(
             CacheRow(
                 who=role,
-                name=f"targets of {short}",
+                name=f"targets of {NAMES[role].short}",
                 views=len(ours),
                 instances=instances,
                 total_bytes=total,
                 bytes_per_view=round(total / len(ours)),
                 bytes_per_instance=total / len(ours) / instances,
-                dense_bytes_per_instance=_NUM_JOINTS * height * width * _FLOAT16_BYTES,
+                dense_bytes_per_instance=num_joints * height * width * _FLOAT16_BYTES,
                 seen=sum(entry.measured["seen"] for entry in ours) / len(ours),
                 forwards_cached=sum(entry.measured["rows"] for entry in [*ours, *held["val"]]),
                 forwards_now=context.counters[f"teacher_forwards.{role}"],
@@ -106,7 +102,7 @@ def _held(context: Context, role: Role, split: str) -> list[Entry]:
 
 
 def views_bytes(context: Context) -> int:
-    """Size of the stored crops and masks of the training set."""
+    """Size of the crops and masks of the training set in bytes."""
     return sum(
         context.need(step).manifest.size
         for step in targets.steps(context)
@@ -115,7 +111,7 @@ def views_bytes(context: Context) -> int:
 
 
 def splits(context: Context) -> list[SplitRow]:
-    """How many people there are, and how many records were left out, by reason."""
+    """The counts of each split, and the records that were left out, by reason."""
     names = {"train": "training set", "val": "validation set"}
     return [
         SplitRow(
@@ -128,7 +124,7 @@ def splits(context: Context) -> list[SplitRow]:
 
 
 def entries(context: Context) -> list[EntryRow]:
-    """Every entry that the experiment rests on, in the order of the stages."""
+    """Every entry that the experiment is made from, in the order of the stages."""
     found = []
     for step in entries_of(context):
         manifest = context.need(step).manifest
@@ -140,7 +136,7 @@ def entries(context: Context) -> list[EntryRow]:
 
 
 def versions(context: Context) -> Mapping[str, str]:
-    """The libraries that made the entries; several versions where the entries are of several times."""
+    """The libraries that made the entries, with several versions if the entries were made with several."""
     found: dict[str, set[str]] = defaultdict(set)
     for step in entries_of(context):
         made = context.need(step).manifest.made

@@ -1,4 +1,4 @@
-"""Stage report: one self-contained page with all that an experiment found, and what it was made from."""
+"""Stage report: one self-contained page with the results of an experiment and the entries it is made from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import yaml
 
 from stages.base import Context, Step, pending
 from stages.evaluate import chosen_decoder, protocol
+from stages.prepare import skeleton_of
 from stages.report import instances, scores, sources
 from stages.report.page.content import Page
 from stages.report.summary import entries_of
@@ -21,7 +22,7 @@ _VERSION = 3
 
 
 def steps(context: Context) -> list[Step]:
-    """The page: known by every entry it is made from and by the settings, all of which it shows."""
+    """The page. Its key depends on every entry it is made from, and on all settings, which it shows."""
     made_from = entries_of(context)
     recipe = {
         "made_from": [_source(context, step) for step in made_from],
@@ -40,7 +41,7 @@ def _source(context: Context, step: Step) -> dict[str, str]:
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Write the page."""
-    # It draws with matplotlib, which takes longer to import than a plan takes to make.
+    # Import matplotlib only to draw: it takes longer than to compute a whole plan.
     from stages.report.page.render import render
 
     for step in missing:
@@ -51,9 +52,9 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 
 
 def publish(context: Context) -> None:
-    """Copy the page of these settings into the folder of the run; where there is none yet, an older page is taken away.
+    """Copy the page of these settings into the folder of the run, or remove an older page if there is none yet.
 
-    It would stand beside newer figures as if it were theirs. Its entry stays in the store.
+    An older page would contradict the newer metrics beside it. Its entry stays in the store.
     """
     shown = context.run_dir / REPORT
     for step in steps(context):
@@ -62,7 +63,9 @@ def publish(context: Context) -> None:
             shown.write_atomic(entry.path(REPORT).read_bytes())
         elif shown.exists():
             shown.unlink()
-            context.tell(f"report: {shown} was of other settings or entries and is removed; --stage report writes it anew")
+            context.tell(
+                f"report: removed {shown}, which was made from other settings or entries; --stage report writes a new one"
+            )
 
 
 def _page(context: Context) -> Page:
@@ -82,6 +85,7 @@ def _page(context: Context) -> Page:
         phases=sources.phases(context),
         curves=sources.student_curves(context),
         teacher_curves=sources.teacher_curves(context),
+        skeleton=skeleton_of(context, "val"),
         overlays=overlays,
         worst=worst,
         joints=scores.joints(compared, choice.decoder),

@@ -1,4 +1,4 @@
-"""All figures of an experiment in one place, read from the manifests of its entries: for metrics.json and for the report."""
+"""The metrics of an experiment, read from the manifests of its entries; ``metrics.json`` holds them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from stages import distill, evaluate, prepare, teachers
 from stages.base import Context, Step, TargetsStep
-from stages.settings import Role
+from stages.inference import DECODERS
+from stages.settings import DecoderName, Role
 from stages.targets import stage as targets
 from stages.training.loop import WEIGHTS
 
@@ -16,12 +17,12 @@ __all__ = ["entries_of", "summary"]
 
 
 def entries_of(context: Context) -> list[Step]:
-    """Every step of the experiment up to evaluation, in order."""
+    """Every step of the experiment up to stage evaluate, in order."""
     return [step for module in (prepare, teachers, targets, distill, evaluate) for step in module.steps(context)]
 
 
 def summary(context: Context) -> dict[str, Any]:
-    """What is known so far; parts whose entries are not there are left out."""
+    """The metrics so far; parts whose entries are missing are left out."""
     found: dict[str, Any] = {
         "name": context.settings.name,
         "device": context.device,
@@ -39,7 +40,7 @@ def summary(context: Context) -> dict[str, Any]:
 
 
 def _this_run(context: Context) -> dict[str, Any]:
-    """What the run that writes these figures did itself: nothing, where all was there."""
+    """The work of the run that writes these metrics; all zeros if every entry existed before."""
     roles = get_args(Role)
     return {
         "seconds": {stage: round(seconds, 2) for stage, seconds in context.seconds.items()},
@@ -48,11 +49,11 @@ def _this_run(context: Context) -> dict[str, Any]:
 
 
 def _entries(context: Context) -> dict[str, str]:
-    """Where below the store the entry of each step lies, by the step's title."""
+    """The entry id of each step, by the step's title."""
     found: dict[str, str] = {}
     for step in entries_of(context):
         if context.find(step) is not None:
-            # Targets by further binarizations (targets.extra_binarizations) have the title of the first.
+            # Targets of targets.extra_binarizations have the same title as those of the main rule.
             title = f"{step.title} ({step.key})" if step.title in found else step.title
             found[title] = step.entry_id
     return found
@@ -64,12 +65,12 @@ def _data(context: Context) -> dict[str, Any]:
 
 
 def _teachers(context: Context) -> dict[str, Any]:
-    """The AP of each teacher by the table's decoder once that is chosen (by quarter offset before), and by every decoder."""
+    """AP of each teacher by the chosen decoder (until it is chosen, by quarter offset), and by every decoder."""
     decoder = _decoder(context)
     found: dict[str, Any] = {}
     for name, step in teachers.evaluations(context).items():
         if entry := context.find(step):
-            every = {decoder: entry.measured[decoder]["AP"] for decoder in ("quarter", "dark", "centroid")}
+            every = {decoder: entry.measured[decoder]["AP"] for decoder in DECODERS}
             found[name] = {"AP": every[decoder], "AP_by_decoder": every}
     if "senior" in found and "senior without mask" in found:
         found["senior"]["AP_without_mask"] = found.pop("senior without mask")["AP"]
@@ -77,7 +78,7 @@ def _teachers(context: Context) -> dict[str, Any]:
 
 
 def _targets(context: Context) -> dict[str, Any]:
-    """Per teacher: AP from the validation set's bits, bytes a view (of the training set), and the share of joints seen."""
+    """For each teacher: AP of its bits, bytes per view of the training set, and the share of joints that it teaches."""
     found: dict[str, dict[str, Any]] = {}
     seen: dict[str, list[float]] = defaultdict(list)
     for step in targets.steps(context):
@@ -107,12 +108,12 @@ def _evaluate(context: Context) -> dict[str, Any]:
     }
     for arm in distill.arms(context):
         scores = evaluate.scores_of(context, arm)
-        every = {name: scores[name]["AP"] for name in ("quarter", "dark", "centroid")}
+        every = {name: scores[name]["AP"] for name in DECODERS}
         found[arm] = {**scores[choice.decoder], "AP_by_decoder": every}
     return found
 
 
-def _decoder(context: Context) -> str:
+def _decoder(context: Context) -> DecoderName:
     if any(context.find(step) is None for step in evaluate.steps(context)):
         return "quarter"
     return evaluate.chosen_decoder(context).decoder

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from stages.pose.skeleton import Skeleton
+from stages.scoring.oks import keypoint_similarity
 from storage_schemas.errors import DataError
 
 __all__ = ["JointScore", "Scores", "evaluate", "match_results", "matched_images"]
@@ -226,7 +227,7 @@ def _joint_similarity(evaluation: COCOeval, skeleton: Skeleton) -> tuple[F64, np
             row = np.zeros(skeleton.num_keypoints)
             if result_id:
                 squared = np.square(results[int(result_id)]["keypoints"].reshape(-1, 3) - truth)[:, :2].sum(axis=1)
-                row = np.exp(-squared / np.square(2 * skeleton.sigmas_K) / (people[person_id]["area"] + np.spacing(1)) / 2)
+                row = keypoint_similarity(squared, people[person_id]["area"], skeleton=skeleton)
             similarity.append(row)
             labelled.append(truth[:, 2] > 0)
     return np.asarray(similarity), np.asarray(labelled)

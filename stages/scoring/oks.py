@@ -1,4 +1,7 @@
-"""Object keypoint similarity between poses, and the suppression of near duplicates by it."""
+"""Object keypoint similarity (OKS) between poses, and the removal of near duplicates by it.
+
+Shape letters: N poses of one image, K joints.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,31 @@ import numpy.typing as npt
 
 from stages.pose.skeleton import Skeleton
 
-__all__ = ["oks_matrix", "oks_nms"]
+__all__ = ["keypoint_similarity", "oks_matrix", "oks_nms"]
 
 F64 = npt.NDArray[np.float64]
 
 
-def oks_matrix(keypoints_NK3: npt.ArrayLike, areas_N: npt.ArrayLike, *, skeleton: Skeleton) -> F64:
-    """OKS (N, N) of every pose with every other, over all keypoints whatever their scores (HRNet, lib/nms/nms.py).
+def keypoint_similarity(squared_K: F64, area: npt.ArrayLike, *, skeleton: Skeleton) -> F64:
+    """exp(-d^2 / (2 area (2 sigma)^2)) of each joint (COCO keypoint evaluation).
 
-    ``keypoints_NK3`` (x, y, score) and ``areas_N`` in one unit of length; a pair's area is the mean of the two.
+    ``squared_K`` [..., K] holds the squared distances d^2, in the same unit as ``area`` [...].
+    """
+    # np.spacing(1) is COCO's and HRNet's guard against an area of 0.
+    guarded = (np.asarray(area, np.float64) + np.spacing(1))[..., None]
+    similarity_K: F64 = np.exp(-squared_K / np.square(2 * skeleton.sigmas_K) / guarded / 2)
+    return similarity_K
+
+
+def oks_matrix(keypoints_NK3: npt.ArrayLike, areas_N: npt.ArrayLike, *, skeleton: Skeleton) -> F64:
+    """OKS [N, N] of every pair of poses over all joints, regardless of their scores (HRNet, lib/nms/nms.py).
+
+    ``keypoints_NK3`` (x, y, score) and ``areas_N`` in one unit of length; the area of a pair is the mean of both.
     """
     xy_NK2 = np.asarray(keypoints_NK3, np.float64)[..., :2]
     areas = np.asarray(areas_N, np.float64)
     squared_NNK = np.square(xy_NK2[:, None] - xy_NK2[None]).sum(axis=-1)
-    # np.spacing(1) is HRNet's and COCO's guard against an area of 0.
-    area_NN = (areas[:, None] + areas[None]) / 2 + np.spacing(1)
-    oks_NN: F64 = np.exp(-squared_NNK / np.square(2 * skeleton.sigmas_K) / area_NN[..., None] / 2).mean(axis=-1)
+    oks_NN: F64 = keypoint_similarity(squared_NNK, (areas[:, None] + areas[None]) / 2, skeleton=skeleton).mean(axis=-1)
     return oks_NN
 
 
@@ -34,9 +46,9 @@ def oks_nms(
     skeleton: Skeleton,
     threshold: float = 0.9,
 ) -> npt.NDArray[np.int64]:
-    """Indices of the poses of one image that stay, best first: greedy, dropping those with OKS > ``threshold``.
+    """Indices of the poses of one image that are kept, the best first: each drops later ones with an OKS above ``threshold``.
 
-    HRNet's areas are those of the padded boxes (``box_to_center_size``). Equal scores keep their order.
+    HRNet uses the areas of the padded boxes (``box_to_center_size``). Equal scores keep their order.
     """
     oks_NN = oks_matrix(keypoints_NK3, areas_N, skeleton=skeleton)
     order = np.argsort(-np.asarray(scores_N, np.float64), kind="stable")

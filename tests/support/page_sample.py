@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.pose.skeleton import COCO_KEYPOINTS
+from stages.pose.skeleton import COCO_17
 from stages.report.page.content import (
     AP_COLUMNS,
     CacheRow,
@@ -49,7 +49,7 @@ def instance(name: str) -> ShownInstance:
 def make_page() -> Page:
     """A page with something in every section."""
     joints = [
-        JointRow(name, 100 + index, dict.fromkeys(SERIES, 0.5 + 0.02 * index)) for index, name in enumerate(COCO_KEYPOINTS)
+        JointRow(name, 100 + index, dict.fromkeys(SERIES, 0.5 + 0.02 * index)) for index, name in enumerate(COCO_17.keypoints)
     ]
     cache = CacheRow("primary", "primary teacher (PT)", 4, 1500, 2_000_000, 500_000, 333.25, 26112, 0.753, 7500, 0)
     return Page(
@@ -74,6 +74,7 @@ def make_page() -> Page:
         phases=[Phase(1, 3, "PT", "primary"), Phase(4, 6, "ST", "senior")],
         curves=[Curve("student", "student", [1, 2, 3, 4, 5, 6], [0.04, 0.03, 0.02, 0.018, 0.015, 0.014])],
         teacher_curves=[Curve("primary", "primary teacher", [1, 2, 3], [0.02, 0.01, 0.005])],
+        skeleton=COCO_17,
         overlays=[instance("Instance 17")],
         worst=[instance("Instance 23")],
         joints=joints,

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from stages.pose.skeleton import Skeleton
 from stages.scoring.bootstrap import PairedBootstrap
 
 __all__ = [
@@ -203,6 +204,7 @@ class Page:
     phases: Sequence[Phase]
     curves: Sequence[Curve]
     teacher_curves: Sequence[Curve]
+    skeleton: Skeleton
     overlays: Sequence[ShownInstance]
     worst: Sequence[ShownInstance]
     joints: Sequence[JointRow]

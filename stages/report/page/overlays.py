@@ -9,14 +9,15 @@ from __future__ import annotations
 import base64
 import colorsys
 import math
+from functools import lru_cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.pose.skeleton import COCO_KEYPOINTS, LIMBS
+from stages.pose.skeleton import Skeleton
 
-__all__ = ["JOINT_COLOURS", "data_uri", "draw_bits", "draw_errors", "draw_mask", "draw_pose", "enlarge", "tile_height"]
+__all__ = ["data_uri", "draw_bits", "draw_errors", "draw_mask", "draw_pose", "enlarge", "joint_colours", "tile_height"]
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -31,18 +32,16 @@ _BUDGET_PIXELS = 100 * 256 * 192
 _MASK_COLOUR = np.array([255, 190, 60], np.float32)
 
 
-def _joint_colours() -> U8:
-    """Warm colours on the left side of the body, cold ones on the right, white for the nose."""
+@lru_cache(maxsize=4)
+def joint_colours(skeleton: Skeleton) -> U8:
+    """RGB [K, 3]: warm colours on the left side of the body, cold ones on the right, white in the middle."""
     colours = []
-    for index, name in enumerate(COCO_KEYPOINTS):
-        position = index / (len(COCO_KEYPOINTS) - 1)
+    for index, name in enumerate(skeleton.keypoints):
+        position = index / max(skeleton.num_keypoints - 1, 1)
         hue = 0.95 + 0.20 * position if name.startswith("left") else 0.62 - 0.25 * position
-        colours.append((1.0, 1.0, 1.0) if index == 0 else colorsys.hsv_to_rgb(hue % 1.0, 0.75, 1.0))
+        sided = name.startswith(("left", "right"))
+        colours.append(colorsys.hsv_to_rgb(hue % 1.0, 0.75, 1.0) if sided else (1.0, 1.0, 1.0))
     return np.round(np.array(colours) * 255).astype(np.uint8)
-
-
-JOINT_COLOURS = _joint_colours()
-"""RGB [K, 3]."""
 
 
 def tile_height(num_tiles: int, *, size_wh: tuple[int, int]) -> int:
@@ -59,19 +58,21 @@ def enlarge(crop_hw3: U8, *, height: int) -> tuple[U8, float]:
     return np.asarray(cv2.resize(crop_hw3, size, interpolation=how), np.uint8), factor
 
 
-def draw_pose(image_hw3: U8, keypoints_K2: F32, *, factor: float, shown_K: Flags, solid_K: Flags | None = None) -> U8:
+def draw_pose(
+    image_hw3: U8, keypoints_K2: F32, *, skeleton: Skeleton, factor: float, shown_K: Flags, solid_K: Flags | None = None
+) -> U8:
     """Draw the shown joints and the limbs between them; joints that are not ``solid`` (hidden ones) are rings."""
     drawn = image_hw3.copy()
-    points = _points(keypoints_K2, factor)
+    points, colours_K3 = _points(keypoints_K2, factor), joint_colours(skeleton)
     radius = max(2.0, image_hw3.shape[0] / 75)
-    for first, second in LIMBS:
+    for first, second in skeleton.limbs:
         if shown_K[first] and shown_K[second]:
-            colour = _mean_colour(first, second)
+            colour = _mean_colour(colours_K3[[first, second]])
             _line(drawn, points[first], points[second], (0, 0, 0), thickness=4)
             _line(drawn, points[first], points[second], colour, thickness=2)
     for joint in np.flatnonzero(shown_K):
         filled = solid_K is None or bool(solid_K[joint])
-        _dot(drawn, points[joint], JOINT_COLOURS[joint], radius=radius, filled=filled)
+        _dot(drawn, points[joint], colours_K3[joint], radius=radius, filled=filled)
     return drawn
 
 
@@ -86,11 +87,11 @@ def draw_errors(image_hw3: U8, keypoints_K2: F32, truth_K2: F32, *, factor: floa
     return drawn
 
 
-def draw_bits(image_hw3: U8, bits_KHW: Flags, *, factor: float) -> U8:
+def draw_bits(image_hw3: U8, bits_KHW: Flags, *, skeleton: Skeleton, factor: float) -> U8:
     """Draw the bits of each joint in its colour over a darkened image; where joints overlap, the mean of their colours."""
     height, width = image_hw3.shape[:2]
     count_HW = bits_KHW.sum(axis=0)
-    colour_HW3 = np.einsum("khw,kc->hwc", bits_KHW.astype(np.float32), JOINT_COLOURS.astype(np.float32))
+    colour_HW3 = np.einsum("khw,kc->hwc", bits_KHW.astype(np.float32), joint_colours(skeleton).astype(np.float32))
     colour_HW3 /= np.maximum(count_HW, 1)[..., None]
     cells_HW4 = np.concatenate([colour_HW3, (count_HW > 0)[..., None]], axis=-1).astype(np.float32)
     row_h, column_w = _cells_under(height, factor, len(count_HW)), _cells_under(width, factor, count_HW.shape[1])
@@ -149,9 +150,8 @@ def _dot(image: U8, point: npt.NDArray[np.float64], colour: U8, *, radius: float
         cv2.circle(image, center, size // 2, (0, 0, 0), cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
-def _mean_colour(first: int, second: int) -> tuple[int, ...]:
-    mean = JOINT_COLOURS[[first, second]].astype(int).mean(axis=0)
-    return tuple(int(value) for value in mean)
+def _mean_colour(colours_23: U8) -> tuple[int, ...]:
+    return tuple(int(value) for value in colours_23.astype(int).mean(axis=0))
 
 
 def _darkened(image_hw3: U8) -> F32:

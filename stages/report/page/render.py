@@ -11,11 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.humanize import count_text, duration, size_text
-from stages.pose.skeleton import COCO_KEYPOINTS
 from stages.report.page.content import AP_COLUMNS, Page, Scored, Who
 from stages.report.page.figures import curves_figure, differences_figure, joints_figure
 from stages.report.page.glossary import GLOSSARY
-from stages.report.page.overlays import JOINT_COLOURS, data_uri
+from stages.report.page.overlays import data_uri, joint_colours
 from stages.report.page.wording import ap_text, difference_sentence, is_significant, signed_text
 
 __all__ = ["render"]
@@ -38,7 +37,7 @@ def render(page: Page) -> str:
             ap_columns=AP_COLUMNS,
             glossary=GLOSSARY,
             figures=_figures(page),
-            joint_colours=_joint_colours(),
+            joint_colours=_colours_by_joint(page),
             left_out=_left_out(page),
         )
     )
@@ -77,9 +76,9 @@ def _figures(page: Page) -> dict[str, Markup]:
     return {name: Markup(svg) for name, svg in drawn.items()}
 
 
-def _joint_colours() -> dict[str, tuple[int, int, int]]:
-    names = [name.replace("_", " ") for name in COCO_KEYPOINTS]
-    return dict(zip(names, JOINT_COLOURS.tolist(), strict=True))
+def _colours_by_joint(page: Page) -> dict[str, tuple[int, int, int]]:
+    names = [name.replace("_", " ") for name in page.skeleton.keypoints]
+    return dict(zip(names, joint_colours(page.skeleton).tolist(), strict=True))
 
 
 def _left_out(page: Page) -> list[tuple[str, str, str, int]]:

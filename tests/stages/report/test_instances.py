@@ -22,11 +22,13 @@ def test_oks_counts_the_labelled_joints_alone() -> None:
     poses = np.zeros((2, 17, 3), np.float32)
     poses[1, 5, 0], poses[1, 0, 0] = 6.0, 500.0  # the shoulder is 6 px off; the nose is not labelled
     expected = (math.exp(-36 / (2 * 900 * (2 * COCO_17.sigmas_K[5]) ** 2)) + 1) / 2
-    assert instance_oks(poses, truth, 900.0) == pytest.approx([1.0, expected])
+    assert instance_oks(poses, truth, 900.0, skeleton=COCO_17) == pytest.approx([1.0, expected])
 
 
 def test_nobody_labelled_is_oks_zero() -> None:
-    assert instance_oks(np.zeros((1, 17, 3), np.float32), np.zeros((17, 3), np.float32), 900.0).tolist() == [0.0]
+    assert instance_oks(np.zeros((1, 17, 3), np.float32), np.zeros((17, 3), np.float32), 900.0, skeleton=COCO_17).tolist() == [
+        0.0
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line of the store: ``python -m pipeline.cache ls``, and what else can be asked of entries and done to them."""
+"""The command line of the store: ``python -m pipeline.cache ls`` and the other commands on entries."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from pipeline.cache import drop as removal
-from pipeline.cache import inspect as listing
 from pipeline.cache import transfer
-from pipeline.cache import verify as upkeep
+from pipeline.cache.drop import drop
+from pipeline.cache.gc import gc
+from pipeline.cache.inspect import diff, ls, show
 from pipeline.cache.lookup import Result
+from pipeline.cache.verify import verify
 from pipeline.cli import USER_MISTAKE, answer_with, exit_status
 from pipeline.home import HOME_HELP, UPSTREAM_HELP
 from storage_schemas.errors import KINDS
@@ -22,7 +23,7 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    # Before the command they are as good as behind it, where they must not write over what stands before.
+    # These options stand before or behind the command; behind it, a default must not overwrite a value given before.
     common, behind = (
         argparse.ArgumentParser(add_help=False, argument_default=default) for default in (None, argparse.SUPPRESS)
     )
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.cache",
         parents=[common],
-        description="What the store holds, whether it is whole, what may go, and how it comes to another machine. "
+        description="List, check, repair, delete and copy the entries of the store. "
         "KEY is the key of an entry or its beginning, alone or as kind/key.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,53 +41,44 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, parents=[behind], help=text, description=f"{text[0].upper()}{text[1:]}.")
 
-    ls = add("ls", "list the entries, one a line")
-    ls.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}; all without it")
-    show = add("show", "show one entry: what it was made from and by whom, what was measured, who uses it")
-    show.add_argument("key", metavar="KEY")
-    verify = add("verify", "read every file and compare size and sha256 with the manifest; without KEY of all entries")
-    verify.add_argument("keys", nargs="*", metavar="KEY")
-    verify.add_argument(
+    ls_parser = add("ls", "list the entries, one a line")
+    ls_parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}; default: all")
+    add("show", "show one entry: its inputs, its recipe, what was measured, who uses it").add_argument("key", metavar="KEY")
+    verify_parser = add("verify", "read every file and compare size and sha256 with the manifest; without KEY for all entries")
+    verify_parser.add_argument("keys", nargs="*", metavar="KEY")
+    verify_parser.add_argument(
         "--sample",
-        type=_people,
+        type=_count,
         metavar="N",
-        help="run the teachers of targets again on N random people instead, and tell the share of bits that differ",
+        help="instead, run the teachers of targets again on N random instances and print the share of bits that differ",
     )
-    repair = add(
-        "repair",
-        "take damaged files out of the upstream home, make those of views or targets again, and nothing else of the entry",
+    repair_parser = add(
+        "repair", "replace damaged files: copy them from the upstream home, or recompute those of views and targets"
     )
-    repair.add_argument("key", metavar="KEY")
-    diff = add("diff", "show the fields in which the recipes of two entries differ")
-    diff.add_argument("keys", nargs=2, metavar="KEY")
-    gc = add("gc", "remove entries that no experiment refers to, and what writers that died left behind")
-    gc.add_argument("--dry-run", action="store_true", help="only print what would be removed")
-    gc.add_argument(
-        "--min-age",
-        type=_hours,
-        default=24.0,
-        metavar="HOURS",
-        help="leave what is younger (default: 24; of files, not of work)",
+    repair_parser.add_argument("key", metavar="KEY")
+    add("diff", "show the fields in which the recipes of two entries differ").add_argument("keys", nargs=2, metavar="KEY")
+    gc_parser = add("gc", "delete entries that no experiment uses, and leftovers of dead writers")
+    gc_parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
+    gc_parser.add_argument(
+        "--min-age", type=_hours, default=24.0, metavar="HOURS", help="keep files that are younger (default: 24)"
     )
-    drop = add(
-        "drop", "remove entries, or what is left of them, so that they are made anew, and tell how, and what was made from them"
-    )
-    drop.add_argument("keys", nargs="+", metavar="KEY")
-    drop.add_argument("--used", action="store_true", help="although an experiment uses them, or a run is about to")
-    drop.add_argument("--dry-run", action="store_true", help="only print what would be removed")
-    export = add("export", "copy entries, or all those of an experiment, to a folder or a tar file")
-    export.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
-    export.add_argument("target", metavar="DEST", help="a folder to be made, or a tar file if it ends in .tar")
-    for reads_inputs in (verify, repair, drop, export):
+    drop_parser = add("drop", "delete entries, even damaged ones; print how to rebuild them and what depends on them")
+    drop_parser.add_argument("keys", nargs="+", metavar="KEY")
+    drop_parser.add_argument("--used", action="store_true", help="even if an experiment or a run needs them")
+    drop_parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
+    export_parser = add("export", "copy entries, or all those of an experiment, to a new home: a folder or a tar file")
+    export_parser.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
+    export_parser.add_argument("target", metavar="DEST", help="a new folder, or a tar file if it ends in .tar")
+    for reads_inputs in (verify_parser, repair_parser, drop_parser, export_parser):
         reads_inputs.add_argument("--upstream", metavar="HOME", help=UPSTREAM_HELP)
-    take_in = add("import", "take the entries of an export into the store; what is there already stays")
-    take_in.add_argument("source", metavar="SOURCE", help="the folder or tar file that export made")
+    import_parser = add("import", "copy the entries of an export, or of a home, into the store; entries that exist stay")
+    import_parser.add_argument("source", metavar="SOURCE", help="the folder or tar file of an export, or a home")
     return parser
 
 
-def _people(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of people from 1 up")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of instances from 1 up")
     return int(text)
 
 
@@ -108,20 +100,20 @@ def _repair(options: argparse.Namespace) -> Result:
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
-    "ls": listing.ls,
-    "show": listing.show,
-    "verify": upkeep.verify,
+    "ls": ls,
+    "show": show,
+    "verify": verify,
     "repair": _repair,
-    "diff": listing.diff,
-    "gc": upkeep.gc,
-    "drop": removal.drop,
+    "diff": diff,
+    "gc": gc,
+    "drop": drop,
     "export": transfer.export,
     "import": transfer.import_from,
 }
 
 
 def _run(options: argparse.Namespace) -> None:
-    # The answer alone goes to standard output, so that a program can read it; progress is for people.
+    # Only the result goes to standard output, so that a program can read it.
     with contextlib.redirect_stdout(sys.stderr):
         answer = _COMMANDS[options.command](options)
     answer_with(json.dumps(answer.data, indent=1) if options.json else answer.text)
@@ -137,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_MISTAKE
     return exit_status(
         lambda: _run(build_parser().parse_args(given)),
-        interrupted="what is finished is kept; the same command looks again at what is left",
+        interrupted="the finished part is kept; the same command continues",
     )
 
 

@@ -1,4 +1,4 @@
-"""``verify`` and ``gc``: whether entries are whole, and which of them may go."""
+"""``verify``: compare the files of entries with their manifests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.cache.advice import command
 from pipeline.cache.lookup import (
     Result,
-    experiment_remedy,
     experiment_run,
     open_store,
     order_of,
@@ -19,31 +18,29 @@ from pipeline.cache.lookup import (
     run_with,
     users_of,
 )
-from pipeline.experiments import Run, experiments
+from pipeline.experiments import Run
 from pipeline.home import upstream_if_there, upstream_of
-from pipeline.text import printable, table
-from stages.humanize import age_text, plural, size_text
+from pipeline.text import printable
+from stages.humanize import plural, size_text
 from storage_schemas.errors import (
     CorruptEntryError,
     MissingInputError,
     OdkdError,
     Remedy,
     SchemaVersionError,
-    StoreError,
 )
-from storage_schemas.paths.path import StorePath, parse_path
-from storage_schemas.store.gc import Garbage, find_garbage, remove
+from storage_schemas.paths.path import StorePath
 from storage_schemas.store.inventory import Inventory, Unreadable, find_place, held, take_inventory
 from storage_schemas.store.store import Entry, Store
 from storage_schemas.store.verify import Verdict
 
-__all__ = ["gc", "verify"]
+__all__ = ["verify"]
 
 log = logging.getLogger("pipeline")
 
 
 def verify(options: argparse.Namespace) -> Result:
-    """Read every file of the entries that were named, or of all."""
+    """Read every file of the named entries, or of all entries."""
     if options.sample:
         return _sampled(options)
     # It draws bars, and takes longer to import than a list takes to print.
@@ -96,11 +93,11 @@ def verify(options: argparse.Namespace) -> Result:
     if wanted and not error and verdict.other_versions:
         # It was to be looked at, and was not.
         error = inventory.unreadable[verdict.other_versions[0]]
-    return Result(data, "\n".join(_told(home, verdict, damaged, missing)), error)
+    return Result(data, "\n".join(_lines(home, verdict, damaged, missing)), error)
 
 
 def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
-    """Every place with what is there, in an order in which it can be mended: by stage, and what was made from others later."""
+    """Every entry in the order in which it can be repaired: by stage, and inputs before what was made from them."""
 
     def order(entry_id: str) -> tuple[int, int, str]:
         kind = entry_id.partition("/")[0]
@@ -115,7 +112,7 @@ def _in_order(inventory: Inventory) -> list[tuple[str, Entry | Unreadable]]:
 def _missing(
     home: StorePath, inventory: Inventory, users: Mapping[str, Sequence[Run]], option: str | None
 ) -> dict[str, dict[str, Any]]:
-    """By experiment: the entries that its figures name and that are not here, nor in the upstream home, and what makes them."""
+    """For each experiment: the entries of its figures that neither home has, and the command that rebuilds them."""
     lacking = {
         entry_id: ended
         for entry_id, runs in users.items()
@@ -157,10 +154,10 @@ def _sampled(options: argparse.Namespace) -> Result:
     return sampled(home, wanted, upstream=upstream_of(options.upstream, home), rows=options.sample)
 
 
-def _told(
+def _lines(
     home: StorePath, verdict: Verdict, damaged: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Lines: what is damaged and what mends it first, and the sum of all last."""
+    """The lines of the answer: damage with its remedy first, the sum last."""
     for entry_id, found in damaged.items():
         yield from (f"{entry_id}: {printable(problem)}" for problem in found["problems"])
         yield f"  Next:    {found['next']}"
@@ -169,18 +166,18 @@ def _told(
     if others := verdict.other_versions:
         yield (
             f"{plural(len(others), 'entry')} of another schema version, which the release that wrote it reads, such as "
-            f"{others[0]}\n  To take one away: {command(Remedy('drop', entry_id=others[0], home=str(home), dry_run=True))}"
+            f"{others[0]}\n  To delete one: {command(Remedy('drop', entry_id=others[0], home=str(home), dry_run=True))}"
         )
     for name, found in missing.items():
-        # Nothing is wrong with that: what was dropped is made again where it is needed.
+        # This is no damage: a run rebuilds dropped entries when it needs them.
         yield (
             f"Experiment '{name}' names {plural(len(found['entries']), 'entry')} of which there is none, such as "
             f"{found['entries'][0]}\n  Made again, unless --upstream HOME has it, by: {found['next']}"
         )
     read = f"{plural(len(verdict.entries), 'entry')}, {plural(verdict.num_files, 'file')}, {size_text(verdict.size)}"
     bad = sum(map(len, verdict.damaged.values()))
-    told = f"{plural(bad, 'damaged file')} in {plural(len(verdict.damaged), 'entry')}" if bad else "all as their manifests say"
-    yield f"{read}: {told}"
+    result = f"{plural(bad, 'damaged file')} in {plural(len(verdict.damaged), 'entry')}" if bad else "OK"
+    yield f"{read}: {result}"
 
 
 def _damage(damaged: Mapping[str, Mapping[str, Any]]) -> OdkdError | None:
@@ -192,90 +189,3 @@ def _damage(damaged: Mapping[str, Mapping[str, Any]]) -> OdkdError | None:
         allowed="files as the manifests describe them",
         remedy=Remedy("advice", text="the commands behind 'Next:' above, in their order" if more else about["next"]),
     )
-
-
-def gc(options: argparse.Namespace) -> Result:
-    """Remove what nobody needs, or only say what that is."""
-    home, store = open_store(options)
-    garbage, left = find_garbage(store, _used(home), min_age_seconds=options.min_age * 3600, tell=log.info)
-    for entry_id, reason in left.items():
-        log.info("%s is left alone: %s", entry_id, reason)
-    gone, error = (garbage, None) if options.dry_run else _remove(home, store, garbage)
-    size = sum(item.size for item in gone)
-    kept = _kept(home, store)
-    names = {"entry": "entry_id", "what": "what", "size": "size", "age_seconds": "age_seconds"}
-    data = {
-        "dry_run": options.dry_run,
-        "removed": [{name: getattr(item, field) for name, field in names.items()} for item in gone],
-        "bytes": size,
-        "left": left,
-        "unfinished": kept,
-    }
-    rows = [(item.entry_id, item.what, size_text(item.size), age_text(item.age_seconds)) for item in gone]
-    shown = [table(("entry", "what", "size", "age"), rows, right=("size", "age")), ""] if rows else []
-    total = f"{size_text(size)} {'to be freed' if options.dry_run else 'freed'} in {store.root}"
-    return Result(data, "\n".join([*shown, *map(_kept_told, kept), total]), error)
-
-
-def _kept(home: StorePath, store: Store) -> list[dict[str, Any]]:
-    """The runs that are not finished: who may be at each, and what each keeps that no finished run needs."""
-    runs = [run for experiment in experiments(home) for run in experiment.runs]
-    finished = frozenset().union(*(run.entry_ids for run in runs if run.notes is None))
-    return [
-        {
-            "experiment": run.experiment,
-            "notes": str(run.notes),
-            "process": run.holder,
-            "keeps": sorted(entry_id for entry_id in run.entry_ids - finished if (store.root / entry_id).is_dir()),
-        }
-        for run in runs
-        if run.notes is not None
-    ]
-
-
-def _kept_told(kept: Mapping[str, Any]) -> str:
-    what = f"keeps {plural(len(kept['keeps']), 'entry')} that no finished run needs"
-    drop = parse_path(kept["notes"]).removal_command()
-    if kept["process"]:
-        return f"A run of '{kept['experiment']}' by {kept['process']} {what}; if that process is dead and not to go on: {drop}"
-    return f"A run of '{kept['experiment']}' that did not end {what}, until it is run again with its settings; or: {drop}"
-
-
-def _remove(home: StorePath, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
-    """What was removed, and the error that ended it, if one did."""
-    gone: list[Garbage] = []
-    for item in garbage:
-        # What is used is looked up again each time: a run may have begun since.
-        def is_used(entry_id: str = item.entry_id) -> bool:
-            return entry_id in _used(home)
-
-        try:
-            if remove(store, item, is_used):
-                gone.append(item)
-        except OdkdError as error:
-            return gone, error
-    return gone, None
-
-
-def _used(home: StorePath) -> frozenset[str]:
-    """The places that experiments refer to.
-
-    Raises:
-        StoreError: of one this cannot be told, so that nothing is known to be unused.
-    """
-    found = experiments(home)
-    for experiment in found:
-        if experiment.problem:
-            folder = home / "runs" / experiment.name
-            spoilt = experiment.spoilt or folder
-            raise StoreError(
-                f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
-                allowed="experiments of which it is known, since what they need is not removed; "
-                + (
-                    "if that run is not wanted, none"
-                    if spoilt != folder
-                    else f"if it is not wanted, none: {spoilt.removal_command()}"
-                ),
-                remedy=experiment_remedy(home, experiment),
-            )
-    return frozenset().union(*(experiment.entry_ids for experiment in found))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cluster, graph
-from pipeline.cache import verify as upkeep
+from pipeline.cache import gc as gc_command
 from pipeline.cli import DONE, FAILED, USER_MISTAKE
 from pipeline.config.load import load_settings
 from pipeline.experiments import noting, refer
@@ -257,7 +257,7 @@ def test_a_run_that_begins_during_gc_keeps_what_it_finds(
             refer(cache.home / "runs" / "new", "now", entry_ids[2:])
         return real(store, item, is_used)
 
-    monkeypatch.setattr(upkeep, "remove", begins)
+    monkeypatch.setattr(gc_command, "remove", begins)
     assert [item["entry"] for item in cache.json("gc")["removed"]] == entry_ids[:2]
     assert _there(cache) == set(entry_ids[2:])
 

@@ -23,7 +23,7 @@ from tests.support.store_samples import flip_bit, signed, truncate
 def test_verify_of_a_whole_store_ends_well(cache: Cache, made: dict[str, Entry]) -> None:
     assert cache("verify") == DONE
     # 16 entries of 7 bytes, one of them in 2 files, and one of 2000 bytes.
-    assert cache.out == "17 entries, 18 files, 2.1 kB: all as their manifests say\n"
+    assert cache.out == "17 entries, 18 files, 2.1 kB: OK\n"
     assert "verify: 18/18 files" in cache.err
 
 
@@ -54,7 +54,7 @@ def test_verify_names_the_damaged_file_and_the_command_that_mends_it(
     ]
     assert cache.json("verify")["damaged"] == {entry.entry_id: {"problems": [said], "next": command}}
     assert cache("verify", made["student"].key) == DONE
-    assert cache.out == "1 entry, 1 file, 7 B: all as their manifests say\n"
+    assert cache.out == "1 entry, 1 file, 7 B: OK\n"
     assert cache("verify", made["student"].key, entry.key[:8]) == USER_MISTAKE
 
 
@@ -145,7 +145,7 @@ def test_entries_of_another_schema_version_are_told_and_may_be_dropped(
     assert cache("verify") == DONE, "it is not damaged"
     drop = f"python -m pipeline.cache drop {entry.entry_id} --dry-run --home {cache.home}"
     assert f"1 entry of another schema version, which the release that wrote it reads, such as {entry.entry_id}" in cache.out
-    assert f"  To take one away: {drop}\n" in cache.out
+    assert f"  To delete one: {drop}\n" in cache.out
     assert cache.json("verify")["other_versions"] == [entry.entry_id]
     assert cache("verify", entry.key) == USER_MISTAKE, "it was to be looked at, and was not"
     assert f"  Next:    {drop}\n" in cache.err

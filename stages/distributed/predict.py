@@ -27,16 +27,16 @@ _TASK_INSTANCES = 256
 F32 = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Job:
     """Some rows of an instance table, and the network that predicts on them."""
 
     start: int
     stop: int
-    people: File
+    table: File
     pictures: Pictures
     spec: NetworkSpec
-    size_wh: tuple[int, int]
+    crop_wh: tuple[int, int]
     divisor: int
     device: Device
     precision: Literal["float32", "bfloat16"]
@@ -48,7 +48,7 @@ class _Job:
 def predict(
     context: Context,
     spec: NetworkSpec,
-    people: File,
+    table: File,
     pictures: Pictures,
     *,
     divisor: int = 1,
@@ -57,12 +57,12 @@ def predict(
     precision: Literal["float32", "bfloat16"],
     title: str,
 ) -> dict[DecoderName, F32]:
-    """Keypoints [N, K, 3] (x, y in image pixels, score) of every instance in the table ``people``, by each decoder.
+    """Keypoints [N, K, 3] (x, y in image pixels, score) of every instance in ``table``, by each decoder.
 
     Args:
         context: the run.
         spec: the network and its weights.
-        people: the instance table.
+        table: the instance table.
         pictures: where the crops come from.
         divisor: the crop's size divided by this is the network's input size.
         flip: average with the heatmaps of the mirrored crops.
@@ -71,35 +71,35 @@ def predict(
         title: of the progress line.
     """
     settings = context.settings
-    num = len(read_instances(people.fetch()).id_N)
+    num = len(read_instances(table.fetch()).id_N)
     jobs = [
         _Job(
-            start,
-            min(start + _TASK_INSTANCES, num),
-            people,
-            pictures,
-            spec,
-            settings.crop.size_wh,
-            divisor,
-            context.device,
-            precision,
-            flip,
-            withhold_mask,
-            settings.evaluate.batch_size,
+            start=start,
+            stop=min(start + _TASK_INSTANCES, num),
+            table=table,
+            pictures=pictures,
+            spec=spec,
+            crop_wh=settings.crop.size_wh,
+            divisor=divisor,
+            device=context.device,
+            precision=precision,
+            flip=flip,
+            withhold_mask=withhold_mask,
+            batch_size=settings.evaluate.batch_size,
         )
         for start in range(0, num, _TASK_INSTANCES)
     ]
     sized = [(job, job.stop - job.start) for job in jobs]
     options = task_options(context, network=True)
     parts = dict[int, dict[DecoderName, F32]]()
-    for job, result in run_tasks(_predict_rows, sized, options=options, title=title, unit="people"):
+    for job, result in run_tasks(_predict_rows, sized, options=options, title=title, unit="instances"):
         parts[job.start] = result
     return {decoder: np.concatenate([parts[job.start][decoder] for job in jobs]) for decoder in DECODERS}
 
 
 def _predict_rows(job: _Job) -> dict[DecoderName, F32]:
-    instances = read_instances(job.people.fetch()).select(np.arange(job.start, job.stop))
-    size_wh = (job.size_wh[0] // job.divisor, job.size_wh[1] // job.divisor)
+    instances = read_instances(job.table.fetch()).select(np.arange(job.start, job.stop))
+    size_wh = (job.crop_wh[0] // job.divisor, job.crop_wh[1] // job.divisor)
     predictor = load_predictor(job.spec, instances.skeleton, size_wh, job.device, job.precision, worker_threads())
     found: dict[DecoderName, list[F32]] = {decoder: [] for decoder in DECODERS}
     for batch, affine_B23 in _plain_batches(instances, job, size_wh, with_mask=predictor.feed_mask):
@@ -113,7 +113,7 @@ def _plain_batches(
     instances: Instances, job: _Job, size_wh: tuple[int, int], *, with_mask: bool
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float64]]]:
     """Batches of plain crops (view 0), and the affines from image pixels to the pixels of these crops."""
-    views = draw_views(instances, 0, seed=0, augment=AugmentSettings(), size_wh=job.size_wh)
+    views = draw_views(instances, 0, seed=0, augment=AugmentSettings(), size_wh=job.crop_wh)
     loader = CropLoader(instances, job.pictures, size_wh=size_wh, threads=worker_threads(), ahead=batches_ahead(job.device))
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))

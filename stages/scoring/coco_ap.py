@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JointScore:
-    """How well one joint is found; see ``Scores.joints``. ``similarity`` and ``share`` are 0 where ``labelled`` is."""
+    """The score of one joint, see ``Scores.joints``; ``similarity`` and ``share`` are 0 if ``labelled`` is 0."""
 
     name: str
     labelled: int
@@ -41,11 +41,11 @@ class JointScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """The ten numbers of COCO keypoint evaluation, -1 where no person is of that size, and a row a joint.
+    """The ten numbers of the COCO keypoint evaluation (-1 if no instance has that size), and the score of each joint.
 
-    ``joints``: people are matched with results as for AP50. Over the labelled joints of people that count (not crowd,
-    at least one label), ``similarity`` is the mean keypoint similarity exp(-d^2 / (2 area (2 sigma)^2)), and ``share``
-    the part with similarity of at least 0.5; a joint of a person without a match counts 0.
+    ``joints``: instances are matched with results as for AP50. Only the labelled joints of instances that count (no crowd,
+    at least one label) are used. ``similarity`` is the mean of ``stages.scoring.oks.keypoint_similarity``, and ``share`` is
+    the share with a similarity of at least 0.5. Joints of an instance without a match have similarity 0.
     """
 
     AP: float
@@ -68,9 +68,9 @@ def evaluate(
 ) -> Scores:
     """Score ``results`` (COCO results records) against ``ground_truth`` (a COCO keypoints file as a dict).
 
-    With ``image_ids`` only those images count, and results on the others are left out. The size of a result, which
-    decides whether an unmatched one counts for APM and APL, is the extent of its keypoints: any ``bbox`` is ignored, as
-    it would give numbers that cannot be compared. No results at all score 0, with a warning. Neither argument is changed.
+    With ``image_ids`` only those images are scored, and results on other images are ignored. An unmatched result counts for
+    APM or APL by its size, which is always the extent of its keypoints: a ``bbox`` is ignored, because it would change the
+    numbers. Without any results the AP is 0, and a warning is logged. Neither argument is changed.
 
     Raises DataError: no person with a labelled joint, records that are malformed, NaN or infinity, unknown image ids.
     """
@@ -99,7 +99,7 @@ def evaluate(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep pycocotools' prints out of the output."""
+    """Suppress what pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
@@ -107,11 +107,11 @@ def _quiet() -> Iterator[None]:
 def match_results(
     ground_truth: Record, results: Sequence[Record], skeleton: Skeleton, image_ids: Collection[int] | None
 ) -> COCOeval:
-    """A COCOeval that has matched results with people, image by image."""
+    """A COCOeval that has matched the results with the instances, image by image; raises as ``evaluate``."""
     all_ids = {image["id"] for image in ground_truth.get("images", ())}
     kept_ids = all_ids if image_ids is None else set(image_ids)
     _refuse_unknown(kept_ids - all_ids, "image_ids name images")
-    people, category = _people(ground_truth, kept_ids, skeleton.num_keypoints)
+    instances, category = _instances(ground_truth, kept_ids, skeleton.num_keypoints)
     _refuse_unknown({result.get("image_id") for result in results} - all_ids, "results are on images")
     detections = [
         _detection(result, index, category, skeleton.num_keypoints)
@@ -120,7 +120,7 @@ def match_results(
     ]
     if not detections:
         _log.warning("no results on the %d images of the ground truth: AP is 0", len(kept_ids))
-    evaluation = COCOeval(_coco(people, kept_ids, category), _coco(detections, kept_ids, category), "keypoints")
+    evaluation = COCOeval(_coco(instances, kept_ids, category), _coco(detections, kept_ids, category), "keypoints")
     evaluation.params.kpt_oks_sigmas = skeleton.sigmas_K
     with _quiet():
         evaluation.evaluate()
@@ -128,7 +128,7 @@ def match_results(
 
 
 def _coco(annotations: list[dict[str, Any]], image_ids: Collection[int], category: int) -> COCO:
-    """A pycocotools index of ``annotations``; ids count from 1, as pycocotools reads a match with id 0 as no match."""
+    """A pycocotools index of ``annotations``; ids start at 1, because pycocotools reads a match with id 0 as no match."""
     coco = COCO()
     coco.dataset = {
         "images": [{"id": image_id} for image_id in image_ids],
@@ -149,27 +149,27 @@ def _refuse_unknown(unknown: Collection[Any], what: str) -> None:
         )
 
 
-def _people(ground_truth: Record, kept_ids: Collection[int], num_keypoints: int) -> tuple[list[dict[str, Any]], int]:
-    """What COCOeval needs of the annotations on ``kept_ids``, and the id of the category that has keypoints."""
+def _instances(ground_truth: Record, kept_ids: Collection[int], num_keypoints: int) -> tuple[list[dict[str, Any]], int]:
+    """The annotations on ``kept_ids`` as COCOeval needs them, and the id of the category with keypoints."""
     annotations = ground_truth.get("annotations", ())
     categories = {annotation["category_id"] for annotation in annotations if "keypoints" in annotation}
     if len(categories) > 1:
         raise DataError(f"keypoints in {len(categories)} categories: {sorted(categories)}", allowed="one category")
-    people = [
-        _person(annotation, 3 * num_keypoints)
+    instances = [
+        _instance(annotation, 3 * num_keypoints)
         for annotation in annotations
         if annotation["category_id"] in categories and annotation["image_id"] in kept_ids
     ]
-    if not any(person["num_keypoints"] and not person["iscrowd"] for person in people):
+    if not any(instance["num_keypoints"] and not instance["iscrowd"] for instance in instances):
         raise DataError(
-            f"no person with a labelled joint on the {len(kept_ids)} images to evaluate",
+            f"no instance with a labelled joint on the {len(kept_ids)} images to evaluate",
             allowed="a COCO keypoints file with at least one annotation with num_keypoints > 0 and iscrowd 0",
         )
-    return people, categories.pop()
+    return instances, categories.pop()
 
 
-def _person(annotation: Record, num_values: int) -> dict[str, Any]:
-    """A person as COCOeval wants it. One without keypoints, such as a crowd, stays as a region to ignore."""
+def _instance(annotation: Record, num_values: int) -> dict[str, Any]:
+    """An annotation as COCOeval needs it. One without keypoints, such as a crowd, becomes a region to ignore."""
     where = f"annotation {annotation.get('id')} on image {annotation['image_id']}"
     keypoints = _numbers(annotation.get("keypoints", [0] * num_values), num_values, f"keypoints of {where}")
     return {
@@ -184,10 +184,10 @@ def _person(annotation: Record, num_values: int) -> dict[str, Any]:
 
 
 def _detection(result: Record, index: int, category: int, num_keypoints: int) -> dict[str, Any]:
-    """A result as COCOeval wants it, with the area that pycocotools gives to one without a box."""
+    """A result as COCOeval needs it, with the area that pycocotools computes for a result without a box."""
     where = f"result {index} on image {result['image_id']}"
     if result.get("category_id") != category:
-        raise DataError(f"category_id {result.get('category_id')!r} of {where}", allowed=f"{category}, the people's")
+        raise DataError(f"category_id {result.get('category_id')!r} of {where}", allowed=f"{category}, as in the ground truth")
     keypoints = _numbers(result.get("keypoints", ()), 3 * num_keypoints, f"keypoints of {where}")
     return {
         "image_id": result["image_id"],
@@ -199,7 +199,7 @@ def _detection(result: Record, index: int, category: int, num_keypoints: int) ->
 
 
 def _numbers(values: npt.ArrayLike, count: int, what: str) -> F64:
-    """``values`` as float64; pycocotools would take a NaN without a word."""
+    """``values`` as float64; raises ``DataError`` for NaN, which pycocotools would silently accept."""
     try:
         numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError):
@@ -210,24 +210,24 @@ def _numbers(values: npt.ArrayLike, count: int, what: str) -> F64:
 
 
 def matched_images(evaluation: COCOeval) -> list[dict[str, Any] | None]:
-    """What COCOeval found on each image, over all sizes of people; None for an image with nothing on it."""
+    """The matches of each image over all instance sizes; None for an image without instances and results."""
     found: list[dict[str, Any] | None] = evaluation.evalImgs[: len(evaluation.params.imgIds)]
     return found
 
 
 def _joint_similarity(evaluation: COCOeval, skeleton: Skeleton) -> tuple[F64, npt.NDArray[np.bool_]]:
-    """Keypoint similarity (N, K) of the N people that count with their match at OKS .5, and which joints are labelled."""
-    people, results = evaluation.cocoGt.anns, evaluation.cocoDt.anns
+    """Keypoint similarity [N, K] of the instances that count with their match at OKS .5, and which joints are labelled."""
+    instances, results = evaluation.cocoGt.anns, evaluation.cocoDt.anns
     similarity, labelled = [], []
     for image in filter(None, matched_images(evaluation)):
-        for person_id, result_id, ignored in zip(image["gtIds"], image["gtMatches"][0], image["gtIgnore"], strict=True):
+        for instance_id, result_id, ignored in zip(image["gtIds"], image["gtMatches"][0], image["gtIgnore"], strict=True):
             if ignored:
                 continue
-            truth = people[person_id]["keypoints"].reshape(-1, 3)
+            truth = instances[instance_id]["keypoints"].reshape(-1, 3)
             row = np.zeros(skeleton.num_keypoints)
             if result_id:
                 squared = np.square(results[int(result_id)]["keypoints"].reshape(-1, 3) - truth)[:, :2].sum(axis=1)
-                row = keypoint_similarity(squared, people[person_id]["area"], skeleton=skeleton)
+                row = keypoint_similarity(squared, instances[instance_id]["area"], skeleton=skeleton)
             similarity.append(row)
             labelled.append(truth[:, 2] > 0)
     return np.asarray(similarity), np.asarray(labelled)

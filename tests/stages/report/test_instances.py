@@ -16,7 +16,7 @@ def columns(**values: list[Any]) -> dict[str, npt.NDArray[Any]]:
     return {name: np.array(rows) for name, rows in values.items()}
 
 
-def test_oks_counts_the_labelled_joints_alone() -> None:
+def test_oks_uses_only_labelled_joints() -> None:
     truth = np.zeros((17, 3), np.float32)
     truth[[5, 9], 2] = [2, 1]
     poses = np.zeros((2, 17, 3), np.float32)
@@ -25,7 +25,7 @@ def test_oks_counts_the_labelled_joints_alone() -> None:
     assert instance_oks(poses, truth, 900.0, skeleton=COCO_17) == pytest.approx([1.0, expected])
 
 
-def test_nobody_labelled_is_oks_zero() -> None:
+def test_an_instance_without_labels_has_oks_0() -> None:
     assert instance_oks(np.zeros((1, 17, 3), np.float32), np.zeros((17, 3), np.float32), 900.0, skeleton=COCO_17).tolist() == [
         0.0
     ]

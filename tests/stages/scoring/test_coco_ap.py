@@ -36,7 +36,7 @@ def test_a_wrong_result_before_the_right_one_halves_the_precision() -> None:
     assert ap_of(truth([person(1, 1), person(2, 2, shift=900)]), found[:1]) == pytest.approx(51 / 101)
 
 
-def test_the_joint_table_counts_labelled_joints_and_nothing_for_people_not_found() -> None:
+def test_the_joint_table_counts_labelled_joints_and_zero_for_unmatched_instances() -> None:
     unlabelled = person(2, 2)
     unlabelled["keypoints"][2] = 0
     unlabelled["num_keypoints"] = 16
@@ -50,17 +50,17 @@ def test_the_joint_table_counts_labelled_joints_and_nothing_for_people_not_found
     assert len(scores.joints) == 17
 
 
-def test_an_unlabelled_person_and_a_crowd_without_keypoints_are_regions_to_ignore() -> None:
+def test_an_unlabelled_instance_and_a_crowd_without_keypoints_are_regions_to_ignore() -> None:
     crowd = {"id": 2, "image_id": 2, "category_id": 1, "bbox": [0, 0, 900, 900], "area": 8e5, "iscrowd": 1}
     found = [result(1, score=0.5), result(2, score=0.9)]
     assert ap_of(truth([person(1, 1), crowd]), found) == pytest.approx(1.0)
 
 
-def test_an_annotation_with_id_0_can_be_found() -> None:
+def test_an_annotation_with_id_0_can_be_matched() -> None:
     assert ap_of(truth([person(0, 1)]), [result(1)]) == pytest.approx(1.0)
 
 
-def test_only_the_images_asked_for_count() -> None:
+def test_only_the_given_images_are_scored() -> None:
     ground_truth, found = truth([person(1, 1), person(2, 2)]), [result(1), result(2, similarity=0.4)]
     assert ap_of(ground_truth, found, image_ids=[1]) == pytest.approx(1.0)
     assert ap_of(ground_truth, found, image_ids=[2]) == 0.0
@@ -69,7 +69,7 @@ def test_only_the_images_asked_for_count() -> None:
         evaluate(ground_truth, found, image_ids=[1, 99], skeleton=COCO_17)
 
 
-def test_no_results_are_ap_0_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_results_the_ap_is_0_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     scores = evaluate(truth([person(1, 1)]), [], skeleton=COCO_17)
     assert ten(scores) == [0, 0, 0, -1, 0, 0, 0, 0, -1, 0]
     assert [joint.similarity for joint in scores.joints] == [0.0] * 17
@@ -100,19 +100,19 @@ def test_an_unknown_image_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("people", [[], [person(1, 1, crowd=1)], [person(1, 1) | {"num_keypoints": 0}]])
-def test_a_ground_truth_with_nobody_to_find_is_refused(people: list[dict[str, Any]]) -> None:
-    with pytest.raises(DataError, match="no person with a labelled joint"):
+def test_a_ground_truth_without_labelled_instances_is_refused(people: list[dict[str, Any]]) -> None:
+    with pytest.raises(DataError, match="no instance with a labelled joint"):
         evaluate(truth(people), [result(1)], skeleton=COCO_17)
 
 
-def test_a_person_without_an_area_is_refused_by_id() -> None:
+def test_an_instance_without_an_area_is_refused_by_id() -> None:
     broken = person(31, 1)
     del broken["area"]
     with pytest.raises(DataError, match="area of annotation 31"):
         evaluate(truth([broken]), [result(1)], skeleton=COCO_17)
 
 
-def test_nothing_is_printed_and_nothing_is_changed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_nothing_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     ground_truth, found = crowd_of_everything(0)
     before = copy.deepcopy((ground_truth, found))
     evaluate(ground_truth, found, skeleton=COCO_17)
@@ -121,14 +121,14 @@ def test_nothing_is_printed_and_nothing_is_changed(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_all_ten_numbers_are_pycocotools_own_and_a_box_changes_none(seed: int) -> None:
+def test_all_ten_numbers_equal_pycocotools_and_a_box_changes_none(seed: int) -> None:
     ground_truth, found = crowd_of_everything(seed)
     expected = by_pycocotools(ground_truth, found)
     assert ten(evaluate(ground_truth, found, skeleton=COCO_17)) == expected
     assert ten(evaluate(ground_truth, [one | {"bbox": [0, 0, 1, 1]} for one in found], skeleton=COCO_17)) == expected
 
 
-def test_cocoapis_published_example_comes_out_to_three_digits() -> None:
+def test_the_published_example_of_cocoapi_is_reproduced_to_three_digits() -> None:
     folder = shared_data("coco_fakekeypoints100")
     ground_truth = json.loads((folder / "person_keypoints_val2014_100.json").read_text())
     found = json.loads((folder / "person_keypoints_val2014_fakekeypoints100_results.json").read_text())

@@ -156,7 +156,7 @@ def score(context: Context, boxes: Path | None) -> Entry:
     return score_network(context, SPEC, context.content(NETWORK), "student", stage="evaluate", boxes=boxes)
 
 
-def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: LocalPath, seen: list[Instances]) -> None:
+def test_a_detection_on_an_image_without_instances_lowers_the_ap(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9), box(2, 0.7))
     entry = score(prepared(tmp_path, boxes), boxes)
     # Best first: wrong, right, right. Precision 0, 1/2, 2/3; at every recall the best from there on is 2/3.
@@ -167,7 +167,7 @@ def test_a_person_detected_on_an_empty_image_lowers_the_ap(tmp_path: LocalPath, 
     assert all(len(sha256) == 64 for sha256 in seen[0].sha256_M), "each picture is known by its hash, as the loader wants"
 
 
-def test_without_it_every_person_is_found(tmp_path: LocalPath, seen: list[Instances]) -> None:
+def test_without_that_detection_every_instance_is_found(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(2, 0.7))
     entry = score(prepared(tmp_path, boxes), boxes)
     assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
@@ -175,7 +175,7 @@ def test_without_it_every_person_is_found(tmp_path: LocalPath, seen: list[Instan
     assert len(seen) == 1
 
 
-def test_a_wrong_box_that_comes_last_changes_nothing(tmp_path: LocalPath, seen: list[Instances]) -> None:
+def test_a_wrong_box_with_the_lowest_score_changes_nothing(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(2, 0.7), box(3, 0.6))
     entry = score(prepared(tmp_path, boxes), boxes)
     assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
@@ -183,7 +183,7 @@ def test_a_wrong_box_that_comes_last_changes_nothing(tmp_path: LocalPath, seen: 
     assert len(seen[0].id_N) == 3
 
 
-def test_a_picture_that_only_a_detection_is_on_and_that_is_missing_is_told(tmp_path: LocalPath, seen: list[Instances]) -> None:
+def test_a_missing_image_with_only_detections_is_named(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
     context = prepared(tmp_path, boxes, pictures=(1, 2))
     with pytest.raises(DataError, match=r"image 3 \('3\.png'\)"):
@@ -191,7 +191,7 @@ def test_a_picture_that_only_a_detection_is_on_and_that_is_missing_is_told(tmp_p
     assert not seen
 
 
-def test_teachers_are_scored_where_people_are_annotated_whatever_the_boxes(tmp_path: LocalPath, seen: list[Instances]) -> None:
+def test_teachers_are_scored_on_annotated_boxes_even_with_a_detections_file(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(3, 0.9))
     with_boxes, without = prepared(tmp_path, boxes), prepared(tmp_path)
     steps = [evaluation_step(context, NETWORK, "teacher", stage="teachers") for context in (with_boxes, without)]
@@ -203,7 +203,7 @@ def test_teachers_are_scored_where_people_are_annotated_whatever_the_boxes(tmp_p
     assert seen[0].has_mask_N.tolist() == [True, False]
 
 
-def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_ones(tmp_path: LocalPath) -> None:
+def test_students_are_scored_on_detected_boxes_and_held_out_instances_on_annotated_ones(tmp_path: LocalPath) -> None:
     boxes = detections(tmp_path, box(1, 0.8))
     context = prepared(tmp_path, boxes)
     val = evaluation_step(context, NETWORK, "student", stage="evaluate")
@@ -214,7 +214,7 @@ def test_students_are_scored_on_detected_boxes_and_held_out_people_on_annotated_
     assert evaluation_step(context, NETWORK, "student", stage="evaluate").key != val.key
 
 
-def test_the_entry_is_found_by_the_step_that_asks_for_it(tmp_path: LocalPath, seen: list[Instances]) -> None:
+def test_the_step_finds_its_entry(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8))
     context = prepared(tmp_path, boxes)
     step = evaluation_step(context, NETWORK, "student", stage="evaluate")
@@ -223,7 +223,7 @@ def test_the_entry_is_found_by_the_step_that_asks_for_it(tmp_path: LocalPath, se
     assert len(seen) == 1, "the second time it is found"
 
 
-def test_another_picture_that_nobody_is_annotated_on_makes_other_scores(tmp_path: LocalPath) -> None:
+def test_another_image_without_annotations_changes_the_key(tmp_path: LocalPath) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
     before = evaluation_step(prepared(tmp_path, boxes), NETWORK, "student", stage="evaluate")
     (tmp_path / "images" / "more.png").write_bytes(b"changes the folder")
@@ -233,15 +233,13 @@ def test_another_picture_that_nobody_is_annotated_on_makes_other_scores(tmp_path
 
 
 @pytest.mark.parametrize(("name", "why"), [("folder", "is not a file"), ("nothing.json", "is missing")])
-def test_boxes_that_are_no_file_are_told_at_once(tmp_path: LocalPath, name: str, why: str) -> None:
+def test_boxes_that_are_no_file_are_refused_at_once(tmp_path: LocalPath, name: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=rf"{name} \(evaluate.boxes\) {why}"):
         evaluation_step(prepared(tmp_path, tmp_path / name), NETWORK, "student", stage="evaluate")
 
 
-def test_the_protocol_says_whose_boxes_are_a_detectors_and_whose_are_not(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_protocol_says_which_rows_have_detected_boxes(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "scores_of", lambda *_: {"instances": 3, "images": 3})
     boxes = detections(tmp_path, box(1, 0.8))
     told = evaluate.protocol(prepared(tmp_path, boxes))

@@ -114,12 +114,13 @@ def test_a_run_killed_as_it_leaves_its_figures_takes_no_reference_away(
     folder.mkdir(parents=True)
     leave(folder, "1", "of: old\n", _figures("instances/1", "targets/3"), is_whole=True)
     written: list[LocalPath] = []
+    write = LocalPath.write_atomic
 
-    def dying(path: LocalPath, data: bytes) -> None:
+    def dying(path: LocalPath, data: bytes, *, durable: bool = True) -> None:
         written.append(path)
         if len(written) == died_at:
             raise KeyboardInterrupt
-        path.write_atomic(data)
+        write(path, data)
 
     def dying_too(path: LocalPath, *, missing_ok: bool) -> None:
         if path.name == "metrics.json":
@@ -131,7 +132,7 @@ def test_a_run_killed_as_it_leaves_its_figures_takes_no_reference_away(
     unlink = Path.unlink
     with suppress(KeyboardInterrupt), noting(folder, "2", "of: new\n"):
         refer(folder, "2", ["instances/4"])
-        monkeypatch.setattr(module, "write_atomic", dying)
+        monkeypatch.setattr(LocalPath, "write_atomic", dying)
         monkeypatch.setattr(Path, "unlink", dying_too)
         leave(folder, "2", "of: new\n", _figures("instances/4"), is_whole=False)
     assert len(written) == died_at, "it was killed there"
@@ -187,9 +188,9 @@ def test_notes_of_a_run_that_is_gone_go_when_a_later_one_has_noted_all_of_it(tmp
 def test_a_run_that_is_killed_is_gone_and_one_that_lives_is_not(tmp_path: LocalPath, killed: bool) -> None:
     folder = tmp_path / "runs" / "a"
     code = (
-        "import sys; from pathlib import Path; from pipeline.experiments import noting, refer\n"
-        "with noting(Path(sys.argv[1]), 'theirs', 'name: a'):\n"
-        "    refer(Path(sys.argv[1]), 'theirs', ['views/1'])\n"
+        "import sys; from storage_schemas.paths.local import LocalPath; from pipeline.experiments import noting, refer\n"
+        "with noting(LocalPath(sys.argv[1]), 'theirs', 'name: a'):\n"
+        "    refer(LocalPath(sys.argv[1]), 'theirs', ['views/1'])\n"
         "    print('noted', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

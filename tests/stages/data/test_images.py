@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pytest
 import simplejpeg
 
-from stages.data import images
 from stages.data.images import (
     DECODER_VERSION,
     ImageError,
@@ -213,6 +212,7 @@ _BOMBS = """
 import sys, time
 from pathlib import Path
 from stages.data.images import ImageError, check_image
+from storage_schemas.paths.local import LocalPath
 
 def peak_mb():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
@@ -221,7 +221,7 @@ before, start = peak_mb(), time.perf_counter()
 for name, width, height in (("bomb.png", 20000, 20000), ("bomb.jpg", 65000, 65000)):
     for expect_wh in ((width, height), (640, 480)):
         try:
-            check_image(Path(sys.argv[1]), name, expect_wh)
+            check_image(LocalPath(sys.argv[1]), name, expect_wh)
             sys.exit(f"{name} was taken")
         except ImageError as error:
             assert str(error).startswith("size:"), error
@@ -332,9 +332,9 @@ def test_real_photographs_pass() -> None:
 @pytest.mark.parametrize(
     ("root", "number", "is_of_the_file"),
     [
-        (Path("/data"), errno.ENOENT, True),
-        (Path("/data"), errno.EIO, True),
-        (Path("/data"), errno.ENOSPC, False),
+        (LocalPath("/data"), errno.ENOENT, True),
+        (LocalPath("/data"), errno.EIO, True),
+        (LocalPath("/data"), errno.ENOSPC, False),
         (BucketPath("s3://bucket", "images"), errno.ENOENT, True),
         (BucketPath("s3://bucket", "images"), errno.EINVAL, True),
         (BucketPath("s3://bucket", "images"), errno.EIO, False),
@@ -349,6 +349,6 @@ def test_storage_that_does_not_answer_makes_no_broken_picture(
     def fetched(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "a.jpg")
 
-    monkeypatch.setattr(images, "fetched", fetched)
+    monkeypatch.setattr(type(root), "fetch", fetched)
     with pytest.raises(ImageError if is_of_the_file else OSError, match=os.strerror(number)):
         read_image_file(root, "a.jpg")

@@ -12,7 +12,7 @@ from pipeline.bench.records import CAVEAT, COMPRESSED, PICKLES, RECORDS, as_reco
 from pipeline.bench.results import Ask, Part, Ratio, Row
 from storage_schemas.formats.targets import array_facts
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import find_entry, find_place
+from storage_schemas.store.inventory import find_entry, find_entry_id
 from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry, Store
 
@@ -41,7 +41,7 @@ def find_entries(home: StorePath, keys: Sequence[str]) -> TargetEntries:
         MissingInputError: a view is missing.
     """
     store = Store(home / "store")
-    targets = [find_entry(store, find_place(store, f"targets/{key.removeprefix('targets/')}")) for key in keys]
+    targets = [find_entry(store, find_entry_id(store, f"targets/{key.removeprefix('targets/')}")) for key in keys]
     views = dict.fromkeys(f"views/{entry.manifest.recipe['view']}" for entry in targets)
     source = f"targets {', '.join(entry.key for entry in targets)} of {home}"
     return TargetEntries(targets, [find_entry(store, place) for place in views], source)

@@ -22,8 +22,8 @@ from storage_schemas.errors import (
     UnreadableEntryError,
 )
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.gc import Garbage, remove, wreck_at
-from storage_schemas.store.inventory import Inventory, find_entry, find_place, take_inventory
+from storage_schemas.store.gc import Garbage, garbage_at, remove
+from storage_schemas.store.inventory import Inventory, find_entry, find_entry_id, take_inventory
 from storage_schemas.store.store import Entry, Store
 
 __all__ = ["drop"]
@@ -45,7 +45,7 @@ def drop(options: argparse.Namespace) -> Result:
     home, store = open_store(options)
     # Only for the commands that it names: one that is out of reach keeps nothing from going.
     upstream = upstream_if_there(options.upstream, home)
-    entry_ids = list(dict.fromkeys(find_place(store, key) for key in options.keys))
+    entry_ids = list(dict.fromkeys(find_entry_id(store, key) for key in options.keys))
     found = {entry_id: _found_at(home, store, entry_id) for entry_id in entry_ids}
     users = users_of(home)
     if not options.used:
@@ -78,13 +78,13 @@ def _found_at(home: StorePath, store: Store, entry_id: str) -> Entry | list[Garb
     try:
         return find_entry(store, entry_id)
     except SchemaVersionError:
-        return wreck_at(store, entry_id, tell=log.info)
+        return garbage_at(store, entry_id, tell=log.info)
     except UnreadableEntryError as error:
         raise CorruptEntryError(
             error.seen, allowed=_WRITABLE, remedy=Remedy("verify", entry_id=entry_id, home=str(home))
         ) from error
     except CorruptEntryError:
-        return wreck_at(store, entry_id, tell=log.info)
+        return garbage_at(store, entry_id, tell=log.info)
 
 
 def _remove(home: StorePath, store: Store, entry_id: str, found: Entry | list[Garbage], *, used_too: bool) -> None:

@@ -14,7 +14,7 @@ from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import has_store, home_of, make_home, upstream_if_there
 from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy, UnreadableEntryError
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import find_entry, find_place, held
+from storage_schemas.store.inventory import find_entry, find_entry_id, held
 from storage_schemas.store.store import Entry, Store
 
 __all__ = [
@@ -64,7 +64,7 @@ def entry_named(home: StorePath, store: Store, text: str, *, upstream: StorePath
         CorruptEntryError: its manifest cannot be read; the remedy rebuilds the entry.
         SchemaVersionError: it has another schema version.
     """
-    return entry_at(home, store, find_place(store, text), upstream=upstream)
+    return entry_at(home, store, find_entry_id(store, text), upstream=upstream)
 
 
 def entry_at(home: StorePath, store: Store, entry_id: str, *, upstream: StorePath | None = None) -> Entry:

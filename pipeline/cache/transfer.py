@@ -17,7 +17,7 @@ from pipeline.text import table
 from stages.humanize import plural, size_text
 from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, StoreError
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import entry_ids, find_place
+from storage_schemas.store.inventory import entry_ids, find_entry_id
 from storage_schemas.store.manifest import Manifest
 from storage_schemas.store.store import Store
 from storage_schemas.store.transfer import Outcome, check_target, export_entries, import_entry, open_export
@@ -78,7 +78,7 @@ def _wanted(store: Store, texts: Sequence[str], known: Mapping[str, Store], home
             wanted = _entries_of(*named[text], known, homes)
         else:
             try:
-                wanted = [find_place(store, text, known=known, upstream=upstream)]
+                wanted = [find_entry_id(store, text, known=known, upstream=upstream)]
             except ConfigError as error:
                 names = f"the name of an experiment: {', '.join(sorted(named)) or 'there is none yet'}"
                 raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", remedy=error.remedy) from error

@@ -30,7 +30,7 @@ from storage_schemas.errors import (
     SchemaVersionError,
 )
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import Inventory, Unreadable, find_place, held, take_inventory
+from storage_schemas.store.inventory import Inventory, Unreadable, find_entry_id, held, take_inventory
 from storage_schemas.store.store import Entry, Store
 from storage_schemas.store.verify import Verdict
 
@@ -50,7 +50,7 @@ def verify(options: argparse.Namespace) -> Result:
     home, store = open_store(options)
     # One that is only in the environment is asked if something is missing, and need not be within reach otherwise.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
-    wanted = {find_place(store, key) for key in options.keys}
+    wanted = {find_entry_id(store, key) for key in options.keys}
     inventory = take_inventory(store)
     inventory = inventory.only(wanted) if wanted else inventory
     users = users_of(home)
@@ -139,7 +139,7 @@ def _sampled(options: argparse.Namespace) -> Result:
     home, store = open_store(options)
     # Where an entry is used, there are settings that say where its images are.
     used = users_of(home)
-    wanted = [find_place(store, key) for key in options.keys]
+    wanted = [find_entry_id(store, key) for key in options.keys]
     if not wanted:
         there = [entry.entry_id for entry in store.entries("targets")]
         wanted = [entry_id for entry_id in there if entry_id in used]

@@ -108,7 +108,7 @@ def _copied(twin: Entry, name: str, target: Path) -> bool:
 
 def _put_back(entry: Entry, folder: StorePath, names: Sequence[str]) -> list[str]:
     """Move the files ``names`` from ``folder`` into the entry where they match its manifest, and return their names."""
-    if not entry.is_there():
+    if not entry.is_in_store():
         # The entry was deleted, and creating the scratch folder has recreated its folder.
         raise FileNotFoundError(entry.folder)
     return [name for name in names if entry.put_back(name, folder / name)]
@@ -135,7 +135,7 @@ def _scratch(entry: Entry) -> Iterator[StorePath]:
             yield folder
     except Exception as error:
         # Once the entry is deleted, any later error only follows from that.
-        if isinstance(error, OdkdError) or entry.is_there():
+        if isinstance(error, OdkdError) or entry.is_in_store():
             raise
         raise MissingInputError(
             f"The entry {entry.entry_id} was deleted from the store", remedy=Remedy("run", kind=entry.manifest.kind)
@@ -144,7 +144,7 @@ def _scratch(entry: Entry) -> Iterator[StorePath]:
 
 @contextmanager
 def _folder_in(entry: Entry) -> Iterator[StorePath]:
-    if entry.is_there():
+    if entry.is_in_store():
         # All files of the entry can be lost, and the folder with them.
         entry.folder.make_folders()
     for other in entry.folder.children()[0]:

@@ -1,4 +1,4 @@
-"""A draft: an entry in the making, a folder of parts under a lease, which its manifest, written last, makes an entry."""
+"""A draft: a folder of parts under a lease, which becomes an entry when the manifest is written."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ log = logging.getLogger(__name__)
 
 
 class Draft:
-    """An entry in the making: a folder of its own, under a lease.
+    """An unfinished entry in a folder of its own, under a lease; its files are written below ``work``.
 
-    Files are written below ``work``, which is the folder itself, or where that lies in a bucket, its mirror on this node.
-    ``replaces`` is the folder of an entry that goes when this one is committed, and is found until then.
+    ``replaces`` is the folder of an entry that readers still find, until the commit replaces it.
     """
 
-    def __init__(self, home: StorePath, kind: str, recipe: Recipe, *, replaces: StorePath | None = None) -> None:
+    def __init__(self, entry_folder: StorePath, kind: str, recipe: Recipe, *, replaces: StorePath | None = None) -> None:
         self.kind, self.recipe, self.key = kind, as_json(recipe), key_of(kind, recipe)
-        self._home = home
-        self.folder = home / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
+        self._entry_folder = entry_folder
+        self.folder = entry_folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
         self._started = time.monotonic()
         self._replaces = replaces
         self._superseded: list[StorePath] = []
@@ -44,23 +43,23 @@ class Draft:
 
     @property
     def work(self) -> LocalPath:
-        """Where this process writes and reads the files."""
+        """Where this process writes and reads the files: the folder, or its mirror on this node."""
         return self.folder.mirror()
 
     @property
     def was_taken_over(self) -> bool:
-        """True if the folder is gone although nothing is committed from here: another run held this writer for dead."""
+        """True if another run took this writer for dead: the folder is gone and nothing was committed from it."""
         return not self._ended and not self.folder.is_dir()
 
-    def stands_to_be_replaced(self) -> bool:
-        """Whether the entry that this one replaces is the one that is there."""
+    def finds_replaced(self) -> bool:
+        """True if readers find the entry that this draft replaces."""
         try:
-            return self._replaces is not None and read_entry(self._home).folder == self._replaces
+            return self._replaces is not None and read_entry(self._entry_folder).folder == self._replaces
         except (FileNotFoundError, CorruptEntryError):
             return False
 
     def parts(self) -> dict[str, Part]:
-        """The finished parts, by name: those adopted from a writer that died and those made since."""
+        """The finished parts by name, own and adopted ones."""
         return {part.name: part for part in finished_parts(self.folder)}
 
     def fetch(self, *prefixes: str) -> LocalPath:
@@ -73,13 +72,13 @@ class Draft:
         return self.folder.folder(files).fetch()
 
     def part_folder(self, name: str) -> Folder:
-        """The folder with the files of the finished part ``name``, to be handed to another process."""
+        """The folder with the files of the finished part ``name``, for another process."""
         part = read_marker(self.folder / f"{name}{MARKER}")
         assert part is not None, f"{name} is not finished"
         return self.folder.folder(lambda: part.files)
 
     def file(self, name: str) -> File:
-        """A file that a finished part holds or that this process wrote, to be handed to another process."""
+        """A file of a finished part, or one that this process wrote, for another process."""
 
         def facts() -> FileFacts:
             marked = self._marked()
@@ -94,10 +93,9 @@ class Draft:
         return {name: facts for part in markers_of(self.folder) for name, facts in part.files.items()}
 
     def adopt(self, other: StorePath) -> int:
-        """Take over the finished parts of the attempt folder ``other`` that this one lacks; how many there were.
+        """Adopt the finished parts of the writer's folder ``other`` that this draft lacks, and return how many.
 
-        They are hard links (in a bucket copies), and ``other`` is removed only after the commit and if its writer is surely
-        gone.
+        They become hard links (copies in a bucket). ``other`` is deleted after the commit, if its writer has surely ended.
         """
         self._superseded.append(other)
         taken = 0
@@ -108,25 +106,25 @@ class Draft:
         return taken
 
     def _link(self, other: StorePath, names: Sequence[str]) -> bool:
-        """Link the files of a part, its marker last; all or none."""
+        """Link all files of a part, the marker last, or none."""
         try:
             for name in names:
                 target = self.folder / name
                 target.parent.make_folders()
                 (other / name).link_as(target)
         except FileNotFoundError:
-            # Another writer has committed and removed it. A half linked part shares its files with that entry.
+            # Another writer has committed and deleted the folder; a half linked part shares its files with that entry.
             for name in names:
                 (self.folder / name).unlink(missing_ok=True)
             return False
         return True
 
     def payload(self, files: Sequence[str]) -> str:
-        """The hash that the entry's payload will have if ``files`` (names below the folder) are committed as they are."""
+        """The payload hash of the entry if ``files`` (names below the folder) are committed as they are."""
         return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
 
     def size(self, files: Sequence[str]) -> int:
-        """Bytes of ``files`` together, those of finished parts as they say."""
+        """Bytes of ``files`` together; finished parts are not read again."""
         marked = self._marked()
         return sum(marked[name].size if name in marked else (self.work / name).stat().st_size for name in files)
 
@@ -137,8 +135,8 @@ class Draft:
         for name, facts in found.items():
             if known.get(name, facts) != facts:
                 raise CorruptEntryError(
-                    f"{self.folder / name} is not as it was when it was finished",
-                    allowed="the bytes that were written; a failing disk changes them, or another process",
+                    f"{self.folder / name} differs from the bytes that were written",
+                    allowed="the bytes that were written; a failing disk or another process has changed them",
                     remedy=Remedy("repeat", text="it writes this part again"),
                 )
         return found
@@ -151,11 +149,11 @@ class Draft:
         made: Mapping[str, Any] | None = None,
         expected: Mapping[str, FileFacts] | None = None,
     ) -> Entry:
-        """Write the manifest over ``files`` (names below the folder); if another writer was first, its entry is the result.
+        """Write the manifest of ``files`` (names below the folder); return the other entry if another writer was first.
 
         Raises:
-            CorruptEntryError: a file of a finished part has changed since, or is not what is ``expected`` of it.
-            StoreError: another run has taken this work over, and has not finished it yet.
+            CorruptEntryError: a file has changed since its part was finished, or differs from ``expected``.
+            StoreError: another run has taken this work over and has not committed yet.
         """
         if self._is_late():
             return self._give_way()
@@ -171,10 +169,10 @@ class Draft:
             raise self.taken_over() from error
         everything = {**provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
         manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, as_json(measured), as_json(everything))
-        # What is replaced is there until it is written over, so that at no moment there is neither.
-        replaces = self.stands_to_be_replaced()
+        # Overwrite the manifest that is replaced, so that readers find an entry at every moment.
+        replaces = self.finds_replaced()
         try:
-            (self._home / MANIFEST).write_atomic(manifest.encode(), exclusive=not replaces)
+            (self._entry_folder / MANIFEST).write_atomic(manifest.encode(), exclusive=not replaces)
         except FileExistsError:
             return self._give_way()
         self._ended = True
@@ -184,15 +182,15 @@ class Draft:
         return Entry(manifest, self.folder)
 
     def _is_late(self) -> bool:
-        return (self._home / MANIFEST).exists() and not self.stands_to_be_replaced()
+        return (self._entry_folder / MANIFEST).exists() and not self.finds_replaced()
 
     def abandon(self) -> None:
-        """Give up, and take away what was written: for work that nobody could go on from."""
+        """Give up and delete the files: for work that no later run can continue."""
         self._ended = True
         self.folder.remove_tree()
 
     def taken_over(self) -> StoreError:
-        """What to say where ``was_taken_over``."""
+        """The error to raise if ``was_taken_over``."""
         return StoreError(
             f"Another run took the work on {self.kind}/{self.key} over: its folder {self.folder} is gone",
             allowed="this process showing that it lives in time; one that was stopped, or cut off from the store, does not",
@@ -200,11 +198,11 @@ class Draft:
         )
 
     def _give_way(self) -> Entry:
-        entry = read_entry(self._home)
+        entry = read_entry(self._entry_folder)
         self._ended = True
-        # It is our own where NFS, or a bucket, has lost the answer to the first request and says "exists" to the second.
+        # It is our own if NFS or a bucket lost the first answer: the client repeated the request and the file existed.
         if entry.folder != self.folder:
-            log.info("%s/%s was committed by another run meanwhile: that one is used", self.kind, self.key)
+            log.info("%s/%s was committed by another run meanwhile; using that entry", self.kind, self.key)
             self.folder.remove_tree()
         else:
             self._clean(keep=set(entry.manifest.files))
@@ -216,7 +214,7 @@ class Draft:
             for name in folder.files_below().keys() - keep:
                 (folder / name).unlink(missing_ok=True)
         for other in self._superseded:
-            # A writer elsewhere that was held for dead may live: its folder stays, and goes when it gives way itself.
+            # A writer on another machine may only be slow: it deletes its folder itself.
             if LeaseWatch(lease_of(other)).is_gone():
                 other.remove_tree()
                 lease_of(other).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A committed entry: its manifest, and its files as they are found, read, checked and put back."""
+"""A committed entry: its manifest, and how its files are read, checked and repaired."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from storage_schemas.errors import (
-    REPAIRABLE,
-    CorruptEntryError,
-    MissingInputError,
-    Remedy,
-    StoreError,
-)
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, Remedy, StoreError
 from storage_schemas.paths.facts import FileProblem, check_file, facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import File, Folder, StorePath
@@ -22,7 +16,7 @@ from storage_schemas.store.manifest import MANIFEST, Manifest
 __all__ = ["ASIDE", "Entry", "read_entry", "set_aside"]
 
 ASIDE = f"{MANIFEST}.damaged-"
-"""How the names begin under which manifests lie that nobody is to find."""
+"""Prefix of manifests that were set aside so that readers skip them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class Entry:
     manifest: Manifest
     folder: StorePath
     is_borrowed: bool = False
-    """Whether it lies in a store that is only read, upstream the own one."""
+    """True if it lies in the upstream store, which is only read."""
 
     @property
     def key(self) -> str:
@@ -41,32 +35,32 @@ class Entry:
 
     @property
     def entry_id(self) -> str:
-        """``kind/key``: where below the store it lies."""
+        """``kind/key``, which is also the path below the store."""
         return self.manifest.entry_id
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What was found out while the entry was made."""
+        """What the stage measured."""
         return self.manifest.measured
 
     @property
     def content(self) -> str:
-        """What later recipes know the entry by: the hash of its content, so that equal content is the same input."""
+        """The hash by which later recipes name the entry: equal content is the same input."""
         return str(self.measured.get("content", self.manifest.payload))
 
     def path(self, name: str) -> LocalPath:
-        """The absolute path of one of the entry's files on this node; out of a bucket it is fetched.
+        """The path of one of the entry's files on this node; a file of a bucket is downloaded.
 
         Raises:
-            CorruptEntryError: as ``file``; or the object is missing, or is not what the manifest describes.
+            CorruptEntryError: as ``file``; or an object is missing or differs from the manifest.
         """
         return self.file(name).fetch()
 
     def file(self, name: str) -> File:
-        """One of the entry's files, to be handed to another process.
+        """One of the entry's files, for another process.
 
         Raises:
-            CorruptEntryError: the manifest names no such file: an entry may come from elsewhere, and what it measured too.
+            CorruptEntryError: the manifest names no such file; an imported entry may be hostile.
         """
         if name not in self.manifest.files:
             raise CorruptEntryError(
@@ -77,15 +71,15 @@ class Entry:
         return (self.folder / name).file(lambda: self.manifest.files[name], self.mend())
 
     def whole(self) -> Folder:
-        """The folder with all of the entry's files, to be handed to another process."""
+        """The folder with all of the entry's files, for another process."""
         return self.folder.folder(lambda: self.manifest.files, self.mend())
 
     def fetch(self) -> LocalPath:
-        """The folder with all of the entry's files on this node; out of a bucket they are downloaded, as by ``path``."""
+        """The folder with all of the entry's files on this node; see ``path``."""
         return self.whole().fetch()
 
     def problems(self) -> list[str]:
-        """What is wrong with the files, one line each; empty if every file has the manifest's size and sha256."""
+        """The problems of all files, one line each; empty if every file has the size and sha256 of the manifest."""
         return [f"{name} {problem}" for name, problem in self.damaged().items()]
 
     def damaged(self) -> dict[str, FileProblem]:
@@ -97,21 +91,20 @@ class Entry:
         for name, facts in self.manifest.files.items():
             yield name, check_file(self.folder / name, facts)
 
-    def is_there(self) -> bool:
-        """Whether the manifest in the store is still that of these files; the folder says nothing, others may write into it."""
+    def is_in_store(self) -> bool:
+        """True if the store's manifest still names this folder; the folder alone proves nothing."""
         try:
             return read_entry(self.folder.parent).folder == self.folder
         except (FileNotFoundError, CorruptEntryError):
             return False
 
     def put_back(self, name: str, made: StorePath) -> bool:
-        """Put the file ``made`` (on the same file system) in the place of the damaged file ``name``, if it is what is lost.
+        """Move the file ``made`` to where the damaged file ``name`` belongs; False, and no change, if its bytes differ.
 
-        True if it has the manifest's size and sha256: so whoever reads the entry meanwhile, and whatever it was made by,
-        nothing wrong can come of it. Otherwise nothing is done.
+        Only the bytes that the manifest describes are accepted, so readers never see a wrong file.
 
         Raises:
-            MissingInputError: the entry was taken out of the store meanwhile.
+            MissingInputError: the entry was deleted meanwhile.
         """
         target = self.folder / name
         try:
@@ -120,16 +113,16 @@ class Entry:
             self.folder.clear_way(name)
             made.move_to(target)
         except FileNotFoundError as error:
-            if self.is_there():
+            if self.is_in_store():
                 return False
             raise MissingInputError(
-                f"The entry {self.entry_id} was taken out of the store", remedy=Remedy("run", kind=self.manifest.kind)
+                f"The entry {self.entry_id} was deleted", remedy=Remedy("run", kind=self.manifest.kind)
             ) from error
         self.folder.sync_files([name])
         return True
 
     def twin(self, upstream: StorePath) -> Entry | None:
-        """The entry with the same files in the home ``upstream``, where there is one; its files are not looked at."""
+        """The entry with the same files in the home ``upstream``, if it has one; its files are not checked."""
         try:
             found = read_entry(upstream / "store" / self.entry_id)
         except (OSError, CorruptEntryError, StoreError):
@@ -139,8 +132,8 @@ class Entry:
     def check(self, *, upstream: StorePath | None = None) -> None:
         """Raise ``CorruptEntryError`` naming the first damaged file, with the remedy of ``mend``.
 
-        In a bucket sizes are looked at, and what this node has not got is fetched, which is where its sha256 is: so what is
-        damaged is found before work begins, and read only once.
+        In a bucket sizes are compared first; then missing files are downloaded and verified, so damage is found before the
+        work begins and each object is read once.
         """
         found = self.folder.check_files(self.manifest.files)
         if found:
@@ -151,7 +144,7 @@ class Entry:
                 f"Entry {self.entry_id}: {name} {found[name]}{more}",
                 allowed="the files as its manifest describes them, which this user may read (verify names all)"
                 + ("; or an entry of your own, in its place" if self.is_borrowed else ""),
-                # What cannot be looked at may be whole: nothing is to be made in its place.
+                # An unreadable file may be intact: suggest no command that replaces it.
                 remedy=Remedy("verify", entry_id=self.entry_id, home=self._home) if unreadable else self.mend(upstream),
             )
         try:
@@ -175,37 +168,37 @@ class Entry:
         return Remedy("run", kind=self.manifest.kind, entry_id=self.entry_id, stage=stage, force=True)
 
 
-def read_entry(home: StorePath) -> Entry:
+def read_entry(folder: StorePath) -> Entry:
     """The entry of the folder ``<store>/<kind>/<key>``.
 
     Raises:
         FileNotFoundError: it has no manifest.
         CorruptEntryError: the manifest is damaged, or that of another entry.
-        SchemaVersionError: it was written by another schema version.
-        StoreError: a file is where a folder of the store belongs.
-        OSError: the manifest cannot be read, and may be whole.
+        SchemaVersionError: another schema version wrote it.
+        StoreError: a file lies where a folder of the store belongs.
+        OSError: the manifest cannot be read, and may be intact.
     """
     try:
-        data = (home / MANIFEST).read_bytes()
+        data = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if stray := home.not_a_folder():
+        if stray := folder.not_a_folder():
             raise stray from None
         raise
     except IsADirectoryError as error:
-        raise CorruptEntryError(f"{home / MANIFEST} is a folder: the entry counts as not there") from error
-    manifest = Manifest.decode(data, where=str(home / MANIFEST))
-    if (manifest.kind, manifest.key) != (home.parent.name, home.name):
+        raise CorruptEntryError(f"{folder / MANIFEST} is a folder: the entry counts as missing") from error
+    manifest = Manifest.decode(data, where=str(folder / MANIFEST))
+    if (manifest.kind, manifest.key) != (folder.parent.name, folder.name):
         raise CorruptEntryError(
-            f"{home / MANIFEST} is that of another entry, {manifest.entry_id}: the entry counts as not there"
+            f"{folder / MANIFEST} belongs to another entry, {manifest.entry_id}: the entry counts as missing"
         )
-    return Entry(manifest, home / manifest.folder)
+    return Entry(manifest, folder / manifest.folder)
 
 
 def set_aside(manifest: StorePath) -> StorePath:
-    """Give a manifest another name, so that its entry is not found; that name.
+    """Rename a manifest so that its entry is not found, and return the new path.
 
     Raises:
-        FileNotFoundError: it is not there (any more).
+        FileNotFoundError: there is no such manifest.
     """
     aside = manifest.with_name(f"{ASIDE}{uuid.uuid4().hex[:8]}")
     manifest.move_to(aside)

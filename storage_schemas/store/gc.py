@@ -1,8 +1,8 @@
-"""What nobody needs any more: entries that no experiment refers to, and what writers that died left behind.
+"""Garbage collection: entries that no experiment refers to, and what dead writers left.
 
-Nothing goes where a living writer is at work, nothing younger than an age that the user gives, and nothing that an experiment
-refers to. The age is that of the files here and not of the work: an entry may come from elsewhere. A writer on another machine
-is judged as the store judges it, by whether its lease changes, which takes a minute to see.
+Nothing is deleted beside a live writer, and nothing that is younger than a given age or that an experiment refers to. The age
+is that of the files here: an imported entry is as old as its import. Whether a writer on another machine lives shows in its
+lease within a minute.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Literal
 from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.entry import ASIDE, Entry, read_entry, set_aside
-from storage_schemas.store.lease import EXPIRE_SECONDS
+from storage_schemas.store.lease import EXPIRE_SECONDS, LeaseWatch
 from storage_schemas.store.manifest import MANIFEST, Manifest
 from storage_schemas.store.store import Store
-from storage_schemas.store.writers import Attempts, lease_of
+from storage_schemas.store.writers import Writers, lease_of
 
-__all__ = ["Garbage", "find_garbage", "remove", "wreck_at"]
+__all__ = ["Garbage", "find_garbage", "garbage_at", "remove"]
 
 _POLL_SECONDS = 1.0
 
@@ -29,111 +29,119 @@ What = Literal["entry", "unfinished work", "lease", "damaged manifest", "partial
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something at a place (``kind/key``) that may go, and the bytes that it frees."""
+    """Something of an entry id that may be deleted, and the bytes that this frees."""
 
     entry_id: str
     what: What
     paths: tuple[StorePath, ...]
-    """In the order in which they are removed."""
+    """In the order in which they are deleted."""
     size: int
     age_seconds: float
     if_unused: bool
-    """Whether it goes only as long as no experiment refers to the place."""
-    attempts: Attempts = field(repr=False, compare=False)
-    """The writers at the place, watched since it was looked at."""
+    """True if it is deleted only while no experiment refers to the entry."""
+    writers: Writers = field(repr=False, compare=False)
+    """The writers of the entry, watched since the scan."""
 
 
 def find_garbage(
     store: Store, used: Collection[str], *, min_age_seconds: float, tell: Callable[[str], None]
 ) -> tuple[list[Garbage], dict[str, str]]:
-    """What may go, and the places that were left alone although not all is well there, each with the reason.
+    """Everything that may be deleted, and the entry ids that were skipped, each with the reason.
 
-    ``used`` are the places that experiments refer to.
+    ``used`` are the entry ids that experiments refer to.
 
     Raises:
-        StoreError: a file is where a folder of the store belongs.
+        StoreError: a file lies where a folder of the store belongs.
     """
     now = time.time()
-    homes, left = _lookable(store)
-    # A lease that has changed within the time in which one expires is that of a living writer, and needs no watching.
-    busy = _busy(homes, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
+    entry_folders, left = _lookable(store)
+    # A lease that changed within the expiry time belongs to a live writer and is not watched.
+    busy = _busy(entry_folders, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
     garbage: list[Garbage] = []
-    for home, attempts in homes.items():
-        entry_id = f"{home.parent.name}/{home.name}"
-        reason = busy.get(home)
+    for entry_folder, writers in entry_folders.items():
+        entry_id = f"{entry_folder.parent.name}/{entry_folder.name}"
+        reason = busy.get(entry_folder)
         if reason is None:
-            entry, reason = _entry_of(home, is_used=entry_id in used)
+            entry, reason = _entry_of(entry_folder, is_used=entry_id in used)
         if reason:
             left[entry_id] = reason
         else:
-            found = _garbage_of(home, attempts, entry, now=now, is_used=entry_id in used)
+            found = _garbage_of(entry_folder, writers, entry, now=now, is_used=entry_id in used)
             garbage += [item for item in found if item.paths and item.age_seconds >= min_age_seconds]
     return garbage, left
 
 
-def _lookable(store: Store) -> tuple[dict[StorePath, Attempts], dict[str, str]]:
-    """The writers at each place, and the places that this user may not look into, each with the reason."""
-    homes = {home: Attempts(home) for home in store.homes()}
+def _lookable(store: Store) -> tuple[dict[StorePath, Writers], dict[str, str]]:
+    """The writers of each entry folder, and the entry ids that this user may not read, each with the reason."""
+    entry_folders = {entry_folder: Writers(entry_folder) for entry_folder in store.entry_folders()}
     closed = {}
-    for home, attempts in homes.items():
+    for entry_folder, writers in entry_folders.items():
         try:
-            attempts.living()
+            writers.living()
         except OSError as error:
-            closed[home] = f"{home} cannot be read ({error.strerror or error})"
-    left = {f"{home.parent.name}/{home.name}": reason for home, reason in closed.items()}
-    return {home: attempts for home, attempts in homes.items() if home not in closed}, left
+            closed[entry_folder] = f"{entry_folder} cannot be read ({error.strerror or error})"
+    left = {f"{entry_folder.parent.name}/{entry_folder.name}": reason for entry_folder, reason in closed.items()}
+    return {entry_folder: writers for entry_folder, writers in entry_folders.items() if entry_folder not in closed}, left
 
 
-def wreck_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> list[Garbage]:
-    """All that lies at a place whose manifest this release cannot read, for whoever wants it to go.
+def garbage_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> list[Garbage]:
+    """Everything of an entry whose manifest this release cannot read, to be deleted on the user's wish.
 
     Raises:
-        StoreError: a writer lives there.
+        StoreError: a writer of the entry lives.
     """
-    home, now = store.root / entry_id, time.time()
-    attempts = Attempts(home)
-    busy = _busy({home: attempts}, now - EXPIRE_SECONDS, tell)
+    entry_folder, now = store.root / entry_id, time.time()
+    writers = Writers(entry_folder)
+    busy = _busy({entry_folder: writers}, now - EXPIRE_SECONDS, tell)
     if busy:
         raise StoreError(
-            f"{entry_id} stays: {busy[home]}", allowed="entries that nobody is making", remedy=Remedy("repeat", text="later")
+            f"{entry_id} stays: {busy[entry_folder]}",
+            allowed="an entry without a live writer",
+            remedy=Remedy("repeat", text="later"),
         )
-    return [item for item in _garbage_of(home, attempts, None, now=now, is_used=False) if item.paths]
+    return [item for item in _garbage_of(entry_folder, writers, None, now=now, is_used=False) if item.paths]
 
 
-def _busy(homes: Mapping[StorePath, Attempts], changed_before: float, tell: Callable[[str], None]) -> dict[StorePath, str]:
-    """Where writers live, and who they are.
+def _busy(
+    entry_folders: Mapping[StorePath, Writers], changed_before: float, tell: Callable[[str], None]
+) -> dict[StorePath, str]:
+    """The entry folders with live writers, and who they are.
 
-    One that has not been heard of for so long that its work may go is watched until it is known to be dead.
+    A lease that is old enough for its work to be deleted is watched until the writer is known to be dead.
     """
-    living = {home: found for home, attempts in homes.items() if (found := attempts.living())}
-    doubtful = {
-        home for home, found in living.items() if all(watch.path.usage().changed < changed_before for watch in found.values())
-    }
+    living = {folder: found for folder, writers in entry_folders.items() if (found := writers.living())}
+
+    def is_old(watch: LeaseWatch) -> bool:
+        return watch.path.usage().changed < changed_before
+
+    doubtful = {folder for folder, found in living.items() if all(map(is_old, found.values()))}
     if doubtful:
-        tell(f"Watching for {EXPIRE_SECONDS:.0f} s whether the writers at {len(doubtful)} places live")
+        tell(f"Watching for {EXPIRE_SECONDS:.0f} s whether the writers of {len(doubtful)} entries live")
     end = time.monotonic() + EXPIRE_SECONDS + _POLL_SECONDS
     while doubtful and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
-        doubtful = {home for home in doubtful if homes[home].living()}
-    living = {home: found for home in living if (found := homes[home].living())}
-    return {home: f"{next(iter(found.values())).holder()} is making it" for home, found in living.items()}
+        doubtful = {entry_folder for entry_folder in doubtful if entry_folders[entry_folder].living()}
+    living = {entry_folder: found for entry_folder in living if (found := entry_folders[entry_folder].living())}
+    return {entry_folder: f"{next(iter(found.values())).holder()} is making it" for entry_folder, found in living.items()}
 
 
-def _entry_of(home: StorePath, *, is_used: bool) -> tuple[Entry | None, str]:
-    """The entry, if there is one; and why the place is not to be touched, if it is not."""
+def _entry_of(entry_folder: StorePath, *, is_used: bool) -> tuple[Entry | None, str]:
+    """The entry, if it exists, and the reason not to touch it, if there is one."""
     try:
-        return read_entry(home), ""
+        return read_entry(entry_folder), ""
     except FileNotFoundError:
         return None, ""
     except CorruptEntryError as error:
-        # Its files may be whole, and an experiment may want them.
+        # Its files may be intact, and an experiment needs them.
         return None, error.seen if is_used else ""
     except (StoreError, OSError) as error:
         return None, error.seen if isinstance(error, StoreError) else str(error)
 
 
-def _garbage_of(home: StorePath, attempts: Attempts, entry: Entry | None, *, now: float, is_used: bool) -> Iterator[Garbage]:
-    """All that may go at a place where nobody is at work, whatever its age."""
+def _garbage_of(
+    entry_folder: StorePath, writers: Writers, entry: Entry | None, *, now: float, is_used: bool
+) -> Iterator[Garbage]:
+    """Everything of any age that may be deleted in an entry folder without live writers."""
 
     def item(what: What, *paths: StorePath, if_unused: bool = False) -> Garbage:
         there = tuple(path for path in paths if path.exists() or path.is_dir())
@@ -141,23 +149,23 @@ def _garbage_of(home: StorePath, attempts: Attempts, entry: Entry | None, *, now
         # An entry is as old as its manifest, which was written last.
         age = now - max((usage.changed for usage in (usages[:1] if what == "entry" else usages)), default=now)
         size = sum(usage.size for usage in usages)
-        return Garbage(f"{home.parent.name}/{home.name}", what, there, size, age, if_unused, attempts)
+        return Garbage(f"{entry_folder.parent.name}/{entry_folder.name}", what, there, size, age, if_unused, writers)
 
-    manifest = home / MANIFEST
+    manifest = entry_folder / MANIFEST
     if entry is not None and not is_used:
         yield item("entry", manifest, entry.folder, if_unused=True)
     if entry is None and manifest.exists():
         yield item("damaged manifest", manifest, if_unused=True)
-    for folder in attempts.dead():
+    for folder in writers.dead():
         is_kept = entry is not None and folder == entry.folder
         if folder.is_dir() and not is_kept:
-            # Where there is no entry yet, an experiment goes on from what was finished.
+            # While the entry is missing, an experiment resumes with the finished parts.
             if entry is not None or not is_used:
                 yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
         elif lease_of(folder).exists():
             yield item("lease", lease_of(folder))
     left: dict[What, tuple[str, str]] = {"damaged manifest": (ASIDE, ""), "partial file": (".", ".partial")}
-    folders, files = home.children()
+    folders, files = entry_folder.children()
     for what, (beginning, end) in left.items():
         yield from (
             item(what, path) for path in (*folders, *files) if path.name.startswith(beginning) and path.name.endswith(end)
@@ -165,10 +173,10 @@ def _garbage_of(home: StorePath, attempts: Attempts, entry: Entry | None, *, now
 
 
 def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
-    """Remove it; False if it stays, since a writer has begun there meanwhile, or an experiment refers to its place now.
+    """Delete it; False if it stays because a writer has begun or an experiment refers to the entry meanwhile.
 
     Raises:
-        StoreError: it cannot be removed.
+        StoreError: it cannot be deleted.
     """
     try:
         return _removed(store, item, is_used)
@@ -177,22 +185,22 @@ def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
 
 
 def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
-    if item.attempts.living() or (item.if_unused and is_used()):
+    if item.writers.living() or (item.if_unused and is_used()):
         return False
-    home = store.root / item.entry_id
+    entry_folder = store.root / item.entry_id
     try:
-        entry: Entry | None = read_entry(home)
+        entry: Entry | None = read_entry(entry_folder)
     except (FileNotFoundError, CorruptEntryError, SchemaVersionError):
         entry = None
     if item.what == "entry":
         if entry is None or entry.folder not in item.paths or not store.discard(entry, is_needed=is_used):
             return False
     else:
-        # Committed since it was looked at.
-        if entry is not None and {entry.folder, home / MANIFEST} & set(item.paths):
+        # A writer has committed since the scan.
+        if entry is not None and {entry.folder, entry_folder / MANIFEST} & set(item.paths):
             return False
         for path in item.paths:
-            if path == home / MANIFEST and _is_back(path):
+            if path == entry_folder / MANIFEST and _is_back(path):
                 return False
             _remove(path)
     stays = [path for path in item.paths if path.exists() or path.is_dir()]
@@ -210,7 +218,7 @@ def _stays(item: Garbage, path: object, why: str) -> StoreError:
 
 
 def _is_back(manifest: StorePath) -> bool:
-    """Take a manifest away that cannot be used; True if it is back, since it was whole: a writer has committed just then."""
+    """Delete an unusable manifest; True if it is valid and was put back, since a writer has just committed."""
     try:
         aside = set_aside(manifest)
         Manifest.decode(aside.read_bytes(), where=str(aside))

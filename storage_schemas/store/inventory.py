@@ -1,4 +1,4 @@
-"""What the store holds, as one look at all its manifests: every entry, what cannot be read, and who was made from whom."""
+"""The inventory of a store: one read of all manifests, with unusable ones and what each entry was made from."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry, Store, read_entry
 
-__all__ = ["Inventory", "entry_ids", "find_entry", "find_place", "held", "take_inventory"]
+__all__ = ["Inventory", "entry_ids", "find_entry", "find_entry_id", "held", "take_inventory"]
 
 _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
-"""Recipes name these by the hash of their content, and views and targets by their keys."""
+"""Recipes name entries of these kinds by the hash of their content; views and targets by key."""
 _SHOWN = 5
 
 Unreadable = CorruptEntryError | SchemaVersionError
@@ -33,7 +33,7 @@ Unreadable = CorruptEntryError | SchemaVersionError
 
 @dataclass(frozen=True)
 class Inventory:
-    """All entries by place (``kind/key``), and what is wrong with the manifests that cannot be used."""
+    """All entries by entry id, and the errors of unusable manifests."""
 
     entries: Mapping[str, Entry]
     unreadable: Mapping[str, Unreadable]
@@ -60,14 +60,14 @@ class Inventory:
         return self._by_key.get(text) or self._by_content.get(text) or []
 
     def only(self, entry_ids: Collection[str]) -> Inventory:
-        """The part of it that lies at ``entry_ids``."""
+        """The inventory of ``entry_ids`` only."""
         return Inventory(
             {entry_id: entry for entry_id, entry in self.entries.items() if entry_id in entry_ids},
             {entry_id: error for entry_id, error in self.unreadable.items() if entry_id in entry_ids},
         )
 
     def made_from(self, entry: Entry) -> dict[str, str]:
-        """The entries that the recipe of ``entry`` names and the store holds: by place, the first field that names each."""
+        """The entries of this store that the recipe of ``entry`` names: by entry id, the first field that names each."""
         found: dict[str, str] = {}
         for field, text in _texts(entry.manifest.recipe):
             for other in self.named_by(text):
@@ -88,35 +88,35 @@ def _texts(value: object, field: str = "") -> Iterator[tuple[str, str]]:
 
 
 def entry_ids(store: Store) -> list[str]:
-    """Where there is a manifest, readable or not; nothing is opened.
+    """The ids of all entries with a manifest, readable or not; no file is opened.
 
     Raises:
-        StoreError: as ``Store.homes``.
+        StoreError: as ``Store.entry_folders``.
     """
-    homes = store.homes()
-    there = store.root.map(_has_manifest, homes)
-    return sorted(f"{home.parent.name}/{home.name}" for home, has in zip(homes, there, strict=True) if has)
+    folders = store.entry_folders()
+    there = store.root.map(_has_manifest, folders)
+    return sorted(f"{folder.parent.name}/{folder.name}" for folder, has in zip(folders, there, strict=True) if has)
 
 
-def _has_manifest(home: StorePath) -> bool:
+def _has_manifest(entry_folder: StorePath) -> bool:
     try:
-        return (home / MANIFEST).exists()
+        return (entry_folder / MANIFEST).exists()
     except OSError:
-        # A folder that this user may not enter may hold one, and whoever reads it is told.
+        # The folder may hold a manifest; reading it raises the error.
         return True
 
 
 def held(store: Store, wanted: Sequence[str]) -> set[str]:
-    """Those of the places ``wanted`` where there is a manifest; only those are looked at."""
+    """Those of the entry ids ``wanted`` that have a manifest."""
     there = store.root.map(lambda entry_id: _has_manifest(store.root / entry_id), wanted)
     return {entry_id for entry_id, has in zip(wanted, there, strict=True) if has}
 
 
 def take_inventory(store: Store) -> Inventory:
-    """Read every manifest; no other file is looked at.
+    """Read every manifest and no other file.
 
     Raises:
-        StoreError: as ``Store.homes``.
+        StoreError: as ``Store.entry_folders``.
     """
     entries: dict[str, Entry] = {}
     unreadable: dict[str, Unreadable] = {}
@@ -132,7 +132,7 @@ def take_inventory(store: Store) -> Inventory:
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Python would look for garbage again and again among facts of files, which all stay: a tenth of the time of a list."""
+    """Pause Python's garbage collector, which would scan the many facts of files in vain: a tenth of the time of ls."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -146,24 +146,24 @@ def _found(store: Store, entry_id: str) -> Entry | Unreadable | None:
     try:
         return find_entry(store, entry_id)
     except MissingInputError:
-        # Taken out of the store since it was listed.
+        # Deleted since it was listed.
         return None
     except (CorruptEntryError, SchemaVersionError) as error:
         return error
 
 
 def find_entry(store: Store, entry_id: str) -> Entry:
-    """The entry at a place.
+    """The entry with this id.
 
     Raises:
-        MissingInputError: there is none (any more).
+        MissingInputError: it does not exist.
         CorruptEntryError: its manifest is damaged (``UnreadableEntryError``: it cannot be read, and may be intact).
-        SchemaVersionError: it is of another schema version.
-        StoreError: a file is where a folder of the store belongs.
+        SchemaVersionError: it has another schema version.
+        StoreError: a file lies where a folder of the store belongs.
     """
-    home = store.root / entry_id
+    entry_folder = store.root / entry_id
     try:
-        return read_entry(home)
+        return read_entry(entry_folder)
     except FileNotFoundError as error:
         raise MissingInputError(
             f"There is no entry {entry_id} in {store.root}", remedy=Remedy("list", home=str(store.root.parent))
@@ -174,19 +174,19 @@ def find_entry(store: Store, entry_id: str) -> Entry:
             error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", remedy=remedy
         ) from error
     except OSError as error:
-        raise UnreadableEntryError(f"{home / MANIFEST} cannot be read ({error.strerror})") from error
+        raise UnreadableEntryError(f"{entry_folder / MANIFEST} cannot be read ({error.strerror})") from error
 
 
-def find_place(store: Store, text: str, *, known: Collection[str] | None = None, upstream: Store | None = None) -> str:
-    """The place that ``text`` means: a key or its beginning, alone or as ``kind/key``.
+def find_entry_id(store: Store, text: str, *, known: Collection[str] | None = None, upstream: Store | None = None) -> str:
+    """The entry id that ``text`` means: a key or its beginning, alone or as ``kind/key``.
 
-    It is looked for among the ``known`` ids, which may be of a store ``upstream`` too; without them among those of ``store``.
+    ``known`` are the ids to search, by default those of ``store``; they may include ids of the store ``upstream``.
 
     Raises:
-        ConfigError: it means none, or several.
+        ConfigError: no id matches, or several do.
     """
     roots = [str(each.root) for each in (store, upstream) if each]
-    # As it stands in a path that was pasted.
+    # The user may have pasted a path.
     wanted = next((text.removeprefix(f"{root}/") for root in roots if text.startswith(f"{root}/")), text).rstrip("/")
     found = _matching(entry_ids(store) if known is None else known, wanted)
     if len(found) == 1:
@@ -194,7 +194,7 @@ def find_place(store: Store, text: str, *, known: Collection[str] | None = None,
     if not found:
         is_kind = wanted in KINDS
         raise ConfigError(
-            f"'{wanted}' is a kind of entries, and not one of them"
+            f"'{wanted}' is a kind of entries, not an entry"
             if is_kind
             else f"No entry in {' or '.join(roots)} has a key that begins with '{text}'",
             allowed="a key, or its beginning, alone or as kind/key",

@@ -1,4 +1,4 @@
-"""A lease on work in progress: it saves a second writer the work, and never decides what is correct."""
+"""A lease on work in progress: it saves a second writer the work, and correctness never depends on it."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class Lease:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         _HEART.remove(self)
-        # The lock waits for a beat that is being written, which would otherwise put the file back.
+        # Wait for a beat in progress, which would write the file again.
         with self._lock:
             self._held = False
             self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """Show that the holder lives; a lease that another process has taken away is not written again."""
+        """Show that the holder lives; a lease that another process has deleted is not written again."""
         with self._lock:
             if not self._held:
                 return
-            # One thread beats for all: one request that hangs must not make the others look dead.
+            # One thread renews all leases: a request that hangs must not let the others expire.
             path = self.path.impatient()
             try:
-                # Asking too can fail, on NFS with ESTALE or EIO.
+                # On NFS even this can fail, with ESTALE or EIO.
                 if not path.exists():
                     return
                 self._beats += 1
@@ -62,12 +62,12 @@ class Lease:
                 log.warning("The lease %s could not be renewed: %s", self.path, error)
 
     def _write(self, path: StorePath) -> None:
-        # Not durable: a lease that is lost with the power is the lease of a process that is lost with it.
+        # Not durable: a power failure also ends the process that holds the lease.
         path.write_atomic(json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
 
 
 class _Heart:
-    """The one thread of this process that beats for all its leases; it runs while there are any."""
+    """The thread that renews all leases of this process; it runs while there are any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -103,7 +103,7 @@ _HEART = _Heart()
 
 
 class LeaseWatch:
-    """Judges from outside whether a lease's holder lives: by changing content, never by comparing clocks."""
+    """Tells whether the holder of a lease lives, by whether the content changes and never by comparing clocks."""
 
     def __init__(self, path: StorePath) -> None:
         self.path = path
@@ -129,15 +129,15 @@ class LeaseWatch:
         return time.monotonic() - self._since > EXPIRE_SECONDS
 
     def is_gone(self) -> bool:
-        """True if nobody can hold it any more: there is no lease, or its holder ran here and has ended.
+        """True if the holder has surely ended: there is no lease, or the holder ran on this machine and is gone.
 
-        A holder elsewhere is never known to be gone: one that is ``is_dead`` may only have been slow.
+        A holder on another machine is never surely gone: one that ``is_dead`` may only be slow.
         """
         facts = self._read()
         return facts is not None and _is_gone(facts)
 
     def _read(self) -> dict[str, object] | None:
-        """What the lease says, empty if there is none; what it said last, or None, while it cannot be read."""
+        """The facts of the lease, empty if there is none; while it cannot be read the last known facts, or None."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -153,7 +153,7 @@ class LeaseWatch:
 
 
 def _decode(data: bytes) -> dict[str, object]:
-    """The facts of a lease; none where it is not one, since a lease is written whole or not at all."""
+    """The facts of a lease; none if the file is no lease, since a lease is never written in part."""
     try:
         facts = json.loads(data)
     except ValueError:
@@ -176,7 +176,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _machine() -> str:
-    """Tells apart two machines, or two containers, of the same host name: their process ids mean nothing to each other."""
+    """An id that differs between machines, and between containers with one host name, whose process ids are unrelated."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
@@ -184,11 +184,11 @@ def _machine() -> str:
 
 
 def _start_time(pid: str) -> str:
-    """When a process of this machine started, in ticks since boot (a reused id has another one); '' if it is gone."""
+    """Start time of a process of this machine in ticks since boot, which tells reused ids apart; '' if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return ""
-    # The command's name stands in parentheses and may hold spaces; the state is the first field behind it.
+    # The command name is in parentheses and may contain spaces; the process state is the first field after it.
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] == "Z" else fields[19]

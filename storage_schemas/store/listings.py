@@ -1,4 +1,4 @@
-"""Which keys a kind has in a bucket, for some seconds: thousands of entries may be asked for that are not there."""
+"""The keys of each kind in a bucket, cached for some seconds: a plan looks for thousands of missing entries."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["Listings"]
 
 
 class Listings:
-    """Answers by one list request a kind what would be a request for every entry."""
+    """One list request for each kind instead of one request for each entry."""
 
     def __init__(self) -> None:
         self._known: dict[StorePath, tuple[float, frozenset[str]]] = {}
 
     def may_hold(self, folder: StorePath, key: str) -> bool:
-        """False if there was nothing of that key in ``folder`` some seconds ago; on file systems always True."""
+        """False if ``folder`` had no such key some seconds ago; always True on a file system."""
         if not folder.listing_seconds:
             return True
         since, keys = self._known.get(folder, (0.0, frozenset()))
@@ -28,5 +28,5 @@ class Listings:
         return key in keys
 
     def forget(self, folder: StorePath) -> None:
-        """Look again: something is going to be made there."""
+        """List again next time: this process writes there."""
         self._known.pop(folder, None)

@@ -1,4 +1,4 @@
-"""The pieces that a draft is made of: a part is finished when the marker that describes its files is written."""
+"""The parts of a draft: a part is finished once the marker that describes its files is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MARKER = ".part.json"
-"""How the name of a marker ends."""
+"""End of the name of a marker."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def copy_part(source: LocalPath, folder: StorePath, name: str) -> Part:
 
 
 def read_marker(marker: StorePath) -> Part | None:
-    """What a marker says, or None if it cannot be read; its files are not looked at."""
+    """The part that a marker describes, or None if it cannot be read; the files are not checked."""
     try:
         raw = json.loads(marker.read_bytes())
         return Part(raw["name"], {name: FileFacts(**facts) for name, facts in raw["files"].items()}, raw["notes"])

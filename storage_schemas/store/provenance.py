@@ -16,7 +16,7 @@ _VERSIONS_OF = ("ray", "torch", "zarr", "numpy", "opencv-python-headless", "simp
 
 
 def provenance() -> dict[str, Any]:
-    """Of this process, now."""
+    """The provenance of what this process makes now."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -29,8 +29,8 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Looked up once: it takes longer than everything else that is said here."""
-    # It is half of what a list of entries would import.
+    """Cached: this takes longer than everything else here."""
+    # Imported late: it would take half of the import time of ls.
     from importlib import metadata
 
     found = {}

@@ -1,10 +1,10 @@
-"""The store: entries found by key, made in drafts, committed by a manifest that is written last, and verified by hash.
+"""The store: entries are found by key, written in drafts, committed by their manifest and verified by hash.
 
-``<store>/<kind>/<key>/manifest.json`` names the attempt folder beside it whose files count. Every writer has a folder of its
-own, and a lease beside it, so that two writers of one entry never touch each other's files; the manifest is created
-exclusively, and the first wins. A draft is a set of parts (a block of rows, an epoch's checkpoint). A part is finished when
-its marker is written; the next writer adopts the finished parts of one that died. An attempt folder is removed only when
-another's manifest is there and nobody can be at work in it, so that a writer wrongly held for dead loses nothing.
+``<store>/<kind>/<key>/manifest.json`` names the writer's folder, beside it, that holds the files. Every writer has a folder
+and a lease of its own, so two writers of one entry never touch each other's files; the manifest is created exclusively, and
+the first writer wins. A draft is a set of parts (a block of rows, a checkpoint of an epoch). A part is finished when its marker
+is written; the next writer adopts the finished parts of a dead one. A writer's folder is deleted only when another manifest
+exists and its writer has surely ended, so a slow writer that was taken for dead loses nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage_schemas.store.lease import Lease
 from storage_schemas.store.listings import Listings
 from storage_schemas.store.manifest import MANIFEST, Manifest
 from storage_schemas.store.recipe import Recipe, as_json, differing_fields, is_key, key_of
-from storage_schemas.store.writers import Attempts, lease_of
+from storage_schemas.store.writers import Writers, lease_of
 
 __all__ = ["Draft", "Entry", "Store", "read_entry"]
 
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _told_if_taken_over(draft: Draft) -> Iterator[None]:
-    """Errors of work whose folder was removed under it, whatever they are, become the one that says so."""
+def _explaining_takeover(draft: Draft) -> Iterator[None]:
+    """Replace any error of work whose folder another run has deleted by the error that says so."""
     try:
         yield
     except Exception as error:
@@ -40,36 +40,35 @@ def _told_if_taken_over(draft: Draft) -> Iterator[None]:
         raise draft.taken_over() from error
 
 
-def _homes_of(kind: StorePath) -> list[StorePath]:
+def _entry_folders_of(kind: StorePath) -> list[StorePath]:
     folders, files = kind.children()
-    strays = [error for path in files if is_key(path.name) and (error := path.not_a_folder())]
-    if strays:
-        raise strays[0]
+    for path in files:
+        if is_key(path.name) and (error := path.not_a_folder()):
+            raise error
     return folders
 
 
 @dataclass(frozen=True)
 class Store:
-    """All entries of one home, below ``root``; and those of a store ``upstream``, which is only read."""
+    """The entries of one home, below ``root``, and of the store ``upstream``, which is only read."""
 
     root: StorePath
     upstream: Store | None = None
     forced: set[str] = field(default_factory=set, compare=False)
-    """Places (``kind/key``) that are not looked for upstream, since they are to be made here."""
+    """Entry ids that are not looked for upstream, because this run builds them here."""
     _replaced: dict[str, StorePath] = field(default_factory=dict, compare=False, repr=False)
-    """By place the folder of the entry that counts as not there, until another is committed in its stead."""
+    """By entry id the folder of an entry that this run replaces: ``find`` skips it."""
     _listings: Listings = field(default_factory=Listings, compare=False, repr=False)
     _warned: set[str] = field(default_factory=set, compare=False, repr=False)
     _seen: dict[str, list[Entry]] = field(default_factory=dict, compare=False, repr=False)
 
     def find(self, kind: str, recipe: Recipe) -> Entry | None:
-        """The committed entry of this recipe, or None; one whose manifest is damaged counts as not there, and is logged.
+        """The entry of this recipe, here or else upstream; None if it is missing or its manifest is damaged (logged).
 
-        It is looked for here and then upstream. Of a bucket the answer may be that of some seconds ago: work may be begun
-        that another has just finished, which ``draft`` finds out.
+        In a bucket the answer may be some seconds old; ``draft`` looks again before work begins.
 
         Raises:
-            StoreError: its manifest cannot be read, and may be whole; or something is where a folder of the store belongs.
+            StoreError: the manifest cannot be read and may be intact, or a file lies where a folder of the store belongs.
         """
         key = key_of(kind, recipe)
         found = self._find(kind, key) if self._listings.may_hold(self.root / kind, key) else None
@@ -82,7 +81,7 @@ class Store:
         return entry and replace(entry, is_borrowed=True)
 
     def _find(self, kind: str, key: str) -> Entry | None:
-        """Here, and at this moment; the errors are those of ``find``."""
+        """The entry in this store, without a cached listing; errors as ``find``."""
         try:
             found = read_entry(self.root / kind / key)
             return None if found.folder == self._replaced.get(found.entry_id) else found
@@ -94,57 +93,57 @@ class Store:
         except OSError as error:
             raise StoreError(
                 f"{self.root / kind / key / MANIFEST} cannot be read ({error.strerror or error})",
-                allowed="manifests that this user may read; the entry may be whole, so none is made in its place",
+                allowed="manifests that this user may read; the entry may be intact, so odkd does not rebuild it",
                 remedy=Remedy("verify", entry_id=f"{kind}/{key}", home=str(self.root.parent)),
             ) from error
 
     def _warn(self, text: str) -> None:
-        """Once: every step of a plan looks at every entry."""
+        """Log a warning once: every step of a plan reads every entry."""
         if text not in self._warned:
             self._warned.add(text)
             log.warning("%s", text)
 
-    def homes(self) -> list[StorePath]:
-        """The folders of all entries, finished or not; of this store alone.
+    def entry_folders(self) -> list[StorePath]:
+        """The folders of all entries of this store, finished or not.
 
         Raises:
-            StoreError: a file or a link that leads nowhere is where the folder of a kind or of an entry belongs.
+            StoreError: a file or a dangling link lies where the folder of a kind or an entry belongs.
         """
         folders, files = self.root.children()
         kinds = [*folders, *(path for path in files if path.name in KINDS)]
-        return [home for kind in kinds for home in _homes_of(kind)]
+        return [folder for kind in kinds for folder in _entry_folders_of(kind)]
 
     def entries(self, kind: str) -> Iterator[Entry]:
-        """Every committed entry of a kind, of this store alone.
+        """Every entry of a kind in this store.
 
         Raises:
-            StoreError: as ``homes``.
+            StoreError: as ``entry_folders``.
         """
-        yield from filter(None, self.root.map(self._readable, _homes_of(self.root / kind)))
+        yield from filter(None, self.root.map(self._readable, _entry_folders_of(self.root / kind)))
 
-    def _readable(self, home: StorePath) -> Entry | None:
-        """The entry, or None if it is not finished (or gone since it was listed), or cannot be used, which is logged."""
+    def _readable(self, folder: StorePath) -> Entry | None:
+        """The entry; None if it is unfinished, was deleted meanwhile or is unusable (logged)."""
         try:
-            return read_entry(home)
+            return read_entry(folder)
         except FileNotFoundError:
             return None
         except (CorruptEntryError, StoreError) as error:
             self._warn(str(error))
             return None
         except OSError as error:
-            self._warn(f"{home / MANIFEST} cannot be read ({error.strerror or error})")
+            self._warn(f"{folder / MANIFEST} cannot be read ({error.strerror or error})")
             return None
 
     def nearest(
         self, kind: str, recipe: Recipe, *, same: Sequence[str] = (), others: Collection[str] = ()
     ) -> tuple[Entry, list[tuple[str, object, object]]] | None:
-        """The entry of this kind whose recipe differs in the fewest fields, with those fields; None if there is none.
+        """The entry of this kind whose recipe differs in the fewest fields, with these fields; None if there is no entry.
 
-        In the fields ``same`` it may not differ, which either may lack; and it is none of those at the places ``others``.
+        The fields ``same`` must be equal or missing in both; the entry ids ``others`` are skipped.
         """
         wanted = as_json(recipe)
         if self.root.listing_seconds and kind not in self._seen:
-            # A plan asks for each of its steps, and a bucket is far away.
+            # A plan asks once a step, and listing a bucket is slow.
             self._seen[kind] = list(self.entries(kind))
         there = self._seen[kind] if kind in self._seen else self.entries(kind)
         found = [
@@ -155,7 +154,7 @@ class Store:
         ranked = [(differing_fields(recipe, entry.manifest.recipe), entry) for entry in found]
         if not ranked:
             return None
-        # Among equals the newest: it is what the user has just been working with.
+        # Among equals take the newest, which the user has worked with last.
         ranked.sort(key=lambda pair: pair[1].manifest.made.get("at", ""), reverse=True)
         fields, entry = min(ranked, key=lambda pair: len(pair[0]))
         return entry, fields
@@ -164,90 +163,90 @@ class Store:
     def draft(
         self, kind: str, recipe: Recipe, *, adopt: bool = True, tell: Callable[[str], None] = log.info
     ) -> Iterator[Draft | Entry]:
-        """Begin an entry: a draft that holds the lease and, with ``adopt``, whatever a dead writer had finished.
+        """Begin an entry: yield a draft that holds the lease and, with ``adopt``, the finished parts of dead writers.
 
-        If a live writer is at it already, wait for that one; the result is then its entry. ``tell`` says so to the user.
+        If a live writer works on the entry, wait (``tell`` notifies the user) and yield its entry.
 
         Raises:
             RuntimeError: this process has begun the same entry and not ended it.
-            StoreError: another run took the work over meanwhile; or as ``find``.
+            StoreError: another run took the work over; or as ``find``.
         """
         key = key_of(kind, recipe)
-        home = self.root / kind / key
-        home.make_folders()
-        attempts = Attempts(home)
+        entry_folder = self.root / kind / key
+        entry_folder.make_folders()
+        writers = Writers(entry_folder)
         while True:
-            attempts.wait(f"{kind}/{key}", tell, is_there=lambda: self._find(kind, key) is not None)
+            writers.wait(f"{kind}/{key}", tell, is_there=lambda: self._find(kind, key) is not None)
             found = self._find(kind, key) or self._find_upstream(kind, key, recipe)
             if found:
-                # Another's, perhaps: who asks for it next must not be told what was known before it was there.
+                # Another process may have made it: a cached listing does not know it yet.
                 self._listings.forget(self.root / kind)
                 yield found
                 return
             replaces = self._replaced.get(f"{kind}/{key}")
-            draft = Draft(home, kind, recipe, replaces=replaces)
+            draft = Draft(entry_folder, kind, recipe, replaces=replaces)
             with Lease(lease_of(draft.folder)):
-                # Of two that begin at the same time the older one goes on, unless the other has begun already.
+                # Of two writers that begin together the older folder wins, unless the other has begun already.
                 if any(
-                    other.name < draft.folder.name or (other != draft.folder and other.is_dir()) for other in attempts.living()
+                    other.name < draft.folder.name or (other != draft.folder and other.is_dir()) for other in writers.living()
                 ):
                     continue
-                # A writer that has ended since may have committed: only without its manifest is its folder free.
-                dead = [folder for folder in attempts.dead() if folder != replaces]
+                # A writer that has just ended may have committed: adopt its folder only if there is no manifest.
+                dead = [folder for folder in writers.dead() if folder != replaces]
                 if self._find(kind, key) is None:
                     self._begin(draft, dead if adopt else [], tell)
                     self._listings.forget(self.root / kind)
-                    with _told_if_taken_over(draft):
+                    with _explaining_takeover(draft):
                         yield draft
                     return
 
     @staticmethod
     def _begin(draft: Draft, dead: Sequence[StorePath], tell: Callable[[str], None]) -> None:
         manifest = draft.folder.with_name(MANIFEST)
-        if manifest.exists() and not draft.stands_to_be_replaced():
-            # It cannot be read, and must not keep the new one from being created; it is kept for whoever looks.
+        if manifest.exists() and not draft.finds_replaced():
+            # It is damaged and would block the new manifest; keep it under another name for the user.
             set_aside(manifest)
         draft.folder.make_folder()
         adopted = sum(draft.adopt(other) for other in dead if other != draft.folder)
         if adopted:
-            tell(f"{draft.kind}/{draft.key}: going on from {adopted} finished parts of an earlier run")
+            tell(f"{draft.kind}/{draft.key}: resuming with {adopted} finished parts of an earlier run")
 
     def replace(self, entry: Entry) -> None:
-        """Have an entry made again: it counts as not there from now on, and goes when another is committed in its place.
+        """Rebuild an entry: this store no longer finds it, and the commit of the new one replaces it.
 
-        Until then it stays for everybody else, and for the next run if this one comes to nothing.
+        Until then other runs find it, and so does the next run if this one fails.
         """
-        # One upstream would be found, and not made again.
+        # Otherwise ``find`` would return the upstream entry.
         self.forced.add(entry.entry_id)
         if not entry.is_borrowed:
             self._replaced[entry.entry_id] = entry.folder
 
     def discard(self, entry: Entry, *, is_needed: Callable[[], bool] = lambda: False) -> bool:
-        """Take an entry out of the store: the manifest first, so that nothing half removed is ever found.
+        """Delete an entry, the manifest first, so that readers never find half an entry.
 
-        ``is_needed`` is asked when nobody finds the entry any more: whoever notes that it is needed, and looks for it after
-        that, is seen here, or does not find it. The manifest is put back then.
+        ``is_needed`` is called once the manifest is set aside: a run notes an entry before it looks for it, so it is either
+        seen here, and the manifest is put back, or it does not find the entry.
 
         Returns:
-            Whether it went.
+            True if the entry was deleted.
 
         Raises:
-            OSError: this user may not remove it.
+            OSError: this user may not delete it.
         """
         current = self._find(entry.manifest.kind, entry.key)
-        # Another run may have discarded it before us, and made it again: that one stays.
+        # Another run may have deleted and rebuilt it: the new entry stays.
         if current is not None and (current.folder != entry.folder or not self._take_manifest(entry, is_needed)):
             return False
         entry.folder.remove_tree()
         return True
 
     def _take_manifest(self, entry: Entry, is_needed: Callable[[], bool]) -> bool:
-        """Take the manifest away, unless the entry is needed or is another meanwhile; whether it went."""
+        """Delete the manifest, unless the entry is needed or was replaced; True if it was deleted."""
         manifest = self.root / entry.entry_id / MANIFEST
         try:
             aside = set_aside(manifest)
         except FileNotFoundError:
-            # Another run was quicker.
+            # Another run has deleted it.
             return True
         stays = True
         try:
@@ -255,7 +254,7 @@ class Store:
             stays = found.folder != entry.manifest.folder or is_needed()
         finally:
             if stays:
-                # Whoever has missed it, and has made another, was first.
+                # A writer that missed it may have committed: its manifest stays.
                 with suppress(FileExistsError):
                     manifest.write_atomic(aside.read_bytes(), exclusive=True)
             aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Whether the files of entries are what their manifests say: size and sha256 of each, and what lies beside them."""
+"""Verify entries: size and sha256 of every file, and files that no manifest names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Verdict", "unnamed_files", "verify"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was read, and by place what is wrong with an entry (a line a file) and which files its manifest does not name."""
+    """The entries that were read; by entry id the problems (a line a file) and the files that the manifest does not name."""
 
     entries: Sequence[Entry]
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unreadable: Collection[str] = ()
-    """Those of the damaged entries of which something cannot be read, so that it may still be intact."""
+    """The damaged entries with a file or manifest that cannot be read and may still be intact."""
     other_versions: Sequence[str] = ()
-    """Places of entries of other schema versions, which were not looked at."""
+    """Ids of entries of other schema versions, which were not read."""
     unnamed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -31,14 +31,14 @@ class Verdict:
 
     @property
     def size(self) -> int:
-        """Their bytes."""
+        """Bytes of these files."""
         return sum(entry.manifest.size for entry in self.entries)
 
 
 def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -> Verdict:
     """Read every file of the inventory's entries, and call ``advance`` after each.
 
-    A manifest that cannot be read counts as damage of its entry.
+    An unusable manifest counts as damage of its entry.
     """
     others = [entry_id for entry_id, error in inventory.unreadable.items() if isinstance(error, SchemaVersionError)]
     damaged = {entry_id: [error.seen] for entry_id, error in inventory.unreadable.items() if entry_id not in others}
@@ -60,7 +60,7 @@ def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -
 
 
 def _is_still_there(store: Store, entry: Entry) -> bool:
-    """False where the entry was taken out of the store, or made again, while its files were read."""
+    """False if the entry was deleted or rebuilt while its files were read."""
     try:
         return find_entry(store, entry.entry_id).folder == entry.folder
     except MissingInputError:
@@ -70,5 +70,5 @@ def _is_still_there(store: Store, entry: Entry) -> bool:
 
 
 def unnamed_files(entry: Entry) -> list[str]:
-    """Files in the entry's folder that its manifest does not name: what a writer that was killed left, or a user."""
+    """Files in the entry's folder that its manifest does not name: a killed writer or a user left them."""
     return sorted(entry.folder.files_below().keys() - set(entry.manifest.files))

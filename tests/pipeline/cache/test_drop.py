@@ -10,7 +10,7 @@ import pytest
 from pipeline.cache import drop as removal
 from pipeline.cli import DONE, USER_MISTAKE
 from pipeline.experiments import refer
-from storage_schemas.store.gc import remove, wreck_at
+from storage_schemas.store.gc import garbage_at, remove
 from storage_schemas.store.inventory import Inventory, take_inventory
 from storage_schemas.store.lease import Lease
 from storage_schemas.store.store import Entry, Store
@@ -170,7 +170,7 @@ def test_an_entry_that_is_committed_as_its_damaged_manifest_goes_stays(cache: Ca
     whole = manifest.read_bytes()
     manifest.write_bytes(b"")
     store = store_of(cache.home)
-    item = next(item for item in wreck_at(store, entry.entry_id, tell=print) if item.what == "damaged manifest")
+    item = next(item for item in garbage_at(store, entry.entry_id, tell=print) if item.what == "damaged manifest")
     reads = Path.read_bytes
 
     def committing(path: Path) -> bytes:

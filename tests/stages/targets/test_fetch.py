@@ -74,6 +74,6 @@ def test_what_is_damaged_there_too_stays_as_it_is(own: Entry, team: Entry, caplo
 
 def test_an_entry_that_is_taken_out_meanwhile_is_told_and_nothing_is_put_in_its_place(own: Entry, team: Entry) -> None:
     Store(own.folder.parents[2]).discard(own)
-    with pytest.raises(MissingInputError, match=f"{own.entry_id} was taken out of the store"):
+    with pytest.raises(MissingInputError, match=f"{own.entry_id} was deleted"):
         fetch(own, team, [FIRST])
     assert not any(name.endswith(FIRST) for name in own.folder.parents[2].files_below())

@@ -189,7 +189,7 @@ def test_an_entry_that_is_dropped_meanwhile_is_said_to_be_gone(home: Path, monke
     step, entry = _bits(context)
     _damage(entry, "bits/c/0/0")
     _spied(monkeypatch, lambda _: context.store.discard(entry))
-    with pytest.raises(MissingInputError, match=f"{entry.entry_id} was taken out of the store") as caught:
+    with pytest.raises(MissingInputError, match=f"{entry.entry_id} was deleted") as caught:
         repair.repair(context, step, ["bits/c/0/0"], connect=_connected)
     assert suggested(caught.value, "odkd") == "odkd --stage targets"
     assert context.store.find(step.kind, step.recipe) is None

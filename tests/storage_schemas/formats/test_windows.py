@@ -55,7 +55,7 @@ def test_a_changed_byte_of_a_shard_is_found_when_it_is_read(tmp_path: Path, posi
     shards = CropShards(tmp_path)
     damaged, whole = (7, 3) if position < 5 else (3, 7)
     assert shards.read(int(shards.index.rows_of(np.array([whole]))[0]))
-    with pytest.raises(CorruptEntryError, match=f"the crop of person {damaged} is not as it was written") as caught:
+    with pytest.raises(CorruptEntryError, match=f"the crop of person {damaged} differs from the bytes written") as caught:
         shards.read(int(shards.index.rows_of(np.array([damaged]))[0]))
     assert suggested(caught.value) == AGAIN
     shards.close()

@@ -206,7 +206,7 @@ def test_parts_of_a_dead_writer_are_adopted_at_another_node(
             write_file(draft, name)
         finish_part(draft.folder, "block-1", ["bits/c/1"])
         entry = draft.commit(FILES, measured={})
-    assert told == [f"{entry.entry_id}: going on from 1 finished parts of an earlier run"]
+    assert told == [f"{entry.entry_id}: resuming with 1 finished parts of an earlier run"]
     assert (entry.manifest.payload, entry.problems()) == (payload, [])
     assert {name.split("/")[2] for name in _names(store)} == {"manifest.json", entry.folder.name}
 
@@ -224,7 +224,7 @@ def test_a_part_that_changes_before_the_commit_is_refused(store: Store) -> None:
         assert isinstance(draft, Draft)
         fill(draft)
         (draft.folder / "bits/c/0").write_atomic(b"first")
-        with pytest.raises(CorruptEntryError, match="is not as it was when it was finished"):
+        with pytest.raises(CorruptEntryError, match="differs from the bytes that were written"):
             draft.commit(FILES, measured={})
 
 

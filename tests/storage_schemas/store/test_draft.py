@@ -41,7 +41,7 @@ def test_parts_of_a_dead_writer_are_adopted_and_the_rest_of_it_removed(store: St
         made = draft.commit(FILES, measured={})
     assert made.manifest.payload == whole
     assert made.problems() == []
-    assert told == [f"targets/{made.key}: going on from 1 finished parts of an earlier run"]
+    assert told == [f"targets/{made.key}: resuming with 1 finished parts of an earlier run"]
     assert {path.name for path in local(made.folder.parent).iterdir()} == {"manifest.json", made.folder.name}
 
 
@@ -84,7 +84,7 @@ def test_a_file_that_changed_after_its_part_was_finished_is_not_committed(store:
         assert isinstance(draft, Draft)
         fill(draft)
         flip_bit(local(draft.folder / "bits/c/0"))
-        with pytest.raises(CorruptEntryError, match="bits/c/0 is not as it was"):
+        with pytest.raises(CorruptEntryError, match="bits/c/0 differs from the bytes"):
             draft.commit(FILES, measured={})
     assert store.find("targets", RECIPE) is None
     with store.draft("targets", RECIPE) as draft:
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_what_is_expected_is_not_committed(store: Store, fact
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
-        with pytest.raises(CorruptEntryError, match=r"zarr\.json is not as it was"):
+        with pytest.raises(CorruptEntryError, match=r"zarr\.json differs from the bytes"):
             draft.commit(FILES, measured={}, expected={"zarr.json": facts})
         assert store.find("targets", RECIPE) is None
         draft.commit(FILES, measured={}, expected={"zarr.json": FileFacts(2, SHA256_OF_BRACES)})

@@ -361,7 +361,7 @@ def test_a_writer_elsewhere_is_watched_for_a_minute_and_not_judged_by_the_clock(
     elsewhere = _Elsewhere(local(folder), monkeypatch, lives=lives)
     told: list[str] = []
     found, left = find_garbage(store, (), min_age_seconds=24 * HOUR, tell=told.append)
-    assert told == ["Watching for 60 s whether the writers at 1 places live"]
+    assert told == ["Watching for 60 s whether the writers of 1 entries live"]
     assert 60 < elsewhere.now - 1000 < 63
     if lives:
         assert (found, left) == ([], {PLACE: "process 1 on elsewhere is making it"})

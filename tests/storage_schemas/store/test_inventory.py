@@ -9,7 +9,7 @@ import pytest
 
 from storage_schemas.errors import ConfigError, CorruptEntryError, MissingInputError, SchemaVersionError
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store.inventory import entry_ids, find_entry, find_place, take_inventory
+from storage_schemas.store.inventory import entry_ids, find_entry, find_entry_id, take_inventory
 from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Store
 from tests.support.buckets import local
@@ -91,13 +91,13 @@ def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> No
 def test_a_key_may_be_shortened_and_may_name_its_kind(store: Store, spelling: str) -> None:
     made = make_entry(store)
     put(store, "views", {"view": 1})
-    assert find_place(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.entry_id
+    assert find_entry_id(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.entry_id
 
 
 def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: Store) -> None:
     make_entry(store)
     with pytest.raises(ConfigError, match="'targets' is a kind of entries") as caught:
-        find_place(store, "targets")
+        find_entry_id(store, "targets")
     assert suggested(caught.value) == f"python -m pipeline.cache ls targets --home {store.root.parent}"
 
 
@@ -107,7 +107,7 @@ def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: 
 def test_what_is_the_beginning_of_no_key_is_refused(store: Store, text: str) -> None:
     made = make_entry(store)
     with pytest.raises(ConfigError, match="has a key that begins with"):
-        find_place(store, text.format(key=made.key))
+        find_entry_id(store, text.format(key=made.key))
 
 
 def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Store) -> None:
@@ -119,7 +119,7 @@ def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Stor
     common = next(digit for digit in digits if digits.count(digit) > 1)
     several = sorted(entry_id for entry_id in made if entry_id.partition("/")[2][0] == common)
     with pytest.raises(ConfigError, match=f"'{common}' is the beginning of {len(several)} keys: {several[0]}, ") as caught:
-        find_place(store, common)
+        find_entry_id(store, common)
     assert ("more" in caught.value.seen) == (len(several) > 5)
 
 

@@ -148,7 +148,7 @@ def test_a_file_where_a_folder_belongs_is_neither_an_entry_nor_none(store: Store
     for look in (
         lambda: store.find("targets", RECIPE),
         lambda: list(store.entries("targets")),
-        store.homes,
+        store.entry_folders,
         lambda: ExitStack().enter_context(store.draft("targets", RECIPE)),
     ):
         with pytest.raises(StoreError, match=f"^{path} is a file, and a folder belongs there\n"):
@@ -178,7 +178,7 @@ def test_a_manifest_of_another_entry_is_not_used(store: Store, caplog: pytest.Lo
     made = make_entry(store)
     local(made.folder.parent / "manifest.json").write_bytes((other.folder.parent / "manifest.json").read_bytes())
     assert store.find("targets", RECIPE) is None
-    assert f"that of another entry, targets/{other.key}" in caplog.text
+    assert f"belongs to another entry, targets/{other.key}" in caplog.text
     assert list(store.entries("targets")) == [other]
 
 
@@ -237,7 +237,7 @@ def test_nothing_is_put_back_into_an_entry_that_was_discarded(store: Store, tmp_
     made, other = make_entry(store), tmp_path / "made again"
     other.write_bytes(CONTENT["bits/c/0"])
     store.discard(made)
-    with pytest.raises(MissingInputError, match=f"{made.entry_id} was taken out of the store"):
+    with pytest.raises(MissingInputError, match=f"{made.entry_id} was deleted"):
         made.put_back("bits/c/0", other)
     assert not made.folder.exists()
 

@@ -72,7 +72,7 @@ def test_what_a_killed_process_had_finished_is_adopted_and_the_result_is_the_sam
         entry = draft.commit(FILES, measured={})
     assert entry.manifest.payload == payload
     assert entry.problems() == []
-    assert told == [f"targets/{entry.key}: going on from 1 finished parts of an earlier run"]
+    assert told == [f"targets/{entry.key}: resuming with 1 finished parts of an earlier run"]
 
 
 def test_a_waiting_process_takes_over_at_once_when_the_writer_is_killed(root: StorePath, payload: str) -> None:
@@ -84,7 +84,7 @@ def test_a_waiting_process_takes_over_at_once_when_the_writer_is_killed(root: St
             assert second.poll() is None
             first.kill()
             start = time.monotonic()
-            assert "going on from 1 finished parts" in json.loads(answer.readline())["told"]
+            assert "resuming with 1 finished parts" in json.loads(answer.readline())["told"]
             result = json.loads(answer.readline())
             assert time.monotonic() - start < 5
     assert (result["payload"], result["problems"], result["litter"]) == (payload, [], [])

@@ -1,4 +1,4 @@
-"""How a command ends: its answer on standard output, messages on standard error, and a status that says whose turn it is."""
+"""How a command ends: the result on standard output, messages on standard error, and the exit status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STORAGE_FAULTS = (
 
 
 class _Messages(logging.Handler):
-    """Messages on what standard error is at the moment: while a progress bar is shown, the lines above it."""
+    """Messages on the current standard error: while a progress bar is shown, the lines above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
@@ -42,9 +42,9 @@ class _Messages(logging.Handler):
 
 @contextmanager
 def own_term_handler() -> Iterator[None]:
-    """Around what puts a handler of SIGTERM of its own in place: afterwards there is the one from before."""
+    """Restore the handler of SIGTERM after code that installs its own."""
     if threading.current_thread() is not threading.main_thread():
-        # Only there handlers can be set, by whomever.
+        # Python allows handlers only in the main thread.
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
@@ -57,14 +57,14 @@ def own_term_handler() -> Iterator[None]:
 
 @contextmanager
 def _term_is_interrupt() -> Iterator[None]:
-    """What a job's owner, a container or a batch system sends is the user's wish as Ctrl-C is."""
+    """Treat SIGTERM, which containers and batch systems send, like Ctrl-C."""
     with own_term_handler():
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _interrupt)
         try:
             yield
         except SystemExit as error:
-            # Of Ray's handler, while it starts.
+            # Raised by the handler of Ray while Ray starts.
             if error.code == signal.SIGTERM:
                 raise KeyboardInterrupt from error
             raise
@@ -75,12 +75,12 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 
 
 def answer_with(text: str) -> None:
-    """Write what was asked for to standard output."""
+    """Write the result to standard output."""
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads it, such as head, has seen enough; Python would complain once more when it ends.
+        # The reader, such as head, has closed the pipe; without this Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""The home that a command works in: ``--home``, else the environment's, else ``~/.odkd``; and a team's upstream it."""
+"""The home of a command (``--home``, $ODKD_HOME or ``~/.odkd``), and the upstream home that is only read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = logging.getLogger("pipeline")
 _ALLOWED = " or ".join(["an absolute path on storage that every node sees", *(f"{each}://BUCKET/PREFIX" for each in SCHEMES)])
 HOME_HELP = "an absolute path that every node sees, or s3://BUCKET/PREFIX (default: $ODKD_HOME, else ~/.odkd)"
 UPSTREAM_HELP = (
-    "another home, such as a team's: what is found there is not made, and nothing is written (default: $ODKD_UPSTREAM)"
+    "another home, such as a team's, that is only read: its entries are used and not built (default: $ODKD_UPSTREAM)"
 )
 
 
 def home_of(option: str | None) -> StorePath:
-    """The home that ``--home`` or the environment names; it is not made, only seen to be possible.
+    """The home that ``--home`` or the environment names; check that it can exist, without creating it.
 
     Raises:
         StoreError: it is relative, a URI of another kind, empty or not a folder.
@@ -43,7 +43,7 @@ def home_of(option: str | None) -> StorePath:
 
 
 def upstream_if_there(option: str | None, home: StorePath) -> StorePath | None:
-    """As ``upstream_of``, for whoever only proposes commands: one that is out of reach is warned of, and is none."""
+    """As ``upstream_of``, but warn and return None if the upstream home cannot be read."""
     try:
         return upstream_of(option, home)
     except StoreError as error:
@@ -52,12 +52,12 @@ def upstream_if_there(option: str | None, home: StorePath) -> StorePath | None:
 
 
 def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
-    """The home that ``--upstream`` or the environment names, to be read upstream one's ``own``; None if there is none.
+    """The upstream home that ``--upstream`` or the environment names; None if neither does.
 
-    Nor is there one where that is one's own, as it may be in an environment that is set up for all.
+    It is None as well if it is the ``own`` home, as in an environment that a whole team shares.
 
     Raises:
-        StoreError: it is not a home: it holds no store; or the option is empty.
+        StoreError: it has no store, or the option is empty.
     """
     if option == "":
         raise StoreError("--upstream is empty", allowed=f"{_ALLOWED}, or to leave it out")

@@ -1,4 +1,4 @@
-"""``drop``: entries go, so that they can be made anew; what was made from them is told, since that stays."""
+"""``drop``: delete entries, and print how to rebuild them and what depends on them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _KNOWN_BY_KEY = ("views", "targets")
 
 
 def drop(options: argparse.Namespace) -> Result:
-    """Take entries out of the store, also those whose manifests are damaged, or of another schema version.
+    """Delete entries, even with damaged manifests or of another schema version.
 
     Raises:
-        StoreError: an experiment uses one of them, or may do so, and ``--used`` was not given. Then none is dropped.
-        CorruptEntryError: a manifest cannot be read by this user, and may be whole.
+        StoreError: an experiment uses one of them, or may use it, and ``--used`` is not given; then none is deleted.
+        CorruptEntryError: this user cannot read a manifest, which may be intact.
     """
     home, store = open_store(options)
-    # Only for the commands that it names: one that is out of reach keeps nothing from going.
+    # Only for suggested commands: an unreachable upstream must not block the deletion.
     upstream = upstream_if_there(options.upstream, home)
     entry_ids = list(dict.fromkeys(find_entry_id(store, key) for key in options.keys))
     found = {entry_id: _found_at(home, store, entry_id) for entry_id in entry_ids}
@@ -62,7 +62,7 @@ def drop(options: argparse.Namespace) -> Result:
 def _remove_all(
     home: StorePath, store: Store, found: Mapping[str, Entry | list[Garbage]], *, used_too: bool
 ) -> tuple[list[str], OdkdError | None]:
-    """The places where all went, and the error that ended it, if one did."""
+    """The ids of the deleted entries, and the error that stopped the work, if any."""
     gone: list[str] = []
     for entry_id, what in found.items():
         try:
@@ -74,7 +74,7 @@ def _remove_all(
 
 
 def _found_at(home: StorePath, store: Store, entry_id: str) -> Entry | list[Garbage]:
-    """The entry, or all that lies there where its manifest is damaged or of another schema version."""
+    """The entry, or its files if the manifest is damaged or of another schema version."""
     try:
         return find_entry(store, entry_id)
     except SchemaVersionError:
@@ -90,7 +90,7 @@ def _found_at(home: StorePath, store: Store, entry_id: str) -> Entry | list[Garb
 def _remove(home: StorePath, store: Store, entry_id: str, found: Entry | list[Garbage], *, used_too: bool) -> None:
     def is_used() -> bool:
         if not used_too:
-            # A run may have begun since.
+            # A run may have started since.
             _refuse_if_used(home, entry_id, users_of(home).get(entry_id, ()))
         return False
 
@@ -136,7 +136,7 @@ def _facts(
     dropped: Sequence[str],
     upstream: StorePath | None,
 ) -> dict[str, Any]:
-    """What goes, how it is made again, and what stays although it was made from it.
+    """The size of an entry, the command that rebuilds it, and the entries that depend on it.
 
     A student is known by the keys of its views and targets, and keys hold how bits are made, not which came out: the same
     recipe may give other bits on another device. So what is found later for a recipe was always made by that recipe, which is

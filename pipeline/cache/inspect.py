@@ -1,4 +1,4 @@
-"""``ls``, ``show`` and ``diff``: what manifests say of entries, in words that do not depend on the kind."""
+"""``ls``, ``show`` and ``diff``: print the facts in the manifests of entries."""
 
 from __future__ import annotations
 

@@ -60,10 +60,3 @@ COCO_17: Final = Skeleton(
     ),
 )
 """COCO's person (pycocotools: names, sigmas; the COCO annotation files: limbs)."""
-
-COCO_KEYPOINTS: Final = COCO_17.keypoints
-FLIP_PERMUTATION: Final = list(COCO_17.flip)
-SIGMAS: Final = COCO_17.sigmas_K
-LIMBS: Final = COCO_17.limbs
-UPPER_BODY: Final = COCO_17.upper
-LOWER_BODY: Final = COCO_17.lower

@@ -101,7 +101,9 @@ class _Session:
             )
         # An own generator: the first weights do not depend on other random numbers that this process has drawn.
         first = torch.Generator().manual_seed(plan.seed)
-        network = load_network(plan.network, size_wh=plan.input_wh, generator=first)
+        network = load_network(
+            plan.network, size_wh=plan.input_wh, num_keypoints=self.instances.skeleton.num_keypoints, generator=first
+        )
         self.network = on_device(network, self.device)
         self.network.train()
         self.optimizer = make_optimizer(self.network, plan.train, adapter_lr=plan.adapter_lr)

@@ -57,12 +57,13 @@ check: lint types
 	$(BIN)/codespell $(SOURCES) docs *.md *.yaml Makefile
 
 # mkdocs is installed only here: neither the demo nor the tests need it.
+# The variable hides a banner about the next version of mkdocs.
 $(VENV)/installed-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 docs: $(VENV)/installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html"
 
 # Not .odkd: it holds results.

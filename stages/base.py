@@ -255,7 +255,7 @@ class Context:
         """The steps whose entries are missing."""
         return tuple(step for step in steps if self.find(step) is None)
 
-    def tell(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Log a message for the user."""
         log.info("%s", message)
 

@@ -94,7 +94,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     for step in missing:
         assert isinstance(step, InstancesStep)
         # Every image is read again, so no part of a killed run is adopted.
-        with context.store.draft(step.kind, step.recipe, adopt=False, tell=context.tell) as draft:
+        with context.store.draft(step.kind, step.recipe, adopt=False, tell=context.notify) as draft:
             if isinstance(draft, Draft):
                 _make_split(context, step.split, draft)
 
@@ -242,7 +242,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     if folder:
         measured["crops"] = len(read.windows)
     draft.commit(files, measured=measured, made={"device": "cpu"})
-    context.tell(
+    context.notify(
         f"prepare: {split} set of {len(table.id_N)} instances on {len(table.image_id_M)} images; "
         f"{len(quarantine)} quarantined, {sum(sorted_out.skipped.values())} skipped by rule"
     )

@@ -175,7 +175,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 
 def _make_group(context: Context, group: Sequence[TeacherStep], at_once: Sequence[TrainSettings]) -> None:
     with ExitStack() as stack:
-        drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell)) for step in group]
+        drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.notify)) for step in group]
         prepared = [
             _prepare(context, step.part, draft) for step, draft in zip(group, drafts, strict=True) if isinstance(draft, Draft)
         ]
@@ -240,7 +240,7 @@ def _score(context: Context, spec: NetworkSpec, content: str, who: str, *, withh
     entry = score_network(context, spec, content, who, stage="teachers", withhold_mask=withhold_mask)
     scores = {decoder: entry.measured[decoder]["AP"] for decoder in ("quarter", "dark", "centroid")}
     text = ", ".join(f"{value:.3f} {decoder}" for decoder, value in scores.items())
-    context.tell(f"teachers: AP of the {who}{' without the mask' if withhold_mask else ''}: {text}")
+    context.notify(f"teachers: AP of the {who}{' without the mask' if withhold_mask else ''}: {text}")
     return scores
 
 

@@ -67,7 +67,7 @@ def run_trainings(
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = [_num_workers(plan.train, gpus if context.device == "cuda" else 1) for plan in plans]
     if context.device == "cuda" and sum(workers) > gpus:
-        context.tell(f"{plans[0].title}: {sum(workers)} workers, {gpus} GPUs; waiting for an autoscaler to add more")
+        context.notify(f"{plans[0].title}: {sum(workers)} workers, {gpus} GPUs; waiting for an autoscaler to add more")
     cpus = None
     if context.device == "cpu":
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]

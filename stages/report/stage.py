@@ -45,7 +45,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     from stages.report.page.render import render
 
     for step in missing:
-        with context.store.draft(step.kind, step.recipe, tell=context.tell) as draft:
+        with context.store.draft(step.kind, step.recipe, tell=context.notify) as draft:
             if isinstance(draft, Draft):
                 (draft.work / REPORT).write_text(render(_page(context)), encoding="utf-8")
                 draft.commit([REPORT], measured={})
@@ -63,7 +63,7 @@ def publish(context: Context) -> None:
             shown.write_atomic(entry.path(REPORT).read_bytes())
         elif shown.exists():
             shown.unlink()
-            context.tell(
+            context.notify(
                 f"report: removed {shown}, which was made from other settings or entries; --stage report writes a new one"
             )
 

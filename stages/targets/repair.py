@@ -64,14 +64,13 @@ def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connec
     connect()
     with _scratch(entry) as folder:
         _compute(context, step, entry, damaged, folder)
-        mended = _put_back(entry, folder, damaged)
-    lost = [name for name in damaged if name not in mended]
+        restored = _put_back(entry, folder, damaged)
+    lost = [name for name in damaged if name not in restored]
     if lost:
         rest = len(damaged) - len(lost)
         raise CorruptEntryError(
             f"{step.entry_id}: computed again on {context.device}, {_named(lost)} not what was lost, "
-            f"which was made on {_place(entry)}"
-            + (f"; {rest} of {len(damaged)} damaged files were made again" if rest else ""),
+            f"which was made on {_place(entry)}" + (f"; {rest} of {len(damaged)} damaged files were restored" if rest else ""),
             allowed="the same kind of device and the same versions of the libraries, which compute the same bits; "
             "or another entry in its place: to drop this one says how that is made",
             remedy=Remedy("drop", entry_id=step.entry_id, home=str(context.home), used=True),

@@ -145,7 +145,7 @@ def _make_group(context: Context, split: Split, group: Sequence[CachedStep]) -> 
         drafts: Drafts = {}
         # All runs take drafts in the same order, so that two runs cannot wait for each other.
         for step in sorted(group, key=lambda item: (item.kind, item.key)):
-            draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.tell))
+            draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.notify))
             if isinstance(draft, Draft):
                 create_arrays(draft.work, array_specs(context, step), num)
                 drafts[step.key] = (step, draft)
@@ -300,5 +300,5 @@ def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]
     protocol = Protocol(context.settings.crop.size_wh, flip=False)
     scored = {name: score_poses(truth, people, ones, poses, protocol).measured for name, poses in found.items()}
     text = ", ".join(f"{name} {value['AP']:.3f}" for name, value in scored.items())
-    context.tell(f"targets: {step.role} teacher: {text}")
+    context.notify(f"targets: {step.role} teacher: {text}")
     return {**{name: value["AP"] for name, value in scored.items()}, "scores_from_bits": scored["AP_from_bits"]}

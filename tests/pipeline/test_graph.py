@@ -1,4 +1,4 @@
-"""The graph: what comes before what, what is refused, and that nothing is taken away too early."""
+"""The graph of stages: order, refused runs, and rebuilds that delete nothing too early."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _no_cluster() -> None:
 # Making
 
 
-def test_a_student_without_teachers_and_its_baseline_are_one_entry_and_made_once(
+def test_a_student_without_teachers_and_its_baseline_are_one_entry_and_train_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = with_instances(make_context(tmp_path, "distill.schedule=none"))
@@ -75,7 +75,7 @@ def test_a_student_without_teachers_and_its_baseline_are_one_entry_and_made_once
     assert context.find(student) == context.find(baseline) is not None
 
 
-def test_force_with_a_key_makes_that_entry_again_and_leaves_the_others(tmp_path: Path, stage: _Stage) -> None:
+def test_force_with_a_key_rebuilds_only_that_entry(tmp_path: Path, stage: _Stage) -> None:
     graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
     first, second = stage.steps(make_context(tmp_path))
     for text in (second.key, second.entry_id):
@@ -90,7 +90,7 @@ def test_force_with_a_key_makes_that_entry_again_and_leaves_the_others(tmp_path:
         assert suggested(caught.value) == f"python -m pipeline.cache ls --home {tmp_path}"
 
 
-def test_force_takes_nothing_away_when_the_cluster_cannot_be_reached(tmp_path: Path, stage: _Stage) -> None:
+def test_force_deletes_nothing_if_the_cluster_cannot_be_reached(tmp_path: Path, stage: _Stage) -> None:
     context = make_context(tmp_path)
     graph.make_stage(context, "distill", force=None, connect=lambda: None)
     with pytest.raises(ClusterError):
@@ -100,7 +100,7 @@ def test_force_takes_nothing_away_when_the_cluster_cannot_be_reached(tmp_path: P
     assert stage.made == ["one", "two"] * 2
 
 
-def test_force_takes_nothing_away_when_the_work_comes_to_nothing(tmp_path: Path, stage: _Stage) -> None:
+def test_force_deletes_nothing_if_the_rebuild_fails(tmp_path: Path, stage: _Stage) -> None:
     """Such as of a picture that is damaged, which nobody looks at before."""
     graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
     before = [make_context(tmp_path).find(step) for step in stage.steps(make_context(tmp_path))]
@@ -112,7 +112,7 @@ def test_force_takes_nothing_away_when_the_work_comes_to_nothing(tmp_path: Path,
     assert after[1] == before[1]
 
 
-def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp_path: Path) -> None:
+def test_force_deletes_nothing_if_an_input_is_damaged(tmp_path: Path) -> None:
     """The student's crops are damaged; those of the validation set, which no student reads, do not matter."""
     context = with_all(make_context(tmp_path))
     crops = {"train": targets.view_step(context, "train", 1), "val": targets.view_step(context, "val", 0)}
@@ -127,7 +127,7 @@ def test_force_takes_nothing_away_when_what_it_would_be_made_from_is_damaged(tmp
         graph.make_stage(context, "distill", force=(), connect=_no_cluster)
 
 
-def test_force_takes_nothing_away_when_what_is_damaged_was_made_by_the_same_stage(tmp_path: Path) -> None:
+def test_force_deletes_nothing_if_a_damaged_input_is_of_the_same_stage(tmp_path: Path) -> None:
     """Views lie beside the targets that are made from them, and stay."""
     context = with_all(make_context(tmp_path))
     view = targets.view_step(context, "train", 1)
@@ -140,7 +140,7 @@ def test_force_takes_nothing_away_when_what_is_damaged_was_made_by_the_same_stag
         graph.make_stage(context, "targets", force=[made.key, view.key], connect=_no_cluster)
 
 
-def test_scores_of_a_damaged_teacher_are_not_made(tmp_path: Path) -> None:
+def test_a_damaged_teacher_is_not_scored(tmp_path: Path) -> None:
     context = with_all(make_context(tmp_path))
     scores = next(step for step in teachers.steps(context) if isinstance(step, ScoresStep))
     network = context.need(scores.network)
@@ -153,7 +153,7 @@ def test_scores_of_a_damaged_teacher_are_not_made(tmp_path: Path) -> None:
     assert suggested(caught.value, "odkd") == f"odkd --stage teachers --force {network.entry_id}"
 
 
-def test_a_key_of_another_stage_is_told_with_that_stage(tmp_path: Path) -> None:
+def test_the_error_for_a_key_of_another_stage_names_that_stage(tmp_path: Path) -> None:
     """What is damaged of a teacher's scores is an evaluation, and no entry of the stage 'evaluate'."""
     context = with_all(make_context(tmp_path))
     scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
@@ -162,7 +162,7 @@ def test_a_key_of_another_stage_is_told_with_that_stage(tmp_path: Path) -> None:
     assert suggested(caught.value).endswith(f"--stage teachers --force {scores.entry_id}")
 
 
-def test_without_work_the_cluster_is_not_asked_for(tmp_path: Path, stage: _Stage) -> None:
+def test_without_work_the_cluster_is_not_contacted(tmp_path: Path, stage: _Stage) -> None:
     graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
     graph.make_stage(make_context(tmp_path), "distill", force=None, connect=_no_cluster)
     assert stage.made == ["one", "two"]
@@ -173,7 +173,7 @@ def _noted(context: Context) -> set[str]:
     return set(experiment.entry_ids)
 
 
-def test_what_a_stage_finds_is_noted_before_it_is_used(tmp_path: Path, stage: _Stage) -> None:
+def test_entries_that_a_stage_finds_are_noted_before_use(tmp_path: Path, stage: _Stage) -> None:
     context = make_context(tmp_path)
     for step in stage.steps(context):
         leave_entry(context, step)
@@ -181,7 +181,7 @@ def test_what_a_stage_finds_is_noted_before_it_is_used(tmp_path: Path, stage: _S
     assert _noted(context) == {step.entry_id for step in stage.steps(context)}
 
 
-def test_what_a_stage_makes_is_noted_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_that_a_stage_makes_are_noted_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second entry has its key only when the first is there."""
     first = Step("distill", "students", "first", {"of": "labels"})
     seen: list[set[str]] = []
@@ -240,7 +240,7 @@ def test_the_error_names_every_stage_to_run_before_and_suggests_the_first(
     assert caught.value.allowed == f"first {', then '.join(before)}; or --stage all"
 
 
-def test_all_stages_together_need_nothing_that_they_do_not_make(tmp_path: Path) -> None:
+def test_all_stages_together_need_no_other_results(tmp_path: Path) -> None:
     stages = list(graph.STAGES)
     context = make_context(tmp_path)
     graph.check(context, stages)

@@ -1,4 +1,4 @@
-"""Stage prepare on a real Ray: broken records are set aside with their reason, and too many fail the stage."""
+"""Stage prepare on a real Ray: broken records are quarantined with their reason, and too many fail the stage."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _sources(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
     return train, _folder(tmp_path / "val", [_person(9)], {})
 
 
-def test_broken_records_are_set_aside_with_id_and_reason(tmp_path: LocalPath) -> None:
+def test_broken_records_are_quarantined_with_id_and_reason(tmp_path: LocalPath) -> None:
     context = _context(tmp_path, *_sources(tmp_path), 0.7)
     make(context, steps(context))
     entry = context.need(instances_step(context, "train"))
@@ -131,7 +131,7 @@ def test_too_many_broken_records_fail_the_stage_and_are_listed(tmp_path: LocalPa
     assert context.find(instances_step(context, "train")) is None, "nothing is committed"
 
 
-def test_a_changed_picture_makes_the_table_anew_and_equal_content_keeps_what_follows(tmp_path: LocalPath) -> None:
+def test_a_changed_image_rebuilds_the_table_and_equal_content_keeps_later_entries(tmp_path: LocalPath) -> None:
     train, val = _sources(tmp_path)
     context = _context(tmp_path, train, val, 0.7)
     make(context, steps(context))
@@ -159,7 +159,7 @@ def _small_people(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
     return _folder(tmp_path / "train", train, {6: b"truncate"}), _folder(tmp_path / "val", [_small(9)], {})
 
 
-def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: LocalPath) -> None:
+def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path: LocalPath) -> None:
     sources = _small_people(tmp_path)
     whole, cropped = _context(tmp_path, *sources, 0.7), _context(tmp_path, *sources, 0.7, crops=True)
     for context in (whole, cropped):
@@ -188,9 +188,7 @@ def test_crops_are_files_of_the_tables_entry_and_of_its_content(tmp_path: LocalP
     assert all(image.std() > 5 for image in batch.image_Bhw3)
 
 
-def test_made_again_crops_are_the_same_content_whatever_task_made_them(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rebuilt_windows_have_the_same_content_with_other_tasks(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = _small_people(tmp_path)
     entries = []
     for home, size in (("one", 256), ("two", 2)):
@@ -203,7 +201,7 @@ def test_made_again_crops_are_the_same_content_whatever_task_made_them(
 
 
 @pytest.mark.parametrize("damage", ["bit", "gone"])
-def test_a_damaged_shard_of_crops_is_found_by_the_manifest(tmp_path: LocalPath, damage: str) -> None:
+def test_a_damaged_shard_of_windows_fails_the_check_of_the_manifest(tmp_path: LocalPath, damage: str) -> None:
     context = _context(tmp_path, *_small_people(tmp_path), 0.7, crops=True)
     make(context, steps(context))
     entry = context.need(instances_step(context, "train"))
@@ -216,6 +214,6 @@ def test_a_damaged_shard_of_crops_is_found_by_the_manifest(tmp_path: LocalPath, 
     assert "--stage prepare --force" in suggested(caught.value)
 
 
-def test_crops_that_nobody_has_made_are_asked_of_prepare(tmp_path: LocalPath) -> None:
+def test_missing_windows_suggest_stage_prepare(tmp_path: LocalPath) -> None:
     with pytest.raises(MissingInputError, match="train instances"):
         pictures_of(_context(tmp_path, *_small_people(tmp_path), 0.7, crops=True), "train")

@@ -1,4 +1,4 @@
-"""How trainings are shared out over processors, by hand, and what several workers learn; the rest runs in tests/pipeline."""
+"""The CPUs of each training process, computed by hand, and trainings with several workers; whole runs are in tests/pipeline."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from tests.support.plan_samples import losses, make_plan, on_labels
         ([3, 3], 4, 1),
     ],
 )
-def test_every_process_gets_the_most_for_which_all_find_a_place(nodes: list[int], processes: int, cpus: float) -> None:
+def test_every_process_gets_the_most_cpus_with_which_all_fit(nodes: list[int], processes: int, cpus: float) -> None:
     assert cpus_of_process(nodes, processes) == cpus
 
 
@@ -100,7 +100,7 @@ def context(tmp_path: LocalPath) -> Iterator[Context]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("max_failures", [0, 3])
-def test_what_one_worker_cannot_read_ends_the_others_soon_and_is_what_the_user_is_told(
+def test_a_read_error_of_one_worker_ends_the_others_and_is_raised(
     tmp_path: LocalPath, context: Context, max_failures: int
 ) -> None:
     """The first worker opens the bits, and the other waits for it at a barrier that would hold for half an hour."""
@@ -130,7 +130,7 @@ def test_what_one_worker_cannot_read_ends_the_others_soon_and_is_what_the_user_i
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
-def test_two_workers_learn_what_one_learns(tmp_path: LocalPath, context: Context) -> None:
+def test_two_workers_get_the_same_weights_as_one(tmp_path: LocalPath, context: Context) -> None:
     """Each step is one of the mean gradient over the whole batch, however it is shared out; so is the loss that is told."""
     program = _exported(tmp_path / "program.pt2")
     plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]

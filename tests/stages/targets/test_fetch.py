@@ -1,4 +1,4 @@
-"""Damaged files taken out of another store that has the same entry, wherever the two stores are."""
+"""Damaged files are replaced from another store with the same entry; each store is a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _damage(entry: Entry, name: str) -> None:
         local(file).write_bytes(flipped)
 
 
-def test_damaged_files_are_the_teams_afterwards_and_nothing_else_is_touched(own: Entry, team: Entry) -> None:
+def test_damaged_files_are_replaced_by_the_teams_and_others_stay(own: Entry, team: Entry) -> None:
     home = team.folder.parents[3]
     twin = own.twin(home)
     assert twin is not None
@@ -61,7 +61,7 @@ def test_damaged_files_are_the_teams_afterwards_and_nothing_else_is_touched(own:
     assert team.folder.files_below() == before
 
 
-def test_what_is_damaged_there_too_stays_as_it_is(own: Entry, team: Entry, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_damaged_in_both_stores_stays(own: Entry, team: Entry, caplog: pytest.LogCaptureFixture) -> None:
     for entry in (own, team):
         _damage(entry, FIRST)
     (own.folder / SECOND).unlink()
@@ -72,7 +72,7 @@ def test_what_is_damaged_there_too_stays_as_it_is(own: Entry, team: Entry, caplo
     assert f"{FIRST} of {team.folder} cannot be taken" in caplog.text
 
 
-def test_an_entry_that_is_taken_out_meanwhile_is_told_and_nothing_is_put_in_its_place(own: Entry, team: Entry) -> None:
+def test_an_entry_deleted_during_the_copy_is_an_error_and_is_not_recreated(own: Entry, team: Entry) -> None:
     Store(own.folder.parents[2]).discard(own)
     with pytest.raises(MissingInputError, match=f"{own.entry_id} was deleted"):
         fetch(own, team, [FIRST])

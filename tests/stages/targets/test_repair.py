@@ -115,7 +115,7 @@ def _is_whole(entry: Entry) -> bool:
     return entry.problems() == [] and beside == []
 
 
-def test_crops_and_bits_of_the_validation_set_are_made_again(home: Path) -> None:
+def test_damaged_views_and_bits_of_the_validation_set_are_recomputed(home: Path) -> None:
     """Their scores stand in the manifest, which stays as it is."""
     context = _context(home)
     crops = targets.view_step(context, "val", 0)
@@ -129,7 +129,7 @@ def test_crops_and_bits_of_the_validation_set_are_made_again(home: Path) -> None
         assert (local(entry.folder).parent / "manifest.json").read_bytes() == before
 
 
-def test_bits_are_not_made_from_damaged_crops(home: Path) -> None:
+def test_bits_are_not_recomputed_from_a_damaged_view(home: Path) -> None:
     context = _context(home)
     step, entry = _bits(context)
     crops = context.need(targets.view_step(context, "train", 1))
@@ -141,7 +141,7 @@ def test_bits_are_not_made_from_damaged_crops(home: Path) -> None:
     assert not list(local(entry.folder).glob("repair-*"))
 
 
-def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) -> None:
+def test_recomputed_files_that_differ_are_not_restored_and_the_error_counts_the_others(home: Path) -> None:
     """The manifest is of other peaks than this machine computes, as if they had been made on another kind of device."""
     context = _context(home)
     step, entry = _bits(context)
@@ -157,7 +157,7 @@ def test_other_bits_are_not_put_back_and_those_that_were_are_told(home: Path) ->
         repair.repair(_context(home), step, list(entry.damaged()), connect=_connected)
     assert caught.value.seen == (
         f"{entry.entry_id}: computed again on cpu, peak/c/0/0 is not what was lost, which was made on cuda, far; "
-        "1 of 2 damaged files were made again"
+        "1 of 2 damaged files were restored"
     )
     assert suggested(caught.value) == f"python -m pipeline.cache drop {entry.entry_id} --used --home {home}"
     assert list(entry.damaged()) == ["peak/c/0/0"], "what is not as it was is not put there"
@@ -172,7 +172,7 @@ def _spied(monkeypatch: pytest.MonkeyPatch, before: Any) -> None:  # noqa: ANN40
     monkeypatch.setattr(repair, "run_tasks", run)
 
 
-def test_people_come_in_the_batches_of_the_run_that_made_the_entry(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repair_uses_the_batch_size_that_the_entry_was_made_with(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit near the threshold may depend on them, and they are not in the key."""
     sizes: list[int] = []
     _spied(monkeypatch, lambda jobs: sizes.extend(job.batch_size for job in jobs))
@@ -184,7 +184,7 @@ def test_people_come_in_the_batches_of_the_run_that_made_the_entry(home: Path, m
     assert _is_whole(entry)
 
 
-def test_an_entry_that_is_dropped_meanwhile_is_said_to_be_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_dropped_during_its_repair_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = _context(home)
     step, entry = _bits(context)
     _damage(entry, "bits/c/0/0")
@@ -196,7 +196,7 @@ def test_an_entry_that_is_dropped_meanwhile_is_said_to_be_gone(home: Path, monke
     assert not list(local(entry.folder).glob("repair-*"))
 
 
-def test_two_repairs_at_once_both_end_well(home: Path) -> None:
+def test_two_repairs_at_the_same_time_both_succeed(home: Path) -> None:
     entry = _bits(_context(home))[1]
     damaged = ["bits/c/0/0", "peak/c/0/0"]
     _damage(entry, *damaged)
@@ -220,7 +220,7 @@ def test_two_repairs_at_once_both_end_well(home: Path) -> None:
     assert _is_whole(entry)
 
 
-def test_a_repair_that_is_killed_leaves_nothing_that_counts_and_the_next_one_ends_well(home: Path) -> None:
+def test_after_a_killed_repair_the_next_one_succeeds(home: Path) -> None:
     context = _context(home)
     step, entry = _bits(context)
     damaged = ["bits/c/0/0", "peak/c/0/0"]

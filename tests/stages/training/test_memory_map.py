@@ -1,4 +1,4 @@
-"""Maps of cached arrays: the same rows, made once, shared, and gone afterwards."""
+"""Maps of cached arrays: equal rows, decoded once, shared by processes, and deleted afterwards."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_map_has_the_rows_of_the_array(entry: Path, memory: Path) -> None:
     array.close()
 
 
-def test_the_file_is_private_and_goes_with_the_map(entry: Path, memory: Path) -> None:
+def test_the_file_is_private_and_is_deleted_with_the_map(entry: Path, memory: Path) -> None:
     array = MappedArray(entry, "bits")
     (file,) = _files(memory)
     assert file.endswith(".raw")
@@ -109,7 +109,7 @@ def test_the_file_is_private_and_goes_with_the_map(entry: Path, memory: Path) ->
     assert np.array_equal(kept, read_rows(entry, "bits", 0, 3))
 
 
-def test_a_second_map_of_an_array_is_the_same_file_and_the_last_to_close_removes_it(
+def test_two_maps_of_an_array_share_a_file_and_the_last_to_close_deletes_it(
     entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = MappedArray(entry, "bits")
@@ -125,7 +125,7 @@ def test_a_second_map_of_an_array_is_the_same_file_and_the_last_to_close_removes
     assert _files(memory) == []
 
 
-def test_what_a_killed_process_left_is_used_and_removed(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_a_killed_process_is_reused_and_deleted(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(entry), str(memory)], check=False, timeout=60)
     assert len(_files(memory)) == 1
     expected = read_rows(entry, "bits")
@@ -136,7 +136,7 @@ def test_what_a_killed_process_left_is_used_and_removed(entry: Path, memory: Pat
     assert _files(memory) == []
 
 
-def test_what_processes_killed_while_decoding_left_is_removed(entry: Path, memory: Path, tmp_path: Path) -> None:
+def test_partial_files_of_killed_processes_are_deleted(entry: Path, memory: Path, tmp_path: Path) -> None:
     shutil.copytree(entry, tmp_path / "other")
     for folder in (entry, tmp_path / "other"):
         subprocess.run([sys.executable, "-c", KILLED_WHILE_DECODING, str(folder), str(memory)], check=False, timeout=60)
@@ -149,7 +149,7 @@ def test_what_processes_killed_while_decoding_left_is_removed(entry: Path, memor
     assert _files(memory) == []
 
 
-def test_a_whole_file_of_another_array_that_a_killed_process_left_is_removed(entry: Path, memory: Path, tmp_path: Path) -> None:
+def test_a_killed_process_file_of_another_array_is_deleted(entry: Path, memory: Path, tmp_path: Path) -> None:
     shutil.copytree(entry, tmp_path / "other")
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "other"), str(memory)], check=False, timeout=60)
     (left,) = _files(memory)
@@ -159,7 +159,7 @@ def test_a_whole_file_of_another_array_that_a_killed_process_left_is_removed(ent
     assert _files(memory) == []
 
 
-def test_a_file_that_a_living_process_holds_is_let_be(entry: Path, memory: Path, tmp_path: Path) -> None:
+def test_a_file_that_a_living_process_uses_stays(entry: Path, memory: Path, tmp_path: Path) -> None:
     shutil.copytree(entry, tmp_path / "other")
     command = [sys.executable, "-c", HOLDING, str(tmp_path / "other"), str(memory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -175,7 +175,7 @@ def test_a_file_that_a_living_process_holds_is_let_be(entry: Path, memory: Path,
     assert _files(memory) == []
 
 
-def test_a_file_from_before_the_machine_was_started_is_not_trusted(
+def test_a_file_from_before_a_reboot_is_not_used(
     entry: Path, memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(entry), str(memory)], check=False, timeout=60)
@@ -191,14 +191,14 @@ def test_a_file_from_before_the_machine_was_started_is_not_trusted(
     assert _files(memory) == []
 
 
-def test_without_a_boot_id_maps_are_made_all_the_same(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_work_without_a_boot_id(entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapped, "_BOOT_ID", memory / "none")
     array = MappedArray(entry, "bits")
     assert np.array_equal(array.rows, read_rows(entry, "bits"))
     array.close()
 
 
-def test_a_file_gets_its_name_only_when_its_content_is_on_the_disk(
+def test_a_file_gets_its_final_name_only_after_its_content_is_synced(
     entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[list[str], bytes]] = []
@@ -214,7 +214,7 @@ def test_a_file_gets_its_name_only_when_its_content_is_on_the_disk(
     array.close()
 
 
-def test_files_that_others_remove_before_they_are_locked_are_made_again(
+def test_files_that_other_processes_delete_before_the_lock_are_created_again(
     entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(entry), str(memory)], check=False, timeout=60)
@@ -237,7 +237,7 @@ def test_files_that_others_remove_before_they_are_locked_are_made_again(
     assert _files(memory) == []
 
 
-def test_arrays_of_other_entries_are_other_files(entry: Path, memory: Path, tmp_path: Path) -> None:
+def test_arrays_of_different_entries_have_different_files(entry: Path, memory: Path, tmp_path: Path) -> None:
     shutil.copytree(entry, tmp_path / "other")
     arrays = [MappedArray(entry, "bits"), MappedArray(tmp_path / "other", "bits")]
     assert len(_files(memory)) == 2
@@ -245,7 +245,7 @@ def test_arrays_of_other_entries_are_other_files(entry: Path, memory: Path, tmp_
         array.close()
 
 
-def test_too_small_a_shared_memory_sends_the_map_to_the_disk_and_says_so(
+def test_a_map_goes_to_disk_with_a_warning_if_shared_memory_is_too_small(
     entry: Path, memory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     size = ROWS * 5

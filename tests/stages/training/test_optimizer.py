@@ -1,4 +1,4 @@
-"""Learning rates at steps worked out by hand, and which parameter learns at which."""
+"""Learning rates at steps that were computed by hand, and the rate of each parameter."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _rates(optimizer: torch.optim.Optimizer, network: _Senior) -> dict[str, floa
     return {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
 
 
-def test_the_adapter_learns_at_its_own_rate_and_all_by_the_same_factor() -> None:
+def test_the_adapter_has_its_own_rate_and_all_rates_change_by_the_same_factor() -> None:
     network = _Senior()
     optimizer = make_optimizer(network, TrainSettings(lr=1e-4), adapter_lr=1e-2)
     set_learning_rate(optimizer, 0.5)
@@ -70,7 +70,7 @@ def test_the_adapter_learns_at_its_own_rate_and_all_by_the_same_factor() -> None
     assert _rates(optimizer, network) == expected
 
 
-def test_without_a_rate_of_its_own_the_adapter_learns_as_the_rest() -> None:
+def test_without_an_own_rate_the_adapter_has_the_rate_of_the_network() -> None:
     network = _Senior()
     assert set(_rates(make_optimizer(network, TrainSettings(lr=1e-4)), network).values()) == {1e-4}
 
@@ -84,7 +84,7 @@ def test_frozen_parameters_are_left_out() -> None:
     assert set(_rates(optimizer, network)) == {"adapter.weight", "adapter.bias"}
 
 
-def test_the_kind_and_decay_are_as_asked() -> None:
+def test_optimizer_and_weight_decay_come_from_the_settings() -> None:
     adam = make_optimizer(_Senior(), TrainSettings())
     assert type(adam) is torch.optim.Adam
     assert {group["weight_decay"] for group in adam.param_groups} == {0.0}

@@ -69,7 +69,7 @@ def test_a_file_that_is_damaged_in_both_stores_stays(own: Entry, team: Entry, ca
     assert list(own.damaged()) == [FIRST]
     (team.folder / FIRST).unlink()
     assert fetch(own, team, [FIRST]) == []
-    assert f"{FIRST} of {team.folder} cannot be taken" in caplog.text
+    assert f"{FIRST} of {team.folder} cannot be read" in caplog.text
 
 
 def test_an_entry_deleted_during_the_copy_is_an_error_and_is_not_recreated(own: Entry, team: Entry) -> None:

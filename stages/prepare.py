@@ -16,14 +16,14 @@ from stages.base import Context, InstancesStep, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
 from stages.data.images import ImageError, ImageFacts, read_image
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
-from stages.data.windows import CROPS_RECIPE, Pictures, WindowWriter
+from stages.data.windows import WINDOWS_RECIPE, Pictures, WindowWriter
 from stages.distributed.tasks import run_tasks, task_options
 from stages.pose.skeleton import COCO_17, Skeleton
 from stages.progress import progress
 from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, read_skeleton, write_instances
-from storage_schemas.formats.windows import CROPS_INDEX, StoredCrop, write_index
+from storage_schemas.formats.windows import WINDOWS_INDEX, StoredWindow, write_index
 from storage_schemas.paths.facts import facts_of, sha256_known
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
@@ -63,7 +63,7 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
         "rules": _RULES_VERSION,
     }
     if settings.prepare.crops:
-        recipe["crops"] = CROPS_RECIPE
+        recipe["crops"] = WINDOWS_RECIPE
     return InstancesStep(title=f"{split} instances", recipe=recipe, split=split)
 
 
@@ -181,13 +181,13 @@ class ImagesResult:
     """For each image id its facts, or the reason why the image cannot be used; and the windows that were written."""
 
     facts: dict[int, ImageFacts | str]
-    windows: list[StoredCrop]
+    windows: list[StoredWindow]
 
 
 def read_images(job: ImagesJob) -> ImagesResult:
     """The Ray task of this stage: read and hash images, and store the windows of their instances."""
     found: dict[int, ImageFacts | str] = {}
-    part = f"crops-{job.number:05d}"
+    part = f"windows-{job.number:05d}"
     writer = WindowWriter(job.windows.mirror(), part) if job.windows else None
     for records in job.images:
         first = records[0]
@@ -201,7 +201,7 @@ def read_images(job: ImagesJob) -> ImagesResult:
     if writer is None or job.windows is None:
         return ImagesResult(facts=found, windows=[])
     writer.flush()
-    finish_part(job.windows, part, sorted({crop.shard for crop in writer.written}))
+    finish_part(job.windows, part, sorted({window.shard for window in writer.written}))
     return ImagesResult(facts=found, windows=writer.written)
 
 
@@ -229,7 +229,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     files = [INSTANCES, QUARANTINE, GROUND_TRUTH]
     if folder:
         write_index(draft.work, read.windows)
-        files += [CROPS_INDEX, *dict.fromkeys(window.shard for window in read.windows)]
+        files += [WINDOWS_INDEX, *dict.fromkeys(window.shard for window in read.windows)]
     measured: dict[str, Any] = {
         "content": _content(table, draft.work / GROUND_TRUTH, read.windows if folder else None),
         "people": len(table.id_N),
@@ -297,7 +297,7 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
     )
 
 
-def _content(table: Instances, ground_truth: Path, crops: Sequence[StoredCrop] | None) -> str:
+def _content(table: Instances, ground_truth: Path, crops: Sequence[StoredWindow] | None) -> str:
     """A hash of the table's values and of the stored windows; library versions do not change it."""
     digest = hashlib.sha256(ground_truth.read_bytes())
     digest.update(table.skeleton.encode())

@@ -43,6 +43,7 @@ WITHOUT_TEST = {
     "stages/training/checkpoints.py": "training/test_resume.py kills trainings and resumes them",
     "stages/training/curve.py": "training/test_loop.py and test_resume.py read the curves of trainings",
     "stages/training/plan.py": "training/test_loop.py trains plans",
+    "storage_schemas/formats/parquet.py": "the three tests of tables beside it read and damage files",
     "storage_schemas/paths/bucket.py": "paths/test_path.py runs on folders and on buckets",
     "storage_schemas/paths/facts.py": "store/test_manifest.py and paths/test_path.py compare facts of files",
     "storage_schemas/paths/node_cache.py": "paths/test_path.py and targets/test_fetch.py read through it",

@@ -23,7 +23,7 @@ from stages.progress import progress
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import ImageFacts, Instances, Record
-from storage_schemas.formats.windows import StoredCrop, write_index
+from storage_schemas.formats.windows import StoredWindow, write_index
 from storage_schemas.paths.local import LocalPath
 
 __all__ = ["Photographs", "find_photographs", "measure_crops"]
@@ -92,13 +92,13 @@ def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
     )
 
 
-def _store(people: Photographs, folder: LocalPath) -> tuple[Instances, list[StoredCrop]]:
+def _store(people: Photographs, folder: LocalPath) -> tuple[Instances, list[StoredWindow]]:
     """The instance table, and the windows, which are written as stage prepare writes them."""
     by_image: dict[int, list[Record]] = defaultdict(list)
     for record in people.records:
         by_image[record.image_id].append(record)
     folder.mkdir()
-    writer, facts = WindowWriter(folder, "crops"), dict[int, ImageFacts]()
+    writer, facts = WindowWriter(folder, "windows"), dict[int, ImageFacts]()
     with progress("bench: storing crops", len(by_image), "images") as bar:
         for image_id, records in by_image.items():
             first = records[0]
@@ -126,5 +126,5 @@ def _mean_pixels(instances: Instances) -> float:
     return float((instances.width_M.astype(np.int64) * instances.height_M).mean())
 
 
-def _mean_bytes(written: Sequence[StoredCrop]) -> float:
-    return float(np.mean([crop.bytes for crop in written])) if written else 0.0
+def _mean_bytes(written: Sequence[StoredWindow]) -> float:
+    return float(np.mean([window.bytes for window in written])) if written else 0.0

@@ -21,10 +21,10 @@ from stages.data.views import Views
 from stages.pose.affine import apply_affine, invert_affine
 from storage_schemas.errors import CorruptEntryError, Remedy
 from storage_schemas.formats.instances import Instances, Record
-from storage_schemas.formats.windows import CropShards, StoredCrop, write_shard
+from storage_schemas.formats.windows import StoredWindow, WindowShards, write_shard
 from storage_schemas.paths.path import Folder, StorePath
 
-__all__ = ["CROPS_RECIPE", "CropWindows", "Pictures", "WindowWriter", "served_by_windows", "window_of"]
+__all__ = ["WINDOWS_RECIPE", "CropWindows", "Pictures", "WindowWriter", "served_by_windows", "window_of"]
 
 _REACH = 1.35
 """How much larger than a plain crop, turned by any angle, an augmented one may be for its window to hold it (HRNet's most)."""
@@ -36,7 +36,7 @@ _QUALITY = 95
 _SUBSAMPLING = "444"
 _SHARD_BYTES = 64 << 20
 
-CROPS_RECIPE = {
+WINDOWS_RECIPE = {
     "reach": _REACH,
     "align_px": _ALIGN_PX,
     "max_share": _MAX_SHARE,
@@ -79,7 +79,7 @@ class WindowWriter:
         self._folder, self._prefix = folder, prefix
         self._waiting: list[tuple[Record, tuple[int, int, int, int], bytes]] = []
         self._size, self._shards = 0, 0
-        self.written: list[StoredCrop] = []
+        self.written: list[StoredWindow] = []
 
     def add(self, image_hw3: U8, records: Sequence[Record]) -> None:
         """Cut the windows of ``records`` out of the picture that they are in."""
@@ -101,7 +101,7 @@ class WindowWriter:
         name = f"{self._prefix}-{self._shards:03d}.jpegs"
         places = write_shard(self._folder, name, [jpeg for _, _, jpeg in self._waiting])
         for (record, window, _), place in zip(self._waiting, places, strict=True):
-            self.written.append(StoredCrop(record.annotation_id, *window, name, *place))
+            self.written.append(StoredWindow(record.annotation_id, *window, name, *place))
         self._waiting, self._size, self._shards = [], 0, self._shards + 1
 
 
@@ -126,10 +126,10 @@ class CropWindows:
     """The stored windows of the people of a table, by row of the table."""
 
     def __init__(self, folder: Path, instances: Instances) -> None:
-        self._shards = CropShards(folder)
-        self._row_N = self._shards.index.rows_of(instances.id_N)
+        self._shards = WindowShards(folder)
+        self._row_N = self._shards.rows_of(instances.id_N)
         self.window_N4 = np.zeros((len(self._row_N), 4), np.int64)
-        self.window_N4[self._row_N >= 0] = self._shards.index.window_N4[self._row_N[self._row_N >= 0]]
+        self.window_N4[self._row_N >= 0] = self._shards.window_N4[self._row_N[self._row_N >= 0]]
 
     def decode(self, row: int) -> U8:
         """The window [h, w, 3] of a row that has one.

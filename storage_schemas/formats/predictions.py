@@ -1,6 +1,6 @@
-"""Predicted poses on disk: an Arrow table with a row a person and decoder, and COCO results that any COCO tool reads.
+"""Predicted poses on disk: a table with a row for each instance and decoder, and a COCO results file.
 
-Shape letters: N people, K joints.
+Shape letters: N instances, K keypoints.
 """
 
 from __future__ import annotations
@@ -12,39 +12,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
+from storage_schemas.formats.parquet import TableFormat, from_lists, list_type, to_lists
 
-__all__ = ["PREDICTIONS_SCHEMA", "coco_results", "read_predictions", "write_predictions", "write_results"]
+__all__ = ["coco_results", "read_predictions", "write_predictions", "write_results"]
 
-_REBUILD = Remedy("run", kind="evaluations", force=True)
-
+_FORMAT = TableFormat("predictions", version=2, kind="evaluations")
 _PERSON = 1
-_KEYPOINT_VALUES = 51
-_VERSION_FIELD = b"odkd_schema"
-_VERSION = b"1"
 
-PREDICTIONS_SCHEMA = pa.schema(
-    [
-        pa.field("instance_id", pa.int64()),
-        pa.field("image_id", pa.int64()),
-        pa.field("decoder", pa.string()),
-        pa.field("score", pa.float64()),
-        pa.field("kept", pa.bool_()),
-        pa.field("keypoints", pa.list_(pa.float32(), _KEYPOINT_VALUES)),
-    ],
-    metadata={_VERSION_FIELD: _VERSION},
-)
-"""``instance_id`` is the annotation's id, or the number of the detection; ``kept`` is False where OKS-NMS drops the person."""
+
+def _schema(num_keypoints: int) -> pa.Schema:
+    """``instance_id`` is the annotation's id or the detection's number; ``kept`` is False if OKS-NMS drops the instance."""
+    types = {
+        "instance_id": pa.int64(),
+        "image_id": pa.int64(),
+        "decoder": pa.string(),
+        "score": pa.float64(),
+        "kept": pa.bool_(),
+    }
+    return _FORMAT.schema({**types, "keypoints": list_type(pa.float32(), 3 * num_keypoints)})
 
 
 def write_predictions(path: Path, columns: dict[str, Any], keypoints_NK3: npt.NDArray[np.float32]) -> None:
     """Write the table; ``columns`` holds all but the keypoints (x, y in image pixels, score)."""
-    flat = pa.array(keypoints_NK3.reshape(-1).astype(np.float32))
-    keypoints = pa.FixedSizeListArray.from_arrays(flat, _KEYPOINT_VALUES)
-    table = pa.table({**columns, "keypoints": keypoints}, schema=PREDICTIONS_SCHEMA)
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    schema = _schema(keypoints_NK3.shape[1])
+    keypoints = to_lists(schema.field("keypoints").type, keypoints_NK3.astype(np.float32))
+    _FORMAT.write(path, pa.table({**columns, "keypoints": keypoints}, schema=schema))
 
 
 def read_predictions(path: Path, decoder: str) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
@@ -52,38 +46,25 @@ def read_predictions(path: Path, decoder: str) -> tuple[dict[str, npt.NDArray[An
 
     Raises:
         StoreError: the table is of another version of this schema.
-        CorruptEntryError: the file is not such a table.
+        CorruptEntryError: the file is missing, damaged or another table.
     """
-    try:
-        # A column that is not there would be read as nulls, so the schema is compared and not asked for.
-        found = pq.read_schema(path)
-        _check_version(path, found)
-        if not found.equals(PREDICTIONS_SCHEMA, check_metadata=False):
-            raise pa.ArrowInvalid(f"its columns are {', '.join(found.names)}, or of other types")
-        table = pq.read_table(path, filters=[("decoder", "=", decoder)], page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptEntryError(f"The predictions {path} cannot be read: {error}", remedy=_REBUILD) from error
-    keypoints = table.column("keypoints").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    table = _FORMAT.read(path, lambda found: _schema(_num_keypoints(found)))
+    num_keypoints = _num_keypoints(table.schema)
+    table = table.filter(pc.field("decoder") == decoder)
     names = ("instance_id", "image_id", "score", "kept")
     columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
-    return columns, keypoints.reshape(table.num_rows, _KEYPOINT_VALUES // 3, 3)
+    return columns, from_lists(table, "keypoints").reshape(table.num_rows, num_keypoints, 3)
 
 
-def _check_version(path: Path, found: pa.Schema) -> None:
-    version = (found.metadata or {}).get(_VERSION_FIELD)
-    # A file that names no version is not one of ours: its columns tell more.
-    if version not in (None, _VERSION):
-        raise StoreError(
-            f"The predictions {path} are of schema version {version.decode(errors='replace')}",
-            allowed=f"version {_VERSION.decode()}, which this odkd reads and writes",
-            remedy=_REBUILD,
-        )
+def _num_keypoints(found: pa.Schema) -> int:
+    lists = found.field("keypoints").type if "keypoints" in found.names else None
+    return lists.list_size // 3 if isinstance(lists, pa.FixedSizeListType) else 0
 
 
 def coco_results(
     image_id_N: npt.NDArray[np.int64], score_N: npt.NDArray[np.float64], keypoints_NK3: npt.NDArray[np.float32]
 ) -> list[dict[str, Any]]:
-    """Records of a COCO keypoint results file; without ``bbox``, from which tools would take another area."""
+    """Records of a COCO keypoint results file; without ``bbox``, since tools would take the instance's area from it."""
     return [
         {
             "image_id": int(image_id),

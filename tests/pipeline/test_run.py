@@ -286,7 +286,7 @@ def test_stored_crops_serve_all_stages_and_a_damaged_one_is_found_before_the_fir
     }
     done(home, "all", **small)
     made = payloads(home, "students")
-    shards = list((home / "store" / "instances").glob("*/*/crops-*.jpegs"))
+    shards = list((home / "store" / "instances").glob("*/*/windows-*.jpegs"))
     assert len(shards) == 2, "one for the training people and one for the validation set"
     for shard in shards:
         data = bytearray(shard.read_bytes())
@@ -294,7 +294,7 @@ def test_stored_crops_serve_all_stages_and_a_damaged_one_is_found_before_the_fir
         shard.write_bytes(data)
     refused = run(home, "distill", "--force", **small)
     assert refused.returncode == 2
-    assert "crops-00000-000.jpegs does not match its sha256" in refused.stderr
+    assert "windows-00000-000.jpegs does not match its sha256" in refused.stderr
     assert "--stage prepare --force" in refused.stderr
     done(home, "prepare", "--force", **small)
     done(home, "distill", **small)

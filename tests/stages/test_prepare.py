@@ -29,7 +29,7 @@ from stages.settings import (
 )
 from storage_schemas.errors import CorruptEntryError, DataError, MissingInputError
 from storage_schemas.formats.instances import read_instances
-from storage_schemas.formats.windows import CROPS_INDEX
+from storage_schemas.formats.windows import WINDOWS_INDEX
 from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.errors import suggested
@@ -168,7 +168,7 @@ def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path:
     assert "crops" not in instances_step(whole, "train").recipe
     assert step.recipe["crops"]["jpeg"] == [95, "444"]
     entry = cropped.need(step)
-    assert set(entry.manifest.files) == {INSTANCES, QUARANTINE, GROUND_TRUTH, CROPS_INDEX, "crops-00000-000.jpegs"}
+    assert set(entry.manifest.files) == {INSTANCES, QUARANTINE, GROUND_TRUTH, WINDOWS_INDEX, "windows-00000-000.jpegs"}
     assert entry.measured["crops"] == 3
     assert entry.content != whole.content(instances_step(whole, "train"))
     people = read_instances(entry.path(INSTANCES))
@@ -205,11 +205,11 @@ def test_a_damaged_shard_of_windows_fails_the_check_of_the_manifest(tmp_path: Lo
     context = _context(tmp_path, *_small_people(tmp_path), 0.7, crops=True)
     make(context, steps(context))
     entry = context.need(instances_step(context, "train"))
-    shard = entry.path("crops-00000-000.jpegs")
+    shard = entry.path("windows-00000-000.jpegs")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.unlink() if damage == "gone" else shard.write_bytes(data)
-    with pytest.raises(CorruptEntryError, match=r"crops-00000-000\.jpegs (is missing|does not match its sha256)") as caught:
+    with pytest.raises(CorruptEntryError, match=r"windows-00000-000\.jpegs (is missing|does not match its sha256)") as caught:
         entry.check()
     assert "--stage prepare --force" in suggested(caught.value)
 

@@ -54,7 +54,7 @@ def stored(folder: LocalPath, records: Sequence[Record], picture_bgr: U8) -> tup
     crops.mkdir()
     assert cv2.imwrite(str(folder / "1.png"), picture_bgr)
     facts, image_hw3 = read_image(folder, "1.png", PICTURE_WH)
-    writer = WindowWriter(crops, "crops-00000")
+    writer = WindowWriter(crops, "windows-00000")
     writer.add(image_hw3, records)
     writer.flush()
     write_index(crops, writer.written)
@@ -187,7 +187,7 @@ def test_a_damaged_window_ends_the_reading_and_is_named(tmp_path: LocalPath) -> 
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(CorruptEntryError, match="is not as it was written") as caught:
+    with pytest.raises(CorruptEntryError, match="differs from the bytes written") as caught:
         crops_of(people, pictures, views_of(people, 0))
     assert "--stage prepare --force" in suggested(caught.value)
 
@@ -196,11 +196,11 @@ def test_shards_are_cut_where_they_are_large_enough(tmp_path: LocalPath, monkeyp
     monkeypatch.setattr("stages.data.windows._SHARD_BYTES", 1)
     crops = tmp_path / "crops"
     crops.mkdir()
-    writer = WindowWriter(crops, "crops-00007")
+    writer = WindowWriter(crops, "windows-00007")
     for number in range(3):
         writer.add(smooth_picture(), [record(number, BOXES[number])])
     writer.flush()
-    assert [crop.shard for crop in writer.written] == [f"crops-00007-{number:03d}.jpegs" for number in range(3)]
+    assert [crop.shard for crop in writer.written] == [f"windows-00007-{number:03d}.jpegs" for number in range(3)]
     assert sorted(path.name for path in crops.iterdir()) == [crop.shard for crop in writer.written]
 
 
@@ -212,7 +212,7 @@ def test_on_photographs_crops_differ_by_less_than_a_jpeg_does(tmp_path: LocalPat
     records = sort_out(coco, aspect_wh=0.75, holdout_fraction=0.0).records
     chosen = sorted({item.image_id for item in records})[:40]
     records = [item for item in records if item.image_id in chosen]
-    writer, facts = WindowWriter(tmp_path, "crops-00000"), {}
+    writer, facts = WindowWriter(tmp_path, "windows-00000"), {}
     for image_id in chosen:
         ours = [item for item in records if item.image_id == image_id]
         facts[image_id], image_hw3 = read_image(folder / "images", ours[0].file_name, (ours[0].width, ours[0].height))

@@ -1,4 +1,4 @@
-"""Predictions: what was written comes back, and damage raises."""
+"""Predictions: reading returns the rows written, and damage raises."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "predictions.parquet"
 
 
-def test_the_rows_of_a_decoder_come_back_as_they_were(path: Path) -> None:
+def test_reading_returns_the_rows_of_one_decoder(path: Path) -> None:
     for decoder, rows in (("dark", np.arange(0, N, 4)), ("quarter", np.flatnonzero(np.arange(N) % 4))):
         columns, keypoints = read_predictions(path, decoder)
         assert np.array_equal(keypoints, _keypoints()[rows])
@@ -48,13 +48,18 @@ def test_the_rows_of_a_decoder_come_back_as_they_were(path: Path) -> None:
             assert np.array_equal(columns[name], _columns()[name][rows])
 
 
-def test_a_decoder_that_was_not_run_has_no_rows(path: Path) -> None:
+def test_the_number_of_keypoints_is_that_of_the_data(path: Path) -> None:
+    write_predictions(path, _columns(), _keypoints()[:, :5])
+    assert read_predictions(path, "dark")[1].shape == (N // 4, 5, 3)
+
+
+def test_another_decoder_has_no_rows(path: Path) -> None:
     columns, keypoints = read_predictions(path, "centroid")
     assert keypoints.shape == (0, 17, 3)
     assert len(columns["score"]) == 0
 
 
-def test_a_file_cut_short_raises(path: Path) -> None:
+def test_a_truncated_file_raises(path: Path) -> None:
     data = path.read_bytes()
     for length in (0, 3, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
@@ -63,7 +68,7 @@ def test_a_file_cut_short_raises(path: Path) -> None:
 
 
 def test_a_flipped_bit_raises_or_changes_nothing(path: Path) -> None:
-    """Pages carry checksums; in their headers there are bits that nobody reads."""
+    """Pages carry checksums; readers ignore some bits of their headers."""
     data, (whole, poses) = path.read_bytes(), read_predictions(path, "dark")
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     raised = 0
@@ -80,27 +85,31 @@ def test_a_flipped_bit_raises_or_changes_nothing(path: Path) -> None:
     assert raised > 0.95 * len(positions)
 
 
-def test_another_table_and_no_file_raise(path: Path) -> None:
-    pq.write_table(pa.table({"decoder": ["dark"], "score": [1.0]}), path)
-    with pytest.raises(CorruptEntryError, match="its columns are decoder, score"):
+def test_another_table_and_a_missing_file_raise(path: Path) -> None:
+    other = pa.table({"decoder": ["dark"], "score": [1.0]})
+    pq.write_table(other, path)
+    with pytest.raises(StoreError, match="version none"):
+        read_predictions(path, "dark")
+    pq.write_table(other.replace_schema_metadata({b"odkd_predictions": b"2"}), path)
+    with pytest.raises(CorruptEntryError, match="the columns decoder, score"):
         read_predictions(path, "dark")
     path.unlink()
     with pytest.raises(CorruptEntryError):
         read_predictions(path, "dark")
 
 
-def test_a_table_of_another_version_is_refused_whatever_its_columns(path: Path) -> None:
+def test_a_table_of_another_version_raises_with_any_columns(path: Path) -> None:
     table = pq.read_table(path)
     for changed in (table, table.drop_columns(["kept"])):
-        pq.write_table(changed.replace_schema_metadata({b"odkd_schema": b"2"}), path)
-        with pytest.raises(StoreError, match="are of schema version 2") as caught:
+        pq.write_table(changed.replace_schema_metadata({b"odkd_predictions": b"3"}), path)
+        with pytest.raises(StoreError, match="has version 3") as caught:
             read_predictions(path, "dark")
-        assert "version 1" in caught.value.allowed
+        assert "version 2" in caught.value.allowed
         assert "--stage evaluate --force" in suggested(caught.value)
 
 
-def test_results_have_what_coco_tools_read_and_no_box(tmp_path: Path) -> None:
-    """With ``bbox`` there, loadRes takes the area from it and not from the keypoints, and AP by size is another."""
+def test_results_have_the_fields_of_coco_tools_without_a_box(tmp_path: Path) -> None:
+    """Given ``bbox``, loadRes computes the area from it instead of the keypoints, which changes AP by size."""
     keypoints = np.full((2, 17, 3), 1.23456, np.float32)
     results = coco_results(np.array([7, 9]), np.array([0.25, 0.5]), keypoints)
     write_results(tmp_path / "results.json", results)
@@ -109,7 +118,7 @@ def test_results_have_what_coco_tools_read_and_no_box(tmp_path: Path) -> None:
     assert read[1] == {"image_id": 9, "category_id": 1, "keypoints": [1.235] * 51, "score": 0.5}
 
 
-def test_results_that_are_not_numbers_are_not_written(tmp_path: Path) -> None:
+def test_results_with_nan_raise_and_write_no_file(tmp_path: Path) -> None:
     keypoints = np.full((1, 17, 3), np.nan, np.float32)
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_results(tmp_path / "results.json", coco_results(np.array([7]), np.array([0.25]), keypoints))

@@ -1,0 +1,92 @@
+"""Tables on disk: Parquet with a version in its metadata, zstd, a checksum on each page, and atomic writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
+from storage_schemas.paths.local import write_atomic
+
+__all__ = ["TableFormat", "from_lists", "list_type", "to_lists"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """One kind of table: its name, its version, and the kind of the entries that hold it.
+
+    Reading raises:
+        StoreError: the table is of another version.
+        CorruptEntryError: the file is missing or damaged, or its columns differ from those of its version.
+    """
+
+    name: str
+    version: int
+    kind: str
+
+    def schema(self, types: Mapping[str, pa.DataType], *, optional: str = "", **metadata: str) -> pa.Schema:
+        """Columns of these ``types``, of which only ``optional`` may hold nulls, with the version and ``metadata``."""
+        fields = [pa.field(name, kind, nullable=name == optional) for name, kind in types.items()]
+        return pa.schema(fields, metadata={f"odkd_{self.name}": str(self.version), **metadata})
+
+    def write(self, path: Path, table: pa.Table) -> None:
+        """Write ``table`` to ``path`` atomically."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        write_atomic(path, sink.getvalue().to_pybytes())
+
+    def read(self, path: Path, schema_of: Callable[[pa.Schema], pa.Schema]) -> pa.Table:
+        """Read a table; ``schema_of`` turns the schema found into the one that is expected."""
+        expected = schema_of(self.read_schema(path))
+        table = self._read(path, lambda path: pq.ParquetFile(path, page_checksum_verification=True).read())
+        gaps = any(not field.nullable and column.null_count for field, column in zip(table.schema, table.columns, strict=True))
+        if gaps or not table.schema.equals(expected):
+            seen = f"{path} has the columns {', '.join(table.column_names)}, or gaps in them"
+            raise self.corrupt(seen, allowed=f"{', '.join(expected.names)}, as version {self.version} has them")
+        return table
+
+    def read_schema(self, path: Path) -> pa.Schema:
+        """Read the schema without the rows."""
+        schema = self._read(path, pq.read_schema)
+        version = (schema.metadata or {}).get(f"odkd_{self.name}".encode(), b"none").decode(errors="replace")
+        if version != str(self.version):
+            allowed, remedy = (
+                f"version {self.version}, which this odkd reads and writes",
+                Remedy("run", kind=self.kind, force=True),
+            )
+            raise StoreError(f"The table of {self.name} {path} has version {version}", allowed=allowed, remedy=remedy)
+        return schema
+
+    def corrupt(self, seen: str, *, allowed: str = "") -> CorruptEntryError:
+        """An error that suggests to rebuild the table."""
+        return CorruptEntryError(seen, allowed=allowed, remedy=Remedy("run", kind=self.kind, force=True))
+
+    def _read(self, path: Path, read: Callable[[Path], T]) -> T:
+        try:
+            return read(path)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self.corrupt(f"The table of {self.name} {path} cannot be read: {error}") from error
+
+
+def list_type(kind: pa.DataType, length: int) -> pa.DataType:
+    """Lists of one length; the field is named here because pyarrow's default name differs between versions."""
+    return pa.list_(pa.field("element", kind), length)
+
+
+def to_lists(kind: pa.DataType, rows: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """The rows of an array as lists of the type ``kind``."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=kind)
+
+
+def from_lists(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    """The values of a column of lists, flat."""
+    flat: npt.NDArray[Any] = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat

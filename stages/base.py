@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import uuid4
 
+from stages.pose.affine import heatmap_size
 from stages.settings import BinarizeSettings, Precision, Role, Settings, Split
 from storage_schemas.errors import MissingInputError, Remedy
 from storage_schemas.paths.path import StorePath
@@ -194,8 +195,7 @@ class Context:
     @property
     def heatmap_wh(self) -> tuple[int, int]:
         """Size (W, H) of the teachers' heatmaps."""
-        width, height = self.settings.crop.size_wh
-        return width // 4, height // 4
+        return heatmap_size(self.settings.crop.size_wh)
 
     def find(self, step: Step) -> Entry | None:
         """The entry of a step, or None if it does not exist or the step waits for another."""

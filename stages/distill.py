@@ -55,7 +55,7 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
         "epochs": epochs,
         "distill": {
             "network": settings.student.network,
-            "architecture": architecture(settings.student.network),
+            "architecture": architecture(context, settings.student.network),
             "size_divisor": settings.size_divisor,
             "seed": settings.seed,
             **training_recipe(context, settings),

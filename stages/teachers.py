@@ -82,9 +82,14 @@ def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
     return {**recipe, "precision": resolve_precision(train.precision, context.device)}
 
 
-def architecture(network: str | None) -> dict[str, Any] | None:
+def num_keypoints(context: Context) -> int:
+    """The number of keypoints of the training set; known before its table exists."""
+    return len(instances_step(context, "train").recipe["skeleton"]["keypoints"])
+
+
+def architecture(context: Context, network: str | None) -> dict[str, Any] | None:
     """The layers that a network's name stands for, so that a change of them in another release changes keys."""
-    return architecture_recipe(network) if network else None
+    return architecture_recipe(network, num_keypoints=num_keypoints(context)) if network else None
 
 
 def _step(context: Context, part: TeacherPart) -> TeacherStep:
@@ -107,7 +112,7 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
     people = instances_step(context, "train")
     recipe: dict[str, Any] = {
         "network": source.network,
-        "architecture": architecture(source.network),
+        "architecture": architecture(context, source.network),
         "size_wh": size_wh,
         "instances": context.content(people),
         "train": training_recipe(context, source.train),
@@ -255,7 +260,7 @@ def _given(context: Context, part: TeacherPart, source: TeacherSource, draft: Dr
     name = f"weights{source.weights.suffix}"
     shutil.copyfile(source.weights, draft.work / name)
     described = {"network": source.network, "weights": name, "senior": False}
-    load_network(_spec_of(described, draft), size_wh=context.settings.crop.size_wh)
+    load_network(_spec_of(described, draft), size_wh=context.settings.crop.size_wh, num_keypoints=num_keypoints(context))
     return _Prepared(part, draft, None, [name], described)
 
 
@@ -278,9 +283,10 @@ def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Prepared:
         plan = replace(plan, feed_mask=True, mask_drop=settings.mask_drop, adapter_lr=settings.adapter_lr)
     described = {"network": base.network, "checkpoint": WEIGHTS, "senior": part == "senior"}
     files = [WEIGHTS, METRICS]
-    if base.weights is not None and base.weights.suffix == ".pt2":
-        program = f"program{base.weights.suffix}"
-        shutil.copyfile(base.weights.fetch(), draft.work / program)
+    weights = entry.measured.get("weights") or ""
+    if weights.endswith(".pt2"):
+        program = "program.pt2"
+        shutil.copyfile(entry.file(weights).fetch(), draft.work / program)
         described = {**described, "network": None, "weights": program}
         files = [program, *files]
     return _Prepared(part, draft, plan, files, described)

@@ -25,9 +25,8 @@ def test_the_example_finds_the_keypoints_of_one_person(tmp_path: Path, monkeypat
     assert f"size_wh={settings.crop.size_wh}" in block
     assert f'network="{settings.distill.student.network}"' in block
     assert settings.distill.size_divisor == 1
-    save_weights(
-        tmp_path / "weights.safetensors", load_network(NetworkSpec(settings.distill.student.network), size_wh=(96, 128)), {}
-    )
+    network = load_network(NetworkSpec(settings.distill.student.network), size_wh=(96, 128), num_keypoints=17)
+    save_weights(tmp_path / "weights.safetensors", network, {})
     run = tmp_path / ".odkd" / "runs" / "demo"
     run.mkdir(parents=True)
     (run / "metrics.json").write_text(json.dumps({"weights": str(tmp_path / "weights.safetensors")}))

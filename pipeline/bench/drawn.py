@@ -16,6 +16,7 @@ from stages.data.crops import crop_keypoints
 from stages.data.images import check_image
 from stages.data.synthetic.dataset import SyntheticSpec, draw_dataset
 from stages.data.views import Views
+from stages.pose.affine import STRIDE, heatmap_size
 from stages.pose.heatmap import sigma_of
 from stages.pose.skeleton import COCO_17
 from stages.progress import progress
@@ -75,11 +76,11 @@ def heatmaps(instances: Instances, views: Views, rows_B: npt.NDArray[np.int64], 
 
     Some peaks are too weak to be taught, as are those of joints outside the crop. A row does not depend on the other rows.
     """
-    width, height = crop_wh[0] // 4, crop_wh[1] // 4
+    width, height = heatmap_size(crop_wh)
     joints_BK3 = crop_keypoints(
         instances.keypoints_NK3[rows_B], views.affine_N23[rows_B], views.flip_N[rows_B], skeleton=instances.skeleton
     )
-    xy_BK2 = joints_BK3[..., :2] / 4
+    xy_BK2 = joints_BK3[..., :2] / STRIDE
     known_BK = np.all((xy_BK2 >= 0) & (xy_BK2 < (width, height)), axis=-1) & (joints_BK3[..., 2] > 0)
     heat_BKHW = np.empty((*known_BK.shape, height, width), np.float32)
     for index, row in enumerate(rows_B):

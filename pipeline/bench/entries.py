@@ -15,6 +15,7 @@ from pipeline.bench.drawn import People, draw_people, heatmaps
 from pipeline.bench.scale import Scale
 from stages.data.crops import crop_mask, heatmap_mask
 from stages.data.views import Views, draw_views
+from stages.pose.affine import heatmap_size
 from stages.pose.binarize import binarize
 from stages.progress import progress
 from stages.settings import AugmentSettings, BinarizeSettings, Role
@@ -113,7 +114,7 @@ def _view_entry(store: Store, instances: Instances, views: Views, crop_wh: tuple
         }
 
     recipe = {"bench": "drawn people", "crop_wh": crop_wh, "view": _VIEW, "augment": _AUGMENT.model_dump()}
-    specs = view_arrays((crop_wh[0] // 4, crop_wh[1] // 4))
+    specs = view_arrays(heatmap_size(crop_wh))
     return write_entry(store, "views", recipe, specs=specs, num=len(instances.id_N), block_of=block_of)
 
 
@@ -134,5 +135,5 @@ def _target_entry(store: Store, view: Entry, instances: Instances, views: Views,
         return {"bits": pack_bits(bits.numpy()), "peak": peak.numpy().astype(np.float16)}
 
     recipe = {"view": view.key, "teacher": f"drawn {role}", "mask": role == "senior", "binarize": _RULE.model_dump()}
-    specs = target_arrays((crop_wh[0] // 4, crop_wh[1] // 4), instances.keypoints_NK3.shape[1])
+    specs = target_arrays(heatmap_size(crop_wh), instances.keypoints_NK3.shape[1])
     return write_entry(store, "targets", recipe, specs=specs, num=len(instances.id_N), block_of=block_of)

@@ -20,6 +20,7 @@ from stages.inference import load_predictor
 from stages.networks.load import load_network
 from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
+from stages.pose.affine import heatmap_size
 from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings, BinarizeSettings
 from stages.targets.block import BlockJob, BlockOutput, BlockTeacher, BlockView, fill_block
@@ -115,7 +116,8 @@ def _untrained(path: LocalPath, scale: Scale, image_B3hw: Tensor) -> NetworkSpec
     Without that, maps would be 1e-11 high and have no bits.
     """
     name = scale.teachers[0]
-    network = load_network(NetworkSpec(network=name), size_wh=scale.crop_wh, generator=torch.Generator().manual_seed(0))
+    generator, num = torch.Generator().manual_seed(0), COCO_17.num_keypoints
+    network = load_network(NetworkSpec(network=name), size_wh=scale.crop_wh, num_keypoints=num, generator=generator)
     with torch.no_grad():
         heat_BKHW = network(image_B3hw.cpu())
         mean_K, std_K = heat_BKHW.mean(dim=(0, 2, 3)), heat_BKHW.std(dim=(0, 2, 3))
@@ -151,7 +153,7 @@ def _job(data: Data, machine: Machine, spec: NetworkSpec, people: int, *, num: i
 def _view(data: Data, spec: NetworkSpec, number: int, num: int) -> BlockView:
     """A view to write, and one teacher's targets of it."""
     crop_wh, draft = data.scale.crop_wh, LocalPath(tempfile.mkdtemp(dir=data.folder))
-    heatmap_wh = (crop_wh[0] // 4, crop_wh[1] // 4)
+    heatmap_wh = heatmap_size(crop_wh)
     view, targets = draft / "view", draft / "targets"
     create_arrays(view, view_arrays(heatmap_wh), num)
     create_arrays(targets, target_arrays(heatmap_wh, COCO_17.num_keypoints), num)

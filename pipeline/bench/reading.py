@@ -37,6 +37,7 @@ from pipeline.bench.records import (
 from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
 from pipeline.bench.timing import Subject, interleaved, one_core, ratio
+from stages.pose.affine import heatmap_size
 from stages.training.loss import unpack_bits
 from stages.training.memory_map import MappedArray
 
@@ -114,7 +115,6 @@ def _repetition(read: Reader, batches: Sequence[Sequence[Rows]]) -> Subject:
 
 def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -> dict[str, Reader]:
     """Write the files of each layout, and return its reader by name."""
-    width, height = scale.crop_wh
     targets = read_view_targets(cached.view, cached.targets["primary"])
     num_keypoints = targets.peak_NK.shape[1]
     records_N, pickles = as_records(targets), folder / "pickles"
@@ -133,7 +133,7 @@ def _readers(stack: ExitStack, cached: CachedView, folder: Path, scale: Scale) -
     plain = zarr.open_array(LocalStore(_folder(cached), read_only=True), path="bits", mode="r")
 
     def unpacked(bits_BP: npt.NDArray[np.uint8]) -> Tensor:
-        return unpack_bits(torch.from_numpy(bits_BP), num_keypoints=num_keypoints, heatmap_wh=(width // 4, height // 4))
+        return unpack_bits(torch.from_numpy(bits_BP), num_keypoints=num_keypoints, heatmap_wh=heatmap_size(scale.crop_wh))
 
     return {
         _OURS: lambda rows_B: unpacked(mapped[rows_B]),

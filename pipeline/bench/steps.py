@@ -24,6 +24,7 @@ from stages.networks.device import on_device
 from stages.networks.load import load_network
 from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
+from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings, Role, TrainSettings
 from stages.training.loss import LossTerm
 from stages.training.memory_map import MappedArray
@@ -111,7 +112,8 @@ def _trainer(data: Data, machine: Machine) -> Trainer:
 
 def _network(spec: NetworkSpec, scale: Scale, machine: Machine) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    return on_device(load_network(spec, size_wh=scale.crop_wh, generator=generator), torch.device(machine.device))
+    network = load_network(spec, size_wh=scale.crop_wh, num_keypoints=COCO_17.num_keypoints, generator=generator)
+    return on_device(network, torch.device(machine.device))
 
 
 def _batch(data: Data) -> Batch:

@@ -13,13 +13,13 @@ from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
 from stages.networks.onnx_network import OnnxNetwork
 from stages.networks.spec import NetworkSpec, architecture
 from stages.networks.weights import fit_weights, load_state_dict_file
-from stages.pose.skeleton import COCO_17
+from stages.pose.affine import heatmap_size
 from storage_schemas.errors import WeightsError
 from storage_schemas.formats.checkpoints import load_weights
+from storage_schemas.paths.path import File
 
 __all__ = ["check_network", "is_trainable", "load_network"]
 
-_STRIDE = 4
 _PROBE_BATCH = 2  # one image would not show that a program was exported for single images
 _DYNAMIC = (
     "a dynamic batch: dynamic_shapes=[{0: torch.export.Dim('batch')}] in torch.export.export, dynamic_axes in torch.onnx.export"
@@ -30,7 +30,7 @@ def load_network(
     spec: NetworkSpec,
     *,
     size_wh: tuple[int, int],
-    num_keypoints: int = COCO_17.num_keypoints,
+    num_keypoints: int,
     onnx_threads: int = 0,
     device: Literal["cpu", "cuda"] = "cpu",
     generator: torch.Generator | None = None,
@@ -48,7 +48,7 @@ def load_network(
     Raises:
         WeightsError: the weights do not fit, are not safe to open, or give other heatmaps.
     """
-    weights, checkpoint = (None if file is None else file.fetch() for file in (spec.weights, spec.checkpoint))
+    weights, checkpoint = (None if file is None else _local(file) for file in (spec.weights, spec.checkpoint))
     if weights is not None and weights.suffix in (".pt2", ".onnx"):
         network = _whole(weights, onnx_threads=onnx_threads, device=device)
     else:
@@ -64,6 +64,10 @@ def load_network(
     if checkpoint is not None:
         fit_weights(network, load_weights(checkpoint).state, source=str(checkpoint))
     return network.eval()
+
+
+def _local(file: File | str | Path) -> Path:
+    return Path(file) if isinstance(file, str | Path) else file.fetch()
 
 
 def is_trainable(network: nn.Module) -> bool:
@@ -89,7 +93,7 @@ def check_network(network: nn.Module, *, size_wh: tuple[int, int], num_keypoints
             f"'{source}' fails on an input of {_PROBE_BATCH}x3x{height}x{width}: {str(error).splitlines()[0]}",
             allowed=f"a network that takes Bx3x{height}x{width} images (crop.size_wh), with any batch size",
         ) from error
-    allowed = (_PROBE_BATCH, num_keypoints, height // _STRIDE, width // _STRIDE)
+    allowed = (_PROBE_BATCH, num_keypoints, *reversed(heatmap_size(size_wh)))
     seen = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
     if seen != allowed:
         raise WeightsError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, asdict, dataclass
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import ConfigError
 from storage_schemas.paths.path import File
 
@@ -45,11 +45,11 @@ class NetworkSpec:
 
     network: str | None = None
     """A name of ``NETWORKS``; None where ``weights`` is a whole network."""
-    weights: File | None = None
+    weights: File | Path | str | None = None
     """Weights of ``network`` (.pth, .safetensors), or a whole network (.pt2, .onnx); None for initial weights."""
     senior: bool = False
     """Whether a mask adapter is in front of the network."""
-    checkpoint: File | None = None
+    checkpoint: File | Path | str | None = None
     """Weights that ``save_weights`` wrote after training; they replace all others."""
 
 
@@ -67,7 +67,7 @@ def architecture(name: str) -> Architecture:
     return built
 
 
-def architecture_recipe(name: str, *, num_keypoints: int = COCO_17.num_keypoints) -> dict[str, Any]:
+def architecture_recipe(name: str, *, num_keypoints: int) -> dict[str, Any]:
     """What a recipe holds of a network by name: a later release may give the same name to other layers."""
     return {**asdict(architecture(name)), "num_joints": num_keypoints}
 

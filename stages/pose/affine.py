@@ -11,9 +11,27 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["apply_affine", "box_to_center_size", "crop_affine", "invert_affine", "moved_origin", "scale_affine", "trim_box"]
+__all__ = [
+    "STRIDE",
+    "apply_affine",
+    "box_to_center_size",
+    "crop_affine",
+    "heatmap_size",
+    "invert_affine",
+    "moved_origin",
+    "scale_affine",
+    "trim_box",
+]
+
+STRIDE = 4
+"""Crop pixels for each heatmap pixel, along both axes."""
 
 F64 = npt.NDArray[np.float64]
+
+
+def heatmap_size(crop_wh: tuple[int, int]) -> tuple[int, int]:
+    """The size (W, H) of the heatmaps of a crop."""
+    return crop_wh[0] // STRIDE, crop_wh[1] // STRIDE
 
 
 def trim_box(box_xywh_N4: npt.ArrayLike, *, image_size_wh: tuple[int, int]) -> F64:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stages.pose.affine import apply_affine, invert_affine, scale_affine
+from stages.pose.affine import STRIDE, apply_affine, invert_affine, scale_affine
 from stages.pose.binarize import binarize
 from stages.pose.heatmap import sigma_of
 
@@ -67,7 +67,7 @@ def decode_bits(bits_BKHW: Tensor, peak_BK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_image(
-    xy_BK2: Tensor | npt.NDArray[np.floating], affine_B23: npt.NDArray[np.floating], *, stride: int = 4
+    xy_BK2: Tensor | npt.NDArray[np.floating], affine_B23: npt.NDArray[np.floating], *, stride: int = STRIDE
 ) -> npt.NDArray[np.float64]:
     """Heatmap pixels back to image pixels, (B, K, 2) float64; ``affine_B23`` takes image pixels to crop pixels.
 

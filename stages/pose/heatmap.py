@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stages.pose.affine import STRIDE
+
 __all__ = ["encode", "sigma_of"]
 
 
@@ -24,7 +26,7 @@ def encode(
     visible_BK: Tensor,
     *,
     size_wh: tuple[int, int],
-    stride: int = 4,
+    stride: int = STRIDE,
     sigma_px: float = 2.0,
     unbiased: bool = False,
 ) -> tuple[Tensor, Tensor]:

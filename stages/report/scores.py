@@ -194,22 +194,22 @@ def _device(context: Context) -> torch.device:
 def _costs(context: Context, networks: Sequence[Compared]) -> dict[str, Cost]:
     """Parameters, operations and time of each network; measured once for networks that differ only in their weights."""
     measured: dict[tuple[str | None, str, bool, tuple[int, int]], Cost] = {}
-    found = {}
+    found, num_keypoints = {}, teachers.num_keypoints(context)
     for item in networks:
         program = item.entry.key if item.spec.network is None else ""
         shape = (item.spec.network, program, item.spec.senior, item.input_wh)
         if shape not in measured:
-            measured[shape] = _cost(item.spec, item.input_wh, _device(context))
+            measured[shape] = _cost(item.spec, item.input_wh, num_keypoints, _device(context))
         found[item.key] = measured[shape]
     return found
 
 
-def _cost(spec: NetworkSpec, input_wh: tuple[int, int], device: torch.device) -> Cost:
+def _cost(spec: NetworkSpec, input_wh: tuple[int, int], num_keypoints: int, device: torch.device) -> Cost:
     threads = torch.get_num_threads()
     # One thread: with several, the time depends on what else the machine is doing.
     torch.set_num_threads(1)
     try:
-        network = load_network(spec, size_wh=input_wh, onnx_threads=1).to(device)
+        network = load_network(spec, size_wh=input_wh, num_keypoints=num_keypoints, onnx_threads=1).to(device)
         counted = profile(network, size_wh=input_wh)
         return Cost(counted.params, counted.macs, measure_latency(network, size_wh=input_wh), input_wh)
     finally:

@@ -22,6 +22,7 @@ from stages.data.windows import Pictures
 from stages.distributed.tasks import worker_threads
 from stages.inference import decode_to_image, load_predictor
 from stages.networks.spec import NetworkSpec
+from stages.pose.affine import heatmap_size
 from stages.pose.binarize import binarize
 from stages.pose.skeleton import Skeleton
 from stages.settings import AugmentSettings, BinarizeSettings, Role
@@ -129,7 +130,7 @@ def _crops(job: BlockJob, view: BlockView, instances: Instances) -> Views:
         return draw_views(instances, view.view, seed=job.seed, augment=job.augment, size_wh=job.size_wh)
     folder = view.stored.fetch()
     # A part that was fetched to this node has only rows: create the arrays' metadata.
-    create_arrays(folder, view_arrays((job.size_wh[0] // 4, job.size_wh[1] // 4)), job.num)
+    create_arrays(folder, view_arrays(heatmap_size(job.size_wh)), job.num)
     affine = read_rows(folder, "affine", job.start, job.stop).astype(np.float32)
     return Views(affine, read_rows(folder, "flip", job.start, job.stop).astype(np.bool_))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stages.data.loader import Batch, Rows
 from stages.networks.normalize import normalize
+from stages.pose.affine import heatmap_size
 from stages.pose.heatmap import encode, sigma_of
 from stages.settings import Role
 from stages.training.loss import LossTerm, blend_targets, halve, heatmap_loss, unpack_bits
@@ -64,21 +65,20 @@ class Trainer:
         return labels + [self._teacher(batch, weights.of(role), bits[role]) for role in weights.roles()]
 
     def _labels(self, batch: Batch, weight: float) -> LossTerm:
-        width, height = self.plan.input_wh
+        heatmap_wh = heatmap_size(self.plan.input_wh)
         joints_BK3 = self._to_device(batch.keypoints_BK3)
         heat_BKHW, visible_BK = encode(
             joints_BK3[..., :2],
             (joints_BK3[..., 2] > 0).float(),
-            size_wh=(width // 4, height // 4),
-            sigma_px=sigma_of((width // 4, height // 4)),
+            size_wh=heatmap_wh,
+            sigma_px=sigma_of(heatmap_wh),
             unbiased=self.plan.train.unbiased,
         )
         return LossTerm(weight, visible_BK, heat_BKHW)
 
     def _teacher(self, batch: Batch, weight: float, bits: MappedArray) -> LossTerm:
-        width, height = self.plan.crop_wh
         bits_BP = self._to_device(bits.rows[batch.rows_B])
-        heat_BKHW = unpack_bits(bits_BP, num_keypoints=batch.keypoints_BK3.shape[1], heatmap_wh=(width // 4, height // 4))
+        heat_BKHW = unpack_bits(bits_BP, num_keypoints=batch.keypoints_BK3.shape[1], heatmap_wh=heatmap_size(self.plan.crop_wh))
         # A map without bits was too weak to binarize: leave the joint out of the loss instead of training it as absent.
         seen_BK = heat_BKHW.amax(dim=(-2, -1)).float()
         return LossTerm(weight, seen_BK, halve(heat_BKHW) if self.plan.size_divisor == 2 else heat_BKHW)

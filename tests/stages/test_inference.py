@@ -1,9 +1,10 @@
-"""The predictor gives, bit for bit, what its parts give one after the other, and what evaluation gives."""
+"""The predictor returns the same bits as its parts in sequence, and the keypoints of evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from stages.data.crops import crop_image
 from stages.data.loader import Batch, CropLoader, load_image
 from stages.data.views import Views, draw_views
 from stages.inference import DECODERS, Precision, Predictor, decode_to_image, load_predictor
+from stages.networks.load import load_network
 from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
 from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
@@ -23,7 +25,9 @@ from stages.pose.decode import Decoder, dark_kernel_of, decode, to_image
 from stages.pose.flip import flip_merge
 from stages.pose.skeleton import COCO_17
 from stages.training.plan import TrainingPlan
+from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import Instances, read_instances
+from storage_schemas.paths.local import LocalPath
 from tests.support.plan_samples import make_plan, on_labels
 from tests.support.toy_network import ToyConfig
 
@@ -50,7 +54,7 @@ def _run(network: nn.Module, precision: Precision, *inputs: Tensor) -> Tensor:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_keypoints_are_those_of_the_parts_one_after_the_other(decoder: Decoder, flip: bool, precision: Precision) -> None:
+def test_keypoints_equal_those_of_the_parts_in_sequence(decoder: Decoder, flip: bool, precision: Precision) -> None:
     network, image_hw3 = _network(), _image()
     predictor = Predictor(network, size_wh=SIZE_WH, precision=precision)
     center_N2, size_N2 = box_to_center_size(BOXES, aspect_wh=SIZE_WH[0] / SIZE_WH[1])
@@ -90,7 +94,7 @@ def sample(tmp_path: Path) -> _Sample:
     return _Sample(plan, instances, views, batch)
 
 
-def test_an_image_and_its_boxes_give_what_evaluation_gives(sample: _Sample) -> None:
+def test_an_image_and_its_boxes_have_the_keypoints_of_evaluation(sample: _Sample) -> None:
     plan, instances = sample.plan, sample.instances
     predictor = Predictor(_network(), size_wh=plan.crop_wh)
     heat_BKHW = predictor.heatmaps(sample.batch, flip=True)
@@ -116,8 +120,17 @@ def test_a_senior_sees_the_masks_of_a_batch_mirrored_with_the_crop(sample: _Samp
     assert torch.equal(predictor.heatmaps(batch, flip=True), flip_merge(plain, mirrored, skeleton=COCO_17))
 
 
-def test_no_boxes_give_no_keypoints() -> None:
+def test_no_boxes_return_no_keypoints() -> None:
     assert Predictor(_network(), size_wh=SIZE_WH).predict(_image(), []).shape == (0, 17, 3)
+
+
+@pytest.mark.parametrize("kind", [str, PosixPath, LocalPath])
+def test_weights_may_be_given_as_text_or_as_any_path(tmp_path: Path, kind: Callable[[Path], str | Path]) -> None:
+    path = tmp_path / "weights.safetensors"
+    network = load_network(NetworkSpec(network="hrnet_w8_tiny"), size_wh=(32, 64), num_keypoints=17)
+    save_weights(path, network, {})
+    predictor = Predictor(NetworkSpec(network="hrnet_w8_tiny", checkpoint=kind(path)), size_wh=(32, 64))
+    assert torch.equal(predictor.network.state_dict()["final_layer.bias"], network.state_dict()["final_layer.bias"])
 
 
 def test_a_process_loads_a_network_once() -> None:

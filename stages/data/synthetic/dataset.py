@@ -151,7 +151,7 @@ def _crowd_record(mask_hw: NDArray[np.bool_]) -> Record:
     """A group that is not told apart: a mask and no joints, which the evaluation ignores."""
     mask = mask_hw.astype(np.uint8)
     return {
-        "keypoints": [0] * 51,
+        "keypoints": [0] * (3 * COCO_17.num_keypoints),
         "num_keypoints": 0,
         "bbox": _bbox(mask),
         "area": int(mask.sum()),

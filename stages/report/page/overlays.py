@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from stages.pose.affine import STRIDE
 from stages.pose.skeleton import Skeleton
 
 __all__ = ["data_uri", "draw_bits", "draw_errors", "draw_mask", "draw_pose", "enlarge", "joint_colours", "tile_height"]
@@ -24,7 +25,6 @@ F32 = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 
 _SHIFT = 4  # cv2 draws at sixteenths of a pixel
-_STRIDE = 4
 _JPEG_QUALITY = 82
 _TALLEST, _SMALLEST = 256, 96
 _BUDGET_PIXELS = 100 * 256 * 192
@@ -103,7 +103,7 @@ def draw_bits(image_hw3: U8, bits_KHW: Flags, *, skeleton: Skeleton, factor: flo
 def _cells_under(num_pixels: int, factor: float, num_cells: int) -> npt.NDArray[np.int64]:
     """The index of the heatmap cell under each pixel along one side of the resized image."""
     crop = (np.arange(num_pixels) + 0.5) / factor - 0.5
-    return np.clip(np.floor(crop / _STRIDE + 0.5), 0, num_cells - 1).astype(np.int64)
+    return np.clip(np.floor(crop / STRIDE + 0.5), 0, num_cells - 1).astype(np.int64)
 
 
 def draw_mask(image_hw3: U8, mask_hw: U8) -> U8:

@@ -37,7 +37,9 @@ def test_predictions_are_those_of_the_predictor_in_the_order_of_the_table(
     monkeypatch.setattr(module, "_TASK_INSTANCES", 2)
     plan = make_plan(tmp_path, on_labels(1))
     context = make_context(tmp_path / "home", "crop.size_wh=[64, 64]")
-    network = load_network(NetworkSpec(network="hrnet_w8_tiny"), size_wh=(64, 64), generator=torch.Generator().manual_seed(0))
+    network = load_network(
+        NetworkSpec(network="hrnet_w8_tiny"), size_wh=(64, 64), num_keypoints=17, generator=torch.Generator().manual_seed(0)
+    )
     save_weights(tmp_path / "weights.safetensors", network, {})
     spec = NetworkSpec(network="hrnet_w8_tiny", checkpoint=tmp_path / "weights.safetensors")
     found = module.predict(context, spec, plan.instances, plan.pictures, flip=True, precision="float32", title="test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from tests.support.errors import suggested
 from tests.support.shared_data import shared_data
 
 SMALL_WH = (32, 64)
+_load = partial(load_network, size_wh=SMALL_WH, num_keypoints=17)
 TINYPOSE_WH = (192, 256)
 
 
@@ -47,7 +49,7 @@ class _Convolution(nn.Module):
 
 def test_a_name_without_weights_is_a_fresh_network_from_the_generator() -> None:
     spec = NetworkSpec(network="hrnet_w8_small")
-    first, again = (load_network(spec, size_wh=SMALL_WH, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    first, again = (_load(spec, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert isinstance(first, HRNet)
     assert not first.training
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
@@ -57,29 +59,31 @@ def test_published_weights_and_then_a_checkpoint_of_the_senior_load(tmp_path: Lo
     published = HRNet(hrnet_small(8), num_keypoints=17)
     torch.save(published.state_dict(), tmp_path / "w8.pth")
     spec = NetworkSpec(network="hrnet_w8_small", weights=tmp_path / "w8.pth", senior=True)
-    senior = load_network(spec, size_wh=SMALL_WH)
+    senior = _load(spec)
     assert isinstance(senior, SeniorNetwork)
     assert torch.equal(senior.primary.conv1.weight, published.conv1.weight)  # type: ignore[arg-type, union-attr]
     with torch.no_grad():
         senior.adapter.last.weight.fill_(0.5)
     save_weights(tmp_path / "senior.safetensors", senior, {"network": "hrnet_w8_small"})
     tuned = load_network(
-        NetworkSpec(network="hrnet_w8_small", senior=True, checkpoint=tmp_path / "senior.safetensors"), size_wh=SMALL_WH
+        NetworkSpec(network="hrnet_w8_small", senior=True, checkpoint=tmp_path / "senior.safetensors"),
+        size_wh=SMALL_WH,
+        num_keypoints=17,
     )
     assert all(torch.equal(value, senior.state_dict()[name]) for name, value in tuned.state_dict().items())
 
 
 def test_a_fine_tuned_program_is_its_file_and_a_checkpoint_on_top(tmp_path: LocalPath) -> None:
     program = _exported(_Convolution(), tmp_path / "teacher.pt2")
-    network = load_network(NetworkSpec(weights=program), size_wh=SMALL_WH)
+    network = _load(NetworkSpec(weights=program))
     assert isinstance(network, ExportedNetwork)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(1)
     save_weights(tmp_path / "tuned.safetensors", network, {})
     image = torch.randn(1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    tuned = load_network(NetworkSpec(weights=program, checkpoint=tmp_path / "tuned.safetensors"), size_wh=SMALL_WH)
-    plain = load_network(NetworkSpec(weights=program), size_wh=SMALL_WH)
+    tuned = _load(NetworkSpec(weights=program, checkpoint=tmp_path / "tuned.safetensors"))
+    plain = _load(NetworkSpec(weights=program))
     with torch.no_grad():
         assert torch.equal(tuned(image), network(image))
         assert not torch.equal(tuned(image), plain(image))
@@ -89,20 +93,20 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: LocalPath) -> None
     save_weights(tmp_path / "w16.safetensors", HRNet(hrnet_small(16), num_keypoints=17), {})
     spec = NetworkSpec(network="hrnet_w8_small", checkpoint=tmp_path / "w16.safetensors")
     with pytest.raises(WeightsError, match=r"loaded \d+ of \d+ tensors"):
-        load_network(spec, size_wh=SMALL_WH)
+        _load(spec)
 
 
 def test_a_program_for_another_size_is_refused_with_both_sizes(tmp_path: LocalPath) -> None:
     spec = NetworkSpec(weights=_exported(_Convolution(), tmp_path / "teacher.pt2"))
     with pytest.raises(WeightsError, match=r"takes inputs of Bx3x64x32") as caught:
-        load_network(spec, size_wh=(96, 128))
+        load_network(spec, size_wh=(96, 128), num_keypoints=17)
     assert "Bx3x128x96" in caught.value.allowed
 
 
 def test_a_program_for_one_batch_size_says_how_to_export_it(tmp_path: LocalPath) -> None:
     spec = NetworkSpec(weights=_exported(_Convolution(), tmp_path / "teacher.pt2", any_batch=False))
     with pytest.raises(WeightsError, match="takes batches of exactly 2") as caught:
-        load_network(spec, size_wh=SMALL_WH)
+        _load(spec)
     assert "dynamic_shapes" in caught.value.allowed
 
 
@@ -110,7 +114,7 @@ def test_a_program_for_one_batch_size_says_how_to_export_it(tmp_path: LocalPath)
 def test_a_program_with_other_heatmaps_is_refused_with_both_shapes(network: nn.Module, tmp_path: LocalPath) -> None:
     spec = NetworkSpec(weights=_exported(network, tmp_path / "teacher.pt2"))
     with pytest.raises(WeightsError, match=r"gives \(2, \d+, \d+, \d+\)") as caught:
-        load_network(spec, size_wh=SMALL_WH)
+        _load(spec)
     assert "(2, 17, 16, 8)" in caught.value.allowed
 
 
@@ -129,17 +133,17 @@ def test_a_network_that_fails_or_gives_no_tensor_is_refused() -> None:
 def test_weights_without_a_network_and_missing_files_are_refused(tmp_path: LocalPath) -> None:
     (tmp_path / "w.pth").touch()
     with pytest.raises(WeightsError, match="not a whole network"):
-        load_network(NetworkSpec(weights=tmp_path / "w.pth"), size_wh=SMALL_WH)
+        _load(NetworkSpec(weights=tmp_path / "w.pth"))
     for name in ("none.pt2", "none.onnx"):
         with pytest.raises(WeightsError, match="no network at"):
-            load_network(NetworkSpec(weights=tmp_path / name), size_wh=SMALL_WH)
+            _load(NetworkSpec(weights=tmp_path / name))
 
 
 def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "teacher.onnx").touch()
     with pytest.raises(WeightsError) as caught:
-        load_network(NetworkSpec(weights=tmp_path / "teacher.onnx"), size_wh=SMALL_WH)
+        _load(NetworkSpec(weights=tmp_path / "teacher.onnx"))
     assert suggested(caught.value) == "pip install onnxruntime"
 
 
@@ -156,7 +160,7 @@ def test_an_onnx_teacher_without_cuda_is_refused_where_the_device_is_cuda(
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(WeightsError, match="device cuda: onnxruntime offers CPUExecutionProvider") as caught:
-        load_network(NetworkSpec(weights=_onnx_file(tmp_path)), size_wh=SMALL_WH, device="cuda")
+        _load(NetworkSpec(weights=_onnx_file(tmp_path)), device="cuda")
     assert suggested(caught.value) == "pip install onnxruntime-gpu, or --set cluster.device=cpu"
 
 
@@ -198,14 +202,16 @@ def test_a_broken_onnx_file_is_refused(data: bytes, tmp_path: LocalPath) -> None
     pytest.importorskip("onnxruntime")
     (tmp_path / "broken.onnx").write_bytes(data)
     with pytest.raises(WeightsError, match="cannot be read as ONNX"):
-        load_network(NetworkSpec(weights=tmp_path / "broken.onnx"), size_wh=SMALL_WH)
+        _load(NetworkSpec(weights=tmp_path / "broken.onnx"))
 
 
 def test_a_real_teacher_says_the_same_as_onnx_and_as_program_and_learns() -> None:
     pytest.importorskip("onnxruntime")
     folder = shared_data("teacher")
-    program = load_network(NetworkSpec(weights=folder / "tinypose_256x192.pt2"), size_wh=TINYPOSE_WH)
-    onnx = load_network(NetworkSpec(weights=folder / "tinypose_256x192.onnx"), size_wh=TINYPOSE_WH, onnx_threads=1)
+    program = load_network(NetworkSpec(weights=folder / "tinypose_256x192.pt2"), size_wh=TINYPOSE_WH, num_keypoints=17)
+    onnx = load_network(
+        NetworkSpec(weights=folder / "tinypose_256x192.onnx"), size_wh=TINYPOSE_WH, num_keypoints=17, onnx_threads=1
+    )
     image = torch.randn(3, 3, 256, 192, generator=torch.Generator().manual_seed(0))
     before = program(image)
     torch.testing.assert_close(before.detach(), onnx(image), rtol=0, atol=1e-5)
@@ -223,4 +229,4 @@ def test_no_senior_is_made_of_an_onnx_network() -> None:
     pytest.importorskip("onnxruntime")
     spec = NetworkSpec(weights=shared_data("teacher") / "tinypose_256x192.onnx", senior=True)
     with pytest.raises(WeightsError, match="cannot be trained"):
-        load_network(spec, size_wh=TINYPOSE_WH)
+        load_network(spec, size_wh=TINYPOSE_WH, num_keypoints=17)

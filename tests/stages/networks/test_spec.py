@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from storage_schemas.paths.local import LocalPath
 from tests.support.toy_network import ToyConfig, ToyNet
 
 SIZE_WH = (32, 64)
+_load = partial(load_network, size_wh=SIZE_WH, num_keypoints=17)
 
 
 def test_every_width_has_a_name() -> None:
@@ -42,7 +44,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
 
 
 def test_a_recipe_holds_every_number_of_the_architecture() -> None:
-    assert architecture_recipe("hrnet_w16_tiny") == {
+    assert architecture_recipe("hrnet_w16_tiny", num_keypoints=17) == {
         "width": 16,
         "modules": (1, 1, 1),
         "blocks": 1,
@@ -71,14 +73,13 @@ def test_settings_accept_a_new_network_for_teachers_and_student() -> None:
     assert DistillSettings(student=NetworkSource(network="toy_2")).student.network == "toy_2"
     assert "toy_{channels}" in known_networks()
     assert architecture("toy_8") == ToyConfig(channels=8)
-    assert architecture_recipe("toy_8") == {"channels": 8, "num_joints": 17}
+    assert architecture_recipe("toy_8", num_keypoints=17) == {"channels": 8, "num_joints": 17}
 
 
 @pytest.mark.usefixtures("toy_in_table")
 def test_a_new_network_starts_from_seeded_weights_and_its_cost_is_counted() -> None:
     first, again, other = (
-        load_network(NetworkSpec(network="toy_8"), size_wh=SIZE_WH, generator=torch.Generator().manual_seed(seed))
-        for seed in (3, 3, 4)
+        _load(NetworkSpec(network="toy_8"), generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
     )
     assert isinstance(first, ToyNet)
     assert torch.equal(first.conv.weight, again.conv.weight)  # type: ignore[arg-type, union-attr]
@@ -88,13 +89,13 @@ def test_a_new_network_starts_from_seeded_weights_and_its_cost_is_counted() -> N
 
 @pytest.mark.usefixtures("toy_in_table")
 def test_a_new_network_is_a_teacher_a_senior_and_a_student(tmp_path: LocalPath) -> None:
-    trained = load_network(NetworkSpec(network="toy_8"), size_wh=SIZE_WH)
+    trained = _load(NetworkSpec(network="toy_8"))
     torch.save(trained.state_dict(), tmp_path / "teacher.pth")
     save_weights(tmp_path / "student.safetensors", trained, {"network": "toy_8"})
     image_B3hw = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    teacher = load_network(NetworkSpec(network="toy_8", weights=tmp_path / "teacher.pth"), size_wh=SIZE_WH)
-    student = load_network(NetworkSpec(network="toy_8", checkpoint=tmp_path / "student.safetensors"), size_wh=SIZE_WH)
-    senior = load_network(NetworkSpec(network="toy_8", weights=tmp_path / "teacher.pth", senior=True), size_wh=SIZE_WH)
+    teacher = _load(NetworkSpec(network="toy_8", weights=tmp_path / "teacher.pth"))
+    student = _load(NetworkSpec(network="toy_8", checkpoint=tmp_path / "student.safetensors"))
+    senior = _load(NetworkSpec(network="toy_8", weights=tmp_path / "teacher.pth", senior=True))
     assert isinstance(senior, SeniorNetwork)
     with torch.no_grad():
         expected = trained(image_B3hw)
@@ -105,6 +106,6 @@ def test_a_new_network_is_a_teacher_a_senior_and_a_student(tmp_path: LocalPath) 
 
 @pytest.mark.usefixtures("toy_in_table")
 def test_weights_of_another_size_do_not_fit_a_new_network(tmp_path: LocalPath) -> None:
-    torch.save(load_network(NetworkSpec(network="toy_4"), size_wh=SIZE_WH).state_dict(), tmp_path / "four.pth")
+    torch.save(_load(NetworkSpec(network="toy_4")).state_dict(), tmp_path / "four.pth")
     with pytest.raises(WeightsError, match="loaded 1 of 4 tensors"):
-        load_network(NetworkSpec(network="toy_8", weights=tmp_path / "four.pth"), size_wh=SIZE_WH)
+        _load(NetworkSpec(network="toy_8", weights=tmp_path / "four.pth"))

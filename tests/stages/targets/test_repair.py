@@ -78,7 +78,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _leave_teacher(context: Context, role: Role, *, seed: int) -> None:
     step, is_senior = teacher_step(context, role), role == "senior"
     spec = NetworkSpec(network="hrnet_w8_small", senior=is_senior)
-    network = load_network(spec, size_wh=(64, 64), generator=torch.Generator().manual_seed(seed))
+    network = load_network(spec, size_wh=(64, 64), num_keypoints=17, generator=torch.Generator().manual_seed(seed))
     with context.store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
         save_weights(draft.work / WEIGHTS, network, {"network": "hrnet_w8_small"})

@@ -100,7 +100,7 @@ def protocol(context: Context) -> str:
 def _counts(context: Context) -> Counts:
     annotated = context.need(instances_step(context, "val")).measured
     if context.settings.evaluate.boxes is None:
-        return Counts(annotated["images"], annotated["people"])
+        return Counts(annotated["images"], annotated["instances"])
     # Images without annotations count too: every detection there is wrong.
     scores = scores_of(context, "student")
-    return Counts(scores["images"], annotated["people"], detected=scores["instances"])
+    return Counts(scores["images"], annotated["instances"], detected=scores["instances"])

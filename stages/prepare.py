@@ -232,7 +232,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         files += [WINDOWS_INDEX, *dict.fromkeys(window.shard for window in read.windows)]
     measured: dict[str, Any] = {
         "content": _content(table, draft.work / GROUND_TRUTH, read.windows if folder else None),
-        "people": len(table.id_N),
+        "instances": len(table.id_N),
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
         "held_out": int(table.holdout_N.sum()),

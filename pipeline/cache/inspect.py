@@ -131,7 +131,7 @@ def _told(read: Callable[[Entry, Inventory], Any], entry: Entry, inventory: Inve
 
 def _people(entry: Entry, _: Inventory) -> int | None:
     """People of a table or of scores, and rows of arrays, which are people too."""
-    found = next((entry.measured[name] for name in ("people", "instances", "rows") if name in entry.measured), None)
+    found = next((entry.measured[name] for name in ("instances", "rows") if name in entry.measured), None)
     return None if found is None else int(found)
 
 

@@ -109,7 +109,7 @@ def _facts(plan: TrainingPlan, workers: int, cpus: float | None) -> dict[str, An
         "device": plan.device,
         "precision": plan.precision,
         "workers": workers,
-        "people_per_worker": plan.train.batch_size // workers,
+        "instances_per_worker": plan.train.batch_size // workers,
     }
     return facts if cpus is None else {**facts, "threads_per_worker": threads_of(cpus)}
 

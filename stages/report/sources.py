@@ -116,7 +116,7 @@ def splits(context: Context) -> list[SplitRow]:
     return [
         SplitRow(
             names[step.split],
-            *(measured[name] for name in ("people", "images", "with_mask", "held_out", "quarantined", "skipped")),
+            *(measured[name] for name in ("instances", "images", "with_mask", "held_out", "quarantined", "skipped")),
         )
         for step in prepare.steps(context)
         for measured in [context.need(step).measured]

@@ -250,8 +250,8 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     specs = array_specs(context, step)
     blocks = range(-(-num // rows_per_block(num)))
     files = [*metadata_files(specs), *(name for block in blocks for name in block_files(specs, block))]
-    per_person = round(draft.size(files) / num, 2)
-    measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num), "bytes_per_person": per_person}
+    per_instance = round(draft.size(files) / num, 2)
+    measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num), "bytes_per_instance": per_instance}
     made: dict[str, Any] = {"device": context.device}
     if isinstance(step, TargetsStep):
         bad = sum(part.notes["bad"] for part in draft.parts().values())

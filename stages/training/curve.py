@@ -50,7 +50,7 @@ class CurveWriter:
         now = time.monotonic()
         if now - self._since >= _LINE_SECONDS:
             rate = self._instances / (now - self._since)
-            self._write({"epoch": epoch, "step": step + 1, "steps": total_steps, "people_per_s": round(rate, 1)})
+            self._write({"epoch": epoch, "step": step + 1, "steps": total_steps, "instances_per_s": round(rate, 1)})
             self._instances, self._since = 0, now
 
     def end_epoch(self, epoch: int, loss: float, lr: float) -> None:

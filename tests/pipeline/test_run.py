@@ -110,7 +110,7 @@ def test_all_stages_leave_what_the_documents_promise(finished: Path) -> None:
         assert found["targets"][role]["bytes_per_view"] > 0
         # Two views: the first epoch reads the primary's of view 1, the second the senior's of view 2; and both see the
         # validation set. Nothing else is run.
-        people = found["data"]["train"]["people"] + found["data"]["val"]["people"]
+        people = found["data"]["train"]["instances"] + found["data"]["val"]["instances"]
         assert found["this_run"]["teacher_forwards"][role] == people
     assert {"student", "baseline", "protocol"} <= set(found["evaluate"])
     assert set(found["seconds"]) == {"prepare", "teachers", "targets", "distill", "evaluate", "report"}

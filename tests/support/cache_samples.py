@@ -61,8 +61,8 @@ def _scores(ap: float) -> dict[str, Any]:
 def a_home(home: LocalPath) -> dict[str, Entry]:
     """Make the entries, by name; all but ``unused`` belong to the experiment ``demo``."""
     store, made = store_of(home), {}
-    train = made["train"] = put(store, "instances", {"split": "train"}, {"people": 1637, "content": "of train"})
-    val = made["val"] = put(store, "instances", {"split": "val"}, {"people": 326, "content": "of val"})
+    train = made["train"] = put(store, "instances", {"split": "train"}, {"instances": 1637, "content": "of train"})
+    val = made["val"] = put(store, "instances", {"split": "val"}, {"instances": 326, "content": "of val"})
     scores = {"quarter": 0.65, "dark": 0.67, "centroid": 0.66}
     primary = made["primary"] = put(
         store, "teachers", {"instances": "of train"}, {"AP": scores, "content": "of primary"}, weights=b"w" * 2000

@@ -110,7 +110,7 @@ def test_a_manifest_that_cannot_be_read_is_a_row_and_a_warning(
     [
         ("targets", {}, {}),
         ("targets", {"view": 3, "mask": None}, {"AP_from_bits": "high"}),
-        ("students", {"epochs": "many"}, {"people": []}),
+        ("students", {"epochs": "many"}, {"instances": []}),
         ("evaluations", {"network": "nobody's", "mask": "withheld"}, {"quarter": 3}),
         ("teachers", {"base": "of primary"}, {"AP": None}),
         ("views", {"instances": [], "view": 2}, {"rows": "three"}),

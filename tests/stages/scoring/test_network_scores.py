@@ -114,7 +114,7 @@ def prepared(tmp_path: LocalPath, boxes: Path | None = None, *, pictures: Sequen
         if isinstance(draft, Draft):
             write_instances(local(draft.folder / INSTANCES), people)
             local(draft.folder / GROUND_TRUTH).write_text(json.dumps(ground_truth()))
-            draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "people", "people": 2, "images": 2, "held_out": 0})
+            draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "people", "instances": 2, "images": 2, "held_out": 0})
     return context
 
 

@@ -10,7 +10,7 @@ from stages.base import Arm, Context, Step, StudentStep, pending, resolve_precis
 from stages.data.images import DECODER_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.networks.spec import NetworkSpec
-from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.prepare import INSTANCES, image_source_of, instances_step
 from stages.settings import Role
 from stages.targets.stage import target_step, view_step
 from stages.teachers import architecture, training_recipe
@@ -126,7 +126,7 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath
         name=arm,
         network=NetworkSpec(network=settings.distill.student.network),
         instances=table.file(INSTANCES),
-        pictures=pictures_of(context, "train"),
+        images=image_source_of(context, "train"),
         folder=folder,
         crop_wh=settings.crop.size_wh,
         size_divisor=settings.distill.size_divisor,

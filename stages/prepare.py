@@ -16,7 +16,7 @@ from stages.base import Context, InstancesStep, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
 from stages.data.images import ImageError, ImageFacts, read_image
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
-from stages.data.windows import WINDOWS_RECIPE, Pictures, WindowWriter
+from stages.data.windows import WINDOWS_RECIPE, ImageSource, WindowWriter
 from stages.distributed.tasks import run_tasks, task_options
 from stages.pose.skeleton import COCO_17, Skeleton
 from stages.progress import progress
@@ -31,7 +31,7 @@ from storage_schemas.store.parts import MARKER, Part, copy_part, finish_part, re
 from storage_schemas.store.recipe import canonical_json
 from storage_schemas.store.store import Draft
 
-__all__ = ["GROUND_TRUTH", "INSTANCES", "images_of", "instances_step", "make", "pictures_of", "skeleton_of", "steps"]
+__all__ = ["GROUND_TRUTH", "INSTANCES", "image_source_of", "images_of", "instances_step", "make", "skeleton_of", "steps"]
 
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
@@ -67,12 +67,12 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
     return InstancesStep(title=f"{split} instances", recipe=recipe, split=split)
 
 
-def pictures_of(context: Context, split: Split) -> Pictures:
+def image_source_of(context: Context, split: Split) -> ImageSource:
     """The images of a split; with ``prepare.crops`` its instance table must exist, since the windows lie beside it."""
     root = images_of(context, split)
     if not context.settings.prepare.crops:
-        return Pictures(root)
-    return Pictures(root, context.need(instances_step(context, split)).whole())
+        return ImageSource(root)
+    return ImageSource(root, context.need(instances_step(context, split)).whole())
 
 
 def skeleton_of(context: Context, split: Split) -> Skeleton:

@@ -17,7 +17,7 @@ from stages.data.coco import read_coco, sort_out
 from stages.data.images import ImageError, read_image
 from stages.data.loader import CropLoader
 from stages.data.views import Views, draw_views
-from stages.data.windows import Pictures, WindowWriter
+from stages.data.windows import ImageSource, WindowWriter
 from stages.pose.skeleton import COCO_17
 from stages.progress import progress
 from stages.settings import AugmentSettings
@@ -66,8 +66,8 @@ def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
     orders = [generator.choice(len(instances.id_N), num, replace=False) for _ in range(scale.crop_rounds)]
     with ExitStack() as stack:
         loaders = {
-            name: stack.enter_context(closing(CropLoader(instances, pictures, size_wh=scale.crop_wh, threads=1)))
-            for name, pictures in (("whole", Pictures(people.root)), ("stored", Pictures(people.root, folder)))
+            name: stack.enter_context(closing(CropLoader(instances, source, size_wh=scale.crop_wh, threads=1)))
+            for name, source in (("whole", ImageSource(people.root)), ("stored", ImageSource(people.root, folder)))
         }
         stack.enter_context(one_core())
         subjects = {name: _epoch(loader, views, orders) for name, loader in loaders.items()}

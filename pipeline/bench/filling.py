@@ -15,7 +15,7 @@ from pipeline.bench.scale import Scale
 from pipeline.bench.timing import Subject, interleaved, ratio
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.inference import load_predictor
 from stages.networks.load import load_network
 from stages.networks.normalize import normalize
@@ -101,7 +101,7 @@ def _ready_images(people: Instances, data: Data, machine: Machine) -> list[Tenso
     """The crops of the block, normalised, in batches on the device."""
     scale = data.scale
     views = draw_views(people, 1, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
-    loader = CropLoader(people, Pictures(data.people.root), size_wh=scale.crop_wh, threads=machine.threads)
+    loader = CropLoader(people, ImageSource(data.people.root), size_wh=scale.crop_wh, threads=machine.threads)
     rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
     try:
         batches = [batch.image_Bhw3 for (batch,) in loader.batches(rows, [views])]
@@ -138,7 +138,7 @@ def _job(data: Data, machine: Machine, spec: NetworkSpec, people: int, *, num: i
         stop=people,
         num=num,
         instances=data.folder / _TABLE,
-        pictures=Pictures(data.people.root),
+        images=ImageSource(data.people.root),
         views=tuple(_view(data, spec, number, num) for number in range(1, views + 1)),
         size_wh=scale.crop_wh,
         seed=0,

@@ -19,7 +19,7 @@ from pipeline.bench.results import Ask, Part, Row
 from pipeline.bench.scale import Scale
 from pipeline.bench.timing import F64, Subject, interleaved, ratio
 from stages.data.loader import Batch, CropLoader
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.networks.device import on_device
 from stages.networks.load import load_network
 from stages.networks.normalize import normalize
@@ -94,7 +94,7 @@ def _trainer(data: Data, machine: Machine) -> Trainer:
         name="step",
         network=NetworkSpec(network=scale.student),
         instances=data.people.table,
-        pictures=Pictures(data.people.root),
+        images=ImageSource(data.people.root),
         folder=data.folder,
         crop_wh=scale.crop_wh,
         size_divisor=1,
@@ -120,7 +120,7 @@ def _batch(data: Data) -> Batch:
     """Crops of random instances."""
     scale, cached = data.scale, data.cached
     rows_B = np.random.default_rng(0).choice(scale.rows, scale.train_batch, replace=False)
-    loader = CropLoader(cached.instances, Pictures(data.people.root), size_wh=scale.crop_wh, threads=1)
+    loader = CropLoader(cached.instances, ImageSource(data.people.root), size_wh=scale.crop_wh, threads=1)
     try:
         [[batch]] = loader.batches([rows_B], [cached.views])
     finally:

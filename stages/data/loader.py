@@ -20,7 +20,7 @@ import numpy.typing as npt
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
 from stages.data.images import ImageError, decode_image, read_image_file
 from stages.data.views import Views
-from stages.data.windows import CropWindows, Pictures, served_by_windows
+from stages.data.windows import CropWindows, ImageSource, served_by_windows
 from stages.pose.affine import moved_origin, scale_affine
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances
@@ -96,16 +96,16 @@ def load_image(root: StorePath, instances: Instances, image: int) -> npt.NDArray
 
 
 class CropLoader:
-    """Cuts crops of ``size_wh`` out of ``pictures``, or out of the windows stored of them where these hold all of a crop.
+    """Cuts crops of ``size_wh`` out of ``images``, or out of the windows stored of them where these hold all of a crop.
 
     While one batch is used, up to ``ahead`` others are in the making.
     """
 
     def __init__(
-        self, instances: Instances, pictures: Pictures, *, size_wh: tuple[int, int], threads: int, ahead: int = _AHEAD
+        self, instances: Instances, images: ImageSource, *, size_wh: tuple[int, int], threads: int, ahead: int = _AHEAD
     ) -> None:
-        self._instances, self._root, self._size_wh = instances, pictures.root, size_wh
-        self._windows = CropWindows(pictures.crops.fetch(), instances) if pictures.crops else None
+        self._instances, self._root, self._size_wh = instances, images.root, size_wh
+        self._windows = CropWindows(images.crops.fetch(), instances) if images.crops else None
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = _DECODED_KEPT * threads

@@ -24,7 +24,7 @@ from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.formats.windows import StoredWindow, WindowShards, write_shard
 from storage_schemas.paths.path import Folder, StorePath
 
-__all__ = ["WINDOWS_RECIPE", "CropWindows", "Pictures", "WindowWriter", "served_by_windows", "window_of"]
+__all__ = ["WINDOWS_RECIPE", "CropWindows", "ImageSource", "WindowWriter", "served_by_windows", "window_of"]
 
 _REACH = 1.35
 """How much larger than a plain crop, turned by any angle, an augmented one may be for its window to hold it (HRNet's most)."""
@@ -51,8 +51,8 @@ F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Where pixels come from: the folder of the pictures, and that of the stored crops where there are any."""
+class ImageSource:
+    """The folder of the images and, if stage prepare stored windows, the folder of these."""
 
     root: StorePath
     crops: Folder | None = None

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from stages.base import Context, Device
 from stages.data.loader import Batch, CropLoader, batches_ahead
 from stages.data.views import draw_views
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.distributed.tasks import run_tasks, task_options, worker_threads
 from stages.inference import DECODERS, decode_to_image, load_predictor
 from stages.networks.spec import NetworkSpec
@@ -34,7 +34,7 @@ class _Job:
     start: int
     stop: int
     table: File
-    pictures: Pictures
+    images: ImageSource
     spec: NetworkSpec
     crop_wh: tuple[int, int]
     divisor: int
@@ -49,7 +49,7 @@ def predict(
     context: Context,
     spec: NetworkSpec,
     table: File,
-    pictures: Pictures,
+    images: ImageSource,
     *,
     divisor: int = 1,
     flip: bool,
@@ -63,7 +63,7 @@ def predict(
         context: the run.
         spec: the network and its weights.
         table: the instance table.
-        pictures: where the crops come from.
+        images: where the crops come from.
         divisor: the crop's size divided by this is the network's input size.
         flip: average with the heatmaps of the mirrored crops.
         withhold_mask: give a senior no masks.
@@ -77,7 +77,7 @@ def predict(
             start=start,
             stop=min(start + _TASK_INSTANCES, num),
             table=table,
-            pictures=pictures,
+            images=images,
             spec=spec,
             crop_wh=settings.crop.size_wh,
             divisor=divisor,
@@ -114,7 +114,7 @@ def _plain_batches(
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float64]]]:
     """Batches of plain crops (view 0), and the affines from image pixels to the pixels of these crops."""
     views = draw_views(instances, 0, seed=0, augment=AugmentSettings(), size_wh=job.crop_wh)
-    loader = CropLoader(instances, job.pictures, size_wh=size_wh, threads=worker_threads(), ahead=batches_ahead(job.device))
+    loader = CropLoader(instances, job.images, size_wh=size_wh, threads=worker_threads(), ahead=batches_ahead(job.device))
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:

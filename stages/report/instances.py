@@ -16,7 +16,7 @@ from stages.data.loader import Batch, CropLoader
 from stages.data.views import Views
 from stages.pose.affine import apply_affine
 from stages.pose.skeleton import Skeleton
-from stages.prepare import INSTANCES, instances_step, pictures_of
+from stages.prepare import INSTANCES, image_source_of, instances_step
 from stages.report.names import NAMES
 from stages.report.page.content import ShownInstance, Tile
 from stages.report.page.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height
@@ -133,7 +133,7 @@ class _Drawing:
     def crops(self, rows: I64) -> dict[int, Batch]:
         """The crop and the mask of each row, as a batch of one instance."""
         context, size_wh = self._context, self._context.settings.crop.size_wh
-        loader = CropLoader(self._table, pictures_of(context, "val"), size_wh=size_wh, threads=1)
+        loader = CropLoader(self._table, image_source_of(context, "val"), size_wh=size_wh, threads=1)
         try:
             views = [Views(self._affine_N23, self._flip_N)]
             batches = loader.batches((np.array([row]) for row in rows), views, with_mask=True)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from stages.base import Context, ScoresStep, Step, Subset
 from stages.data.detections import check_pictures, read_detections
 from stages.data.images import DECODER_VERSION
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.distributed.predict import predict
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
-from stages.prepare import GROUND_TRUTH, INSTANCES, images_of, instances_step, pictures_of
+from stages.prepare import GROUND_TRUTH, INSTANCES, image_source_of, images_of, instances_step
 from stages.progress import progress
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.protocol import Protocol
@@ -153,10 +153,10 @@ def _instances(context: Context, subset: Subset, boxes: Path | None) -> tuple[In
     return (table, np.ones(len(table.id_N))) if boxes is None else _detected(context, boxes, table)
 
 
-def _images(context: Context, subset: Subset, boxes: Path | None) -> Pictures:
+def _images(context: Context, subset: Subset, boxes: Path | None) -> ImageSource:
     split: Split = "val" if subset == "val" else "train"
     # Windows are stored by annotation id. A detection may have the id of an annotation that lies elsewhere.
-    return pictures_of(context, split) if boxes is None else Pictures(images_of(context, split))
+    return image_source_of(context, split) if boxes is None else ImageSource(images_of(context, split))
 
 
 def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instances, npt.NDArray[np.float64]]:

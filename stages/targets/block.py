@@ -18,7 +18,7 @@ from stages.base import Device
 from stages.data.crops import heatmap_mask
 from stages.data.loader import Batch, CropLoader, batches_ahead
 from stages.data.views import Views, draw_views
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.distributed.tasks import worker_threads
 from stages.inference import decode_to_image, load_predictor
 from stages.networks.spec import NetworkSpec
@@ -83,7 +83,7 @@ class BlockJob:
     num: int
     """Instances in the whole table."""
     instances: File
-    pictures: Pictures
+    images: ImageSource
     views: tuple[BlockView, ...]
     size_wh: tuple[int, int]
     seed: int
@@ -112,7 +112,7 @@ def fill_block(job: BlockJob, *, threads: int) -> dict[str, int]:
     collected = _Collected(job, instances.skeleton, crops, threads)
     # Masks are needed only to store them, or as input of a senior.
     with_mask = any(view.draft or any(teacher.spec.senior for teacher in view.teachers) for view in job.views)
-    loader = CropLoader(instances, job.pictures, size_wh=job.size_wh, threads=threads, ahead=batches_ahead(job.device))
+    loader = CropLoader(instances, job.images, size_wh=job.size_wh, threads=threads, ahead=batches_ahead(job.device))
     num = len(instances.id_N)
     rows = (np.arange(start, min(start + job.batch_size, num)) for start in range(0, num, job.batch_size))
     try:

@@ -20,7 +20,7 @@ from stages.data.views import Views
 from stages.distributed.tasks import run_tasks, task_options
 from stages.inference import load_predictor
 from stages.pose.binarize import binarize
-from stages.prepare import INSTANCES, instances_step, pictures_of, skeleton_of
+from stages.prepare import INSTANCES, image_source_of, instances_step, skeleton_of
 from stages.progress import progress
 from stages.targets.block import BlockOutput, BlockTeacher, BlockView, run_block
 from stages.targets.stage import CachedStep, array_specs, block_job, view_step
@@ -265,7 +265,9 @@ def _bits_again(context: Context, step: TargetsStep, crops: Entry, chosen_B: npt
     threads = torch.get_num_threads()
     precision = resolve_precision(context.settings.targets.precision, context.device)
     predictor = load_predictor(spec, instances.skeleton, size_wh, device, precision, threads)
-    loader = CropLoader(instances, pictures_of(context, split), size_wh=size_wh, threads=threads, ahead=batches_ahead(device))
+    loader = CropLoader(
+        instances, image_source_of(context, split), size_wh=size_wh, threads=threads, ahead=batches_ahead(device)
+    )
     found = []
     try:
         batches = np.split(

@@ -22,7 +22,7 @@ from stages.data.views import VIEWS_VERSION
 from stages.distributed.tasks import run_tasks, task_options
 from stages.networks.spec import NetworkSpec
 from stages.pose.decode import decode_bits, to_image
-from stages.prepare import INSTANCES, instances_step, pictures_of, skeleton_of
+from stages.prepare import INSTANCES, image_source_of, instances_step, skeleton_of
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.network_scores import backend_of, read_ground_truth
 from stages.scoring.protocol import Protocol
@@ -204,7 +204,7 @@ def block_job(
         stop=min(start + rows_per_block(num), num),
         num=num,
         instances=table,
-        pictures=pictures_of(context, split),
+        images=image_source_of(context, split),
         views=views,
         size_wh=settings.crop.size_wh,
         seed=settings.views.seed,

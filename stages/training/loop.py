@@ -111,7 +111,7 @@ class _Session:
         self._check_that_all_resume_alike()
         self.saved_at = time.monotonic()
         self.trainer = Trainer(plan, worker.wrap(self.network), self.optimizer, self.device)
-        self.loader = CropLoader(self.instances, plan.pictures, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
+        self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
         self.targets = CachedTargets(plan.epochs, decodes=worker.local_rank == 0, barrier=worker.barrier)
         self.curve: CurveWriter | None = None
         if worker.rank == 0:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, Role, TrainSettings
 from stages.training.schedule import Weights
@@ -41,7 +41,7 @@ class TrainingPlan:
     """Such as ``student`` or ``primary teacher``; with the stage it is the training's title in logs and errors."""
     network: NetworkSpec
     instances: File
-    pictures: Pictures
+    images: ImageSource
     folder: StorePath
     """The folder for checkpoints, curve and final weights."""
     crop_wh: tuple[int, int]

@@ -88,7 +88,7 @@ def sample(tmp_path: Path) -> _Sample:
     center_N2, size_N2 = box_to_center_size(instances.box_N4, aspect_wh=1.0)
     instances = replace(instances, center_N2=center_N2, size_N2=size_N2)
     views = draw_views(instances, 0, seed=0, augment=plan.augment, size_wh=plan.crop_wh)
-    loader = CropLoader(instances, plan.pictures, size_wh=plan.crop_wh, threads=1)
+    loader = CropLoader(instances, plan.images, size_wh=plan.crop_wh, threads=1)
     ((batch,),) = loader.batches([np.arange(2)], [views], with_mask=True)
     loader.close()
     return _Sample(plan, instances, views, batch)
@@ -100,7 +100,7 @@ def test_an_image_and_its_boxes_have_the_keypoints_of_evaluation(sample: _Sample
     heat_BKHW = predictor.heatmaps(sample.batch, flip=True)
     expected = decode_to_image(heat_BKHW, sample.views.affine_N23[:2].astype(np.float64), decoder="quarter")
     for row in range(2):
-        image_hw3 = load_image(plan.pictures.root, instances, int(instances.image_N[row]))
+        image_hw3 = load_image(plan.images.root, instances, int(instances.image_N[row]))
         found = predictor.predict(image_hw3, instances.box_N4[row], flip=True, decoder="quarter")
         np.testing.assert_allclose(found[0], expected[row], rtol=0, atol=1e-4)
 

@@ -15,8 +15,8 @@ from stages import prepare
 from stages.base import Context
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
-from stages.data.windows import CropWindows, Pictures
-from stages.prepare import GROUND_TRUTH, INSTANCES, QUARANTINE, instances_step, make, pictures_of, steps
+from stages.data.windows import CropWindows, ImageSource
+from stages.prepare import GROUND_TRUTH, INSTANCES, QUARANTINE, image_source_of, instances_step, make, steps
 from stages.settings import (
     AugmentSettings,
     DataSettings,
@@ -173,14 +173,14 @@ def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path:
     assert entry.content != whole.content(instances_step(whole, "train"))
     people = read_instances(entry.path(INSTANCES))
     assert people.id_N.tolist() == [1, 2, 3, 4, 5]
-    assert pictures_of(whole, "train") == Pictures(sources[0].images)
-    pictures = pictures_of(cropped, "train")
+    assert image_source_of(whole, "train") == ImageSource(sources[0].images)
+    images = image_source_of(cropped, "train")
     windows = CropWindows(entry.fetch(), people)
     assert (windows.window_N4[:, 2] > 0).tolist() == [False, False, True, True, True]
     # What a network is shown, with the pictures of those who have a window gone.
     for number in (3, 4, 5):
         (sources[0].images / f"{number}.jpg").unlink()
-    loader = CropLoader(people, pictures, size_wh=(48, 64), threads=1)
+    loader = CropLoader(people, images, size_wh=(48, 64), threads=1)
     view = draw_views(people, 0, seed=0, augment=AugmentSettings(), size_wh=(48, 64))
     ((batch,),) = loader.batches([np.array([0, 2, 4])], [view])
     loader.close()
@@ -216,4 +216,4 @@ def test_a_damaged_shard_of_windows_fails_the_check_of_the_manifest(tmp_path: Lo
 
 def test_missing_windows_suggest_stage_prepare(tmp_path: LocalPath) -> None:
     with pytest.raises(MissingInputError, match="train instances"):
-        pictures_of(_context(tmp_path, *_small_people(tmp_path), 0.7, crops=True), "train")
+        image_source_of(_context(tmp_path, *_small_people(tmp_path), 0.7, crops=True), "train")

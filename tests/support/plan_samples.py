@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, TrainSettings
 from stages.training.curve import METRICS
@@ -35,7 +35,7 @@ def make_plan(at: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = 
         name="small",
         network=NetworkSpec(network="hrnet_w8_small"),
         instances=folder / "instances.parquet",
-        pictures=Pictures(image_folder),
+        images=ImageSource(image_folder),
         folder=out,
         crop_wh=CROP_WH,
         size_divisor=1,

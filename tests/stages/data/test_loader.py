@@ -15,7 +15,7 @@ from stages.data import loader as loader_module
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
 from stages.data.loader import Batch, CropLoader, batches_ahead, epoch_order, load_image
 from stages.data.views import Views, draw_views
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
 from storage_schemas.formats.instances import Instances
@@ -44,7 +44,7 @@ def _views(people: Instances, *views: int) -> list[Views]:
 
 @pytest.fixture
 def loader(people: Instances, tmp_path: LocalPath) -> Iterator[CropLoader]:
-    made = CropLoader(people, Pictures(tmp_path), size_wh=SIZE_WH, threads=3)
+    made = CropLoader(people, ImageSource(tmp_path), size_wh=SIZE_WH, threads=3)
     yield made
     made.close()
 
@@ -147,7 +147,7 @@ def test_masks_are_cut_with_their_pictures_and_empty_where_unknown(loader: CropL
 
 def test_a_smaller_input_is_the_same_crop_scaled(people: Instances, tmp_path: LocalPath) -> None:
     (view,) = _views(people, 1)
-    half = CropLoader(people, Pictures(tmp_path), size_wh=(24, 32), threads=1)
+    half = CropLoader(people, ImageSource(tmp_path), size_wh=(24, 32), threads=1)
     ((batch,),) = half.batches([np.array([3])], [view], crop_divisor=2)
     half.close()
     assert batch.image_Bhw3.shape == (1, 32, 24, 3)
@@ -170,7 +170,7 @@ def test_beside_a_network_on_the_cpu_nothing_is_cut_ahead(
 ) -> None:
     counted = _Counted(monkeypatch)
     rows = [np.array(pair) for pair in ([0, 1, 2], [3, 4], [5, 6], [7])]
-    loader = CropLoader(people, Pictures(tmp_path), size_wh=SIZE_WH, threads=2, ahead=batches_ahead(device))
+    loader = CropLoader(people, ImageSource(tmp_path), size_wh=SIZE_WH, threads=2, ahead=batches_ahead(device))
     batches = loader.batches(rows, _views(people, 0))
     taken = [next(batches)[0]]
     until = time.monotonic() + (0.3 if device == "cpu" else 10)
@@ -188,7 +188,7 @@ def test_many_pictures_between_do_not_make_a_picture_decoded_once_a_view(
     """With room for one picture and two threads, each thread's picture is pushed out while it is still in use."""
     monkeypatch.setattr(loader_module, "_DECODED_KEPT", 0)
     counted = _Counted(monkeypatch)
-    tight = CropLoader(people, Pictures(tmp_path), size_wh=SIZE_WH, threads=2)
+    tight = CropLoader(people, ImageSource(tmp_path), size_wh=SIZE_WH, threads=2)
     list(tight.batches([np.array([0, 2, 3, 6, 7])], _views(people, *range(6))))
     tight.close()
     assert counted.calls == dict.fromkeys(range(5), 1)

@@ -14,7 +14,7 @@ from stages.data.coco import read_coco, sort_out
 from stages.data.images import read_image
 from stages.data.loader import CropLoader
 from stages.data.views import Views, draw_views
-from stages.data.windows import Pictures, WindowWriter, served_by_windows, window_of
+from stages.data.windows import ImageSource, WindowWriter, served_by_windows, window_of
 from stages.pose.affine import box_to_center_size, crop_affine
 from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings
@@ -48,7 +48,7 @@ def smooth_picture() -> U8:
     return np.asarray(cv2.resize(coarse, PICTURE_WH, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def stored(folder: LocalPath, records: Sequence[Record], picture_bgr: U8) -> tuple[Instances, Pictures]:
+def stored(folder: LocalPath, records: Sequence[Record], picture_bgr: U8) -> tuple[Instances, ImageSource]:
     """The table of ``records``, and the windows cut out of their one picture."""
     crops = folder / "crops"
     crops.mkdir()
@@ -58,10 +58,10 @@ def stored(folder: LocalPath, records: Sequence[Record], picture_bgr: U8) -> tup
     writer.add(image_hw3, records)
     writer.flush()
     write_index(crops, writer.written)
-    return Instances.from_records(records, {1: facts}, COCO_17), Pictures(folder, crops)
+    return Instances.from_records(records, {1: facts}, COCO_17), ImageSource(folder, crops)
 
 
-def crops_of(people: Instances, pictures: Pictures, views: Sequence[Views], *, divisor: int = 1) -> npt.NDArray[np.int64]:
+def crops_of(people: Instances, pictures: ImageSource, views: Sequence[Views], *, divisor: int = 1) -> npt.NDArray[np.int64]:
     """The pixels [V, N, h, w, 3] that a network sees."""
     loader = CropLoader(people, pictures, size_wh=(SIZE_WH[0] // divisor, SIZE_WH[1] // divisor), threads=2)
     try:
@@ -142,7 +142,7 @@ def test_a_person_without_a_window_is_never_served() -> None:
 def test_crops_from_windows_are_those_from_the_picture_but_for_the_jpeg(tmp_path: LocalPath, divisor: int) -> None:
     people, pictures = stored(tmp_path, [record(number, box) for number, box in enumerate(BOXES)], smooth_picture())
     views = views_of(people, *range(12))
-    whole = crops_of(people, Pictures(pictures.root), views, divisor=divisor)
+    whole = crops_of(people, ImageSource(pictures.root), views, divisor=divisor)
     found = crops_of(people, pictures, views, divisor=divisor)
     # Two colours apart at most in the mean, where a picture that was moved by a single pixel is much further.
     assert np.abs(found - whole).mean(axis=(2, 3, 4)).max() < 1.0
@@ -156,7 +156,7 @@ def test_crops_from_windows_are_those_from_the_picture_but_for_the_jpeg(tmp_path
 def test_a_crop_that_leaves_its_window_is_the_pictures_own_to_the_last_bit(tmp_path: LocalPath) -> None:
     people, pictures = stored(tmp_path, [record(0, BOXES[0])], smooth_picture())
     views = views_of(people, *range(1, 40), augment=AugmentSettings(scale=0.9))
-    whole, found = crops_of(people, Pictures(pictures.root), views), crops_of(people, pictures, views)
+    whole, found = crops_of(people, ImageSource(pictures.root), views), crops_of(people, pictures, views)
     size = np.array([SIZE_WH[0] / np.hypot(*view.affine_N23[0, 0, :2]) for view in views])
     large = size > 1.6 * people.size_N2[0, 0]
     assert 3 < large.sum() < 36
@@ -222,8 +222,8 @@ def test_on_photographs_crops_differ_by_less_than_a_jpeg_does(tmp_path: LocalPat
     people = Instances.from_records(records, facts, COCO_17)
     assert len(writer.written) > len(records) / 3
     views = views_of(people, *range(6))
-    whole = crops_of(people, Pictures(folder / "images"), views)
-    found = crops_of(people, Pictures(folder / "images", tmp_path), views)
+    whole = crops_of(people, ImageSource(folder / "images"), views)
+    found = crops_of(people, ImageSource(folder / "images", tmp_path), views)
     per_crop = np.abs(found - whole).mean(axis=(2, 3, 4))
     assert per_crop.max() < 3.0
     assert 0.1 < per_crop[per_crop > 0].mean() < 1.2

@@ -72,7 +72,7 @@ def test_teachers_and_evaluated_networks_are_shipped_bytes_and_see_them_normalis
     plan = make_plan(tmp_path, on_labels(1))
     people = read_instances(plan.instances.fetch())
     view = draw_views(people, 0, seed=0, augment=plan.augment, size_wh=plan.crop_wh)
-    loader = CropLoader(people, plan.pictures, size_wh=plan.crop_wh, threads=1)
+    loader = CropLoader(people, plan.images, size_wh=plan.crop_wh, threads=1)
     ((batch,),) = loader.batches([np.arange(2)], [view])
     loader.close()
     assert batch.image_Bhw3.dtype == np.uint8

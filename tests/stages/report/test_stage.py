@@ -75,9 +75,9 @@ def test_a_page_of_other_settings_is_taken_out_of_the_run_and_comes_back_with_th
     assert shown.exists()
     report.publish(new)
     assert not shown.exists()
-    assert f"{shown} was of other settings" in caplog.text
+    assert f"removed {shown}" in caplog.text
     report.publish(new)
-    assert caplog.text.count("was of other settings") == 1
+    assert caplog.text.count(f"removed {shown}") == 1
     report.publish(old)
     assert shown.exists()
 

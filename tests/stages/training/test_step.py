@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stages.data.loader import Batch
-from stages.data.windows import Pictures
+from stages.data.windows import ImageSource
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, Role, TrainSettings
 from stages.training.loss import blend_targets
@@ -33,7 +33,7 @@ PLAN = TrainingPlan(
     name="step",
     network=NetworkSpec(),
     instances=LocalPath("not read"),
-    pictures=Pictures(LocalPath("not read")),
+    images=ImageSource(LocalPath("not read")),
     folder=LocalPath("not written"),
     crop_wh=CROP_WH,
     size_divisor=1,

@@ -1,8 +1,4 @@
-"""A worker of a training in a process of its own, to be killed: ``python training_child.py FOLDER RANK WORLD PORT DIE_AFTER``.
-
-It learns the plan that lies in FOLDER as a pickle, saves after every third step, and kills itself after DIE_AFTER steps (0:
-never). Who was in each of its steps, and the loss, goes to ``FOLDER/steps-RANK.jsonl``.
-"""
+"""A training worker for a process of its own, which it kills after some steps."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import json
 import os
 import pickle
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,8 +41,12 @@ def _worker(rank: int, world: int, port: int) -> Worker:
     )
 
 
-def main(folder: Path, rank: int, world: int, port: int, die_after: int) -> None:
-    """Train, or die on the way."""
+def train_child(folder: Path, rank: int, world: int, port: int, die_after: int) -> None:
+    """Train the plan ``FOLDER/plan.pickle``, saving after every third step; SIGKILL this process after ``die_after`` steps.
+
+    With ``die_after`` 0 it lives. The rows of each batch and the loss are written to ``FOLDER/steps-RANK.jsonl``.
+    """
+    torch.set_num_threads(1)
     plan = pickle.loads((folder / "plan.pickle").read_bytes())
     loop._CHECKPOINT_SECONDS, loop._LOOK_STEPS = 0.0, 3
     learn, done = Trainer.step, [0]
@@ -65,7 +64,3 @@ def main(folder: Path, rank: int, world: int, port: int, die_after: int) -> None
 
     Trainer.step = step  # type: ignore[method-assign]
     train(plan, _worker(rank, world, port))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

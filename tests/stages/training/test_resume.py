@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import pickle
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,25 @@ from stages.training.plan import TrainingPlan
 from storage_schemas.formats.checkpoints import load_weights
 from tests.support.buckets import local
 from tests.support.plan_samples import losses, make_plan, on_labels
+from tests.support.training_child import train_child
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[3]
-"""The checkout first: tests/stages must not be taken for the package of that name."""
+PROCESSES = multiprocessing.get_context("forkserver")
+"""One process imports torch, and each child is a fork of it: 15 imports of 5 s each would take longer than the trainings."""
+PROCESSES.set_forkserver_preload(["tests.support.training_child"])
 INSTANCES, BATCH, EPOCHS = 33, 4, 2
 STEPS = INSTANCES // BATCH
 """Steps of an epoch: 8; one instance is left out."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment() -> Iterator[None]:
+    """Let the server of forks import the checkout's modules, and use one thread a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 def plan_in(folder: Path) -> TrainingPlan:
@@ -47,13 +56,13 @@ def run(folder: Path, *, world: int = 1, die_after: int = 0) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = [(rank, world, port, die_after) for rank in range(world)]
-    # Safe path: the script's own folder is not put before PYTHONPATH.
-    command = [sys.executable, "-P", str(ROOT / "tests" / "support" / "training_child.py"), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    children = [subprocess.Popen([*command, *map(str, each)], env=environment) for each in given]
+    children = [PROCESSES.Process(target=train_child, args=(folder, rank, world, port, die_after)) for rank in range(world)]
+    for child in children:
+        child.start()
     try:
-        return [child.wait(timeout=240) for child in children]
+        for child in children:
+            child.join(240)
+        return [-1 if child.exitcode is None else child.exitcode for child in children]
     finally:
         for child in children:
             child.kill()

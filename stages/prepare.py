@@ -68,7 +68,7 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
 
 
 def image_source_of(context: Context, split: Split) -> ImageSource:
-    """The images of a split; with ``prepare.crops`` its instance table must exist, since the windows lie beside it."""
+    """The images of a split; with ``prepare.crops`` its instance table must exist, since it holds the windows."""
     root = images_of(context, split)
     if not context.settings.prepare.crops:
         return ImageSource(root)

@@ -114,7 +114,7 @@ def score_network(
         spec: how to load the network.
         content: the content of the network's entry, for the key.
         who: the network's name in messages.
-        stage: the stage that asks. The manifest records it, because nothing else there tells teachers from students.
+        stage: the stage that asks. The manifest records it: only this field distinguishes teachers from students.
         subset: the instances to predict.
         boxes: a detections file; without it, the annotated boxes.
         divisor: how many times smaller than the crop the network's input is.
@@ -155,7 +155,7 @@ def _instances(context: Context, subset: Subset, boxes: Path | None) -> tuple[In
 
 def _images(context: Context, subset: Subset, boxes: Path | None) -> ImageSource:
     split: Split = "val" if subset == "val" else "train"
-    # Windows are stored by annotation id. A detection may have the id of an annotation that lies elsewhere.
+    # Windows are stored by annotation id. A detection may have the id of an annotation with another box.
     return image_source_of(context, split) if boxes is None else ImageSource(images_of(context, split))
 
 

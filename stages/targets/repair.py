@@ -47,7 +47,7 @@ def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connec
     called after all checks and before any work.
 
     Raises:
-        StoreError: the entry lies in the upstream home.
+        StoreError: the entry is in the upstream home, which is read-only.
         ClusterError: raised by ``connect``.
         CorruptEntryError: the recomputed files differ, as on another kind of device; or an input is damaged.
         MissingInputError: the entry was deleted from the store during the repair.
@@ -55,7 +55,7 @@ def repair(context: Context, step: CachedStep, damaged: Sequence[str], *, connec
     entry = context.need(step)
     if entry.is_borrowed:
         raise StoreError(
-            f"{entry.entry_id} lies in the upstream home, {context.upstream}, where nothing is written",
+            f"{entry.entry_id} is in the upstream home, {context.upstream}, which is read-only",
             allowed="entries of the own home",
             remedy=entry.remake(),
         )

@@ -34,7 +34,7 @@ class _Stage:
     def make(self, context: Context, missing: Sequence[Step]) -> None:
         for step in missing:
             if step.title == self.fails_at:
-                raise DataError("The picture has changed")
+                raise DataError("The image has changed")
             self.made.append(step.title)
             leave_entry(context, step)
 
@@ -101,14 +101,14 @@ def test_force_deletes_nothing_if_the_cluster_cannot_be_reached(tmp_path: Path, 
 
 
 def test_force_deletes_nothing_if_the_rebuild_fails(tmp_path: Path, stage: _Stage) -> None:
-    """Such as of a picture that is damaged, which nobody looks at before."""
+    """Such as a damaged image, which is read only during the work."""
     graph.make_stage(make_context(tmp_path), "distill", force=None, connect=lambda: None)
     before = [make_context(tmp_path).find(step) for step in stage.steps(make_context(tmp_path))]
     stage.fails_at = "two"
     with pytest.raises(DataError):
         graph.make_stage(make_context(tmp_path), "distill", force=(), connect=lambda: None)
     after = [make_context(tmp_path).find(step) for step in stage.steps(make_context(tmp_path))]
-    assert after[0] not in (None, before[0]), "the first was made again"
+    assert after[0] not in (None, before[0]), "the first entry was rebuilt"
     assert after[1] == before[1]
 
 
@@ -128,7 +128,7 @@ def test_force_deletes_nothing_if_an_input_is_damaged(tmp_path: Path) -> None:
 
 
 def test_force_deletes_nothing_if_a_damaged_input_is_of_the_same_stage(tmp_path: Path) -> None:
-    """Views lie beside the targets that are made from them, and stay."""
+    """Views are entries of their own, and stay."""
     context = with_all(make_context(tmp_path))
     view = targets.view_step(context, "train", 1)
     (local(context.need(view).folder) / "file").write_bytes(b"damaged")
@@ -154,7 +154,7 @@ def test_a_damaged_teacher_is_not_scored(tmp_path: Path) -> None:
 
 
 def test_the_error_for_a_key_of_another_stage_names_that_stage(tmp_path: Path) -> None:
-    """What is damaged of a teacher's scores is an evaluation, and no entry of the stage 'evaluate'."""
+    """The scores of a teacher are an evaluation, but not an entry of stage 'evaluate'."""
     context = with_all(make_context(tmp_path))
     scores = next(step for step in teachers.steps(context) if step.kind == "evaluations")
     with pytest.raises(ConfigError) as caught:
@@ -182,7 +182,7 @@ def test_entries_that_a_stage_finds_are_noted_before_use(tmp_path: Path, stage: 
 
 
 def test_entries_that_a_stage_makes_are_noted_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second entry has its key only when the first is there."""
+    """The key of the second entry depends on the first."""
     first = Step("distill", "students", "first", {"of": "labels"})
     seen: list[set[str]] = []
 
@@ -203,7 +203,7 @@ def test_entries_that_a_stage_makes_are_noted_before_they_are_made(tmp_path: Pat
     assert seen == [{first.entry_id}, {first.entry_id, second.entry_id}]
 
 
-# What is refused
+# Refused arguments
 
 
 @pytest.mark.parametrize(

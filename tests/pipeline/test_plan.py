@@ -127,9 +127,9 @@ def test_a_changed_teacher_is_named_without_its_hash(finished: Path, tmp_path: P
     for step in graph.STAGES["teachers"].steps(context)[:1]:
         context.replace(step)
         leave_entry(context, step, content="0" * 64)
-    told = {item.step.title: item.why for item in plan(context, ["teachers", "targets"]) if item.why}
-    assert told["senior teacher"] == "the existing entry differs in base"
-    assert told["targets of the primary teacher, val view 0"] == "the existing entry differs in primary teacher"
+    reasons = {item.step.title: item.why for item in plan(context, ["teachers", "targets"]) if item.why}
+    assert reasons["senior teacher"] == "the existing entry differs in base"
+    assert reasons["targets of the primary teacher, val view 0"] == "the existing entry differs in primary teacher"
 
 
 def test_changed_teacher_weights_show_the_number_of_epochs(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def _person(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a r
 
 
 def _folder(root: LocalPath, people: list[dict[str, Any]], files: dict[int, bytes | None]) -> SplitSource:
-    """A COCO folder with a 64 x 64 picture a person; ``files`` replaces the bytes of some, or leaves them out."""
+    """A COCO folder with one 64 x 64 image for each instance; ``files`` replaces the bytes of some, or removes the file."""
     (root / "images").mkdir(parents=True)
     generator = np.random.default_rng(0)
     for person in people:
@@ -101,7 +101,7 @@ def _sources(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
     people = [_person(number) for number in range(1, 9)]
     people[3] = _person(4, area=-1.0)
     people[4] = _person(5, keypoints=[1.0] * 50)
-    train = _folder(tmp_path / "train", people, {1: b"truncate", 2: None, 3: b"no picture"})
+    train = _folder(tmp_path / "train", people, {1: b"truncate", 2: None, 3: b"no image"})
     return train, _folder(tmp_path / "val", [_person(9)], {})
 
 
@@ -154,7 +154,7 @@ def _small(number: int) -> dict[str, Any]:
 
 
 def _small_people(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
-    """Six people, the last in a picture that is cut off; the first two fill their pictures, and so have no window."""
+    """Six instances, the last in a truncated image; the first two fill their images, and so have no window."""
     train = [_person(1), _person(2), *(_small(number) for number in range(3, 7))]
     return _folder(tmp_path / "train", train, {6: b"truncate"}), _folder(tmp_path / "val", [_small(9)], {})
 
@@ -177,7 +177,7 @@ def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path:
     images = image_source_of(cropped, "train")
     windows = CropWindows(entry.fetch(), people)
     assert (windows.window_N4[:, 2] > 0).tolist() == [False, False, True, True, True]
-    # What a network is shown, with the pictures of those who have a window gone.
+    # The crops are the same after the images of all instances with a window are deleted.
     for number in (3, 4, 5):
         (sources[0].images / f"{number}.jpg").unlink()
     loader = CropLoader(people, images, size_wh=(48, 64), threads=1)

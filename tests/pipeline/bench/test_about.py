@@ -17,9 +17,9 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(shutil.which("git") is None or not (HERE.parents[2] / ".git").exists(), reason="needs a checkout, and git")
 def test_the_commit_is_that_of_the_checkout() -> None:
     head = subprocess.run(["git", "-C", str(HERE), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    told = about._commit()
-    assert told is not None
-    assert head.startswith(told.removesuffix("-dirty"))
+    commit = about._commit()
+    assert commit is not None
+    assert head.startswith(commit.removesuffix("-dirty"))
 
 
 def test_a_copy_outside_every_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from pipeline.bench.scale import PARTS
         (["--out", "/proc"], "StoreError: The folder /proc cannot be written"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(
+def test_wrong_options_are_refused_before_the_first_measurement(
     options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -36,12 +36,12 @@ def test_what_cannot_be_done_is_said_at_once(
     assert not list(tmp_path.iterdir())
 
 
-def test_figures_of_an_earlier_run_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_of_an_earlier_run_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bench.json").write_text("{}")
     assert main(["cache", "--quick", "--part", "sizes", "--out", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert f"StoreError: {tmp_path} holds the bench.json of an earlier run" in told
-    assert "--out DIR" in told
+    printed = capsys.readouterr().err
+    assert f"StoreError: {tmp_path} holds the bench.json of an earlier run" in printed
+    assert "--out DIR" in printed
     assert (tmp_path / "bench.json").read_text() == "{}"
 
 
@@ -68,6 +68,6 @@ def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_plot(tmp_path:
     assert all(row["value"] > 0 for row in rows)
     timed = [row["ratio"] for name in ("reading", "steps", "steps online", "filling", "crops") for row in parts[name]["rows"]]
     assert all(ratio is None or ratio["interval"][0] <= ratio["value"] <= ratio["interval"][1] for ratio in timed)
-    # Whether a small run meets what is asked says nothing; of drawn entries nothing is asked.
+    # A verdict on a small run means nothing; drawn entries have no requirement.
     judged = {name: sum(row["met"] is not None for row in part["rows"]) for name, part in parts.items()}
     assert judged == {"sizes": 0, "reading": 1, "steps": 2, "steps online": 2, "filling": 2, "crops": 0, "store": 2}

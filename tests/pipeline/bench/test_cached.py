@@ -1,4 +1,4 @@
-"""What is drawn for the benchmark, how it is weighed, and that all ways to keep it give back the same."""
+"""Drawn entries of the benchmark: their content, their sizes, and the same content from each file layout."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_peaks_lie_on_the_joints_and_a_quarter_is_weak(data: Data) -> None:
     assert np.abs(np.stack([x, y], 1) - xy[strong] / 4).max() <= 1.0
 
 
-def test_a_row_is_drawn_alike_whatever_else_is(data: Data) -> None:
+def test_a_drawn_row_does_not_depend_on_the_other_rows(data: Data) -> None:
     cached = data.cached
     alone = heatmaps(cached.instances, cached.views, np.array([5]), "primary", crop_wh=(64, 64))
     among = heatmaps(cached.instances, cached.views, np.arange(8), "primary", crop_wh=(64, 64))
@@ -51,7 +51,7 @@ def test_a_row_is_drawn_alike_whatever_else_is(data: Data) -> None:
     assert not np.array_equal(alone[0], other[0])
 
 
-def test_what_is_drawn_is_whole_in_the_store(data: Data) -> None:
+def test_drawn_entries_verify(data: Data) -> None:
     assert data.cached.view.problems() == data.cached.targets["primary"].problems() == []
 
 
@@ -71,14 +71,14 @@ def test_every_reader_gives_the_same_targets(data: Data, tmp_path: LocalPath) ->
         assert np.array_equal(read[name].numpy(), drawn.astype(np.float16).astype(np.float32)), name
 
 
-def test_a_compressed_record_is_the_record(data: Data) -> None:
+def test_a_compressed_record_decompresses_to_the_record(data: Data) -> None:
     records = as_records(read_view_targets(data.cached.view, data.cached.targets["primary"], stop=3))
     assert list(records["seed"]) == [0, 1, 2]
     given_back = [pa.decompress(part, records.nbytes // 3, codec="zstd", asbytes=True) for part in compressed(records)]
     assert b"".join(given_back) == records.tobytes()
 
 
-def test_an_entry_weighs_what_its_files_take(data: Data) -> None:
+def test_the_size_of_an_entry_is_the_sum_of_its_files(data: Data) -> None:
     cached = data.cached
     part = measure_sizes(TargetEntries([cached.targets["primary"]], [cached.view], "drawn ones"), asked=True)
     values = {row.name: row.value for row in part.rows}
@@ -92,7 +92,7 @@ def test_an_entry_weighs_what_its_files_take(data: Data) -> None:
     assert 34 < values[COMPRESSED] < values[RECORDS]
 
 
-def test_only_entries_of_a_home_are_judged(data: Data) -> None:
+def test_only_entries_of_a_home_have_verdicts(data: Data) -> None:
     entries = TargetEntries([data.cached.targets["primary"]], [data.cached.view], "drawn ones")
     asks = [[row.ask.most for row in measure_sizes(entries, asked=asked).rows if row.ask] for asked in (True, False)]
     assert asks == [[200, 130], []]
@@ -106,6 +106,6 @@ def test_entries_of_a_home_are_found_with_their_views(data: Data, spelling: str)
     assert ([entry.key for entry in found.targets], [entry.key for entry in found.views]) == ([key], [cached.view.key])
 
 
-def test_a_view_is_not_weighed_as_targets(data: Data) -> None:
+def test_a_view_is_refused_where_targets_are_expected(data: Data) -> None:
     with pytest.raises(ConfigError, match="No entry in"):
         find_entries(data.folder, [f"views/{data.cached.view.key}"])

@@ -1,4 +1,4 @@
-"""What is asked and what is said about it: verdicts, tables, figures."""
+"""Requirements and their output: verdicts, tables, figures."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ PART = Part(
         (Ask("value", most=200), float("nan"), False),
     ],
 )
-def test_a_bound_is_kept_or_not(ask: Ask, value: float, met: bool) -> None:
+def test_a_value_meets_its_bound_or_not(ask: Ask, value: float, met: bool) -> None:
     assert Row("row", value, "bytes", None, ask).is_met is met
 
 
-def test_where_the_ratio_is_asked_for_the_value_does_not_count() -> None:
+def test_a_requirement_on_the_ratio_ignores_the_value() -> None:
     assert Row("row", 5.0, "ms", Ratio(1.02), Ask("ratio", most=1.03)).is_met is True
     assert Row("row", 1.0, "ms", Ratio(1.04), Ask("ratio", most=1.03)).is_met is False
     assert Row("row", 1.0, "ms", Ratio(1.04)).is_met is None
 
 
-def test_a_table_shows_each_ask_beside_its_figure() -> None:
+def test_a_table_shows_each_requirement_beside_its_figure() -> None:
     lines = [line.split("  ") for line in table(PART).splitlines()]
     rows = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert rows == [

@@ -22,7 +22,7 @@ PLACE = Machine("cpu", "float32", 1)
 
 
 class Recorder:
-    """Learns nothing, and notes what it is given."""
+    """A step that trains nothing and records its arguments."""
 
     def __init__(self) -> None:
         self.rows: list[npt.NDArray[np.int64]] = []
@@ -36,7 +36,7 @@ class Recorder:
         self.batches.append(batch)
 
 
-def test_every_step_reads_other_people_for_the_same_crops() -> None:
+def test_every_step_reads_other_instances_for_the_same_crops() -> None:
     crops = np.zeros((64, 8, 8, 3), np.uint8)
     batch = Batch(np.arange(64), crops, np.zeros((64, 17, 3), np.float32), np.zeros((64, 0, 0), np.uint8), np.ones(64, bool))
     recorder = Recorder()
@@ -52,7 +52,7 @@ def test_every_step_reads_other_people_for_the_same_crops() -> None:
     assert all(given.image_Bhw3 is crops for given in recorder.batches)
 
 
-def test_a_group_of_steps_lies_between_two_synchronisations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_of_steps_is_timed_between_two_synchronisations(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
     monkeypatch.setattr(Machine, "synchronize", lambda _: ran.append("waited"))
     seconds = _seconds({"a": lambda: ran.append("step")}, PLACE, QUICK, rounds=3, title="groups")

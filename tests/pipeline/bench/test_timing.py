@@ -27,7 +27,7 @@ def test_a_machine_that_slows_down_does_not_move_the_ratio() -> None:
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(5, 1.0, 5.0), (7, 2.0, 6.0)])
-def test_the_interval_is_that_of_a_median_drawn_again(count: int, low: float, high: float) -> None:
+def test_the_interval_is_that_of_a_resampled_median(count: int, low: float, high: float) -> None:
     """Of 5 ratios 1 to 5, at least three of five draws are 1 with probability 0.058: above 0.025, so the lower bound is 1.
 
     Of 7, at least four of seven draws are 1 with probability 0.010, and 1 or 2 with 0.108: it is 2. The upper one mirrors it.
@@ -37,12 +37,12 @@ def test_the_interval_is_that_of_a_median_drawn_again(count: int, low: float, hi
     assert found.interval == (low, high)
 
 
-def test_one_round_has_an_interval_of_no_width() -> None:
+def test_one_round_has_an_interval_of_width_zero() -> None:
     found = ratio(np.array([3.0]), np.array([2.0]))
     assert (found.value, found.interval) == (1.5, (1.5, 1.5))
 
 
-def test_each_round_has_an_order_of_its_own_after_one_that_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_round_has_its_own_order_after_an_uncounted_one(capsys: pytest.CaptureFixture[str]) -> None:
     ran: list[tuple[str, int]] = []
 
     def subject(name: str) -> Callable[[int], None]:
@@ -68,7 +68,7 @@ def test_the_orders_are_the_same_in_every_run() -> None:
     assert ran[:20] == ran[20:]
 
 
-def test_what_was_begun_is_waited_for_before_and_after() -> None:
+def test_the_device_is_synchronised_before_and_after_a_measurement() -> None:
     ran: list[str] = []
     interleaved({"a": lambda _: ran.append("a")}, rounds=1, title="waits", synchronize=lambda: ran.append("waited"))
     assert ran == ["waited", "a", "waited"] * 2

@@ -56,7 +56,7 @@ def test_every_process_gets_the_most_cpus_with_which_all_fit(nodes: list[int], p
 
 
 class _WithoutBatchNorm(nn.Module):
-    """Heatmaps of 17 joints; batch norm would count over the people of one worker, and so differ by their number."""
+    """Heatmaps of 17 joints; batch norm would average over one worker and so depend on their number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_a_read_error_of_one_worker_ends_the_others_and_is_raised(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 def test_two_workers_get_the_same_weights_as_one(tmp_path: LocalPath, context: Context) -> None:
-    """Each step is one of the mean gradient over the whole batch, however it is shared out; so is the loss that is told."""
+    """Each step uses the mean gradient over the whole batch, for any number of workers; so does the logged loss."""
     program = _exported(tmp_path / "program.pt2")
     plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]
     # Alone, and as many threads as beside its partner.

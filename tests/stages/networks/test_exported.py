@@ -1,4 +1,4 @@
-"""Programs of torch.export: they compute, they learn, and nothing that their files bring along is run."""
+"""Programs of torch.export: they compute and can be trained, and no code from their files runs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_modes_do_not_reach_into_the_program(network: ExportedNetwork) -> None:
         assert torch.equal(network.eval()(image), before)
 
 
-def test_one_step_of_training_changes_what_a_program_says(network: ExportedNetwork) -> None:
+def test_one_step_of_training_changes_the_output_of_a_program(network: ExportedNetwork) -> None:
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     before = network.train()(image)
@@ -205,7 +205,7 @@ def _argument(kind: str, value: object, *, name: str = "") -> Json:
 
 
 def _run_first(members: Members, target: str, inputs: list[Json]) -> None:
-    """Put a node before all others whose output nobody reads."""
+    """Insert a node with an unused output before all others."""
     name = _member(members, "/models/")
     program = json.loads(members[name])
     graph = program["graph_module"]["graph"]
@@ -248,12 +248,12 @@ def test_operators_that_call_others_or_write_files_are_refused_and_never_run(
 
 
 def test_no_operator_of_the_dispatcher_with_a_file_or_a_path_passes() -> None:
-    told = re.compile(r"file|path|save(?!d|_)|load|open(?!_)|dump|url|librar", re.IGNORECASE)
-    names = {f"{name}.{overload or 'default'}" for name, overload in _schemas() if told.search(name)}
+    suspicious = re.compile(r"file|path|save(?!d|_)|load|open(?!_)|dump|url|librar", re.IGNORECASE)
+    names = {f"{name}.{overload or 'default'}" for name, overload in _schemas() if suspicious.search(name)}
     names |= {
         f"{schema.name}.{schema.overload_name or 'default'}"
         for schema in torch._C._jit_get_all_schemas()
-        if any(str(argument.type) == "str" and told.search(argument.name) for argument in schema.arguments)
+        if any(str(argument.type) == "str" and suspicious.search(argument.name) for argument in schema.arguments)
     }
     found = [f"torch.ops.{name.replace('::', '.')}" for name in names]
     assert {"torch.ops.aten.from_file.default", "torch.ops.aten.from_file.out", "torch.ops.aten.save.default"} <= set(found)

@@ -29,7 +29,7 @@ def _formula(folder: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["w16", "w32", pytest.param("w48", marks=pytest.mark.slow)])
-def test_the_forward_pass_gives_the_authors_numbers(name: str) -> None:
+def test_the_forward_pass_gives_the_published_numbers(name: str) -> None:
     folder = shared_data("hrnet_reference")
     formula = _formula(folder)
     network = architecture(f"hrnet_{name}").build(num_keypoints=17).eval()
@@ -43,14 +43,14 @@ def test_the_forward_pass_gives_the_authors_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["w16", "w32", "w48"])
-def test_names_and_shapes_are_the_authors(name: str) -> None:
+def test_names_and_shapes_are_those_of_the_published_weights(name: str) -> None:
     shapes = json.loads((shared_data("hrnet_reference") / "state_dict_shapes.json").read_text())[name]
     with torch.device("meta"):
         network = architecture(f"hrnet_{name}").build(num_keypoints=17)
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == shapes
 
 
-def test_known_keys_are_there_and_unused_outputs_are_not() -> None:
+def test_known_keys_exist_and_unused_outputs_do_not() -> None:
     with torch.device("meta"):
         keys = set(architecture("hrnet_w32").build(num_keypoints=17).state_dict())
     assert len(keys) == 1754
@@ -178,7 +178,7 @@ def test_a_bottleneck_projects_where_the_channels_change() -> None:
         assert block.downsample is not None
         block.downsample[0].weight.fill_(-1.0)  # type: ignore[operator]
         got = block(torch.ones(1, 1, 3, 3, dtype=torch.float64))
-    # Twice one, then as many of them as the 3x3 window holds inside the picture, half of that, less the projected one.
+    # Twice one, then the number of pixels of the 3x3 window that are inside the image, half of that, minus the projected one.
     norm = 1 / np.sqrt(1 + 1e-5)
     neighbours = np.array([[4, 6, 4], [6, 9, 6], [4, 6, 4]])
     expected = 2 * neighbours * 0.5 * norm**3 - norm

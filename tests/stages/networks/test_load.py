@@ -1,4 +1,4 @@
-"""Teachers by description: what loads, what is refused, and a real pretrained one in two formats."""
+"""Teachers by spec: accepted files, refused files, and a pretrained network in two formats."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Convolution(nn.Module):
         return heat
 
 
-def test_a_name_without_weights_is_a_fresh_network_from_the_generator() -> None:
+def test_a_name_without_weights_is_a_network_with_initial_weights_from_the_generator() -> None:
     spec = NetworkSpec(network="hrnet_w8_small")
     first, again = (_load(spec, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert isinstance(first, HRNet)
@@ -73,7 +73,7 @@ def test_published_weights_and_then_a_checkpoint_of_the_senior_load(tmp_path: Lo
     assert all(torch.equal(value, senior.state_dict()[name]) for name, value in tuned.state_dict().items())
 
 
-def test_a_fine_tuned_program_is_its_file_and_a_checkpoint_on_top(tmp_path: LocalPath) -> None:
+def test_a_fine_tuned_program_is_its_file_with_the_weights_of_a_checkpoint(tmp_path: LocalPath) -> None:
     program = _exported(_Convolution(), tmp_path / "teacher.pt2")
     network = _load(NetworkSpec(weights=program))
     assert isinstance(network, ExportedNetwork)
@@ -103,7 +103,7 @@ def test_a_program_for_another_size_is_refused_with_both_sizes(tmp_path: LocalPa
     assert "Bx3x128x96" in caught.value.allowed
 
 
-def test_a_program_for_one_batch_size_says_how_to_export_it(tmp_path: LocalPath) -> None:
+def test_the_error_for_a_program_of_one_batch_size_says_how_to_export_it(tmp_path: LocalPath) -> None:
     spec = NetworkSpec(weights=_exported(_Convolution(), tmp_path / "teacher.pt2", any_batch=False))
     with pytest.raises(WeightsError, match="takes batches of exactly 2") as caught:
         _load(spec)
@@ -154,7 +154,7 @@ def _onnx_file(tmp_path: LocalPath) -> LocalPath:
     return path
 
 
-def test_an_onnx_teacher_without_cuda_is_refused_where_the_device_is_cuda(
+def test_an_onnx_teacher_without_cuda_is_refused_if_the_device_is_cuda(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -205,7 +205,7 @@ def test_a_broken_onnx_file_is_refused(data: bytes, tmp_path: LocalPath) -> None
         _load(NetworkSpec(weights=tmp_path / "broken.onnx"))
 
 
-def test_a_real_teacher_says_the_same_as_onnx_and_as_program_and_learns() -> None:
+def test_a_pretrained_teacher_gives_the_same_as_onnx_and_as_program_and_can_be_trained() -> None:
     pytest.importorskip("onnxruntime")
     folder = shared_data("teacher")
     program = load_network(NetworkSpec(weights=folder / "tinypose_256x192.pt2"), size_wh=TINYPOSE_WH, num_keypoints=17)
@@ -225,7 +225,7 @@ def test_a_real_teacher_says_the_same_as_onnx_and_as_program_and_learns() -> Non
         assert (program(image) - before).abs().max() > 1e-4
 
 
-def test_no_senior_is_made_of_an_onnx_network() -> None:
+def test_an_onnx_network_cannot_become_a_senior() -> None:
     pytest.importorskip("onnxruntime")
     spec = NetworkSpec(weights=shared_data("teacher") / "tinypose_256x192.onnx", senior=True)
     with pytest.raises(WeightsError, match="cannot be trained"):

@@ -1,4 +1,4 @@
-"""The senior starts exactly at its primary, learns from the mask, and does not see a withheld one."""
+"""The senior starts exactly at its primary, uses the mask, and does not see a withheld one."""
 
 from __future__ import annotations
 

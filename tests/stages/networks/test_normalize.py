@@ -8,7 +8,7 @@ import torch
 from stages.networks.normalize import normalize
 
 
-def test_black_white_and_grey_become_the_known_numbers() -> None:
+def test_black_white_and_grey_are_normalised_to_known_numbers() -> None:
     image = torch.zeros(1, 3, 1, 3, dtype=torch.uint8)
     image[..., 1] = 255
     image[0, :, 0, 2] = torch.tensor([124, 116, 104])
@@ -18,7 +18,7 @@ def test_black_white_and_grey_become_the_known_numbers() -> None:
     torch.testing.assert_close(got, expected.double(), atol=1e-6, rtol=0)
 
 
-def test_the_input_stays_as_it_was_and_its_memory_format_too() -> None:
+def test_the_input_and_its_memory_format_stay_unchanged() -> None:
     image = torch.full((2, 3, 4, 5), 7, dtype=torch.uint8).to(memory_format=torch.channels_last)
     out = normalize(image)
     assert out.dtype == torch.float32
@@ -26,6 +26,6 @@ def test_the_input_stays_as_it_was_and_its_memory_format_too() -> None:
     assert bool((image == 7).all())
 
 
-def test_floats_are_a_mistake_of_the_program() -> None:
+def test_floats_fail_an_assertion() -> None:
     with pytest.raises(AssertionError, match="uint8"):
         normalize(torch.zeros(1, 3, 2, 2))

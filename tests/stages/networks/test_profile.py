@@ -34,7 +34,7 @@ def test_the_small_network_costs_1450_million() -> None:
     assert (round(counted.params / 1e6, 2), round(counted.gmac, 2)) == (1.60, 1.45)
 
 
-def test_a_convolution_is_counted_as_by_hand_and_its_mode_is_left() -> None:
+def test_a_convolution_has_the_count_computed_by_hand_and_keeps_its_mode() -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5)).train()
     counted = profile(network, size_wh=(6, 4))
     assert counted == Profile(params=3 * 5 * 9 + 5 + 2 * 5, macs=24 * 3 * 5 * 9)

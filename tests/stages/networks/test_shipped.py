@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
-    """The kind and shape of every array that becomes a tensor, which is what is sent to a device."""
+    """The kind and shape of every array that becomes a tensor and is sent to a device."""
     made: list[tuple[np.dtype[Any], tuple[int, ...]]] = []
     convert: Callable[[npt.NDArray[Any]], Tensor] = torch.from_numpy
 
@@ -48,7 +48,7 @@ def test_a_training_ships_images_and_masks_as_bytes(
 ) -> None:
     plan = replace(make_plan(tmp_path, on_labels(1)), feed_mask=True)
     train(replace(plan, network=replace(plan.network, senior=True)), Worker())
-    # Two steps of two people, each with images and masks.
+    # Two steps of two instances, each with images and masks.
     assert pixels(shipped, side=64) == [np.dtype(np.uint8)] * 4
 
 
@@ -66,7 +66,7 @@ class _Seen(nn.Module):
         return heat
 
 
-def test_teachers_and_evaluated_networks_are_shipped_bytes_and_see_them_normalised(
+def test_teachers_and_evaluated_networks_get_bytes_and_see_them_normalised(
     tmp_path: Path, shipped: list[tuple[np.dtype[Any], tuple[int, ...]]]
 ) -> None:
     plan = make_plan(tmp_path, on_labels(1))

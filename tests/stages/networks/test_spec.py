@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def test_a_recipe_holds_every_number_of_the_architecture() -> None:
         "stem_blocks": 1,
         "stem": 32,
     }
+
+
+@pytest.mark.parametrize("pattern", list(spec.NETWORKS))
+def test_each_line_of_the_table_names_a_function_that_takes_the_numbers_of_its_name(pattern: str) -> None:
+    assert architecture(re.sub(r"{\w+}", "16", pattern)).build(num_keypoints=3)
 
 
 def test_only_its_module_and_the_table_name_an_architecture() -> None:

@@ -104,7 +104,7 @@ def test_a_bare_evil_pickle_is_never_run(protocol: int, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_a_training_checkpoint_of_mmengine_says_how_to_convert_it(
+def test_the_error_for_a_training_checkpoint_of_mmengine_says_how_to_convert_it(
     state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = ModuleType("mmengine.logging.history_buffer")
@@ -142,7 +142,7 @@ def test_a_truncated_file_is_refused(suffix: str, keep: int, state: State, tmp_p
         ({"conv1.weight": torch.zeros(1), "module.conv1.weight": torch.zeros(1)}, "holds 'conv1.weight' twice"),
     ],
 )
-def test_what_is_not_a_state_dict_is_refused(content: object, message: str, tmp_path: Path) -> None:
+def test_a_file_without_a_state_dict_is_refused(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "odd.pt")
     with pytest.raises(WeightsError, match=message):
         load_state_dict_file(tmp_path / "odd.pt")
@@ -175,7 +175,7 @@ def test_missing_and_left_over_tensors_are_named(state: State) -> None:
         fit_weights(_small(), state, source="odd.pth")
 
 
-def test_a_head_with_more_layers_is_another_network(state: State, tmp_path: Path) -> None:
+def test_a_head_with_more_layers_is_refused(state: State, tmp_path: Path) -> None:
     named = _numbered(state) | {"keypoint_head.final_layer.3.weight": torch.zeros(17, 8, 1, 1)}
     torch.save({"state_dict": named}, tmp_path / "deep.pth")
     with pytest.raises(WeightsError, match=r"missing: final_layer\.weight.*unexpected: final_layer\.0\.weight"):
@@ -189,7 +189,7 @@ def test_weights_that_are_not_finite_are_refused(bad: float, state: State) -> No
         fit_weights(_small(), state, source="nan.pth")
 
 
-def test_integers_are_no_weights(state: State) -> None:
+def test_integers_are_refused_as_weights(state: State) -> None:
     state["conv1.weight"] = state["conv1.weight"].int()
     with pytest.raises(WeightsError, match=r"conv1\.weight torch\.int32 for torch\.float32"):
         fit_weights(_small(), state, source="int.pth")

@@ -1,4 +1,4 @@
-"""Scores with the boxes of a detector, by hand and by pycocotools; the network is one that knows the answer."""
+"""Scores with the boxes of a detector, by hand and by pycocotools; a stub network gives the correct answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.buckets import local
 from tests.support.instance_samples import IMAGE_PX, mask_rle, write_images
 
 IMAGES = (1, 2, 3)
-"""A person each on the first two; on the third there is nobody."""
+"""The first two have one instance each, the third has none."""
 BOX = (12.0, 8.0, 30.0, 40.0)
 SPEC = NetworkSpec(network="hrnet_w8_small")
 NETWORK = Step("teachers", "teachers", "some network", {})
@@ -62,9 +62,9 @@ def ground_truth() -> dict[str, Any]:
     return {"images": images, "annotations": people, "categories": [category]}
 
 
-def table(root: LocalPath, pictures: Sequence[int]) -> Instances:
-    """The people as ``prepare`` leaves them, the first with a mask."""
-    facts = write_images(root, pictures)
+def table(root: LocalPath, image_ids: Sequence[int]) -> Instances:
+    """The instances as ``prepare`` writes them, the first with a mask."""
+    facts = write_images(root, image_ids)
     (center_2,), (size_2,) = box_to_center_size(np.array([BOX]), aspect_wh=1.0)
     masks = {1: mask_rle(np.ones((IMAGE_PX, IMAGE_PX), np.bool_)), 2: None}
     records = [
@@ -91,13 +91,13 @@ def box(image_id: int, score: float) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": 1, "bbox": list(BOX), "score": score}
 
 
-def prepared(tmp_path: LocalPath, boxes: Path | None = None, *, pictures: Sequence[int] = IMAGES) -> Context:
-    """A context whose validation set is there."""
+def prepared(tmp_path: LocalPath, boxes: Path | None = None, *, image_ids: Sequence[int] = IMAGES) -> Context:
+    """A context with a prepared validation set."""
     root = tmp_path / "images"
     root.mkdir(exist_ok=True)
     (tmp_path / "annotations.json").write_text(json.dumps(ground_truth()))
     source = {"annotations": str(tmp_path / "annotations.json"), "images": str(root)}
-    people = table(root, pictures)
+    people = table(root, image_ids)
     settings = Settings.model_validate(
         {
             "name": "x",
@@ -126,7 +126,7 @@ def detections(tmp_path: LocalPath, *records: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Instances]:
-    """The people that a network which always answers with the same pose was asked for."""
+    """The instances that a stub network, which always gives the same pose, was called with."""
     asked: list[Instances] = []
 
     def answer(_: Context, __: NetworkSpec, people: Path, ___: Path, **____: object) -> dict[str, npt.NDArray[np.float32]]:
@@ -164,7 +164,7 @@ def test_a_detection_on_an_image_without_instances_lowers_the_ap(tmp_path: Local
     assert entry.measured["quarter"]["AP"] == pytest.approx(by_pycocotools(entry.path("results-quarter.json"))[0], abs=1e-12)
     assert (entry.measured["instances"], entry.measured["images"]) == (3, 3)
     assert seen[0].image_id_M[seen[0].image_N].tolist() == [1, 3, 2]
-    assert all(len(sha256) == 64 for sha256 in seen[0].sha256_M), "each picture is known by its hash, as the loader wants"
+    assert all(len(sha256) == 64 for sha256 in seen[0].sha256_M), "the loader needs the hash of each image"
 
 
 def test_without_that_detection_every_instance_is_found(tmp_path: LocalPath, seen: list[Instances]) -> None:
@@ -185,7 +185,7 @@ def test_a_wrong_box_with_the_lowest_score_changes_nothing(tmp_path: LocalPath, 
 
 def test_a_missing_image_with_only_detections_is_named(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
-    context = prepared(tmp_path, boxes, pictures=(1, 2))
+    context = prepared(tmp_path, boxes, image_ids=(1, 2))
     with pytest.raises(DataError, match=r"image 3 \('3\.png'\)"):
         score(context, boxes)
     assert not seen
@@ -233,7 +233,7 @@ def test_another_image_without_annotations_changes_the_key(tmp_path: LocalPath) 
 
 
 @pytest.mark.parametrize(("name", "why"), [("folder", "is not a file"), ("nothing.json", "is missing")])
-def test_boxes_that_are_no_file_are_refused_at_once(tmp_path: LocalPath, name: str, why: str) -> None:
+def test_boxes_without_a_file_are_refused_early(tmp_path: LocalPath, name: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=rf"{name} \(evaluate.boxes\) {why}"):
         evaluation_step(prepared(tmp_path, tmp_path / name), NETWORK, "student", stage="evaluate")
@@ -242,11 +242,11 @@ def test_boxes_that_are_no_file_are_refused_at_once(tmp_path: LocalPath, name: s
 def test_the_protocol_says_which_rows_have_detected_boxes(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "scores_of", lambda *_: {"instances": 3, "images": 3})
     boxes = detections(tmp_path, box(1, 0.8))
-    told = evaluate.protocol(prepared(tmp_path, boxes))
-    assert told.startswith(
+    text = evaluate.protocol(prepared(tmp_path, boxes))
+    assert text.startswith(
         "boxes of the student and baseline from boxes.json, ground-truth boxes for teachers and cached targets, "
     )
-    assert told.endswith("2 instances on 3 images, 3 detected boxes")
+    assert text.endswith("2 instances on 3 images, 3 detected boxes")
     plain = evaluate.protocol(prepared(tmp_path))
     assert plain.startswith("ground-truth boxes, flip test")
     assert plain.endswith("2 instances on 2 images")

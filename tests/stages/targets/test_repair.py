@@ -59,7 +59,7 @@ def _connected() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with teachers that have learned nothing and their targets, and the cluster that made them."""
+    """A home with untrained teachers and their targets, and the cluster that made them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         home = tmp_path_factory.mktemp("made") / "home"
@@ -160,7 +160,7 @@ def test_recomputed_files_that_differ_are_not_restored_and_the_error_counts_the_
         "1 of 2 damaged files were restored"
     )
     assert suggested(caught.value) == f"python -m pipeline.cache drop {entry.entry_id} --used --home {home}"
-    assert list(entry.damaged()) == ["peak/c/0/0"], "what is not as it was is not put there"
+    assert list(entry.damaged()) == ["peak/c/0/0"], "a block that differs from its manifest is not written"
     assert not list(local(entry.folder).glob("repair-*"))
 
 

@@ -180,7 +180,7 @@ def test_a_file_from_before_a_reboot_is_not_used(
 ) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(entry), str(memory)], check=False, timeout=60)
     (left,) = (memory / USER).iterdir()
-    # The size is there and the content is not, as after the power failed.
+    # The file has its size but not its content, as after a power failure.
     left.write_bytes(bytes(left.stat().st_size))
     (tmp_path / "boot_id").write_text("another start\n")
     monkeypatch.setattr(mapped, "_BOOT_ID", tmp_path / "boot_id")

@@ -25,7 +25,7 @@ def test_steps_are_a_tenth_from_epoch_170_and_a_hundredth_from_200_of_210(per_ep
     assert factor(200) == factor(209, per_epoch - 1) == pytest.approx(0.01)
 
 
-def test_one_cycle_rises_from_a_twenty_fifth_for_a_fifth_and_falls_to_nothing() -> None:
+def test_one_cycle_rises_from_a_twenty_fifth_for_a_fifth_and_falls_to_zero() -> None:
     def factor(step: int) -> float:
         return learning_rate_factor(step, 1000, CYCLE)
 

@@ -104,7 +104,7 @@ def test_a_training_killed_twice_within_its_epochs_ends_as_an_unbroken_one(tmp_p
     assert_same_end(plan, unbroken)
 
 
-def test_two_workers_killed_within_an_epoch_go_on_there_and_so_can_one_or_four(tmp_path: Path) -> None:
+def test_two_workers_killed_within_an_epoch_resume_there_and_so_can_one_or_four(tmp_path: Path) -> None:
     unbroken, plan = plan_in(tmp_path / "unbroken"), plan_in(tmp_path / "killed")
     assert run(tmp_path / "unbroken", world=2) == [0, 0]
     assert run(tmp_path / "killed", world=2, die_after=5) == [-signal.SIGKILL] * 2

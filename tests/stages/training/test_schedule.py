@@ -42,7 +42,7 @@ def test_the_switch_is_a_share_of_the_epochs() -> None:
     assert _numbers(_weights("primary_then_senior", 3, switch=0.0)) == [SENIOR] * 3
 
 
-def test_the_finish_is_left_to_ground_truth() -> None:
+def test_the_last_epochs_use_ground_truth() -> None:
     settings = DistillSettings(epochs=9, teacher_weight=0.6, finish=1 / 3)
     assert _numbers(epoch_weights(settings)) == [PRIMARY] * 3 + [SENIOR] * 3 + [TRUTH] * 3
 

@@ -1,38 +1,29 @@
-"""``drop``: delete entries, and print how to rebuild them and what depends on them."""
+"""``drop``: delete entries, and print how to rebuild them and what was made from them."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pipeline.cache.advice import command
-from pipeline.cache.lookup import Result, drop_remedy, experiment_run, names_of, open_store, users_of
-from pipeline.experiments import Run, experiments
+from pipeline.cache.lookup import Result, open_store, until_error
+from pipeline.cache.users import Users
 from pipeline.home import upstream_if_there
 from stages.humanize import plural, size_text
-from storage_schemas.errors import (
-    CorruptEntryError,
-    OdkdError,
-    Remedy,
-    SchemaVersionError,
-    StoreError,
-    UnreadableEntryError,
-)
+from storage_schemas.errors import CorruptEntryError, Remedy, StoreError, UnreadableEntryError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.gc import Garbage, garbage_at, remove
-from storage_schemas.store.inventory import Inventory, find_entry, find_entry_id, take_inventory
-from storage_schemas.store.store import Entry, Store
+from storage_schemas.store.inventory import Inventory, find_entry_id, take_inventory
+from storage_schemas.store.store import Store
 
 __all__ = ["drop"]
 
 log = logging.getLogger("pipeline")
 
 _WRITABLE = "a store that this user may read and write, and where no run is at work on that entry"
-_KNOWN_BY_KEY = ("views", "targets")
-"""Recipes name the others by their content: what is made in their place with other content is another input."""
 
 
 def drop(options: argparse.Namespace) -> Result:
@@ -46,145 +37,79 @@ def drop(options: argparse.Namespace) -> Result:
     # Only for suggested commands: an unreachable upstream must not block the deletion.
     upstream = upstream_if_there(options.upstream, home)
     entry_ids = list(dict.fromkeys(find_entry_id(store, key) for key in options.keys))
-    found = {entry_id: _found_at(home, store, entry_id) for entry_id in entry_ids}
-    users = users_of(home)
-    if not options.used:
-        for entry_id in entry_ids:
-            _refuse_if_used(home, entry_id, users.get(entry_id, ()))
+    found = {entry_id: _garbage_at(home, store, entry_id) for entry_id in entry_ids}
+    users = Users.of(home)
+    for entry_id in entry_ids:
+        _is_used(users, entry_id, allowed=options.used)
     inventory = take_inventory(store)
-    gone, error = (entry_ids, None) if options.dry_run else _remove_all(home, store, found, used_too=options.used)
-    told = [_facts(home, inventory, entry_id, found[entry_id], users, dropped=gone, upstream=upstream) for entry_id in gone]
-    size = sum(facts["bytes"] for facts in told)
-    total = f"{plural(len(told), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
-    return Result({"dry_run": options.dry_run, "dropped": told, "bytes": size}, "\n".join([*map(_told, told), total]), error)
+
+    def work(entry_id: str) -> bool:
+        # Read the experiments again for each item: a run may have started since.
+        if all(remove(store, item, lambda: _is_used(Users.of(home), entry_id, options.used)) for item in found[entry_id]):
+            return True
+        raise StoreError(f"{entry_id} stays: a run has begun to write it", allowed=_WRITABLE, remedy=Remedy("repeat"))
+
+    gone, error = (entry_ids, None) if options.dry_run else until_error(entry_ids, work)
+    facts = []
+    for entry_id in gone:
+        entry = inventory.entries.get(entry_id)
+        stage = entry and entry.manifest.made.get("stage")
+        rebuild = replace(users.run(entry_id, upstream), kind=entry_id.partition("/")[0], stage=stage or "")
+        about = {
+            "entry": entry_id,
+            "bytes": sum(item.size for item in found[entry_id]),
+            "experiments": users.names(entry_id),
+            "next": command(rebuild),
+            "made_from_it": [other for other in _made_from(inventory, entry_id) if other not in gone],
+        }
+        facts.append(about)
+    size = sum(item.size for entry_id in gone for item in found[entry_id])
+    total = f"{plural(len(gone), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
+    return Result({"dry_run": options.dry_run, "dropped": facts, "bytes": size}, "\n".join([*map(_text, facts), total]), error)
 
 
-def _remove_all(
-    home: StorePath, store: Store, found: Mapping[str, Entry | list[Garbage]], *, used_too: bool
-) -> tuple[list[str], OdkdError | None]:
-    """The ids of the deleted entries, and the error that stopped the work, if any."""
-    gone: list[str] = []
-    for entry_id, what in found.items():
-        try:
-            _remove(home, store, entry_id, what, used_too=used_too)
-        except OdkdError as error:
-            return gone, error
-        gone.append(entry_id)
-    return gone, None
-
-
-def _found_at(home: StorePath, store: Store, entry_id: str) -> Entry | list[Garbage]:
-    """The entry, or its files if the manifest is damaged or of another schema version."""
+def _garbage_at(home: StorePath, store: Store, entry_id: str) -> list[Garbage]:
     try:
-        return find_entry(store, entry_id)
-    except SchemaVersionError:
         return garbage_at(store, entry_id, tell=log.info)
     except UnreadableEntryError as error:
-        raise CorruptEntryError(
-            error.seen, allowed=_WRITABLE, remedy=Remedy("verify", entry_id=entry_id, home=str(home))
-        ) from error
-    except CorruptEntryError:
-        return garbage_at(store, entry_id, tell=log.info)
+        remedy = Remedy("verify", entry_id=entry_id, home=str(home))
+        raise CorruptEntryError(error.seen, allowed=_WRITABLE, remedy=remedy) from error
 
 
-def _remove(home: StorePath, store: Store, entry_id: str, found: Entry | list[Garbage], *, used_too: bool) -> None:
-    def is_used() -> bool:
-        if not used_too:
-            # A run may have started since.
-            _refuse_if_used(home, entry_id, users_of(home).get(entry_id, ()))
+def _is_used(users: Users, entry_id: str, allowed: bool) -> bool:
+    """False; raise ``StoreError`` if an experiment uses the entry, or may use it, and that is not ``allowed``."""
+    if allowed or not (users.unknown or entry_id in users.runs):
         return False
-
-    if isinstance(found, Entry):
-        try:
-            gone = store.discard(found, is_needed=is_used) and not found.folder.is_dir()
-        except OSError as error:
-            raise _stays(entry_id, f"{error.filename} cannot be removed ({error.strerror})") from error
+    if entry_id in users.runs:
+        seen = f"{entry_id} is used by {', '.join(users.names(entry_id))}"
     else:
-        gone = all(remove(store, item, is_used) for item in found)
-    if not gone:
-        raise _stays(entry_id, "this user may not remove it, or it was made anew")
-
-
-def _stays(entry_id: str, why: str) -> StoreError:
-    return StoreError(
-        f"{entry_id} stays: {why}", allowed=_WRITABLE, remedy=Remedy("repeat", text="as a user who may delete it, or later")
-    )
-
-
-def _refuse_if_used(home: StorePath, entry_id: str, runs: Sequence[Run]) -> None:
-    unknown = [experiment for experiment in experiments(home) if experiment.problem]
-    if runs:
-        seen = f"{entry_id} is used by {', '.join(names_of(runs))}"
-    elif unknown:
-        seen = f"{entry_id} may be used by {unknown[0].name}, of which that is not known: {unknown[0].problem}"
-    else:
-        return
+        unknown = users.unknown[0]
+        seen = f"{entry_id} may be used by {unknown.name}, whose entries are unknown: {unknown.problem}"
     raise StoreError(
         seen,
-        allowed="entries that no experiment uses; with --used others too, which will have to be made again",
-        remedy=Remedy("drop", entry_id=entry_id, home=str(home), used=True, dry_run=True),
+        allowed="entries that no experiment uses; with --used others too, which will have to be rebuilt",
+        remedy=replace(users.drop(entry_id, dry_run=True), used=True),
     )
 
 
-def _facts(
-    home: StorePath,
-    inventory: Inventory,
-    entry_id: str,
-    found: Entry | list[Garbage],
-    users: Mapping[str, Sequence[Run]],
-    *,
-    dropped: Sequence[str],
-    upstream: StorePath | None,
-) -> dict[str, Any]:
-    """The size of an entry, the command that rebuilds it, and the entries that depend on it.
-
-    A student is known by the keys of its views and targets, and keys hold how bits are made, not which came out: the same
-    recipe may give other bits on another device. So what is found later for a recipe was always made by that recipe, which is
-    what a key promises; but it need not have been made from the very bits that lie beside it. Whoever wants that of an
-    experiment drops what is named here as ``made_from_it`` too. People, teachers and students are known by their content: what
-    was made from them (``needs_it``) is found again only beside the same, bit for bit.
-    """
-    kind, stage, size, made_from = entry_id.partition("/")[0], "", 0, []
-    if isinstance(found, Entry):
-        size, stage = found.manifest.size, found.manifest.made.get("stage") or ""
-        made_from = [other for other in _made_from(inventory, found) if other.entry_id not in dropped]
-    else:
-        size = sum(item.size for item in found)
-    known_by_key = kind in _KNOWN_BY_KEY
-    return {
-        "entry": entry_id,
-        "bytes": size,
-        "experiments": names_of(users.get(entry_id, ())),
-        "next": command(replace(experiment_run(home, users.get(entry_id, ()), upstream), kind=kind, stage=stage)),
-        "made_from_it": {
-            other.entry_id: command(drop_remedy(home, other.entry_id, users.get(other.entry_id, ())))
-            for other in made_from
-            if known_by_key
-        },
-        "needs_it": [] if known_by_key else [other.entry_id for other in made_from],
-    }
-
-
-def _made_from(inventory: Inventory, entry: Entry) -> Iterator[Entry]:
-    """What names the entry, and what names that, each once; of one that is known by its key, only what is found by keys."""
-    by_content = entry.manifest.kind not in _KNOWN_BY_KEY
-    sources = {entry_id: inventory.made_from(other).keys() for entry_id, other in inventory.entries.items()}
-    seen, waiting = {entry.entry_id}, [entry]
+def _made_from(inventory: Inventory, entry_id: str) -> list[str]:
+    """The ids of the entries whose recipe names the entry, or another one of these."""
+    sources = {other: inventory.made_from(entry).keys() for other, entry in inventory.entries.items()}
+    found: dict[str, None] = {}
+    waiting = [entry_id]
     while waiting:
         source = waiting.pop()
-        for entry_id, other in inventory.entries.items() if by_content or source.manifest.kind in _KNOWN_BY_KEY else ():
-            if entry_id not in seen and source.entry_id in sources[entry_id]:
-                seen.add(entry_id)
-                waiting.append(other)
-                yield other
+        more = [other for other, names in sources.items() if source in names and other not in found]
+        found |= dict.fromkeys(more)
+        waiting += more
+    return sorted(found)
 
 
-def _told(facts: Mapping[str, Any]) -> str:
+def _text(facts: Mapping[str, Any]) -> str:
     who = f", used by {', '.join(facts['experiments'])}" if facts["experiments"] else ""
-    lines = [f"{facts['entry']}: {size_text(facts['bytes'])}{who}", f"  Made again by: {facts['next']}"]
+    lines = [f"{facts['entry']}: {size_text(facts['bytes'])}{who}", f"  Rebuild: {facts['next']}"]
     if facts["made_from_it"]:
-        lines.append("  Made from it, and found by its key as before, although what is made in its place may have other bits:")
-        lines += [f"    {entry_id}   (to make it again too: {command})" for entry_id, command in facts["made_from_it"].items()]
-    if more := facts["needs_it"]:
-        lines.append(f"  Made from it, and found again only if what is made in its place is the same: {', '.join(more)}")
+        # A rebuild on another device may give other bits under the same key.
+        lines.append("  Made from it and kept; drop these too if they must match the rebuilt one:")
+        lines += [f"    {other}" for other in facts["made_from_it"]]
     return "\n".join(lines)

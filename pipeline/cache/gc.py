@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cache.lookup import Result, experiment_remedy, open_store
+from pipeline.cache.lookup import Result, open_store, until_error
+from pipeline.cache.users import experiment_remedy
 from pipeline.experiments import experiments
 from pipeline.text import table
 from stages.humanize import age_text, plural, size_text
-from storage_schemas.errors import OdkdError, StoreError
+from storage_schemas.errors import StoreError
 from storage_schemas.paths.path import StorePath, parse_path
-from storage_schemas.store.gc import Garbage, find_garbage, remove
+from storage_schemas.store.gc import find_garbage, remove
 from storage_schemas.store.store import Store
 
 __all__ = ["gc"]
@@ -27,13 +28,17 @@ def gc(options: argparse.Namespace) -> Result:
     garbage, left = find_garbage(store, _used(home), min_age_seconds=options.min_age * 3600, tell=log.info)
     for entry_id, reason in left.items():
         log.info("%s is left alone: %s", entry_id, reason)
-    gone, error = (garbage, None) if options.dry_run else _remove(home, store, garbage)
+    gone, error = garbage, None
+    if not options.dry_run:
+        # Read the experiments again for each item: a run may have started since.
+        gone, error = until_error(garbage, lambda item: remove(store, item, lambda: item.entry_id in _used(home)))
     size = sum(item.size for item in gone)
     kept = _unfinished(home, store)
-    names = {"entry": "entry_id", "what": "what", "size": "size", "age_seconds": "age_seconds"}
     data = {
         "dry_run": options.dry_run,
-        "removed": [{name: getattr(item, field) for name, field in names.items()} for item in gone],
+        "removed": [
+            {"entry": item.entry_id, "what": item.what, "size": item.size, "age_seconds": item.age_seconds} for item in gone
+        ],
         "bytes": size,
         "left": left,
         "unfinished": kept,
@@ -61,27 +66,10 @@ def _unfinished(home: StorePath, store: Store) -> list[dict[str, Any]]:
 
 
 def _kept_text(kept: Mapping[str, Any]) -> str:
+    who = f"by {kept['process']}" if kept["process"] else "that did not end"
     what = f"keeps {plural(len(kept['keeps']), 'entry')} that no finished run needs"
-    drop = parse_path(kept["notes"]).removal_command()
-    if kept["process"]:
-        return f"A run of '{kept['experiment']}' by {kept['process']} {what}; if that process is dead and not to go on: {drop}"
-    return f"A run of '{kept['experiment']}' that did not end {what}, until it is run again with its settings; or: {drop}"
-
-
-def _remove(home: StorePath, store: Store, garbage: Sequence[Garbage]) -> tuple[list[Garbage], OdkdError | None]:
-    """Delete the garbage; return the deleted items, and the error that stopped the work, if any."""
-    gone: list[Garbage] = []
-    for item in garbage:
-        # Read the experiments again for each item: a run may have started since.
-        def is_used(entry_id: str = item.entry_id) -> bool:
-            return entry_id in _used(home)
-
-        try:
-            if remove(store, item, is_used):
-                gone.append(item)
-        except OdkdError as error:
-            return gone, error
-    return gone, None
+    end = "if that process is dead" if kept["process"] else "unless you run it again"
+    return f"A run of '{kept['experiment']}' {who} {what}; {end}: {parse_path(kept['notes']).removal_command()}"
 
 
 def _used(home: StorePath) -> frozenset[str]:
@@ -93,16 +81,10 @@ def _used(home: StorePath) -> frozenset[str]:
     found = experiments(home)
     for experiment in found:
         if experiment.problem:
-            folder = home / "runs" / experiment.name
-            spoilt = experiment.spoilt or folder
+            spoilt = experiment.spoilt or home / "runs" / experiment.name
             raise StoreError(
-                f"What experiment '{experiment.name}' needs is not known: {experiment.problem}",
-                allowed="experiments whose entries are known, because gc keeps these; "
-                + (
-                    "if that run is not wanted, none"
-                    if spoilt != folder
-                    else f"if it is not wanted, none: {spoilt.removal_command()}"
-                ),
+                f"The entries of experiment '{experiment.name}' are unknown: {experiment.problem}",
+                allowed=f"experiments whose entries are known; if this one is not wanted: {spoilt.removal_command()}",
                 remedy=experiment_remedy(home, experiment),
             )
     return frozenset().union(*(experiment.entry_ids for experiment in found))

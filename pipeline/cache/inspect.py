@@ -4,151 +4,120 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.cache.lookup import Result, entry_named, names_of, open_store, order_of, users_of
-from pipeline.experiments import Run
+from pipeline.cache.lookup import Result, entry_at, open_store, order_of
+from pipeline.cache.users import Users
 from pipeline.text import printable, table, tree, values_text
 from stages.humanize import age_text, plural, size_text
 from storage_schemas.errors import SchemaVersionError
 from storage_schemas.paths.facts import as_mappings
-from storage_schemas.store.inventory import Inventory, Unreadable, take_inventory
+from storage_schemas.store.inventory import Inventory, find_entry_id, take_inventory
 from storage_schemas.store.recipe import differing_fields
 from storage_schemas.store.store import Entry
 
-__all__ = ["Row", "diff", "ls", "show"]
+__all__ = ["diff", "ls", "show"]
 
 log = logging.getLogger("pipeline")
 
-_COLUMNS = ("kind", "key", "size", "people", "view", "who", "AP", "age", "used by")
-_RIGHT = ("size", "people", "age")
+_COLUMNS = ("kind", "key", "size", "instances", "view", "network", "AP", "age", "used by")
+_RIGHT = ("size", "instances", "age")
 _NAMED = 3
 
 
-@dataclass(frozen=True)
-class Row:
-    """One entry. What its kind does not have, or what cannot be told, is None; ``ap`` is by decoder, or from bits."""
-
-    kind: str
-    key: str
-    size: int
-    num_files: int
-    people: int | None
-    view: str | None
-    who: str | None
-    ap: Mapping[str, float]
-    decoder: str | None
-    """By which the report of an experiment that uses the entry leads."""
-    made_at: str | None
-    experiments: Sequence[str]
-
-
 def ls(options: argparse.Namespace) -> Result:
-    """List the entries, of a kind or all."""
+    """List the entries, of a kind or all: kinds in the order of the stages, and within a kind the newest last."""
     home, store = open_store(options)
-    inventory = take_inventory(store)
-    rows = _rows(inventory, users_of(home), options.kind)
-    unreadable = {
-        entry_id: error
-        for entry_id, error in inventory.unreadable.items()
-        if options.kind in (None, entry_id.partition("/")[0])
-    }
-    others = [entry_id for entry_id, error in unreadable.items() if isinstance(error, SchemaVersionError)]
-    if others:
-        log.warning("%s of another schema version, such as %s", plural(len(others), "entry"), others[0])
-    for entry_id, error in unreadable.items():
-        if entry_id not in others:
-            log.warning("%s", error.seen)
-    data = {
-        "entries": [vars(row) for row in rows],
-        "unreadable": {entry_id: error.seen for entry_id, error in unreadable.items()},
-    }
-    return Result(data, f"{_listed(rows, unreadable, now=datetime.now(UTC))} in {store.root}")
+    inventory, users = take_inventory(store), Users.of(home)
+    rows = [
+        _row(entry, inventory, users) for entry in inventory.entries.values() if options.kind in (None, entry.manifest.kind)
+    ]
+    rows.sort(key=lambda row: (order_of(row["kind"]), row["kind"], row["made_at"] or "", row["view"] or "", row["key"]))
+    now = datetime.now(UTC)
+    cells, unreadable = [_cells(row, now) for row in rows], {}
+    for entry_id, error in inventory.unreadable.items():
+        kind, _, key = entry_id.partition("/")
+        if options.kind in (None, kind):
+            is_other = isinstance(error, SchemaVersionError)
+            if not is_other:
+                log.warning("%s", error.seen)
+            problem = "other schema version" if is_other else "cannot be read"
+            cells.append((kind, key, *[""] * (len(_COLUMNS) - 3), problem))
+            unreadable[entry_id] = error.seen
+    total = f"{plural(len(rows), 'entry')}, {size_text(sum(row['size'] for row in rows))} in {store.root}"
+    text = "\n\n".join([*([table(_COLUMNS, cells, right=_RIGHT)] if cells else []), total])
+    return Result({"entries": rows, "unreadable": unreadable}, text)
 
 
 def show(options: argparse.Namespace) -> Result:
     """Show one entry."""
     home, store = open_store(options)
-    entry = entry_named(home, store, options.key)
-    known = _facts(entry, take_inventory(store), users_of(home).get(entry.entry_id, ()))
-    return Result(known, _described(known))
+    known = _facts(entry_at(home, store, find_entry_id(store, options.key)), take_inventory(store), Users.of(home))
+    return Result(known, _text(known))
 
 
 def diff(options: argparse.Namespace) -> Result:
     """Show the fields in which the recipes of two entries differ."""
     home, store = open_store(options)
-    first, second = (entry_named(home, store, key) for key in options.keys)
+    first, second = (entry_at(home, store, find_entry_id(store, key)) for key in options.keys)
     alike = first.manifest.kind == second.manifest.kind
     fields = differing_fields(first.manifest.recipe, second.manifest.recipe) if alike else []
     rows = [(name, *values_text(*values)) for name, *values in fields]
     if first.entry_id == second.entry_id:
         text = f"{first.entry_id} is one entry"
     elif not alike:
-        text = (
-            f"{first.entry_id} and {second.entry_id} are of different kinds, whose recipes have nothing to do with each other"
-        )
+        text = f"{first.entry_id} and {second.entry_id} are of different kinds, whose recipes cannot be compared"
     else:
         text = table(("field", first.key, second.key), rows)
     data = {"first": first.entry_id, "second": second.entry_id, "fields": {name: list(values) for name, *values in fields}}
     return Result(data, text)
 
 
-def _rows(inventory: Inventory, users: Mapping[str, Sequence[Run]], kind: str | None = None) -> list[Row]:
-    """A row an entry: kinds in the order of the stages, and within a kind the newest last."""
-    entries = [entry for entry in inventory.entries.values() if kind in (None, entry.manifest.kind)]
-    rows = [_row(entry, inventory, users.get(entry.entry_id, ())) for entry in entries]
-    return sorted(rows, key=lambda row: (order_of(row.kind), row.kind, row.made_at or "", row.view or "", row.key))
+def _row(entry: Entry, inventory: Inventory, users: Users) -> dict[str, Any]:
+    """The facts of one entry that ``ls`` prints; None for a fact that its kind does not have."""
+    manifest, runs = entry.manifest, users.runs.get(entry.entry_id, ())
+    return {
+        "kind": manifest.kind,
+        "key": manifest.key,
+        "size": manifest.size,
+        "num_files": len(manifest.files),
+        **{name: _fact(read, entry, inventory) for name, read in _FACTS.items()},
+        # The decoder by which the report of an experiment that uses the entry leads.
+        "decoder": next((run.decoder for run in runs if run.decoder), None),
+        "experiments": users.names(entry.entry_id),
+    }
 
 
-def _row(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> Row:
-    manifest = entry.manifest
-    known = {name: _told(read, entry, inventory) for name, read in _FACTS.items()}
-    return Row(
-        kind=manifest.kind,
-        key=manifest.key,
-        size=manifest.size,
-        num_files=len(manifest.files),
-        people=known["people"],
-        view=known["view"],
-        who=known["who"],
-        ap=known["ap"] or {},
-        decoder=next((run.decoder for run in users if run.decoder), None),
-        made_at=known["made_at"],
-        experiments=names_of(users),
-    )
-
-
-def _told(read: Callable[[Entry, Inventory], Any], entry: Entry, inventory: Inventory) -> Any:  # noqa: ANN401 (as the fact is)
+def _fact(read: Callable[[Entry, Inventory], Any], entry: Entry, inventory: Inventory) -> Any:  # noqa: ANN401 (any fact)
     try:
         return read(entry, inventory)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        # An entry of another release, or of a kind made elsewhere, may lack a field: a blank cell, and not no table.
+        # An entry of another release may lack a field: a blank cell is better than no table.
         return None
 
 
-def _people(entry: Entry, _: Inventory) -> int | None:
-    """People of a table or of scores, and rows of arrays, which are people too."""
+def _instances(entry: Entry, _: Inventory) -> int | None:
+    """Instances of a table or of scores, or rows of arrays, one an instance."""
     found = next((entry.measured[name] for name in ("instances", "rows") if name in entry.measured), None)
     return None if found is None else int(found)
 
 
 def _view(entry: Entry, inventory: Inventory) -> str | None:
-    """Which people, and which crops of them: ``train``, ``val``, ``holdout``, ``train 3``."""
+    """The split, and the number of the view: ``train``, ``val``, ``holdout``, ``train 3``."""
     recipe = entry.manifest.recipe
     if entry.manifest.kind == "targets":
         (crops,) = inventory.named_by(recipe["view"])
         return _view(crops, inventory)
     if entry.manifest.kind == "views":
-        splits = {str(people.manifest.recipe["split"]) for people in inventory.named_by(recipe["instances"])}
+        splits = {str(table.manifest.recipe["split"]) for table in inventory.named_by(recipe["instances"])}
         return " ".join([*splits, str(recipe["view"])]) if len(splits) < 2 else str(recipe["view"])
     found = recipe.get("split", recipe.get("subset"))
     return None if found is None else str(found)
 
 
-def _who(entry: Entry, inventory: Inventory) -> str | None:
+def _network(entry: Entry, inventory: Inventory) -> str | None:
     """Which network it is, or whose output: primary, senior, control (trained without a mask), student or baseline."""
     recipe, kind = entry.manifest.recipe, entry.manifest.kind
     if kind == "teachers":
@@ -159,8 +128,8 @@ def _who(entry: Entry, inventory: Inventory) -> str | None:
         taught = any(epoch["weights"][role] > 0 for epoch in recipe["epochs"] for role in ("primary", "senior"))
         return "student" if taught else "baseline"
     if kind == "evaluations":
-        who = _who(inventory.named_by(recipe["network"])[0], inventory)
-        return f"{who}, no mask" if recipe["mask"] == "withheld" else who
+        network = _network(inventory.named_by(recipe["network"])[0], inventory)
+        return f"{network}, no mask" if recipe["mask"] == "withheld" else network
     return None
 
 
@@ -179,54 +148,34 @@ def _made_at(entry: Entry, _: Inventory) -> str:
 
 
 _FACTS: dict[str, Callable[[Entry, Inventory], Any]] = {
-    "people": _people,
+    "instances": _instances,
     "view": _view,
-    "who": _who,
+    "network": _network,
     "ap": _ap,
     "made_at": _made_at,
 }
 
 
-def _listed(rows: Sequence[Row], unreadable: Mapping[str, Unreadable], *, now: datetime) -> str:
-    """The rows as a table, those that cannot be read at its end, and what they come to."""
-    damaged = [(*entry_id.split("/"), *[""] * (len(_COLUMNS) - 3), "cannot be read") for entry_id in unreadable]
-    cells = [*(_cells(row, now) for row in rows), *damaged]
-    total = f"{plural(len(rows), 'entry')}, {size_text(sum(row.size for row in rows))}"
-    return "\n\n".join([*([table(_COLUMNS, cells, right=_RIGHT)] if cells else []), total])
-
-
-def _cells(row: Row, now: datetime) -> tuple[str, ...]:
-    age = "" if row.made_at is None else age_text((now - datetime.fromisoformat(row.made_at)).total_seconds())
-    people = "" if row.people is None else f"{row.people:,}"
-    return (
-        row.kind,
-        row.key,
-        size_text(row.size),
-        people,
-        row.view or "",
-        row.who or "",
-        _ap_text(row.ap, row.decoder),
-        age,
-        _named(row),
-    )
+def _cells(row: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
+    age = "" if row["made_at"] is None else age_text((now - datetime.fromisoformat(row["made_at"])).total_seconds())
+    instances = "" if row["instances"] is None else f"{row['instances']:,}"
+    names, more = row["experiments"][:_NAMED], len(row["experiments"]) - _NAMED
+    used_by = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    middle = (row["view"] or "", row["network"] or "", _ap_text(row["ap"] or {}, row["decoder"]))
+    return (row["kind"], row["key"], size_text(row["size"]), instances, *middle, age, used_by)
 
 
 def _ap_text(ap: Mapping[str, float], decoder: str | None) -> str:
-    """One figure, with what it is by: of several decoders the report's, and HRNet's own where there is no report."""
+    """One AP with its decoder: the report's, or without a report HRNet's own."""
     name = next((name for name in (decoder, "quarter", "from_bits") if name in ap), None)
     return "" if name is None else f"{ap[name]:.3f} {name.replace('_', ' ')}"
 
 
-def _named(row: Row) -> str:
-    more = len(row.experiments) - _NAMED
-    return ", ".join(row.experiments[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _facts(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> dict[str, Any]:
-    """All that is known of one entry, as JSON."""
+def _facts(entry: Entry, inventory: Inventory, users: Users) -> dict[str, Any]:
+    """Everything that is known of one entry, as JSON."""
     manifest = entry.manifest
     return {
-        **vars(_row(entry, inventory, users)),
+        **_row(entry, inventory, users),
         "folder": str(entry.folder),
         "payload": manifest.payload,
         "made_from": inventory.made_from(entry),
@@ -237,9 +186,9 @@ def _facts(entry: Entry, inventory: Inventory, users: Sequence[Run]) -> dict[str
     }
 
 
-def _described(known: Mapping[str, Any]) -> str:
-    """What ``facts`` knows, to be read: the entry in a few lines, what it was made from, then the manifest."""
-    about = ", ".join(known[name] for name in ("who", "view") if known[name])
+def _text(known: Mapping[str, Any]) -> str:
+    """The facts of one entry as text: a few lines about it, then its inputs and its manifest."""
+    about = ", ".join(known[name] for name in ("network", "view") if known[name])
     head = {
         "size": f"{size_text(known['size'])} in {plural(known['num_files'], 'file')}",
         "folder": known["folder"],

@@ -7,18 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from pipeline import cluster, graph
-from pipeline.cache.lookup import (
-    Result,
-    completed,
-    completing,
-    drop_remedy,
-    entry_named,
-    experiment_run,
-    names_of,
-    open_store,
-    run_with,
-    users_of,
-)
+from pipeline.cache.lookup import Result, entry_at, open_store
+from pipeline.cache.users import Users, completed, completing, run_with
 from pipeline.config.load import load_settings
 from pipeline.home import upstream_of
 from pipeline.text import table
@@ -27,6 +17,7 @@ from stages.humanize import plural
 from stages.targets import repair as blocks
 from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, OdkdError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
+from storage_schemas.store.inventory import find_entry_id
 
 __all__ = ["repair", "sampled", "step_of"]
 
@@ -43,7 +34,7 @@ def repair(options: argparse.Namespace) -> Result:
     home, store = open_store(options)
     # The upstream of the environment is needed, and must be reachable, only if something is damaged.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
-    entry = entry_named(home, store, options.key, upstream=upstream)
+    entry = entry_at(home, store, find_entry_id(store, options.key), upstream=upstream)
     entry_id, damaged = entry.entry_id, entry.damaged()
     if not damaged:
         return Result({"entry": entry_id, "mended": [], "fetched": []}, f"{entry_id}: nothing was damaged")
@@ -58,18 +49,18 @@ def repair(options: argparse.Namespace) -> Result:
     data = {"entry": entry_id, "mended": list(damaged), "fetched": fetched}
     if not left:
         return Result(data, "\n".join([*fetched, *lines]))
-    users = users_of(home).get(entry_id, ())
-    if not users:
+    users = Users.of(home)
+    if entry_id not in users.runs:
         raise MissingInputError(
             "\n".join([*lines, f"No experiment of {home} uses {entry_id}, so odkd does not know where its images are"]),
             allowed="an entry that 'ls' shows with an experiment; an entry without one can be dropped",
-            remedy=drop_remedy(home, entry_id, users),
+            remedy=users.drop(entry_id),
         )
     if entry.manifest.kind not in REPAIRABLE:
         raise StoreError(
             "\n".join([*lines, f"{entry_id} can only be rebuilt as a whole: it has no blocks to recompute"]),
             allowed=f"an entry of {' or '.join(REPAIRABLE)}; or --upstream HOME, if that home has the same files",
-            remedy=completed(entry.remake(), experiment_run(home, users, upstream)),
+            remedy=completed(entry.remake(), users.run(entry_id, upstream)),
         )
     _recompute(home, entry_id, left, upstream)
     lines.append(f"{entry_id}: {plural(len(left), 'file')} recomputed")
@@ -122,10 +113,9 @@ def step_of(home: StorePath, entry_id: str, *, upstream: StorePath | None) -> tu
         MissingInputError: no run of this home refers to it, or no run's settings lead to it on this machine; or inputs are
             missing.
     """
-    runs = users_of(home).get(entry_id, [])
-    failed: list[str] = []
-    waiting: list[tuple[Remedy, list[Step]]] = []
-    for config in (run.config for run in runs):
+    users = Users.of(home)
+    failed, waiting = list[str](), None
+    for config in (run.config for run in users.runs.get(entry_id, ())):
         if config is None:
             continue
         run = run_with(home, config, upstream)
@@ -140,39 +130,29 @@ def step_of(home: StorePath, entry_id: str, *, upstream: StorePath | None) -> tu
         for step in steps:
             if step.entry_id == entry_id:
                 return context, step, run
-        waiting.append((run, graph.awaited([step for step in steps if step.kind == entry_id.partition("/")[0]])))
-    raise _no_step(home, entry_id, upstream, waiting, failed)
+        if missing := graph.awaited([step for step in steps if step.kind == entry_id.partition("/")[0]]):
+            # The key of the entry cannot be computed without the inputs.
+            failed.append(f"{config}: inputs are missing, {graph.named([step.title for step in missing])}")
+            waiting = waiting or replace(run, stage=missing[0].stage)
+    raise _no_step(users, entry_id, upstream, waiting, failed)
 
 
 def _no_step(
-    home: StorePath,
-    entry_id: str,
-    upstream: StorePath | None,
-    waiting: Sequence[tuple[Remedy, Sequence[Step]]],
-    failed: Sequence[str],
+    users: Users, entry_id: str, upstream: StorePath | None, waiting: Remedy | None, failed: Sequence[str]
 ) -> MissingInputError:
-    """Why the settings of no run lead to the entry."""
-    runs = users_of(home).get(entry_id, [])
-    names = ", ".join(names_of(runs))
-    if not any(run.config for run in runs):
+    """Why the settings of no run lead to the entry; ``waiting`` is the run that builds its missing inputs, if any are."""
+    names, run = ", ".join(users.names(entry_id)), users.run(entry_id, upstream)
+    if not run.config:
         lost = f"The settings of {names}, which uses {entry_id}, are lost"
-        seen = lost if runs else f"No experiment of {home} uses {entry_id}"
+        seen = lost if names else f"No experiment of {users.home} uses {entry_id}"
         return MissingInputError(
             f"{seen}, so odkd does not know where its images are",
             allowed="an entry of an experiment with its settings; a run with these settings as FILE writes them down",
-            remedy=replace(experiment_run(home, runs), stage="all"),
+            remedy=replace(run, stage="all"),
         )
-    elsewhere = "" if upstream else "; or --upstream HOME, if that home has the inputs"
-    for run, missing in waiting:
-        if missing:
-            # The key of the entry cannot be computed without the inputs.
-            return MissingInputError(
-                f"Inputs of {entry_id} are missing: {graph.named([step.title for step in missing])}",
-                allowed=f"an entry with all its inputs{elsewhere}",
-                remedy=replace(run, stage=missing[0].stage),
-            )
     return MissingInputError(
         "\n".join([f"The settings of {names} do not lead to {entry_id} on this machine", *failed]),
-        allowed="the same kind of device, the same versions of the libraries and unchanged settings" + elsewhere,
-        remedy=replace(experiment_run(home, runs, upstream), stage="targets", dry_run=True),
+        allowed="all inputs, the same kind of device, the same versions of the libraries and unchanged settings"
+        + ("" if upstream else "; or --upstream HOME, if that home has the inputs"),
+        remedy=waiting or replace(run, stage="targets", dry_run=True),
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from pipeline.cache.advice import command
-from pipeline.cache.lookup import Result, entry_at, experiment_run, open_store, run_with
+from pipeline.cache.lookup import Result, entry_at, open_store
+from pipeline.cache.users import experiment_run, run_with
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import upstream_of
 from pipeline.text import table
@@ -39,9 +40,14 @@ def export(options: argparse.Namespace) -> Result:
     if store.root.contains(target):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
     check_target(target)
-    # The upstream of the environment is needed, and must be reachable, only if an entry is missing.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
-    stores = _stores(home, store, options.wanted, upstream)
+    try:
+        stores = _wanted(options.wanted, [home])
+    except (ConfigError, MissingInputError):
+        # The upstream of the environment is needed, and must be reachable, only if something is missing.
+        if (team := upstream or upstream_of(None, home)) is None:
+            raise
+        stores = _wanted(options.wanted, [home, team])
     entries = [
         entry_at(source.root.parent, source, entry_id, upstream=upstream if source == store else None)
         for entry_id, source in sorted(stores.items())
@@ -55,30 +61,19 @@ def export(options: argparse.Namespace) -> Result:
     return Result(data, f"{total} exported to {target}")
 
 
-def _stores(home: StorePath, store: Store, texts: Sequence[str], upstream: StorePath | None) -> dict[str, Store]:
-    """The ids of the wanted entries, each with its store: the own one, or the upstream one if that is needed."""
-    own = dict.fromkeys(entry_ids(store), store)
-    try:
-        return _wanted(store, texts, own, [home])
-    except (ConfigError, MissingInputError):
-        upstream = upstream or upstream_of(None, home)
-        if upstream is None:
-            raise
-    team = Store(upstream / "store")
-    return _wanted(store, texts, dict.fromkeys(entry_ids(team), team) | own, [home, upstream])
-
-
-def _wanted(store: Store, texts: Sequence[str], known: Mapping[str, Store], homes: Sequence[StorePath]) -> dict[str, Store]:
-    # If two experiments have one name, the one of the first home is meant.
+def _wanted(texts: Sequence[str], homes: Sequence[StorePath]) -> dict[str, Store]:
+    """The ids of the wanted entries, each with its store; of two homes the first goes before."""
+    stores = [Store(home / "store") for home in homes]
+    known = {entry_id: store for store in reversed(stores) for entry_id in entry_ids(store)}
     named = {experiment.name: (home, experiment) for home in reversed(homes) for experiment in experiments(home)}
-    upstream = Store(homes[1] / "store") if homes[1:] else None
     found: dict[str, Store] = {}
     for text in texts:
         if text in named:
-            wanted = _entries_of(*named[text], known, homes)
+            home, experiment = named[text]
+            wanted = _entries_of(experiment, home, known, upstream=homes[-1] if home != homes[-1] else None)
         else:
             try:
-                wanted = [find_entry_id(store, text, known=known, upstream=upstream)]
+                wanted = {find_entry_id(stores[0], text, known=known, upstream=stores[1] if stores[1:] else None)}
             except ConfigError as error:
                 names = f"the name of an experiment: {', '.join(sorted(named)) or 'there is none yet'}"
                 raise ConfigError(error.seen, allowed=f"{error.allowed}; or {names}", remedy=error.remedy) from error
@@ -86,16 +81,16 @@ def _wanted(store: Store, texts: Sequence[str], known: Mapping[str, Store], home
     return found
 
 
-def _entries_of(home: StorePath, experiment: Experiment, known: Collection[str], homes: Sequence[StorePath]) -> Collection[str]:
-    """The entries that the figures of an experiment name.
+def _entries_of(experiment: Experiment, home: StorePath, known: Mapping[str, Store], *, upstream: StorePath | None) -> set[str]:
+    """The entries that the finished run of an experiment names.
 
     Raises:
-        MissingInputError: some are missing, or it is not known which it needs.
+        MissingInputError: some are missing, or it is unknown which it needs.
     """
-    # An unfinished run beside the figures may need more, which may be missing and is not wanted elsewhere.
+    # An unfinished run may need more, which may be missing.
     finished = [run for run in experiment.runs if run.notes is None]
-    wanted = frozenset().union(*(run.entry_ids - run.earlier for run in finished))
-    missing = sorted((wanted or experiment.entry_ids) - set(known))
+    wanted = set().union(*(run.entry_ids - run.earlier for run in finished))
+    missing = sorted((wanted or experiment.entry_ids) - known.keys())
     if experiment.problem:
         problem = experiment.problem
     elif missing:
@@ -107,11 +102,9 @@ def _entries_of(home: StorePath, experiment: Experiment, known: Collection[str],
     else:
         return wanted
     runs = experiment.runs or [Run(experiment.name, home / "runs" / experiment.name, frozenset())]
-    upstream = homes[1] if homes[1:] and home == homes[0] else None
     raise MissingInputError(
         f"Experiment '{experiment.name}' cannot be exported: {problem}",
-        allowed="a finished experiment, or keys of entries"
-        + ("" if homes[1:] else "; or --upstream HOME, if a team's home has the entries"),
+        allowed="a finished experiment, or keys of entries; or --upstream HOME, if that home has the missing entries",
         remedy=replace(experiment_run(home, runs, upstream), stage="all"),
     )
 

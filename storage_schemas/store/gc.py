@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError
+from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError, UnreadableEntryError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.entry import ASIDE, Entry, read_entry, set_aside
 from storage_schemas.store.lease import EXPIRE_SECONDS, LeaseWatch
@@ -85,21 +85,28 @@ def _lookable(store: Store) -> tuple[dict[StorePath, Writers], dict[str, str]]:
 
 
 def garbage_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> list[Garbage]:
-    """Everything of an entry whose manifest this release cannot read, to be deleted on the user's wish.
+    """What the user's wish to delete an entry deletes: the entry, or all that is left of one with an unusable manifest.
 
     Raises:
-        StoreError: a writer of the entry lives.
+        UnreadableEntryError: the manifest cannot be read, and may be intact.
+        StoreError: a writer of an entry with an unusable manifest lives.
     """
     entry_folder, now = store.root / entry_id, time.time()
     writers = Writers(entry_folder)
-    busy = _busy({entry_folder: writers}, now - EXPIRE_SECONDS, tell)
-    if busy:
-        raise StoreError(
-            f"{entry_id} stays: {busy[entry_folder]}",
-            allowed="an entry without a live writer",
-            remedy=Remedy("repeat", text="later"),
-        )
-    return [item for item in _garbage_of(entry_folder, writers, None, now=now, is_used=False) if item.paths]
+    try:
+        entry = read_entry(entry_folder)
+    except (CorruptEntryError, SchemaVersionError):
+        busy = _busy({entry_folder: writers}, now - EXPIRE_SECONDS, tell)
+        if busy:
+            raise StoreError(
+                f"{entry_id} stays: {busy[entry_folder]}",
+                allowed="an entry without a live writer",
+                remedy=Remedy("repeat", text="later"),
+            ) from None
+        return [item for item in _garbage_of(entry_folder, writers, None, now=now, is_used=False) if item.paths]
+    except OSError as error:
+        raise UnreadableEntryError(f"{entry_folder / MANIFEST} cannot be read ({error.strerror})") from error
+    return [item for item in _garbage_of(entry_folder, writers, entry, now=now, is_used=False) if item.what == "entry"]
 
 
 def _busy(

@@ -10,6 +10,7 @@ import pytest
 from pipeline.cache import drop as removal
 from pipeline.cli import DONE, USER_MISTAKE
 from pipeline.experiments import refer
+from stages.humanize import size_text
 from storage_schemas.store.gc import garbage_at, remove
 from storage_schemas.store.inventory import Inventory, take_inventory
 from storage_schemas.store.lease import Lease
@@ -19,31 +20,36 @@ from tests.support.buckets import local
 from tests.support.cache_samples import Cache, leave_run, put, store_of
 
 
-def _places(cache: Cache) -> set[str]:
+def _entry_ids(cache: Cache) -> set[str]:
     return {f"{row['kind']}/{row['key']}" for row in cache.json("ls")["entries"]}
+
+
+def _size(*entries: Entry) -> str:
+    """What the files and the manifests of entries take, as text."""
+    return size_text(sum(entry.manifest.size + len(entry.manifest.encode()) for entry in entries))
 
 
 def test_an_entry_that_no_experiment_uses_goes_however_young_it_is(cache: Cache, made: dict[str, Entry]) -> None:
     entry = made["unused"]
     assert cache("drop", entry.key[:9]) == DONE
     assert cache.out.splitlines() == [
-        f"{entry.entry_id}: 7 B",
-        f"  Made again by: python -m pipeline.run --config FILE --home {cache.home} --stage targets",
-        "1 entry, 7 B dropped",
+        f"{entry.entry_id}: {_size(entry)}",
+        f"  Rebuild: python -m pipeline.run --config FILE --home {cache.home} --stage targets",
+        f"1 entry, {_size(entry)} dropped",
     ]
-    assert _places(cache) == {other.entry_id for name, other in made.items() if name != "unused"}
+    assert _entry_ids(cache) == {other.entry_id for name, other in made.items() if name != "unused"}
     assert not entry.folder.exists()
 
 
 def test_an_entry_that_an_experiment_uses_is_refused_and_those_named_beside_it_stay(
     cache: Cache, made: dict[str, Entry]
 ) -> None:
-    before = _places(cache)
+    before = _entry_ids(cache)
     assert cache("drop", made["unused"].key, made["train bits"].key) == USER_MISTAKE
     entry_id = made["train bits"].entry_id
     assert cache.err.startswith(f"StoreError: {entry_id} is used by demo\n")
     assert f"  Next:    python -m pipeline.cache drop {entry_id} --used --dry-run --home {cache.home}" in cache.err
-    assert _places(cache) == before
+    assert _entry_ids(cache) == before
 
 
 def test_an_entry_that_a_run_in_progress_needs_is_used(cache: Cache, made: dict[str, Entry]) -> None:
@@ -55,57 +61,53 @@ def test_an_entry_that_a_run_in_progress_needs_is_used(cache: Cache, made: dict[
 def test_where_it_is_not_known_what_an_experiment_uses_it_may_use_everything(cache: Cache, made: dict[str, Entry]) -> None:
     (leave_run(cache.home, "broken", []) / "metrics.json").write_text("{")
     assert cache("drop", made["unused"].key) == USER_MISTAKE
-    assert f"{made['unused'].entry_id} may be used by broken, of which that is not known: metrics.json names no" in cache.err
+    assert f"{made['unused'].entry_id} may be used by broken, whose entries are unknown: metrics.json names no" in cache.err
     assert cache("drop", "--used", made["unused"].key) == DONE
 
 
-def test_with_used_it_goes_and_the_command_that_makes_it_and_what_was_made_from_it_are_told(
+def test_with_used_an_entry_goes_and_its_run_and_the_entries_made_from_it_are_named(
     cache: Cache, made: dict[str, Entry]
 ) -> None:
-    bits, student = made["train bits"], made["student"]
+    bits = made["train bits"]
     assert cache("drop", "--used", bits.key) == DONE
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
-    again = f"python -m pipeline.cache drop {student.entry_id} --used --home {cache.home}"
     assert cache.out.splitlines() == [
-        f"{bits.entry_id}: 7 B, used by demo",
-        f"  Made again by: python -m pipeline.run --config {config} --home {cache.home} --stage targets",
-        "  Made from it, and found by its key as before, although what is made in its place may have other bits:",
-        f"    {student.entry_id}   (to make it again too: {again})",
-        "1 entry, 7 B dropped",
+        f"{bits.entry_id}: {_size(bits)}, used by demo",
+        f"  Rebuild: python -m pipeline.run --config {config} --home {cache.home} --stage targets",
+        "  Made from it and kept; drop these too if they must match the rebuilt one:",
+        *(f"    {entry_id}" for entry_id in sorted(made[name].entry_id for name in ("student", "scores of student"))),
+        f"1 entry, {_size(bits)} dropped",
     ]
-    assert bits.entry_id not in _places(cache)
+    assert bits.entry_id not in _entry_ids(cache)
 
 
-def test_what_was_made_from_crops_is_the_bits_and_all_students(cache: Cache, made: dict[str, Entry]) -> None:
-    """By hand: the bits and both students name the crops, and of the other bits (``unused``) no experiment knows."""
+# By hand: the recipes name these entries, directly or through another one.
+_FROM_VIEW = {"train bits", "unused", "student", "baseline", "scores of student"}
+_KEPT_WITHOUT_PRIMARY = {"train", "val", "primary", "val view", "train view", "baseline"}
+
+
+def test_the_entries_made_from_an_entry_are_named_whatever_lies_between(cache: Cache, made: dict[str, Entry]) -> None:
     (dropped,) = cache.json("drop", "--used", "--dry-run", made["train view"].key)["dropped"]
-    expected = {made[name].entry_id for name in ("train bits", "unused", "student", "baseline")}
-    assert set(dropped["made_from_it"]) == expected
-    assert "--used" not in dropped["made_from_it"][made["unused"].entry_id]
+    assert set(dropped["made_from_it"]) == {made[name].entry_id for name in _FROM_VIEW}
+    (dropped,) = cache.json("drop", "--used", "--dry-run", made["primary"].key)["dropped"]
+    assert set(dropped["made_from_it"]) == {made[name].entry_id for name in made.keys() - _KEPT_WITHOUT_PRIMARY}
+    (dropped,) = cache.json("drop", "--used", "--dry-run", made["report"].key)["dropped"]
+    assert dropped["made_from_it"] == []
 
 
-@pytest.mark.parametrize("name", ["train", "primary", "student", "report"])
-def test_what_is_known_by_its_content_is_another_input_when_it_is_made_again(
-    cache: Cache, made: dict[str, Entry], name: str
-) -> None:
-    """With other content it gives what is made from it another key, so nothing of the old is found by mistake."""
-    (dropped,) = cache.json("drop", "--used", "--dry-run", made[name].key)["dropped"]
-    assert dropped["made_from_it"] == {}
-
-
-def test_what_is_dropped_together_is_not_told_to_be_left(cache: Cache, made: dict[str, Entry]) -> None:
-    known = cache.json("drop", "--used", made["train bits"].key, made["student"].key)
-    assert [item["made_from_it"] for item in known["dropped"]] == [{}, {}]
-    assert known["bytes"] == 14
-    assert {made["train bits"].entry_id, made["student"].entry_id} & _places(cache) == set()
+def test_entries_that_are_dropped_together_are_not_named_as_kept(cache: Cache, made: dict[str, Entry]) -> None:
+    bits, student = made["train bits"], made["student"]
+    known = cache.json("drop", "--used", bits.key, student.key)
+    assert [item["made_from_it"] for item in known["dropped"]] == [[made["scores of student"].entry_id]] * 2
+    assert {bits.entry_id, student.entry_id} & _entry_ids(cache) == set()
 
 
 def test_a_dry_run_says_the_same_and_removes_nothing(cache: Cache, made: dict[str, Entry]) -> None:
-    before = _places(cache)
+    before = _entry_ids(cache)
     known = cache.json("drop", "--used", "--dry-run", made["train bits"].key)
     assert cache("drop", "--used", "--dry-run", made["train bits"].key) == DONE
-    assert cache.out.endswith("1 entry, 7 B to be dropped\n")
-    assert _places(cache) == before
+    assert cache.out.endswith(f"1 entry, {_size(made['train bits'])} to be dropped\n")
+    assert _entry_ids(cache) == before
     assert cache.json("drop", "--used", made["train bits"].key) == {**known, "dry_run": False}
 
 
@@ -186,16 +188,6 @@ def test_an_entry_that_is_committed_as_its_damaged_manifest_goes_stays(cache: Ca
     assert cache("verify") == DONE
 
 
-def test_what_a_teacher_taught_is_told_to_depend_on_the_same_coming_out_again(cache: Cache, made: dict[str, Entry]) -> None:
-    """By hand: seniors and control stand on the primary, bits and students on those, and scores and the report on all."""
-    (dropped,) = cache.json("drop", "--used", "--dry-run", made["primary"].key)["dropped"]
-    lasting = {"train", "val", "primary", "val view", "train view", "baseline"}
-    assert set(dropped["needs_it"]) == {entry.entry_id for name, entry in made.items() if name not in lasting}
-    assert cache("drop", "--used", "--dry-run", made["student"].key) == DONE
-    told = "  Made from it, and found again only if what is made in its place is the same: "
-    assert [line for line in cache.out.splitlines() if line.startswith(told)] == [told + made["scores of student"].entry_id]
-
-
 def test_what_went_before_an_error_is_told_with_what_makes_it_again(
     cache: Cache, made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,8 +201,8 @@ def test_what_went_before_an_error_is_told_with_what_makes_it_again(
 
     monkeypatch.setattr(Path, "replace", not_allowed)
     assert cache("drop", "--used", gone.key, stays.key, made["train"].key) == USER_MISTAKE
-    assert cache.out.startswith(f"{gone.entry_id}: 7 B, used by demo\n  Made again by: python -m pipeline.run --config ")
-    assert cache.out.endswith("\n1 entry, 7 B dropped\n")
+    assert cache.out.startswith(f"{gone.entry_id}: {_size(gone)}, used by demo\n  Rebuild: python -m pipeline.run --config ")
+    assert cache.out.endswith(f"\n1 entry, {_size(gone)} dropped\n")
     assert f"{stays.entry_id} stays: {stays.folder.parent}/manifest.json cannot be removed (Permission denied)" in cache.err
     assert cache("verify", stays.key, made["train"].key) == DONE
 

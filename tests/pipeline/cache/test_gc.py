@@ -147,7 +147,7 @@ def test_an_experiment_of_which_it_is_not_known_what_it_needs_stops_everything(
     run_dir = cache.home / "runs" / "demo"
     spoil(run_dir)
     assert cache("gc", *options) == USER_MISTAKE
-    assert cache.err.startswith("StoreError: What experiment 'demo' needs is not known: ")
+    assert cache.err.startswith("StoreError: The entries of experiment 'demo' are unknown: ")
     config = run_dir / "config.resolved.yaml"
     assert f"python -m pipeline.run --config {config} --home {cache.home} --stage all" in cache.err
     assert f"rm -r {run_dir}" in cache.err
@@ -161,7 +161,7 @@ def test_notes_that_cannot_be_read_stop_everything_until_they_are_removed(cache:
     notes = cache.home / "runs" / "demo" / "unfinished" / "lost"
     (notes / "entries.json").write_text("{")
     assert cache("gc") == USER_MISTAKE
-    assert "What experiment 'demo' needs is not known: unfinished/lost/entries.json names no entries" in cache.err
+    assert "The entries of experiment 'demo' are unknown: unfinished/lost/entries.json names no entries" in cache.err
     assert f"  Next:    rm -r {notes}\n" in cache.err
     shutil.rmtree(notes)
     assert cache("gc") == DONE
@@ -191,8 +191,8 @@ def test_gc_tells_of_runs_that_are_not_finished_what_they_keep_and_how_to_give_t
         cache("gc", "--dry-run")
         living, stopped, total = cache.out.splitlines()
     assert living.startswith(f"A run of 'demo' by {process} keeps 0 entries that no finished run needs; ")
-    assert stopped.startswith("A run of 'demo' that did not end keeps 1 entry that no finished run needs, ")
-    assert stopped.endswith(f"; or: rm -r {folder / 'unfinished' / 'stopped'}")
+    assert stopped.startswith("A run of 'demo' that did not end keeps 1 entry that no finished run needs; ")
+    assert stopped.endswith(f": rm -r {folder / 'unfinished' / 'stopped'}")
     assert total.startswith("0 B to be freed in ")
     shutil.rmtree(folder / "unfinished" / "stopped")
     assert [item["entry"] for item in cache.json("gc")["removed"]] == [old["unused"].entry_id]

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--entry", nargs="+", default=[], metavar="KEY", help="targets to weigh in part sizes, and judge (default: drawn)"
     )
     cache.add_argument(
-        "--people",
+        "--annotations",
         nargs=2,
         metavar=("JSON", "FOLDER"),
         help="COCO annotations and their images, to read in part crops (default: drawn)",
@@ -51,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     if options.entry and options.part not in (None, "sizes"):
         raise ConfigError(f"--entry is for part sizes, but --part is {options.part}", allowed="--part sizes, or all")
-    if options.people and options.part not in (None, "crops"):
-        raise ConfigError(f"--people is for part crops, but --part is {options.part}", allowed="--part crops, or all")
+    if options.annotations and options.part not in (None, "crops"):
+        raise ConfigError(f"--annotations is for part crops, but --part is {options.part}", allowed="--part crops, or all")
     if options.home is not None and not options.entry:
         raise ConfigError("--home is given without --entry", allowed="--home together with --entry KEY")
     # Importing torch takes seconds: report mistyped options before.
@@ -61,11 +61,11 @@ def _cache(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     from pipeline.bench.sizes import find_entries
 
     entries = find_entries(home_of(options.home), options.entry) if options.entry else None
-    people = find_photographs(*map(LocalPath, options.people)) if options.people else None
+    photographs = find_photographs(*map(LocalPath, options.annotations)) if options.annotations else None
     out = Path(options.out)
     _make_folder(out)
     parts = [options.part] if options.part else PARTS
-    run_cache_bench(parts, quick=options.quick, entries=entries, people=people, out=out, arguments=arguments)
+    run_cache_bench(parts, quick=options.quick, entries=entries, photographs=photographs, out=out, arguments=arguments)
 
 
 def _make_folder(out: Path) -> None:

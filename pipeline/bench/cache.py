@@ -30,14 +30,14 @@ def run_cache_bench(
     *,
     quick: bool,
     entries: TargetEntries | None,
-    people: Photographs | None,
+    photographs: Photographs | None,
     out: Path,
     arguments: Sequence[str],
 ) -> None:
     """Measure the parts, print their tables, and leave figures and a plot in ``out``.
 
-    Part sizes measures ``entries`` and part crops reads ``people``; None means drawn data. All other files are in a temporary
-    folder. ``arguments`` of the command are saved with the figures.
+    Part sizes measures ``entries`` and part crops reads ``photographs``; None means drawn data. All other files are in a
+    temporary folder. The ``arguments`` of the command are saved with the figures.
     """
     scale = QUICK if quick else FULL_ON_GPU if this_device() == "cuda" else FULL
     machine = this_machine(threads=scale.threads)
@@ -53,7 +53,7 @@ def run_cache_bench(
             "reading": lambda: [measure_reading(data)],
             "steps": lambda: measure_steps(data, machine),
             "filling": lambda: [measure_filling(data, machine)],
-            "crops": lambda: [measure_crops(people or _drawn_people(data), scale, data.folder / "crops")],
+            "crops": lambda: [measure_crops(photographs or _drawn_photographs(data), scale, data.folder / "crops")],
             "store": lambda: [measure_store(data)],
         }
         for name in names:
@@ -65,8 +65,8 @@ def run_cache_bench(
     sys.stdout.write(f"{out / FIGURES}\n{out / PLOT}\n")
 
 
-def _drawn_people(data: Data) -> Photographs:
-    return Photographs(data.people.records, data.people.root)
+def _drawn_photographs(data: Data) -> Photographs:
+    return Photographs(data.dataset.records, data.dataset.root)
 
 
 def _drawn(data: Data) -> TargetEntries:

@@ -49,17 +49,17 @@ def find_photographs(annotations: LocalPath, root: LocalPath) -> Photographs:
     width, height = FULL.crop_wh
     records = sort_out(read_coco(annotations, COCO_17), aspect_wh=width / height, holdout_fraction=0.0).records
     if not records:
-        raise DataError(f"{annotations} has no usable instance", allowed="people with keypoints")
+        raise DataError(f"{annotations} has no usable instance", allowed="instances with keypoints")
     return Photographs(records, root)
 
 
-def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
+def measure_crops(photographs: Photographs, scale: Scale, folder: LocalPath) -> Part:
     """Crops per second on one core, from images and from windows, of the same instances in the same order.
 
     Raises:
         DataError: an image cannot be used.
     """
-    instances, written = _store(people, folder)
+    instances, written = _store(photographs, folder)
     views = draw_views(instances, _VIEW, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
     num = min(scale.cropped, len(instances.id_N))
     generator = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
     with ExitStack() as stack:
         loaders = {
             name: stack.enter_context(closing(CropLoader(instances, source, size_wh=scale.crop_wh, threads=1)))
-            for name, source in (("whole", ImageSource(people.root)), ("stored", ImageSource(people.root, folder)))
+            for name, source in (("whole", ImageSource(photographs.root)), ("stored", ImageSource(photographs.root, folder)))
         }
         stack.enter_context(one_core())
         subjects = {name: _epoch(loader, views, orders) for name, loader in loaders.items()}
@@ -83,19 +83,19 @@ def measure_crops(people: Photographs, scale: Scale, folder: LocalPath) -> Part:
             Row("with stored windows (prepare.crops)", rates["stored"], "crops/s", ratio(seconds["whole"], seconds["stored"])),
         ),
         (
-            f"{len(instances.id_N):,} people on {len(instances.image_id_M):,} images of "
+            f"{len(instances.id_N):,} instances on {len(instances.image_id_M):,} images of "
             f"{_mean_pixels(instances) / 1e6:.2f} megapixels and {instances.bytes_M.mean() / 1e3:.0f} KB on average",
             f"{len(written) / len(instances.id_N):.0%} have a window, of {_mean_bytes(written) / 1e3:.0f} KB on average; "
             "of the others, and of crops that leave their window, the image is decoded",
-            f"{scale.crop_rounds} rounds of {num:,} people of one augmented view, in random order; files in the page cache",
+            f"{scale.crop_rounds} rounds of {num:,} instances of one augmented view, in random order; files in the page cache",
         ),
     )
 
 
-def _store(people: Photographs, folder: LocalPath) -> tuple[Instances, list[StoredWindow]]:
+def _store(photographs: Photographs, folder: LocalPath) -> tuple[Instances, list[StoredWindow]]:
     """The instance table, and the windows, which are written as stage prepare writes them."""
     by_image: dict[int, list[Record]] = defaultdict(list)
-    for record in people.records:
+    for record in photographs.records:
         by_image[record.image_id].append(record)
     folder.mkdir()
     writer, facts = WindowWriter(folder, "windows"), dict[int, ImageFacts]()
@@ -103,14 +103,14 @@ def _store(people: Photographs, folder: LocalPath) -> tuple[Instances, list[Stor
         for image_id, records in by_image.items():
             first = records[0]
             try:
-                facts[image_id], image_hw3 = read_image(people.root, first.file_name, (first.width, first.height))
+                facts[image_id], image_hw3 = read_image(photographs.root, first.file_name, (first.width, first.height))
             except ImageError as error:
-                raise DataError(f"The image '{first.file_name}' below {people.root} cannot be used: {error}") from error
+                raise DataError(f"The image '{first.file_name}' below {photographs.root} cannot be used: {error}") from error
             writer.add(image_hw3, records)
             bar.advance()
     writer.flush()
     write_index(folder, writer.written)
-    return Instances.from_records(people.records, facts, COCO_17), writer.written
+    return Instances.from_records(photographs.records, facts, COCO_17), writer.written
 
 
 def _epoch(loader: CropLoader, views: Views, orders: Sequence[npt.NDArray[np.int64]]) -> Subject:

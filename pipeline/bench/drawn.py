@@ -24,7 +24,7 @@ from stages.settings import Role
 from storage_schemas.formats.instances import Instances, Record, write_instances
 from storage_schemas.paths.local import LocalPath
 
-__all__ = ["People", "draw_people", "heatmaps"]
+__all__ = ["DrawnDataset", "draw_instances", "heatmaps"]
 
 _IMAGE_WH = (640, 480)
 """The most frequent image size of COCO, (W, H)."""
@@ -42,7 +42,7 @@ F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class People:
+class DrawnDataset:
     """A drawn data set: its instances as a table and as records, the file of the table, and the folder of the images."""
 
     instances: Instances
@@ -56,19 +56,19 @@ class People:
         return replace(self.instances.select(rows), id_N=np.arange(num, dtype=np.int64))
 
 
-def draw_people(folder: LocalPath, *, images: int, crop_wh: tuple[int, int]) -> People:
+def draw_instances(folder: LocalPath, *, images: int, crop_wh: tuple[int, int]) -> DrawnDataset:
     """Draw ``images`` images below ``folder``, and the table of their instances."""
     # Every instance of the validation set has all labels and a mask; ``heatmaps`` draws which joints are weak.
     spec = SyntheticSpec(train_images=1, val_images=images, seed=0, image_size_wh=_IMAGE_WH)
-    with progress("bench: drawing people", images + 1, "images") as bar:
-        draw_dataset(folder / "people", spec, progress=lambda done, _: bar.advance(done - bar.done))
-    coco = read_coco(folder / "people" / "annotations" / "val.json", COCO_17)
+    with progress("bench: drawing images", images + 1, "images") as bar:
+        draw_dataset(folder / "dataset", spec, progress=lambda done, _: bar.advance(done - bar.done))
+    coco = read_coco(folder / "dataset" / "annotations" / "val.json", COCO_17)
     records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
-    root = folder / "people" / "images"
+    root = folder / "dataset" / "images"
     facts = {item.image_id: check_image(root, item.file_name, (item.width, item.height)) for item in records}
-    people = People(Instances.from_records(records, facts, coco.skeleton), records, folder / "people.parquet", root)
-    write_instances(people.table, people.instances)
-    return people
+    dataset = DrawnDataset(Instances.from_records(records, facts, coco.skeleton), records, folder / "instances.parquet", root)
+    write_instances(dataset.table, dataset.instances)
+    return dataset
 
 
 def heatmaps(instances: Instances, views: Views, rows_B: npt.NDArray[np.int64], role: Role, *, crop_wh: tuple[int, int]) -> F32:

@@ -1,4 +1,4 @@
-"""Store entries of what is drawn: written and committed as stage targets does, below the benchmark's own folder."""
+"""Store entries with drawn content, committed as stage targets does, in a store of the benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.bench.drawn import People, draw_people, heatmaps
+from pipeline.bench.drawn import DrawnDataset, draw_instances, heatmaps
 from pipeline.bench.scale import Scale
 from stages.data.crops import crop_mask, heatmap_mask
 from stages.data.views import Views, draw_views
@@ -63,15 +63,15 @@ class Data:
         self.folder, self.scale = folder, scale
 
     @cached_property
-    def people(self) -> People:
+    def dataset(self) -> DrawnDataset:
         """The images and their instances."""
-        return draw_people(self.folder, images=self.scale.images, crop_wh=self.scale.crop_wh)
+        return draw_instances(self.folder, images=self.scale.images, crop_wh=self.scale.crop_wh)
 
     @cached_property
     def cached(self) -> CachedView:
         """A view of ``scale.rows`` instances, and both teachers' targets of it."""
         store, crop_wh = Store(self.folder / "store"), self.scale.crop_wh
-        instances = self.people.repeated(self.scale.rows)
+        instances = self.dataset.repeated(self.scale.rows)
         views = draw_views(instances, _VIEW, seed=0, augment=_AUGMENT, size_wh=crop_wh)
         view = _view_entry(store, instances, views, crop_wh)
         targets = {role: _target_entry(store, view, instances, views, role, crop_wh) for role in _ROLES}
@@ -89,7 +89,7 @@ def write_entry(
 ) -> Entry:
     """An entry of ``num`` rows, written and committed as stage targets does; ``block_of(start, stop)`` gives its rows."""
     size = rows_per_block(num)
-    with store.draft(kind, recipe) as draft, progress(f"bench: drawing {kind}", num, "people") as bar:
+    with store.draft(kind, recipe) as draft, progress(f"bench: drawing {kind}", num, "instances") as bar:
         assert isinstance(draft, Draft), "a benchmark's store is new"
         create_arrays(draft.work, specs, num)
         files = metadata_files(specs)
@@ -113,7 +113,7 @@ def _view_entry(store: Store, instances: Instances, views: Views, crop_wh: tuple
             "has_mask": instances.has_mask_N[start:stop],
         }
 
-    recipe = {"bench": "drawn people", "crop_wh": crop_wh, "view": _VIEW, "augment": _AUGMENT.model_dump()}
+    recipe = {"bench": "drawn instances", "crop_wh": crop_wh, "view": _VIEW, "augment": _AUGMENT.model_dump()}
     specs = view_arrays(heatmap_size(crop_wh))
     return write_entry(store, "views", recipe, specs=specs, num=len(instances.id_N), block_of=block_of)
 

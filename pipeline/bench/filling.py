@@ -45,16 +45,16 @@ def measure_filling(data: Data, machine: Machine) -> Part:
     """Crops per second, and their ratio to the bare forward pass."""
     scale = data.scale
     torch.set_num_threads(machine.threads)
-    people = data.people.repeated(scale.fill_people)
-    write_instances(data.folder / _TABLE, people)
-    images = _ready_images(people, data, machine)
+    instances = data.dataset.repeated(scale.fill_instances)
+    write_instances(data.folder / _TABLE, instances)
+    images = _ready_images(instances, data, machine)
     spec = _untrained(data.folder / "teacher.safetensors", scale, images[0])
     network = load_predictor(spec, COCO_17, scale.crop_wh, machine.device, machine.precision, machine.threads).network
     # Arrays are created before: stage targets creates them once for all blocks. One round is not counted.
     rounds = range(scale.fill_rounds + 1)
-    single = [_job(data, machine, spec, scale.fill_people, num=scale.filled_rows) for _ in rounds]
+    single = [_job(data, machine, spec, scale.fill_instances, num=scale.filled_rows) for _ in rounds]
     # The same number of crops, of fewer instances.
-    several = [_job(data, machine, spec, scale.fill_people // _VIEWS, views=_VIEWS) for _ in rounds]
+    several = [_job(data, machine, spec, scale.fill_instances // _VIEWS, views=_VIEWS) for _ in rounds]
 
     def fill(jobs: list[BlockJob]) -> Subject:
         return lambda _: fill_block(jobs.pop(), threads=machine.threads)
@@ -65,7 +65,7 @@ def measure_filling(data: Data, machine: Machine) -> Part:
 
     subjects = {"fill": fill(single), "fill several": fill(several), "forward": forward}
     seconds = interleaved(subjects, rounds=scale.fill_rounds, title="filling", synchronize=machine.synchronize)
-    rates = {name: scale.fill_people / float(np.median(found)) for name, found in seconds.items()}
+    rates = {name: scale.fill_instances / float(np.median(found)) for name, found in seconds.items()}
     width, height = scale.crop_wh
     return Part(
         "filling",
@@ -83,7 +83,7 @@ def measure_filling(data: Data, machine: Machine) -> Part:
             ),
         ),
         (
-            f"{scale.fill_rounds} rounds of {scale.fill_people:,} crops: decode, crop, forward, binarize, pack, write",
+            f"{scale.fill_rounds} rounds of {scale.fill_instances:,} crops: decode, crop, forward, binarize, pack, write",
             f"JPEG images of 640x480 and {_image_bytes(data) / 1e3:.0f} KB on average, in the page cache",
             f"each view with its masks and one teacher's targets of it are written; one process, {machine}",
             "the network is not trained; its head is scaled so that its maps have peaks",
@@ -93,16 +93,16 @@ def measure_filling(data: Data, machine: Machine) -> Part:
 
 
 def _image_bytes(data: Data) -> float:
-    people = data.people
-    return float(np.mean([(people.root / name).stat().st_size for name in people.instances.file_name_M]))
+    dataset = data.dataset
+    return float(np.mean([(dataset.root / name).stat().st_size for name in dataset.instances.file_name_M]))
 
 
-def _ready_images(people: Instances, data: Data, machine: Machine) -> list[Tensor]:
+def _ready_images(instances: Instances, data: Data, machine: Machine) -> list[Tensor]:
     """The crops of the block, normalised, in batches on the device."""
     scale = data.scale
-    views = draw_views(people, 1, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
-    loader = CropLoader(people, ImageSource(data.people.root), size_wh=scale.crop_wh, threads=machine.threads)
-    rows = np.split(np.arange(scale.fill_people), range(scale.fill_batch, scale.fill_people, scale.fill_batch))
+    views = draw_views(instances, 1, seed=0, augment=AugmentSettings(), size_wh=scale.crop_wh)
+    loader = CropLoader(instances, ImageSource(data.dataset.root), size_wh=scale.crop_wh, threads=machine.threads)
+    rows = np.split(np.arange(scale.fill_instances), range(scale.fill_batch, scale.fill_instances, scale.fill_batch))
     try:
         batches = [batch.image_Bhw3 for (batch,) in loader.batches(rows, [views])]
     finally:
@@ -129,16 +129,16 @@ def _untrained(path: LocalPath, scale: Scale, image_B3hw: Tensor) -> NetworkSpec
     return NetworkSpec(network=name, weights=path)
 
 
-def _job(data: Data, machine: Machine, spec: NetworkSpec, people: int, *, num: int | None = None, views: int = 1) -> BlockJob:
-    """One task of stage targets: the first ``people`` of ``num`` instances (None: all), each missing view in its own draft."""
-    scale, num = data.scale, num or people
+def _job(data: Data, machine: Machine, spec: NetworkSpec, stop: int, *, num: int | None = None, views: int = 1) -> BlockJob:
+    """One task of stage targets: the first ``stop`` of ``num`` instances (None: all), each missing view in its own draft."""
+    scale, num = data.scale, num or stop
     return BlockJob(
         block=0,
         start=0,
-        stop=people,
+        stop=stop,
         num=num,
         instances=data.folder / _TABLE,
-        images=ImageSource(data.people.root),
+        images=ImageSource(data.dataset.root),
         views=tuple(_view(data, spec, number, num) for number in range(1, views + 1)),
         size_wh=scale.crop_wh,
         seed=0,

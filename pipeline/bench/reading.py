@@ -59,7 +59,7 @@ def measure_reading(data: Data) -> Part:
     """Instances per second, for each layout."""
     cached, scale = data.cached, data.scale
     width, height = scale.crop_wh
-    num, people = len(cached.instances.id_N), _BATCH * _BATCHES
+    num, read = len(cached.instances.id_N), _BATCH * _BATCHES
     with ExitStack() as stack:
         readers = _readers(stack, cached, data.folder, scale)
         batches = _batches(num, scale.read_rounds)
@@ -73,22 +73,22 @@ def measure_reading(data: Data) -> Part:
     rows = [
         Row(
             name,
-            people / float(np.median(seconds[name])),
-            "people/s",
+            read / float(np.median(seconds[name])),
+            "instances/s",
             None if name == _OURS else ratio(seconds[_OURS], seconds[name]),
             _ASK if name == _OURS else None,
         )
         for name in readers
     ]
-    rows.append(Row("ours: making the map of an epoch, once", num / float(np.median(decoded)), "people/s"))
+    rows.append(Row("ours: making the map of an epoch, once", num / float(np.median(decoded)), "instances/s"))
     return Part(
         "reading",
         f"random batches of {_BATCH} read and unpacked on one core, {height}x{width} crops",
         "ours",
         tuple(rows),
         (
-            f"{num:,} drawn people ({scale.dense_rows:,} as dense heatmaps, a chunk each); files are in the page cache",
-            f"{scale.read_rounds} rounds of {_BATCHES} batches, the same people for all; {_DECODE_ROUNDS} maps are made",
+            f"{num:,} drawn instances ({scale.dense_rows:,} as dense heatmaps, a chunk each); files are in the page cache",
+            f"{scale.read_rounds} rounds of {_BATCHES} batches, the same instances for all; {_DECODE_ROUNDS} maps are made",
             "each but the map read alone gives maps as the loss takes them, uint8 or float16; none gives peaks, crop or flip",
             CAVEAT,
         ),

@@ -46,7 +46,7 @@ __all__ = [
     "write_pickles",
 ]
 
-PICKLES = "one pickle a person, bits uncompressed (FKD's layout)"
+PICKLES = "one pickle for each instance, bits uncompressed (FKD's layout)"
 RECORDS = "fixed records, bits uncompressed (TinyViT's layout)"
 COMPRESSED = "records, each compressed by zstd level 1"
 CAVEAT = "FKD's and TinyViT's layouts are our own code, and hold our bits uncompressed in place of their class scores"

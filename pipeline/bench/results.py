@@ -63,7 +63,7 @@ class Part:
     name: str
     title: str
     ratio_to: str
-    """The reference of the ratios, unless the name of a row says otherwise; empty without ratios."""
+    """The reference of the ratios, unless the name of a row has another one; empty without ratios."""
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     drawn: Literal["value", "ratio"] = "value"

@@ -20,7 +20,7 @@ class Scale:
     threads: int
     """Threads of networks; 0 means one for each core."""
     images: int
-    """Number of drawn images, with about two people each."""
+    """Number of drawn images, with about two instances each."""
     crop_wh: tuple[int, int]
     student: str
     teachers: tuple[str, str]
@@ -46,7 +46,7 @@ class Scale:
     listed: int
 
     @property
-    def fill_people(self) -> int:
+    def fill_instances(self) -> int:
         """Instances of the block that is filled."""
         return min(self.filled_rows, rows_per_block(self.filled_rows))
 

@@ -49,7 +49,7 @@ def find_entries(home: StorePath, keys: Sequence[str]) -> TargetEntries:
 
 def measure_sizes(entries: TargetEntries, *, asked: bool) -> Part:
     """Bytes for each instance, view and teacher; with ``asked``, they are compared with the requirements."""
-    targets, views = _bytes_a_person(entries.targets), _bytes_a_person(entries.views)
+    targets, views = _bytes_per_instance(entries.targets), _bytes_per_instance(entries.views)
     ours = sum(targets.values())
     sample = read_view_targets(entries.views[0], entries.targets[0], stop=_SAMPLED)
     records_N = as_records(sample)
@@ -67,24 +67,24 @@ def measure_sizes(entries: TargetEntries, *, asked: bool) -> Part:
         *(Row(f"- {name}", views[name], "bytes") for name in views),
         *(Row(name, size, "bytes", Ratio(size / ours)) for name, size in others.items()),
     ]
-    people = sum(_people(entry) for entry in entries.targets)
+    num = sum(_num_instances(entry) for entry in entries.targets)
     return Part(
         "sizes",
-        "bytes on disk a person, view and teacher",
+        "bytes on disk for each instance, view and teacher",
         "our bits and peaks",
         tuple(rows),
         (
-            f"{people:,} people of {entries.source}",
+            f"{num:,} instances of {entries.source}",
             "ours: crop, flip and mask are stored once for all teachers of a view, and are not in our bits and peaks",
             "a record holds bits, peaks and a seed of 4 bytes in place of crop and flip; a pickle bits, peaks, crop and flip; "
-            "dense heatmaps are they alone",
-            f"of the first {len(records_N)} people; a pickle is a file, and takes whole blocks of a disk (mostly 4,096 bytes)",
+            "dense heatmaps contain nothing else",
+            f"of the first {len(records_N)} instances; each pickle is a file and takes whole disk blocks (usually 4,096 bytes)",
             CAVEAT,
         ),
     )
 
 
-def _bytes_a_person(entries: Sequence[Entry]) -> dict[str, float]:
+def _bytes_per_instance(entries: Sequence[Entry]) -> dict[str, float]:
     """Bytes for each instance by array; metadata and the manifest are under ``manifest``."""
     total: Counter[str] = Counter()
     for entry in entries:
@@ -92,9 +92,9 @@ def _bytes_a_person(entries: Sequence[Entry]) -> dict[str, float]:
             array = name.partition("/")[0]
             total[array if array in (*_TARGETS, *_VIEWS) else "manifest"] += facts.size
         total["manifest"] += len((entry.folder.parent / MANIFEST).read_bytes())
-    people = sum(_people(entry) for entry in entries)
-    return {name: total[name] / people for name in (*_TARGETS, *_VIEWS, "manifest") if name in total}
+    num = sum(_num_instances(entry) for entry in entries)
+    return {name: total[name] / num for name in (*_TARGETS, *_VIEWS, "manifest") if name in total}
 
 
-def _people(entry: Entry) -> int:
+def _num_instances(entry: Entry) -> int:
     return array_facts(entry.fetch(), "bits" if entry.manifest.kind == "targets" else "affine")[0][0]

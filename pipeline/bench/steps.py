@@ -68,7 +68,7 @@ def measure_steps(data: Data, machine: Machine) -> list[Part]:
             _cached_rows(from_cache),
             (
                 f"{scale.cached_rounds} {groups}",
-                f"each step reads the bits of other people, drawn out of {scale.rows:,}; its crops are always the same",
+                f"each step reads the bits of other instances, drawn out of {scale.rows:,}; its crops are always the same",
             ),
             drawn="ratio",
         ),
@@ -93,8 +93,8 @@ def _trainer(data: Data, machine: Machine) -> Trainer:
         stage="bench",
         name="step",
         network=NetworkSpec(network=scale.student),
-        instances=data.people.table,
-        images=ImageSource(data.people.root),
+        instances=data.dataset.table,
+        images=ImageSource(data.dataset.root),
         folder=data.folder,
         crop_wh=scale.crop_wh,
         size_divisor=1,
@@ -120,7 +120,7 @@ def _batch(data: Data) -> Batch:
     """Crops of random instances."""
     scale, cached = data.scale, data.cached
     rows_B = np.random.default_rng(0).choice(scale.rows, scale.train_batch, replace=False)
-    loader = CropLoader(cached.instances, ImageSource(data.people.root), size_wh=scale.crop_wh, threads=1)
+    loader = CropLoader(cached.instances, ImageSource(data.dataset.root), size_wh=scale.crop_wh, threads=1)
     try:
         [[batch]] = loader.batches([rows_B], [cached.views])
     finally:

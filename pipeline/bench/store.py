@@ -40,12 +40,12 @@ def measure_store(data: Data) -> Part:
         "verifying and listing entries, on one core",
         "",
         (
-            Row(f"verifying targets of {scale.verified_rows:,} people", float(np.median(verified)), "s", None, _ASK_VERIFY),
+            Row(f"verifying targets of {scale.verified_rows:,} instances", float(np.median(verified)), "s", None, _ASK_VERIFY),
             Row(f"pipeline.cache ls of {scale.listed:,} entries", float(np.median(listed)), "s", None, _ASK_LIST),
         ),
         (
             f"the large entry has {len(large.manifest.files)} files, {large.manifest.size / 1e6:,.0f} MB, in the page cache; "
-            f"its people are {scale.rows:,}, repeated in random order",
+            f"it repeats {scale.rows:,} instances in random order",
             "each of the listed entries is a manifest of as many files; the command is a process, Python's start included",
             f"{_ROUNDS} rounds",
         ),
@@ -63,7 +63,7 @@ def _large_entry(store: Store, cached: CachedView, num: int) -> Entry:
         ArraySpec("bits", targets.bits_NP.shape[1:], "uint8"),
         ArraySpec("peak", targets.peak_NK.shape[1:], "float16"),
     )
-    recipe = {**cached.targets["primary"].manifest.recipe, "people": num}
+    recipe = {**cached.targets["primary"].manifest.recipe, "instances": num}
     return write_entry(store, "targets", recipe, specs=specs, num=num, block_of=block_of)
 
 

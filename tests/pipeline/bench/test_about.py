@@ -28,5 +28,5 @@ def test_a_copy_outside_every_checkout_has_no_commit(tmp_path: Path, monkeypatch
 
 
 def test_a_gpu_fills_a_block_as_large_as_those_of_coco() -> None:
-    """149,813 people / 64 blocks are 2,340.8 each, which is 37 chunks of 64; a small data set has the smallest block."""
-    assert (FULL_ON_GPU.fill_people, FULL.fill_people) == (37 * 64, 256)
+    """149,813 instances / 64 blocks are 2,340.8 each, which is 37 chunks of 64; a small data set has the smallest block."""
+    assert (FULL_ON_GPU.fill_instances, FULL.fill_instances) == (37 * 64, 256)

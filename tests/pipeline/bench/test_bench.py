@@ -19,8 +19,8 @@ from pipeline.bench.scale import PARTS
     ("options", "message"),
     [
         (["--part", "steps", "--entry", "beef"], "ConfigError: --entry is for part sizes"),
-        (["--part", "steps", "--people", "a.json", "b"], "ConfigError: --people is for part crops"),
-        (["--part", "crops", "--people", "/nowhere.json", "/nowhere"], "DataError: "),
+        (["--part", "steps", "--annotations", "a.json", "b"], "ConfigError: --annotations is for part crops"),
+        (["--part", "crops", "--annotations", "/nowhere.json", "/nowhere"], "DataError: "),
         (["--home", "/nowhere"], "ConfigError: --home is given without --entry"),
         (["--entry", "beef", "--home", "/nowhere"], "ConfigError: No entry in /nowhere/store has a key that begins with"),
         (["--out", "/proc/nowhere"], "StoreError: The folder /proc/nowhere cannot be written"),

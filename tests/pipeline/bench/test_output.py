@@ -21,7 +21,7 @@ PART = Part(
         Row("online", 210.0, "ms", Ratio(2.518, (2.5, 2.53)), Ask("ratio", least=0.95, most=1.05)),
         Row("exact", 12_345.6, "ms", Ratio(148.03)),
     ),
-    ("drawn people",),
+    ("drawn instances",),
     drawn="ratio",
 )
 
@@ -59,7 +59,7 @@ def test_a_table_shows_each_requirement_beside_its_figure() -> None:
         ["online", "210 ms", "2.518", "2.500 to 2.530", "ratio 0.95 to 1.05", "NOT met"],
         ["exact", "12,346 ms", "148"],
         ["ratio: times a step without teachers"],
-        ["drawn people"],
+        ["drawn instances"],
     ]
 
 

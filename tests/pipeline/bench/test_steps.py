@@ -47,7 +47,7 @@ def test_every_step_reads_other_instances_for_the_same_crops() -> None:
     rows = np.concatenate(recorder.rows)
     assert 0 <= rows.min() < 100
     assert 16_284 <= rows.max() < 16_384
-    # 9,600 draws out of 16,384 hit 16,384 (1 - exp(-9,600 / 16,384)) = 7,265 people, give or take 40.
+    # 9,600 draws out of 16,384 hit 16,384 (1 - exp(-9,600 / 16,384)) = 7,265 instances, give or take 40.
     assert abs(len(np.unique(rows)) - 7265) < 200
     assert all(given.image_Bhw3 is crops for given in recorder.batches)
 

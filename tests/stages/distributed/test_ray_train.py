@@ -13,7 +13,6 @@ import ray
 import torch
 from torch import nn
 
-from pipeline import cluster
 from stages.base import Context
 from stages.distributed.ray_train import cpus_of_process, run_trainings
 from stages.networks.spec import NetworkSpec
@@ -35,6 +34,7 @@ from storage_schemas.formats.targets import create_arrays, target_arrays, write_
 from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.plan_samples import losses, make_plan, on_labels
+from tests.support.warm_ray import warm_ray
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,18 @@ def _plan(folder: LocalPath, program: LocalPath, *, workers: int) -> TrainingPla
     return replace(plan, network=NetworkSpec(weights=program), train=train)
 
 
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    with warm_ray():
+        yield
+
+
 @pytest.fixture
-def context(tmp_path: LocalPath) -> Iterator[Context]:
-    """A run on a cluster of its own, as ``pipeline.cluster`` starts it."""
+def context(tmp_path: LocalPath, _ray: None) -> Context:
+    """A run on the module's cluster."""
     primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
     settings = Settings(name="x", data=DataSettings(embedded=EmbeddedData()), teachers=TeachersSettings(primary=primary))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        cluster.connect()
-        try:
-            yield Context(settings, tmp_path, "cpu")
-        finally:
-            cluster.disconnect()
+    return Context(settings, tmp_path, "cpu")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import cluster, graph
+from pipeline import graph
 from pipeline.config.load import resolved_yaml
 from stages.base import Context, TargetsStep
 from stages.distributed.tasks import run_tasks
@@ -38,6 +38,7 @@ from storage_schemas.store.store import Draft, Entry
 from tests.support.buckets import local
 from tests.support.errors import suggested
 from tests.support.step_samples import make_context
+from tests.support.warm_ray import warm_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")]
 
@@ -60,19 +61,14 @@ def _connected() -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with untrained teachers and their targets, and the cluster that made them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        home = tmp_path_factory.mktemp("made") / "home"
-        context = make_context(home, *TINY)
-        cluster.connect()
-        try:
-            graph.make_stage(context, "prepare", force=None, connect=lambda: None)
-            for number, role in enumerate(ROLES):
-                _leave_teacher(context, role, seed=number)
-            graph.make_stage(context, "targets", force=None, connect=lambda: None)
-            yield home
-        finally:
-            cluster.disconnect()
+    home = tmp_path_factory.mktemp("made") / "home"
+    context = make_context(home, *TINY)
+    with warm_ray():
+        graph.make_stage(context, "prepare", force=None, connect=lambda: None)
+        for number, role in enumerate(ROLES):
+            _leave_teacher(context, role, seed=number)
+        graph.make_stage(context, "targets", force=None, connect=lambda: None)
+        yield home
 
 
 def _leave_teacher(context: Context, role: Role, *, seed: int) -> None:

@@ -34,9 +34,9 @@ def interleaved(
 ) -> dict[str, F64]:
     """The seconds [rounds] of each subject, by its name.
 
-    Each runs once in every round, in an order that is drawn for that round: a machine that gets slower, and what one subject
-    leaves to the next in its caches, weigh on all alike. One round before the first is not counted. ``synchronize`` waits
-    until what was begun is done, as on a GPU.
+    Each runs once in every round, in an order that is drawn for that round. So a machine that gets slower, and caches that
+    the subject before has filled, affect all subjects alike. One round before the first is not counted. ``synchronize`` waits
+    until the device, such as a GPU, has finished.
     """
     seconds = {name: np.zeros(rounds) for name in subjects}
     names, generator = list(subjects), np.random.default_rng(0)
@@ -81,5 +81,5 @@ def one_core() -> Iterator[None]:
 
 def _stay_on(cores: set[int]) -> None:
     for task in Path("/proc/self/task").iterdir():
-        with suppress(ProcessLookupError):  # it has ended meanwhile
+        with suppress(ProcessLookupError):  # The thread has ended meanwhile.
             os.sched_setaffinity(int(task.name), cores)

@@ -19,7 +19,7 @@ from storage_schemas.formats.instances import Record
 from storage_schemas.formats.skeleton import Skeleton
 from storage_schemas.paths.path import StorePath
 
-__all__ = ["check_pictures", "read_detections"]
+__all__ = ["check_images", "read_detections"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, sk
     return people, score_N
 
 
-def check_pictures(
+def check_images(
     root: StorePath, images: Sequence[Image], *, progress: Callable[[], None] = lambda: None
 ) -> dict[int, ImageFacts]:
     """What the files of ``images`` below ``root`` are, by image id; ``progress`` is called after each.

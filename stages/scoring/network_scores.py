@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.base import Context, ScoresStep, Step, Subset
-from stages.data.detections import check_pictures, read_detections
+from stages.data.detections import check_images, read_detections
 from stages.data.images import DECODER_VERSION
 from stages.data.windows import ImageSource
 from stages.distributed.predict import predict
@@ -171,7 +171,7 @@ def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instance
     new = [image for image in images if image["id"] in new_ids]
     if new:
         with progress("evaluate: checking images without annotations", len(new), "images") as bar:
-            facts |= check_pictures(images_of(context, "val"), new, progress=bar.advance)
+            facts |= check_images(images_of(context, "val"), new, progress=bar.advance)
     return Instances.from_records(records, facts, table.skeleton), score_N
 
 

@@ -22,7 +22,7 @@ from tests.support.step_samples import leave_entry, make_context, with_all, with
 
 @dataclass
 class _Stage:
-    """A stage of steps that are there or not, in place of a real one."""
+    """A stub stage whose steps have entries or not."""
 
     given: Callable[[Context], list[Step]]
     made: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class _Stage:
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> _Stage:
-    """In place of ``distill``: two entries that wait for nothing."""
+    """A stub of ``distill``: two entries without upstream entries."""
     replaced = _Stage(lambda _: [Step("distill", "students", name, {"of": name}) for name in ("one", "two")])
     monkeypatch.setitem(graph.STAGES, "distill", replaced)
     return replaced
@@ -51,7 +51,7 @@ def _no_cluster() -> None:
     raise ClusterError("Cannot reach Ray")
 
 
-# Making
+# Building entries
 
 
 def test_a_student_without_teachers_and_its_baseline_are_one_entry_and_train_once(

@@ -146,21 +146,21 @@ def test_a_changed_image_rebuilds_the_table_and_equal_content_keeps_later_entrie
     assert again.content(after) == context.content(before)
 
 
-# Stored crops
+# Windows
 
 
 def _small(number: int) -> dict[str, Any]:
     return _person(number, bbox=[24.0, 24.0, 6.0, 8.0], area=40.0)
 
 
-def _small_people(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
+def _small_instances(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
     """Six instances, the last in a truncated image; the first two fill their images, and so have no window."""
     train = [_person(1), _person(2), *(_small(number) for number in range(3, 7))]
     return _folder(tmp_path / "train", train, {6: b"truncate"}), _folder(tmp_path / "val", [_small(9)], {})
 
 
 def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path: LocalPath) -> None:
-    sources = _small_people(tmp_path)
+    sources = _small_instances(tmp_path)
     whole, cropped = _context(tmp_path, *sources, 0.7), _context(tmp_path, *sources, 0.7, crops=True)
     for context in (whole, cropped):
         make(context, steps(context))
@@ -189,7 +189,7 @@ def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path:
 
 
 def test_rebuilt_windows_have_the_same_content_with_other_tasks(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = _small_people(tmp_path)
+    sources = _small_instances(tmp_path)
     entries = []
     for home, size in (("one", 256), ("two", 2)):
         monkeypatch.setattr(prepare, "_TASK_IMAGES", size)
@@ -202,7 +202,7 @@ def test_rebuilt_windows_have_the_same_content_with_other_tasks(tmp_path: LocalP
 
 @pytest.mark.parametrize("damage", ["bit", "gone"])
 def test_a_damaged_shard_of_windows_fails_the_check_of_the_manifest(tmp_path: LocalPath, damage: str) -> None:
-    context = _context(tmp_path, *_small_people(tmp_path), 0.7, crops=True)
+    context = _context(tmp_path, *_small_instances(tmp_path), 0.7, crops=True)
     make(context, steps(context))
     entry = context.need(instances_step(context, "train"))
     shard = entry.path("windows-00000-000.jpegs")
@@ -216,4 +216,4 @@ def test_a_damaged_shard_of_windows_fails_the_check_of_the_manifest(tmp_path: Lo
 
 def test_missing_windows_suggest_stage_prepare(tmp_path: LocalPath) -> None:
     with pytest.raises(MissingInputError, match="train instances"):
-        image_source_of(_context(tmp_path, *_small_people(tmp_path), 0.7, crops=True), "train")
+        image_source_of(_context(tmp_path, *_small_instances(tmp_path), 0.7, crops=True), "train")

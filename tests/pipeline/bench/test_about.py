@@ -1,4 +1,4 @@
-"""What stands beside the figures: the code that they are of, and how large the measurement was."""
+"""The facts beside the figures: the version of the code and the size of the measurement."""
 
 from __future__ import annotations
 

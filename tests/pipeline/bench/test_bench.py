@@ -1,4 +1,4 @@
-"""The command: what it refuses, and that a smoke run measures every part and leaves nothing else behind."""
+"""The command: refused options, and a smoke run that measures every part and leaves no temporary files."""
 
 from __future__ import annotations
 

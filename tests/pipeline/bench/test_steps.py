@@ -1,4 +1,4 @@
-"""Steps as the benchmark runs them: whose bits they read, and between which synchronisations they are timed."""
+"""Steps of the benchmark: the rows that they read, and the synchronisations between which they are timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing in turn: the order of the rounds, and ratios against hand-worked numbers."""
+"""Timing in turn: the order of the rounds, and ratios compared with numbers computed by hand."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.data.detections import check_pictures, read_detections
+from stages.data.detections import check_images, read_detections
 from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError
 from storage_schemas.paths.local import LocalPath
@@ -83,7 +83,7 @@ def test_a_folder_is_refused(tmp_path: LocalPath) -> None:
 def test_pictures_are_looked_at_whole_and_counted(tmp_path: LocalPath) -> None:
     expected = write_images(tmp_path, [3, 5])
     looked = []
-    assert check_pictures(tmp_path, [image(5), image(3)], progress=lambda: looked.append(1)) == expected
+    assert check_images(tmp_path, [image(5), image(3)], progress=lambda: looked.append(1)) == expected
     assert len(looked) == 2
 
 
@@ -92,6 +92,6 @@ def test_pictures_that_cannot_be_used_are_told_by_file_and_id(tmp_path: LocalPat
     broken = tmp_path / "2.png"
     broken.write_bytes(broken.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"image 7 \('7\.png'\): file: No such file or directory \(and 1 more\)"):
-        check_pictures(tmp_path, [image(1), image(7), image(2)])
+        check_images(tmp_path, [image(1), image(7), image(2)])
     with pytest.raises(DataError, match=r"image 2 \('2\.png'\): decode: a truncated PNG"):
-        check_pictures(tmp_path, [image(1), image(2)])
+        check_images(tmp_path, [image(1), image(2)])

@@ -1,4 +1,4 @@
-"""Prediction over a table: each instance has its keypoints, in the order of the table, however it is cut into tasks."""
+"""Prediction over a table: keypoints come in the order of the table, for any division into tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HRNet: the authors' key names and numbers, sizes by name, and blocks against sums worked out by numpy."""
+"""HRNet: key names and outputs of the published code, sizes by name, and blocks compared with sums in numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.shared_data import shared_data
 
 
 def _formula(folder: Path) -> ModuleType:
-    """The reference's own module that makes weights by formula."""
+    """The module of the reference that computes weights by formula."""
     spec = importlib.util.spec_from_file_location("reference_weights", folder / "weights.py")
     assert spec is not None
     assert spec.loader is not None
@@ -109,7 +109,7 @@ def test_multiples_of_32_give_a_quarter_of_the_size(size_hw: tuple[int, int]) ->
 
 
 def _lively(network: nn.Module) -> nn.Module:
-    """Weights and statistics far from their silent start."""
+    """Weights and statistics far from their initial values."""
     generator = torch.Generator().manual_seed(1)
     for name, value in network.state_dict().items():
         if value.is_floating_point():
@@ -142,7 +142,7 @@ def test_the_first_weights_are_small_and_the_same_for_the_same_seed() -> None:
 
 
 def _conv3x3(x_CHW: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """A 3x3 convolution with zero padding, as its definition says: nine shifted products."""
+    """A 3x3 convolution with zero padding by its definition: nine shifted products."""
     padded = np.pad(x_CHW, ((0, 0), (1, 1), (1, 1)))
     height, width = x_CHW.shape[1:]
     out = np.zeros((weight.shape[0], height, width))

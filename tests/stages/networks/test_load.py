@@ -36,7 +36,7 @@ def _exported(network: nn.Module, path: LocalPath, *, any_batch: bool = True) ->
 
 
 class _Convolution(nn.Module):
-    """The smallest network that turns an image into heatmaps a ``stride``-th of its size."""
+    """The smallest network from images to heatmaps of 1/``stride`` of their size."""
 
     def __init__(self, joints: int = 17, stride: int = 4) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_without_onnxruntime_the_error_says_what_to_install(tmp_path: LocalPath,
 
 
 def _onnx_file(tmp_path: LocalPath) -> LocalPath:
-    """A file that onnxruntime is never asked to open here."""
+    """A file that onnxruntime never opens in these tests."""
     path = tmp_path / "teacher.onnx"
     path.touch()
     return path
@@ -165,7 +165,7 @@ def test_an_onnx_teacher_without_cuda_is_refused_if_the_device_is_cuda(
 
 
 class _Session:
-    """A session whose CUDA cannot be loaded ends on the CPU, and only its log says so."""
+    """If onnxruntime cannot load CUDA, the session runs on the CPU, and only its log reports that."""
 
     asked: ClassVar[list[object]] = []
     given: ClassVar[list[str]] = []

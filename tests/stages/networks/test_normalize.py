@@ -1,4 +1,4 @@
-"""Normalisation against the arithmetic that HRNet writes out."""
+"""Normalisation compared with the arithmetic of HRNet's code."""
 
 from __future__ import annotations
 

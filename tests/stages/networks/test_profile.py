@@ -1,4 +1,4 @@
-"""What networks cost, against the published figures and against counting by hand."""
+"""The cost of networks, compared with published figures and with counts by hand."""
 
 from __future__ import annotations
 

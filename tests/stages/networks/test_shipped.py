@@ -1,4 +1,4 @@
-"""Pixels travel to the device as bytes, in training as in prediction, and are normalised there."""
+"""Pixels are sent to the device as bytes, in training and in prediction, and are normalised there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.dtype[Any], tuple[
 
 
 def pixels(shipped: list[tuple[np.dtype[Any], tuple[int, ...]]], *, side: int) -> list[np.dtype[Any]]:
-    """Of those that are as large as crops: three colours, or masks."""
+    """The arrays of the size of crops: three colours, or masks."""
     return [dtype for dtype, shape in shipped if shape.count(side) == 2]
 
 
@@ -53,7 +53,7 @@ def test_a_training_ships_images_and_masks_as_bytes(
 
 
 class _Seen(nn.Module):
-    """What comes to the network."""
+    """The inputs of the network."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ def test_only_its_module_and_the_table_name_an_architecture() -> None:
 
 @pytest.fixture
 def toy_in_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file, and this line."""
+    """A new network takes one file, and this line in the table."""
     monkeypatch.setitem(spec.NETWORKS, "toy_{channels}", "tests.support.toy_network:toy")
 
 

@@ -40,7 +40,7 @@ def _damage(entry: Entry, name: str) -> None:
     flipped = bytes([data[0] ^ 1]) + data[1:]
     if isinstance(file, BucketPath):
         file.put(flipped)
-        # This node made it, and has it whole.
+        # This node made the entry, and has an intact copy.
         (entry.folder.mirror() / name).unlink()
     else:
         local(file).write_bytes(flipped)

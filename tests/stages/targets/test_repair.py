@@ -55,7 +55,7 @@ ROLES: tuple[Role, Role] = ("primary", "senior")
 
 
 def _connected() -> None:
-    """As they are: the cluster runs as long as the module's tests do."""
+    """The unchanged settings: the cluster runs as long as the tests of this module."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def _leave_teacher(context: Context, role: Role, *, seed: int) -> None:
 
 @pytest.fixture
 def home(made: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of the home."""
     return shutil.copytree(made, tmp_path / "home")
 
 
@@ -112,7 +112,7 @@ def _is_whole(entry: Entry) -> bool:
 
 
 def test_damaged_views_and_bits_of_the_validation_set_are_recomputed(home: Path) -> None:
-    """Their scores stand in the manifest, which stays as it is."""
+    """Their scores are in the manifest, which does not change."""
     context = _context(home)
     crops = targets.view_step(context, "val", 0)
     bits = targets.target_step(context, "senior", "val", 0, context.settings.binarize)
@@ -138,7 +138,7 @@ def test_bits_are_not_recomputed_from_a_damaged_view(home: Path) -> None:
 
 
 def test_recomputed_files_that_differ_are_not_restored_and_the_error_counts_the_others(home: Path) -> None:
-    """The manifest is of other peaks than this machine computes, as if they had been made on another kind of device."""
+    """The manifest has other peaks than this machine computes, as if another kind of device had made them."""
     context = _context(home)
     step, entry = _bits(context)
     peaks = np.array(read_rows(entry.fetch(), "peak")) + np.float16(0.25)
@@ -225,7 +225,7 @@ def test_after_a_killed_repair_the_next_one_succeeds(home: Path) -> None:
     (local(run_dir) / "config.resolved.yaml").write_text(resolved_yaml(context.settings))
     (local(run_dir) / "metrics.json").write_text(json.dumps({"entries": [entry.entry_id]}))
     command = [sys.executable, "-m", "pipeline.cache", "repair", entry.key, "--home", str(home)]
-    # A session of its own: its Ray's processes belong to it, and those of this one do not.
+    # A process session of its own, so that only its own Ray processes are killed.
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
         while not list(local(entry.folder).glob("repair-*/peak/zarr.json")):

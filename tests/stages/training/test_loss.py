@@ -1,4 +1,4 @@
-"""The loss against sums that are written out, by value and by gradient."""
+"""The loss compared with explicit sums, by value and by gradient."""
 
 from __future__ import annotations
 

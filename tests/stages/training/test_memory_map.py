@@ -64,7 +64,7 @@ array.close()
 
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What stands for shared memory; the disk is beside it."""
+    """A folder in place of shared memory; the disk is another folder."""
     for name in ("memory", "disk"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(mapped, "_SHARED_MEMORY", tmp_path / "memory")
@@ -115,7 +115,7 @@ def test_two_maps_of_an_array_share_a_file_and_the_last_to_close_deletes_it(
     first = MappedArray(entry, "bits")
     expected = read_rows(entry, "bits")
     monkeypatch.setattr(mapped, "read_rows", _refuse)
-    # The first file takes the room that there was: the second map must find it all the same.
+    # The first file takes all the room, but the second map must still find that file.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     second = MappedArray(entry, "bits")
     first.close()
@@ -140,7 +140,7 @@ def test_partial_files_of_killed_processes_are_deleted(entry: Path, memory: Path
     shutil.copytree(entry, tmp_path / "other")
     for folder in (entry, tmp_path / "other"):
         subprocess.run([sys.executable, "-c", KILLED_WHILE_DECODING, str(folder), str(memory)], check=False, timeout=60)
-        # The second killed process has removed what the first left.
+        # The second killed process has deleted the file of the first.
         assert [Path(file).suffix for file in _files(memory)] == [".partial"]
     array = MappedArray(entry, "bits")
     assert [Path(file).suffix for file in _files(memory)] == [".raw"]

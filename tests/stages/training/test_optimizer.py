@@ -64,7 +64,7 @@ def test_the_adapter_has_its_own_rate_and_all_rates_change_by_the_same_factor() 
     network = _Senior()
     optimizer = make_optimizer(network, TrainSettings(lr=1e-4), adapter_lr=1e-2)
     set_learning_rate(optimizer, 0.5)
-    set_learning_rate(optimizer, 0.1)  # of the peak, not of what it was
+    set_learning_rate(optimizer, 0.1)  # relative to the peak rate, not to the current one
     slow, fast = pytest.approx(1e-5), pytest.approx(1e-3)
     expected = {"adapter.weight": fast, "adapter.bias": fast, "network.weight": slow, "network.bias": slow}
     assert _rates(optimizer, network) == expected

@@ -34,7 +34,7 @@ STEPS = INSTANCES // BATCH
 
 @pytest.fixture(scope="module", autouse=True)
 def _environment() -> Iterator[None]:
-    """Let the server of forks import the checkout's modules, and use one thread a process."""
+    """Let the fork server import the checkout's modules, and use one thread a process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
         patch.setenv("OMP_NUM_THREADS", "1")

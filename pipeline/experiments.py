@@ -174,7 +174,7 @@ def _settings_in(folder: StorePath) -> StorePath | None:
 
 def _unfinished(run_dir: StorePath) -> list[StorePath]:
     """The notes of runs that have not ended well, by their folders."""
-    return (run_dir / UNFINISHED).children()[0]
+    return [*(run_dir / UNFINISHED).children()[0]]
 
 
 def _read(run_dir: StorePath) -> Experiment:

@@ -18,7 +18,9 @@ __all__ = ["ray_storage"]
 
 def ray_storage(path: StorePath) -> dict[str, Any]:
     """The arguments of ``RunConfig`` that make Ray Train store its state in ``path``."""
-    return path.in_file_system(lambda bucket: fs.PyFileSystem(_Bucket(bucket)))
+    if isinstance(path, BucketPath):
+        return {"storage_path": path.key, "storage_filesystem": fs.PyFileSystem(_Bucket(path.bucket))}
+    return {"storage_path": str(path)}
 
 
 class _Upload(io.BytesIO):
@@ -79,7 +81,7 @@ class _Bucket(fs.FileSystemHandler):  # type: ignore[misc] # pyarrow has no type
         self._path(path).unlink()
 
     def copy_file(self, source: str, target: str) -> None:
-        self._path(source).copy_to(self._path(target))
+        self._path(source).link_as(self._path(target))
 
     def move(self, source: str, target: str) -> None:
         self._path(source).move_to(self._path(target))

@@ -243,7 +243,7 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
     """Show a progress bar, from the curve that the first worker of each training writes."""
     title = f"{plans[0].stage}: {' and '.join(plan.name for plan in plans)}"
     stop = threading.Event()
-    seconds = plans[0].folder.poll_seconds
+    seconds = max(plans[0].folder.listing_seconds, 0.5)
     with progress(title, total=sum(map(_steps_of, plans)), unit="steps") as bar:
 
         def done() -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, difference, facts_of, sha256_of
@@ -24,6 +24,8 @@ from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder, cache_roo
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+    from storage_schemas.paths.path import StorePath
 
 __all__ = ["SCHEMES", "BucketPath"]
 
@@ -41,20 +43,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, order=True)
 class BucketPath:
-    """The object ``key`` in ``bucket`` (``s3://name``), or the prefix of other keys; ``StorePath`` describes the methods."""
+    """The object ``key`` in ``bucket`` (``s3://name``), or the prefix of other keys; ``LocalPath`` describes the methods."""
 
     bucket: str
     key: str
     hurried: bool = field(default=False, compare=False)
     """Whether requests give up after seconds rather than minutes."""
-
-    @property
-    def poll_seconds(self) -> float:
-        return 5.0
-
-    @property
-    def listing_seconds(self) -> float:
-        return 5.0
+    listing_seconds: ClassVar[float] = 5.0
 
     def __str__(self) -> str:
         return f"{self.bucket}/{self.key}"
@@ -132,18 +127,15 @@ class BucketPath:
     def write_atomic(self, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
         self.put(data, exclusive=exclusive)
 
-    def copy_to(self, target: BucketPath) -> None:
-        """Copy the object within its bucket; the bytes do not pass through this node."""
+    def link_as(self, target: StorePath) -> None:
         import obstore
 
-        assert self.bucket == target.bucket
+        assert isinstance(target, BucketPath)
         with self._errors():
             obstore.copy(self._store, self.key, target.key)
 
-    link_as = copy_to
-
-    def move_to(self, target: BucketPath) -> None:
-        self.copy_to(target)
+    def move_to(self, target: StorePath) -> None:
+        self.link_as(target)
         self.unlink()
 
     def unlink(self, *, missing_ok: bool = True) -> None:
@@ -211,9 +203,6 @@ class BucketPath:
     def sync_files(self, names: Iterable[str]) -> None:
         """Do nothing: an object is durable when it is written."""
 
-    def sync_folder(self) -> None:
-        """Do nothing, as ``sync_files``."""
-
     def check_files(self, files: Mapping[str, FileFacts]) -> dict[str, FileProblem]:
         states = self.files_below()
         missing = {name: FileProblem("missing", "is missing") for name in files if name not in states}
@@ -256,18 +245,12 @@ class BucketPath:
     def can_be_folder(self) -> bool:
         return True
 
-    def contains(self, path: Path) -> bool:
-        return False
-
     def blames_file(self, error: OSError) -> bool:
         return error.errno in _OF_ONE_FILE
 
     def removal_command(self) -> str:
         tool = "aws s3 rm" if self.bucket.startswith("s3:") else "gcloud storage rm"
         return f"{tool} --recursive {shlex.quote(str(self))}"
-
-    def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
-        return {"storage_path": self.key, "storage_filesystem": make(self.bucket)}
 
     def _listed(self) -> Iterator[Any]:
         import obstore

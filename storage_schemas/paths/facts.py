@@ -8,7 +8,10 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from storage_schemas.paths.path import StorePath
 
 __all__ = [
     "FileFacts",
@@ -48,14 +51,6 @@ class FileProblem:
         return self.detail
 
 
-class _File(Protocol):
-    def state(self) -> FileState | None: ...
-
-    def sha256(self) -> str: ...
-
-    def __hash__(self) -> int: ...
-
-
 def as_mappings(files: Mapping[str, FileFacts]) -> dict[str, dict[str, Any]]:
     """The facts of files by name, as plain mappings for JSON."""
     return {name: facts._asdict() for name, facts in files.items()}
@@ -68,7 +63,7 @@ def difference(found: FileFacts, wanted: FileFacts) -> FileProblem | None:
     return None if found.sha256 == wanted.sha256 else FileProblem("content", "does not match its sha256")
 
 
-def check_file(path: _File, facts: FileFacts) -> FileProblem | None:
+def check_file(path: StorePath, facts: FileFacts) -> FileProblem | None:
     """Compare a file with ``facts``; only a file of the right size is read."""
     try:
         state = path.state()
@@ -79,7 +74,7 @@ def check_file(path: _File, facts: FileFacts) -> FileProblem | None:
         return FileProblem("unreadable", f"cannot be read ({error.strerror})")
 
 
-def facts_of(path: _File) -> FileFacts:
+def facts_of(path: StorePath) -> FileFacts:
     """Size and sha256 of a file.
 
     Raises:
@@ -88,7 +83,7 @@ def facts_of(path: _File) -> FileFacts:
     return FileFacts(_state(path).size, path.sha256())
 
 
-def sha256_known(path: _File) -> str:
+def sha256_known(path: StorePath) -> str:
     """The sha256 of a file, read once a process as long as size and time of change stay the same.
 
     Raises:
@@ -98,11 +93,11 @@ def sha256_known(path: _File) -> str:
 
 
 @lru_cache(maxsize=1 << 16)
-def _sha256(path: _File, state: FileState, process: int) -> str:
+def _sha256(path: StorePath, state: FileState, process: int) -> str:
     return path.sha256()
 
 
-def _state(path: _File) -> FileState:
+def _state(path: StorePath) -> FileState:
     state = path.state()
     if state is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))

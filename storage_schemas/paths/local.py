@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path, PosixPath
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, check_file, facts_of, sha256_of
+
+if TYPE_CHECKING:
+    from storage_schemas.paths.path import StorePath
 
 __all__ = ["LocalPath", "write_atomic"]
 
@@ -27,12 +30,13 @@ R = TypeVar("R")
 
 
 class LocalPath(PosixPath):
-    """A file or folder of a file system; the protocol ``StorePath`` describes the methods."""
+    """A file or folder of a file system. Errors are ``OSError`` and its children, here and for a bucket."""
 
-    poll_seconds = 0.5
     listing_seconds = 0.0
+    """How long one listing may answer for single requests; 0 where a request costs next to nothing."""
 
     def state(self) -> FileState | None:
+        """Size and time of change of the file; None if there is none."""
         try:
             found = self.stat()
         except OSError as error:
@@ -42,17 +46,26 @@ class LocalPath(PosixPath):
         return FileState(found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def blocks(self) -> Iterator[bytes]:
+        """The file block by block."""
         with self.open("rb") as stream:
             while block := stream.read(_READ_BYTES):
                 yield block
 
     def sha256(self) -> str:
+        """The sha256 of the file's bytes, in hexadecimal."""
         return sha256_of(self.blocks())
 
     def write_atomic(self, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
+        """Write the file so that a reader sees all of it or none; see the function ``write_atomic``."""
         write_atomic(self, data, exclusive=exclusive, durable=durable)
 
     def children(self) -> tuple[list[Self], list[Self]]:
+        """The folders and the files directly below; none if there is no such folder.
+
+        Raises:
+            StoreError: as ``not_a_folder`` describes.
+            OSError: this user may not list it.
+        """
         try:
             paths = sorted(self.iterdir())
         except OSError as error:
@@ -65,6 +78,7 @@ class LocalPath(PosixPath):
         return [path for path in paths if is_folder[path]], [path for path in paths if not is_folder[path]]
 
     def files_below(self) -> dict[str, FileState]:
+        """Every file below, by its relative name; files that vanish meanwhile are left out."""
         found = {}
         for folder, folders, files in os.walk(self):
             # A link to a folder is listed like a file, so that verify reports it, and is not followed.
@@ -77,6 +91,7 @@ class LocalPath(PosixPath):
         return found
 
     def listing(self) -> list[tuple[str, int]]:
+        """Relative names and sizes of all files below, in the order in which keys hash them; links are followed."""
         found = []
         for folder, names, files in os.walk(self):
             names.sort()
@@ -85,9 +100,11 @@ class LocalPath(PosixPath):
         return found
 
     def mtime_ns(self) -> int:
+        """When names in the folder last changed; 0 in a bucket, which does not know."""
         return self.stat().st_mtime_ns
 
     def usage(self) -> FileState:
+        """The bytes that deleting a file or folder frees, and when anything in it last changed."""
         below = (Path(folder) / name for folder, folders, files in os.walk(self) for name in (*folders, *files))
         size, changed = 0, 0.0
         for path in (self, *below):
@@ -99,6 +116,7 @@ class LocalPath(PosixPath):
         return FileState(size, changed)
 
     def not_a_folder(self) -> StoreError | None:
+        """The error if a file or a dangling link lies where this folder, or one of the two above it, belongs."""
         for path in (self.parent.parent, self.parent, self):
             if not os.path.lexists(path) or path.is_dir():
                 continue
@@ -112,23 +130,28 @@ class LocalPath(PosixPath):
         return None
 
     def not_a_file(self) -> StoreError | None:
+        """The error if a folder lies where this file belongs."""
         return _misplaced(self, "a folder", "a file") if self.is_dir() else None
 
     def make_folder(self) -> None:
+        """Make a new folder that others see although it is empty."""
         self.mkdir()
 
     def make_folders(self) -> None:
+        """Make the folder and those above it, where they do not exist; raises ``not_a_folder()``."""
         try:
             self.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise self.not_a_folder() or error from error
 
     def make_writable(self) -> None:
+        """Make the folder if needed and check that this user may write into it; check that a bucket answers."""
         self.mkdir(parents=True, exist_ok=True)
         if not os.access(self, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it is not writable", str(self))
 
     def clear_way(self, name: str) -> None:
+        """Delete what keeps the file ``name`` below from being written: a folder or link of that name, a file above it."""
         path = self / name
         for folder in [self / parent for parent in reversed(Path(name).parents[:-1])]:
             # A link to a folder stays: it may lead to another disk.
@@ -141,74 +164,82 @@ class LocalPath(PosixPath):
             shutil.rmtree(path)
 
     def remove_tree(self) -> None:
+        """Delete the folder as far as possible, and this node's mirror of it."""
         shutil.rmtree(self, ignore_errors=True)
 
     def remove_if_empty(self) -> None:
+        """Delete the folder if nothing is in it."""
         with suppress(OSError):
             self.rmdir()
 
-    def move_to(self, target: Self) -> None:
-        self.replace(target)
+    def move_to(self, target: StorePath) -> None:
+        """Rename the file; both paths lie in one store."""
+        self.replace(str(target))
 
-    def link_as(self, target: Self) -> None:
-        target.hardlink_to(self)
+    def link_as(self, target: StorePath) -> None:
+        """Give the file a second name (in a bucket a copy); both paths lie in one store."""
+        os.link(self, str(target))
 
     def sync_files(self, names: Iterable[str]) -> None:
+        """Make the files ``names`` below durable, and every folder on the way to them."""
         folders = {self}
         for name in names:
             with (self / name).open("rb") as stream:
                 os.fsync(stream.fileno())
             folders |= {self / parent for parent in Path(name).parents}
         for folder in sorted(folders, reverse=True):
-            folder.sync_folder()
-
-    def sync_folder(self) -> None:
-        _sync_folder(self)
+            _sync_folder(folder)
 
     def check_files(self, files: Mapping[str, FileFacts]) -> dict[str, FileProblem]:
+        """The problems of ``files`` below, by name; in a bucket only sizes are compared, and ``fetch`` verifies the rest."""
         return {name: problem for name, facts in files.items() if (problem := check_file(self / name, facts))}
 
     def facts_below(self, names: Sequence[str], stated: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
+        """The facts of the files ``names`` below; the sha256 of an uploaded object is taken from ``stated``."""
         return {name: facts_of(self / name) for name in sorted(names)}
 
     def mirror(self) -> LocalPath:
+        """Where this node writes and reads it: itself on a file system, else a path in the node cache."""
         return self
 
     def fetch(self, *, again: bool = False) -> LocalPath:
+        """The file on this node, not verified; downloaded from a bucket if this node has no copy, or ``again``."""
         return self
 
     def upload(self, names: Iterable[str]) -> None:
-        """Do nothing: every node sees the files already."""
+        """Bring files that this node wrote (``names`` below the mirror) to where all nodes see them."""
 
     def file(self, facts: Callable[[], FileFacts], remedy: Remedy | None = None) -> LocalPath:
+        """The file for another process, which fetches and verifies it; ``remedy`` is what to do if it is damaged."""
         return self
 
     def folder(self, files: Callable[[], Mapping[str, FileFacts]], remedy: Remedy | None = None) -> LocalPath:
+        """The folder with these files for another process; see ``file``."""
         return self
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Like ``map``; in threads where each call waits for a bucket."""
         return map(function, items)
 
     def impatient(self) -> Self:
+        """The same path with requests that give up after seconds: for what is repeated soon anyway."""
         return self
 
     def fault_as_home(self) -> str:
+        """Why the path cannot be a home, as the end of a sentence; empty if it can."""
         return ""
 
     def can_be_folder(self) -> bool:
+        """False if a file lies at it or at a folder above it."""
         return next(path for path in (self, *self.parents) if path.exists()).is_dir()
 
-    def contains(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.resolve())
-
     def blames_file(self, error: OSError) -> bool:
+        """True if the error says that one file is bad; False if the storage, or this node's disk, is."""
         return error.errno not in _NOT_OF_ONE_FILE
 
     def removal_command(self) -> str:
+        """The shell command that deletes the folder."""
         return f"rm -r {shlex.quote(str(self))}"
-
-    def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
-        return {"storage_path": str(self)}
 
 
 def write_atomic(path: Path, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:

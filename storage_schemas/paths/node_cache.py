@@ -12,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from storage_schemas.errors import CorruptEntryError, Remedy
 from storage_schemas.paths.facts import FileFacts, difference, sha256_known
 from storage_schemas.paths.local import LocalPath
+
+if TYPE_CHECKING:
+    from storage_schemas.paths.bucket import BucketPath
 
 __all__ = ["RemoteFile", "RemoteFolder", "cache_root", "download_once", "in_threads"]
 
@@ -27,22 +30,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class _Object(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    def __truediv__(self, name: str, /) -> Self: ...
-
-    def blocks(self) -> Iterator[bytes]: ...
-
-    def mirror(self) -> LocalPath: ...
-
-
 @dataclass(frozen=True)
 class RemoteFile:
     """An object with the facts that it must have; ``remedy`` is what to do where it differs."""
 
-    path: _Object
+    path: BucketPath
     facts: FileFacts
     remedy: Remedy | None = None
 
@@ -90,7 +82,7 @@ class RemoteFile:
 class RemoteFolder:
     """Objects below ``path``, by name, with the facts that each must have."""
 
-    path: _Object
+    path: BucketPath
     files: tuple[tuple[str, FileFacts], ...]
     remedy: Remedy | None = None
 
@@ -109,7 +101,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
 
 
-def download_once(path: _Object, *, again: bool = False) -> LocalPath:
+def download_once(path: BucketPath, *, again: bool = False) -> LocalPath:
     """The unverified copy on this node of an object; downloaded if this node has none, or ``again``.
 
     Raises:
@@ -133,7 +125,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _downloaded(source: _Object, target: LocalPath) -> Iterator[tuple[LocalPath, FileFacts]]:
+def _downloaded(source: BucketPath, target: LocalPath) -> Iterator[tuple[LocalPath, FileFacts]]:
     """The object under a temporary name beside ``target``, with its facts."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")

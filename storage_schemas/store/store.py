@@ -45,7 +45,7 @@ def _entry_folders_of(kind: StorePath) -> list[StorePath]:
     for path in files:
         if is_key(path.name) and (error := path.not_a_folder()):
             raise error
-    return folders
+    return [*folders]
 
 
 @dataclass(frozen=True)
@@ -258,5 +258,5 @@ class Store:
                 with suppress(FileExistsError):
                     manifest.write_atomic(aside.read_bytes(), exclusive=True)
             aside.unlink(missing_ok=True)
-        manifest.parent.sync_folder()
+        manifest.parent.sync_files([])
         return not stays

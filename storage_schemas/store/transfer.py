@@ -74,7 +74,7 @@ def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[
         else:
             partial.sync_files(names)
             partial.rename(target)
-        partial.parent.sync_folder()
+        partial.parent.sync_files([])
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         packed.unlink(missing_ok=True)

@@ -52,7 +52,6 @@ WITHOUT_TEST = {
     "storage_schemas/store/provenance.py": "store/test_store.py reads it in manifests",
     "storage_schemas/store/recipe.py": "store/test_manifest.py computes keys of recipes",
     "storage_schemas/store/transfer.py": "store/test_transfer_export.py and two beside it",
-    "storage_schemas/store/writers.py": "store/test_store_writers.py",
 }
 """Sources without a test module of their own, and what tests them."""
 

@@ -68,7 +68,7 @@ def _large_entry(store: Store, cached: CachedView, num: int) -> Entry:
 
 
 def _verify(store: Store) -> None:
-    verdict = verify(store, take_inventory(store), advance=lambda: None)
+    verdict = verify(take_inventory(store), advance=lambda: None)
     assert verdict.entries, "nothing was verified"
     assert not verdict.damaged, "a new entry is damaged"
 

@@ -41,7 +41,7 @@ def verify(options: argparse.Namespace) -> Result:
     missing = {} if wanted else _missing(inventory, users, options.upstream)
     total = sum(len(entry.manifest.files) for entry in inventory.entries.values())
     with progress("verify", total, "files") as bar:
-        verdict = verification.verify(store, inventory, advance=bar.advance)
+        verdict = verification.verify(inventory, advance=bar.advance)
     if verdict.damaged and upstream is None:
         upstream = upstream_if_there(None, home)
     damaged = _damaged(inventory, users, verdict, upstream)

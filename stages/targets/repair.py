@@ -29,9 +29,8 @@ from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdErr
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import block_files, create_arrays, metadata_files, read_rows, rows_per_block, unpack_bits
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.lease import Lease, LeaseWatch
+from storage_schemas.store.lease import Lease, LeaseWatch, lease_of
 from storage_schemas.store.store import Entry
-from storage_schemas.store.writers import lease_of
 
 __all__ = ["Sample", "fetch", "repair", "sample"]
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, difference, facts_of, sha256_of
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder, cache_root, download_once, in_threads
+from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder, cache_root, downloaded, in_threads
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -222,7 +222,11 @@ class BucketPath:
         return LocalPath(cache_root() / self.bucket.replace("://", "/") / self.key)
 
     def fetch(self, *, again: bool = False) -> LocalPath:
-        return download_once(self, again=again)
+        target = self.mirror()
+        if again or not target.is_file():
+            with downloaded(self, target) as (partial, _):
+                partial.replace(target)
+        return target
 
     def upload(self, names: Iterable[str]) -> None:
         list(in_threads(lambda name: (self / name).put(self.mirror() / name), names))

@@ -21,7 +21,7 @@ from storage_schemas.paths.local import LocalPath
 if TYPE_CHECKING:
     from storage_schemas.paths.bucket import BucketPath
 
-__all__ = ["RemoteFile", "RemoteFolder", "cache_root", "download_once", "in_threads"]
+__all__ = ["RemoteFile", "RemoteFolder", "cache_root", "downloaded", "in_threads"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class RemoteFile:
             if path.exists():
                 log.warning("%s differs from the manifest; downloading it again", path)
             try:
-                with _downloaded(self.path, path) as (partial, found):
+                with downloaded(self.path, path) as (partial, found):
                     if problem := difference(found, self.facts):
                         raise self._corrupt(str(problem))
                     partial.replace(path)
@@ -101,19 +101,6 @@ def cache_root() -> Path:
     return Path(os.environ.get("ODKD_CACHE", "~/.cache/odkd")).expanduser()
 
 
-def download_once(path: BucketPath, *, again: bool = False) -> LocalPath:
-    """The unverified copy on this node of an object; downloaded if this node has none, or ``again``.
-
-    Raises:
-        OSError: there is no such object, or it cannot be read.
-    """
-    target = path.mirror()
-    if again or not target.is_file():
-        with _downloaded(path, target) as (partial, _):
-            partial.replace(target)
-    return target
-
-
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process of a node download a file while the others wait for it."""
@@ -125,7 +112,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _downloaded(source: BucketPath, target: LocalPath) -> Iterator[tuple[LocalPath, FileFacts]]:
+def downloaded(source: BucketPath, target: LocalPath) -> Iterator[tuple[LocalPath, FileFacts]]:
     """The object under a temporary name beside ``target``, with its facts."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")

@@ -14,12 +14,11 @@ from storage_schemas.paths.facts import FileFacts, facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.entry import Entry, read_entry
-from storage_schemas.store.lease import LeaseWatch
+from storage_schemas.store.lease import LeaseWatch, lease_of
 from storage_schemas.store.manifest import MANIFEST, Manifest
 from storage_schemas.store.parts import MARKER, Part, finished_parts, markers_of, read_marker
 from storage_schemas.store.provenance import provenance
 from storage_schemas.store.recipe import Recipe, as_json, key_of
-from storage_schemas.store.writers import lease_of
 
 __all__ = ["Draft"]
 

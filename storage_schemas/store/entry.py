@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +70,9 @@ class Entry:
             )
         return (self.folder / name).file(lambda: self.manifest.files[name], self.mend())
 
-    def whole(self) -> Folder:
-        """The folder with all of the entry's files, for another process."""
-        return self.folder.folder(lambda: self.manifest.files, self.mend())
+    def whole(self, upstream: StorePath | None = None) -> Folder:
+        """The folder with all of the entry's files, for another process; ``upstream`` is as for ``mend``."""
+        return self.folder.folder(lambda: self.manifest.files, self.mend(upstream))
 
     def fetch(self) -> LocalPath:
         """The folder with all of the entry's files on this node; see ``path``."""
@@ -82,14 +82,14 @@ class Entry:
         """The problems of all files, one line each; empty if every file has the size and sha256 of the manifest."""
         return [f"{name} {problem}" for name, problem in self.damaged().items()]
 
-    def damaged(self) -> dict[str, FileProblem]:
-        """The problem of each file that differs from the manifest, by name."""
-        return {name: problem for name, problem in self.look() if problem}
-
-    def look(self) -> Iterator[tuple[str, FileProblem | None]]:
-        """Check the files one after the other: each name, and the problem if there is one."""
+    def damaged(self, advance: Callable[[], None] = lambda: None) -> dict[str, FileProblem]:
+        """The problem of each file that differs from the manifest, by name; call ``advance`` after each file."""
+        found = {}
         for name, facts in self.manifest.files.items():
-            yield name, check_file(self.folder / name, facts)
+            if problem := check_file(self.folder / name, facts):
+                found[name] = problem
+            advance()
+        return found
 
     def is_in_store(self) -> bool:
         """True if the store's manifest still names this folder; the folder alone proves nothing."""
@@ -147,10 +147,7 @@ class Entry:
                 # An unreadable file may be intact: suggest no command that replaces it.
                 remedy=Remedy("verify", entry_id=self.entry_id, home=self._home) if unreadable else self.mend(upstream),
             )
-        try:
-            self.fetch()
-        except CorruptEntryError as error:
-            raise CorruptEntryError(error.seen, allowed=error.allowed, remedy=self.mend(upstream)) from error
+        self.whole(upstream).fetch()
 
     @property
     def _home(self) -> str:

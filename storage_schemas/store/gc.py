@@ -15,10 +15,9 @@ from typing import Literal
 from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError, UnreadableEntryError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.entry import ASIDE, Entry, read_entry, set_aside
-from storage_schemas.store.lease import EXPIRE_SECONDS, LeaseWatch
+from storage_schemas.store.lease import EXPIRE_SECONDS, Writers, lease_of
 from storage_schemas.store.manifest import MANIFEST, Manifest
 from storage_schemas.store.store import Store
-from storage_schemas.store.writers import Writers, lease_of
 
 __all__ = ["Garbage", "find_garbage", "garbage_at", "remove"]
 
@@ -54,34 +53,31 @@ def find_garbage(
         StoreError: a file lies where a folder of the store belongs.
     """
     now = time.time()
-    entry_folders, left = _lookable(store)
+    watched: dict[StorePath, Writers] = {}
+    left: dict[str, str] = {}
+    for entry_folder in store.entry_folders():
+        writers = Writers(entry_folder)
+        try:
+            writers.living()
+            watched[entry_folder] = writers
+        except OSError as error:
+            left[_entry_id(entry_folder)] = f"{entry_folder} cannot be read ({error.strerror or error})"
     # A lease that changed within the expiry time belongs to a live writer and is not watched.
-    busy = _busy(entry_folders, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
+    busy = _busy(watched, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
     garbage: list[Garbage] = []
-    for entry_folder, writers in entry_folders.items():
-        entry_id = f"{entry_folder.parent.name}/{entry_folder.name}"
-        reason = busy.get(entry_folder)
-        if reason is None:
-            entry, reason = _entry_of(entry_folder, is_used=entry_id in used)
+    for entry_folder, writers in watched.items():
+        is_used = _entry_id(entry_folder) in used
+        entry, reason = (None, busy[entry_folder]) if entry_folder in busy else _entry_of(entry_folder, is_used=is_used)
         if reason:
-            left[entry_id] = reason
+            left[_entry_id(entry_folder)] = reason
         else:
-            found = _garbage_of(entry_folder, writers, entry, now=now, is_used=entry_id in used)
+            found = _garbage_of(entry_folder, writers, entry, now=now, is_used=is_used)
             garbage += [item for item in found if item.paths and item.age_seconds >= min_age_seconds]
     return garbage, left
 
 
-def _lookable(store: Store) -> tuple[dict[StorePath, Writers], dict[str, str]]:
-    """The writers of each entry folder, and the entry ids that this user may not read, each with the reason."""
-    entry_folders = {entry_folder: Writers(entry_folder) for entry_folder in store.entry_folders()}
-    closed = {}
-    for entry_folder, writers in entry_folders.items():
-        try:
-            writers.living()
-        except OSError as error:
-            closed[entry_folder] = f"{entry_folder} cannot be read ({error.strerror or error})"
-    left = {f"{entry_folder.parent.name}/{entry_folder.name}": reason for entry_folder, reason in closed.items()}
-    return {entry_folder: writers for entry_folder, writers in entry_folders.items() if entry_folder not in closed}, left
+def _entry_id(entry_folder: StorePath) -> str:
+    return f"{entry_folder.parent.name}/{entry_folder.name}"
 
 
 def garbage_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> list[Garbage]:
@@ -117,19 +113,19 @@ def _busy(
     A lease that is old enough for its work to be deleted is watched until the writer is known to be dead.
     """
     living = {folder: found for folder, writers in entry_folders.items() if (found := writers.living())}
-
-    def is_old(watch: LeaseWatch) -> bool:
-        return watch.path.usage().changed < changed_before
-
-    doubtful = {folder for folder, found in living.items() if all(map(is_old, found.values()))}
+    doubtful = {
+        folder
+        for folder, found in living.items()
+        if all(watch.path.usage().changed < changed_before for watch in found.values())
+    }
     if doubtful:
         tell(f"Watching for {EXPIRE_SECONDS:.0f} s whether the writers of {len(doubtful)} entries live")
     end = time.monotonic() + EXPIRE_SECONDS + _POLL_SECONDS
     while doubtful and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
-        doubtful = {entry_folder for entry_folder in doubtful if entry_folders[entry_folder].living()}
-    living = {entry_folder: found for entry_folder in living if (found := entry_folders[entry_folder].living())}
-    return {entry_folder: f"{next(iter(found.values())).holder()} is making it" for entry_folder, found in living.items()}
+        doubtful = {folder for folder in doubtful if entry_folders[folder].living()}
+    living = {folder: found for folder in living if (found := entry_folders[folder].living())}
+    return {folder: f"{next(iter(found.values())).holder()} is making it" for folder, found in living.items()}
 
 
 def _entry_of(entry_folder: StorePath, *, is_used: bool) -> tuple[Entry | None, str]:
@@ -156,7 +152,7 @@ def _garbage_of(
         # An entry is as old as its manifest, which was written last.
         age = now - max((usage.changed for usage in (usages[:1] if what == "entry" else usages)), default=now)
         size = sum(usage.size for usage in usages)
-        return Garbage(f"{entry_folder.parent.name}/{entry_folder.name}", what, there, size, age, if_unused, writers)
+        return Garbage(_entry_id(entry_folder), what, there, size, age, if_unused, writers)
 
     manifest = entry_folder / MANIFEST
     if entry is not None and not is_used:
@@ -171,12 +167,16 @@ def _garbage_of(
                 yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
         elif lease_of(folder).exists():
             yield item("lease", lease_of(folder))
-    left: dict[What, tuple[str, str]] = {"damaged manifest": (ASIDE, ""), "partial file": (".", ".partial")}
     folders, files = entry_folder.children()
-    for what, (beginning, end) in left.items():
-        yield from (
-            item(what, path) for path in (*folders, *files) if path.name.startswith(beginning) and path.name.endswith(end)
-        )
+    for path in (*folders, *files):
+        if what := _leftover(path.name):
+            yield item(what, path)
+
+
+def _leftover(name: str) -> What | None:
+    if name.startswith(ASIDE):
+        return "damaged manifest"
+    return "partial file" if name.startswith(".") and name.endswith(".partial") else None
 
 
 def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,25 +37,17 @@ class Inventory:
     unreadable: Mapping[str, Unreadable]
 
     @cached_property
-    def _by_content(self) -> dict[str, list[Entry]]:
+    def _named(self) -> dict[str, list[Entry]]:
         found: dict[str, list[Entry]] = defaultdict(list)
         for entry in self.entries.values():
-            if entry.manifest.kind in _KNOWN_BY_CONTENT:
-                found[entry.content].append(entry)
-        return dict(found)
-
-    @cached_property
-    def _by_key(self) -> dict[str, list[Entry]]:
-        found: dict[str, list[Entry]] = defaultdict(list)
-        for entry in self.entries.values():
-            found[entry.key].append(entry)
-        return dict(found)
+            names = (entry.entry_id, entry.key, entry.content if entry.manifest.kind in _KNOWN_BY_CONTENT else entry.key)
+            for name in dict.fromkeys(names):
+                found[name].append(entry)
+        return found
 
     def named_by(self, text: str) -> list[Entry]:
         """The entries that a text of a recipe names: by key, by content, or by entry id (in reports)."""
-        if entry := self.entries.get(text):
-            return [entry]
-        return self._by_key.get(text) or self._by_content.get(text) or []
+        return self._named.get(text, [])
 
     def only(self, entry_ids: Collection[str]) -> Inventory:
         """The inventory of ``entry_ids`` only."""
@@ -121,25 +111,12 @@ def take_inventory(store: Store) -> Inventory:
     entries: dict[str, Entry] = {}
     unreadable: dict[str, Unreadable] = {}
     there = entry_ids(store)
-    with _without_collecting():
-        for entry_id, found in zip(there, store.root.map(lambda entry_id: _found(store, entry_id), there), strict=True):
-            if isinstance(found, Entry):
-                entries[entry_id] = found
-            elif found is not None:
-                unreadable[entry_id] = found
+    for entry_id, found in zip(there, store.root.map(lambda entry_id: _found(store, entry_id), there), strict=True):
+        if isinstance(found, Entry):
+            entries[entry_id] = found
+        elif found is not None:
+            unreadable[entry_id] = found
     return Inventory(entries, unreadable)
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Pause Python's garbage collector, which would scan the many facts of files in vain: a tenth of the time of ls."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _found(store: Store, entry_id: str) -> Entry | Unreadable | None:

@@ -1,4 +1,4 @@
-"""A lease on work in progress: it saves a second writer the work, and correctness never depends on it."""
+"""The writers of an entry and their leases: a lease saves a second writer the work; correctness never depends on it."""
 
 from __future__ import annotations
 
@@ -9,97 +9,70 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from storage_schemas.paths.path import StorePath
+from storage_schemas.store.manifest import MANIFEST
 
-__all__ = ["BEAT_SECONDS", "EXPIRE_SECONDS", "Lease", "LeaseWatch"]
+__all__ = ["BEAT_SECONDS", "EXPIRE_SECONDS", "Lease", "LeaseWatch", "Writers", "lease_of"]
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0
+_LEASE = ".lease"
+_POLL_SECONDS = 0.5
+
+
+def lease_of(folder: StorePath) -> StorePath:
+    """The lease of a writer's folder. It lies beside it and is written first: a folder without a lease looks abandoned."""
+    return folder.with_name(f"{folder.name}{_LEASE}")
 
 
 class Lease:
-    """A file that its holder rewrites every ``BEAT_SECONDS``; used as a context manager around the work."""
+    """A file that a thread rewrites every ``BEAT_SECONDS``; used as a context manager around the work."""
 
     def __init__(self, path: StorePath) -> None:
         self.path = path
         self._facts = {"owner": uuid.uuid4().hex, **_this_process()}
         self._beats = 0
-        self._held = False
+        self._ended = threading.Event()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Lease:
         self._write(self.path)
-        self._held = True
-        _HEART.add(self)
+        threading.Thread(target=self._renew, name="odkd-lease", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _HEART.remove(self)
+        self._ended.set()
         # Wait for a beat in progress, which would write the file again.
         with self._lock:
-            self._held = False
             self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
         """Show that the holder lives; a lease that another process has deleted is not written again."""
         with self._lock:
-            if not self._held:
+            if self._ended.is_set():
                 return
-            # One thread renews all leases: a request that hangs must not let the others expire.
-            path = self.path.impatient()
             try:
-                # On NFS even this can fail, with ESTALE or EIO.
-                if not path.exists():
-                    return
-                self._beats += 1
-                self._write(path)
-            except OSError as error:
+                # A request that hangs must not let the lease expire. On NFS even this can fail, with ESTALE or EIO.
+                path = self.path.impatient()
+                if path.exists():
+                    self._beats += 1
+                    self._write(path)
+            except Exception as error:
                 log.warning("The lease %s could not be renewed: %s", self.path, error)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            self.beat()
 
     def _write(self, path: StorePath) -> None:
         # Not durable: a power failure also ends the process that holds the lease.
         path.write_atomic(json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
-
-
-class _Heart:
-    """The thread that renews all leases of this process; it runs while there are any."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._leases: list[Lease] = []
-        self._stop = threading.Event()
-
-    def add(self, lease: Lease) -> None:
-        with self._lock:
-            self._leases.append(lease)
-            if len(self._leases) == 1:
-                self._stop = threading.Event()
-                threading.Thread(target=self._run, args=(self._stop,), name="odkd-leases", daemon=True).start()
-
-    def remove(self, lease: Lease) -> None:
-        with self._lock:
-            self._leases.remove(lease)
-            if not self._leases:
-                self._stop.set()
-
-    def _run(self, stop: threading.Event) -> None:
-        while not stop.wait(BEAT_SECONDS):
-            with self._lock:
-                leases = list(self._leases)
-            for lease in leases:
-                try:
-                    lease.beat()
-                except Exception:
-                    # Without this thread every lease of the process would expire while its work goes on.
-                    log.exception("The lease %s could not be renewed", lease.path)
-
-
-_HEART = _Heart()
 
 
 class LeaseWatch:
@@ -150,6 +123,44 @@ class LeaseWatch:
             self._seen, self._since = data, time.monotonic()
         self._facts = _decode(data)
         return self._facts
+
+
+class Writers:
+    """All other writers of one entry, alive and dead."""
+
+    def __init__(self, entry_folder: StorePath) -> None:
+        self._entry_folder = entry_folder
+        self._watches: dict[StorePath, LeaseWatch] = {}
+
+    def living(self) -> dict[StorePath, LeaseWatch]:
+        """The live writers by folder; a folder may not exist yet."""
+        folders, files = self._entry_folder.children()
+        # A folder in place of the manifest, set aside or not, belongs to no writer.
+        names = {path.name for path in folders if not path.name.startswith(MANIFEST)} | {
+            path.name.removesuffix(_LEASE) for path in files if path.name.endswith(_LEASE)
+        }
+        paths = [self._entry_folder / name for name in sorted(names)]
+        self._watches = {path: self._watches.get(path) or LeaseWatch(lease_of(path)) for path in paths}
+        return {path: watch for path, watch in self._watches.items() if not watch.is_dead()}
+
+    def dead(self) -> list[StorePath]:
+        """The folders that ``living`` found dead; the newest comes first, since it has adopted the most parts."""
+        return [path for path, watch in reversed(self._watches.items()) if watch.is_dead()]
+
+    def wait(self, entry_id: str, notify: Callable[[str], None], *, is_there: Callable[[], bool]) -> None:
+        """Wait until the entry exists or no writer lives.
+
+        Raises:
+            RuntimeError: this process is one of the writers and would wait for itself, which is a bug.
+        """
+        has_notified = False
+        while not is_there() and (living := self.living()):
+            if any(watch.is_own() for watch in living.values()):
+                raise RuntimeError(f"{entry_id} was begun twice by this process, which cannot wait for itself")
+            if not has_notified:
+                notify(f"Waiting for {entry_id}, which {next(iter(living.values())).holder()} is making")
+                has_notified = True
+            time.sleep(_POLL_SECONDS)
 
 
 def _decode(data: bytes) -> dict[str, object]:

@@ -10,6 +10,7 @@ exists and its writer has surely ended, so a slow writer that was taken for dead
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,11 +19,9 @@ from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.draft import Draft
 from storage_schemas.store.entry import Entry, read_entry, set_aside
-from storage_schemas.store.lease import Lease
-from storage_schemas.store.listings import Listings
+from storage_schemas.store.lease import Lease, Writers, lease_of
 from storage_schemas.store.manifest import MANIFEST, Manifest
 from storage_schemas.store.recipe import Recipe, as_json, differing_fields, is_key, key_of
-from storage_schemas.store.writers import Writers, lease_of
 
 __all__ = ["Draft", "Entry", "Store", "read_entry"]
 
@@ -58,7 +57,7 @@ class Store:
     """Entry ids that are not looked for upstream, because this run builds them here."""
     _replaced: dict[str, StorePath] = field(default_factory=dict, compare=False, repr=False)
     """By entry id the folder of an entry that this run replaces: ``find`` skips it."""
-    _listings: Listings = field(default_factory=Listings, compare=False, repr=False)
+    _listed: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict, compare=False, repr=False)
     _warned: set[str] = field(default_factory=set, compare=False, repr=False)
     _seen: dict[str, list[Entry]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -71,8 +70,19 @@ class Store:
             StoreError: the manifest cannot be read and may be intact, or a file lies where a folder of the store belongs.
         """
         key = key_of(kind, recipe)
-        found = self._find(kind, key) if self._listings.may_hold(self.root / kind, key) else None
+        found = self._find(kind, key) if self._may_hold(kind, key) else None
         return found or self._find_upstream(kind, key, recipe)
+
+    def _may_hold(self, kind: str, key: str) -> bool:
+        """False if a list of the keys in the bucket, some seconds old, lacks this one; always True on a file system."""
+        if not self.root.listing_seconds:
+            return True
+        since, keys = self._listed.get(kind, (float("-inf"), frozenset()))
+        # A plan looks for thousands of missing entries: one request lists them all.
+        if key not in keys and time.monotonic() - since > self.root.listing_seconds:
+            keys = frozenset(path.name for path in (self.root / kind).children()[0])
+            self._listed[kind] = time.monotonic(), keys
+        return key in keys
 
     def _find_upstream(self, kind: str, key: str, recipe: Recipe) -> Entry | None:
         if self.upstream is None or f"{kind}/{key}" in self.forced:
@@ -180,7 +190,7 @@ class Store:
             found = self._find(kind, key) or self._find_upstream(kind, key, recipe)
             if found:
                 # Another process may have made it: a cached listing does not know it yet.
-                self._listings.forget(self.root / kind)
+                self._listed.pop(kind, None)
                 yield found
                 return
             replaces = self._replaced.get(f"{kind}/{key}")
@@ -195,7 +205,7 @@ class Store:
                 dead = [folder for folder in writers.dead() if folder != replaces]
                 if self._find(kind, key) is None:
                     self._begin(draft, dead if adopt else [], tell)
-                    self._listings.forget(self.root / kind)
+                    self._listed.pop(kind, None)
                     with _explaining_takeover(draft):
                         yield draft
                     return

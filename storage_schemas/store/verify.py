@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from storage_schemas.errors import CorruptEntryError, MissingInputError, SchemaVersionError, UnreadableEntryError
-from storage_schemas.store.inventory import Inventory, find_entry
-from storage_schemas.store.store import Entry, Store
+from storage_schemas.errors import OdkdError, SchemaVersionError, UnreadableEntryError
+from storage_schemas.store.inventory import Inventory
+from storage_schemas.store.store import Entry
 
-__all__ = ["Verdict", "unnamed_files", "verify"]
+__all__ = ["Verdict", "verify"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Verdict:
         return sum(entry.manifest.size for entry in self.entries)
 
 
-def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -> Verdict:
+def verify(inventory: Inventory, *, advance: Callable[[], None]) -> Verdict:
     """Read every file of the inventory's entries, and call ``advance`` after each.
 
     An unusable manifest counts as damage of its entry.
@@ -45,30 +45,21 @@ def verify(store: Store, inventory: Inventory, *, advance: Callable[[], None]) -
     unreadable = {entry_id for entry_id, error in inventory.unreadable.items() if isinstance(error, UnreadableEntryError)}
     unnamed: dict[str, list[str]] = {}
     for entry in inventory.entries.values():
-        problems = {}
-        for name, problem in entry.look():
-            advance()
-            if problem:
-                problems[name] = problem
-        if problems and _is_still_there(store, entry):
+        problems = entry.damaged(advance)
+        # Not if the entry was deleted or rebuilt while its files were read.
+        if problems and _is_in_store(entry):
             damaged[entry.entry_id] = [f"{name} {problem}" for name, problem in problems.items()]
             if any(problem.kind == "unreadable" for problem in problems.values()):
                 unreadable.add(entry.entry_id)
-        if files := unnamed_files(entry):
+        # Files that no manifest names: a killed writer or a user left them.
+        if files := sorted(entry.folder.files_below().keys() - set(entry.manifest.files)):
             unnamed[entry.entry_id] = files
     return Verdict(list(inventory.entries.values()), damaged, unreadable, others, unnamed)
 
 
-def _is_still_there(store: Store, entry: Entry) -> bool:
-    """False if the entry was deleted or rebuilt while its files were read."""
+def _is_in_store(entry: Entry) -> bool:
     try:
-        return find_entry(store, entry.entry_id).folder == entry.folder
-    except MissingInputError:
-        return False
-    except (CorruptEntryError, SchemaVersionError):
+        return entry.is_in_store()
+    except (OSError, OdkdError):
+        # Its manifest cannot be read any more: that is no reason to hide the damage.
         return True
-
-
-def unnamed_files(entry: Entry) -> list[str]:
-    """Files in the entry's folder that its manifest does not name: a killed writer or a user left them."""
-    return sorted(entry.folder.files_below().keys() - set(entry.manifest.files))

@@ -13,9 +13,8 @@ from pipeline.experiments import refer
 from stages.humanize import size_text
 from storage_schemas.store.gc import garbage_at, remove
 from storage_schemas.store.inventory import Inventory, take_inventory
-from storage_schemas.store.lease import Lease
+from storage_schemas.store.lease import Lease, lease_of
 from storage_schemas.store.store import Entry, Store
-from storage_schemas.store.writers import lease_of
 from tests.support.buckets import local
 from tests.support.cache_samples import Cache, leave_run, put, store_of
 

@@ -17,11 +17,10 @@ from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.gc import find_garbage, remove
 from storage_schemas.store.inventory import entry_ids, take_inventory
-from storage_schemas.store.lease import LeaseWatch
+from storage_schemas.store.lease import LeaseWatch, lease_of
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 from storage_schemas.store.verify import verify
-from storage_schemas.store.writers import lease_of
 from tests.support.buckets import Server
 from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished, write_file
@@ -139,7 +138,7 @@ def test_a_damaged_object_is_named_and_never_read(
             read()
         assert suggested(caught.value) == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
     assert made.problems() == [f"bits/c/0 {said}"]
-    assert verify(store, take_inventory(store), advance=lambda: None).damaged == {made.entry_id: [f"bits/c/0 {said}"]}
+    assert verify(take_inventory(store), advance=lambda: None).damaged == {made.entry_id: [f"bits/c/0 {said}"]}
     with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}"):
         made.check()
 

@@ -201,17 +201,17 @@ def test_a_process_knows_its_own_lease_from_every_other(tmp_path: LocalPath) -> 
             assert not LeaseWatch(path).is_own()
 
 
-def test_one_thread_beats_for_all_leases_and_ends_with_the_last(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_of_a_lease_renews_it_and_ends_with_it(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
 
     def threads() -> int:
-        return sum(thread.name == "odkd-leases" for thread in threading.enumerate())
+        return sum(thread.name == "odkd-lease" for thread in threading.enumerate())
 
     held = [Lease(tmp_path / f"{number}") for number in range(50)]
     for each in held:
         each.__enter__()
     first = {each.path: each.path.read_bytes() for each in held}
-    assert threads() == 1
+    assert threads() == 50
     assert _eventually(lambda: all(each.path.read_bytes() != first[each.path] for each in held))
     for each in held[:-1]:
         each.__exit__(None, None, None)

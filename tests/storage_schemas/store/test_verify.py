@@ -21,7 +21,7 @@ def store(tmp_path: LocalPath) -> Store:
 
 
 def _verify(store: Store, advance: Callable[[], None] = lambda: None) -> Verdict:
-    return verify(store, take_inventory(store), advance=advance)
+    return verify(take_inventory(store), advance=advance)
 
 
 def test_whole_entries_have_nothing_wrong_and_every_file_is_counted(store: Store) -> None:

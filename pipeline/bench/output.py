@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.results import Part, Row
-from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["FIGURES", "figure_text", "ratio_text", "save_figures", "table"]
 
@@ -59,4 +59,4 @@ def ratio_text(value: float) -> str:
 def save_figures(folder: Path, parts: Sequence[Part], about: Mapping[str, Any]) -> None:
     """Write all parts as JSON."""
     content = {**about, "parts": [part.as_json() for part in parts]}
-    write_atomic(folder / FIGURES, (json.dumps(content, indent=1) + "\n").encode())
+    LocalPath(folder / FIGURES).write_atomic((json.dumps(content, indent=1) + "\n").encode())

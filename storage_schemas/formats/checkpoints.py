@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from storage_schemas.errors import WeightsError
-from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["CHECKPOINT_SCHEMA", "Checkpoint", "decode_checkpoint", "encode_checkpoint", "load_weights", "save_weights"]
 
@@ -35,7 +35,7 @@ class Checkpoint:
 
 def save_weights(path: Path, network: nn.Module, description: Mapping[str, str]) -> None:
     """Write the state of any ``network`` to ``path``, whole or not at all."""
-    write_atomic(path, encode_checkpoint(network.state_dict(), description))
+    LocalPath(path).write_atomic(encode_checkpoint(network.state_dict(), description))
 
 
 def load_weights(path: Path) -> Checkpoint:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
-from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["TableFormat", "from_lists", "list_type", "to_lists"]
 
@@ -41,7 +41,7 @@ class TableFormat:
         """Write ``table`` to ``path`` atomically."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        write_atomic(path, sink.getvalue().to_pybytes())
+        LocalPath(path).write_atomic(sink.getvalue().to_pybytes())
 
     def read(self, path: Path, schema_of: Callable[[pa.Schema], pa.Schema]) -> pa.Table:
         """Read a table; ``schema_of`` turns the schema found into the one that is expected."""

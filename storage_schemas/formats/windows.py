@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.formats.parquet import TableFormat
-from storage_schemas.paths.local import write_atomic
+from storage_schemas.paths.local import LocalPath
 
 __all__ = ["WINDOWS_INDEX", "StoredWindow", "WindowShards", "write_index", "write_shard"]
 
@@ -48,7 +48,7 @@ class StoredWindow:
 
 def write_shard(folder: Path, name: str, jpegs: Sequence[bytes]) -> list[tuple[int, int, int]]:
     """Write JPEGs one after another into the file ``name``; returns the offset, length and checksum of each."""
-    write_atomic(folder / name, b"".join(jpegs))
+    LocalPath(folder / name).write_atomic(b"".join(jpegs))
     starts = np.cumsum([0, *map(len, jpegs)]).tolist()
     return [(start, len(jpeg), zlib.crc32(jpeg)) for start, jpeg in zip(starts, jpegs, strict=False)]
 

@@ -75,9 +75,6 @@ class BucketPath:
     def is_absolute(self) -> bool:
         return True
 
-    def absolute(self) -> BucketPath:
-        return self
-
     def expanduser(self) -> BucketPath:
         return self
 
@@ -245,9 +242,6 @@ class BucketPath:
         if self.bucket.endswith("://") or not self.key:
             return "names no folder in a bucket"
         return "has parts that lead elsewhere" if {".", ".."} & set(self.key.split("/")) else ""
-
-    def can_be_folder(self) -> bool:
-        return True
 
     def blames_file(self, error: OSError) -> bool:
         return error.errno in _OF_ONE_FILE

@@ -20,7 +20,7 @@ from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, check
 if TYPE_CHECKING:
     from storage_schemas.paths.path import StorePath
 
-__all__ = ["LocalPath", "write_atomic"]
+__all__ = ["LocalPath"]
 
 _READ_BYTES = 1 << 20
 _NOT_OF_ONE_FILE = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
@@ -56,8 +56,26 @@ class LocalPath(PosixPath):
         return sha256_of(self.blocks())
 
     def write_atomic(self, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
-        """Write the file so that a reader sees all of it or none; see the function ``write_atomic``."""
-        write_atomic(self, data, exclusive=exclusive, durable=durable)
+        """Write the file so that a reader sees all of it or none.
+
+        With ``exclusive`` the file must not exist yet: a hard link is created atomically on local disks and on NFS, so that of
+        two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file.
+        """
+        partial = self.with_name(f".{self.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            with partial.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            if exclusive:
+                self.hardlink_to(partial)
+            else:
+                partial.replace(self)
+        finally:
+            partial.unlink(missing_ok=True)
+        if durable:
+            _sync_folder(self.parent)
 
     def children(self) -> tuple[list[Self], list[Self]]:
         """The folders and the files directly below; none if there is no such folder.
@@ -79,16 +97,18 @@ class LocalPath(PosixPath):
 
     def files_below(self) -> dict[str, FileState]:
         """Every file below, by its relative name; files that vanish meanwhile are left out."""
-        found = {}
+        # A link to a folder is listed like a file, so that verify reports it, and is not followed.
+        return {
+            path.relative_to(self).as_posix(): FileState(found.st_size, found.st_mtime)
+            for path, found in self._below()
+            if not stat.S_ISDIR(found.st_mode)
+        }
+
+    def _below(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder, folders, files in os.walk(self):
-            # A link to a folder is listed like a file, so that verify reports it, and is not followed.
-            links = [name for name in folders if (Path(folder) / name).is_symlink()]
-            for name in (*files, *links):
-                path = Path(folder) / name
+            for path in (Path(folder) / name for name in (*folders, *files)):
                 with suppress(FileNotFoundError):
-                    facts = path.lstat()
-                    found[path.relative_to(self).as_posix()] = FileState(facts.st_size, facts.st_mtime)
-        return found
+                    yield path, path.lstat()
 
     def listing(self) -> list[tuple[str, int]]:
         """Relative names and sizes of all files below, in the order in which keys hash them; links are followed."""
@@ -105,15 +125,12 @@ class LocalPath(PosixPath):
 
     def usage(self) -> FileState:
         """The bytes that deleting a file or folder frees, and when anything in it last changed."""
-        below = (Path(folder) / name for folder, folders, files in os.walk(self) for name in (*folders, *files))
-        size, changed = 0, 0.0
-        for path in (self, *below):
-            with suppress(FileNotFoundError):
-                found = path.lstat()
-                changed = max(changed, found.st_mtime)
-                # A file with a second name is also a file of the entry that has adopted it.
-                size += found.st_size if found.st_nlink == 1 and not stat.S_ISDIR(found.st_mode) else 0
-        return FileState(size, changed)
+        found = [found for _, found in self._below()]
+        with suppress(FileNotFoundError):
+            found.append(self.lstat())
+        # A file with a second name is also a file of the entry that has adopted it.
+        sizes = (each.st_size for each in found if each.st_nlink == 1 and not stat.S_ISDIR(each.st_mode))
+        return FileState(sum(sizes), max((each.st_mtime for each in found), default=0.0))
 
     def not_a_folder(self) -> StoreError | None:
         """The error if a file or a dangling link lies where this folder, or one of the two above it, belongs."""
@@ -229,10 +246,6 @@ class LocalPath(PosixPath):
         """Why the path cannot be a home, as the end of a sentence; empty if it can."""
         return ""
 
-    def can_be_folder(self) -> bool:
-        """False if a file lies at it or at a folder above it."""
-        return next(path for path in (self, *self.parents) if path.exists()).is_dir()
-
     def blames_file(self, error: OSError) -> bool:
         """True if the error says that one file is bad; False if the storage, or this node's disk, is."""
         return error.errno not in _NOT_OF_ONE_FILE
@@ -240,29 +253,6 @@ class LocalPath(PosixPath):
     def removal_command(self) -> str:
         """The shell command that deletes the folder."""
         return f"rm -r {shlex.quote(str(self))}"
-
-
-def write_atomic(path: Path, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
-    """Write ``data`` under ``path`` so that a reader sees all of it or none.
-
-    With ``exclusive`` the file must not exist yet: a hard link is created atomically on local disks and on NFS, so that of
-    two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file.
-    """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with partial.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            if durable:
-                os.fsync(stream.fileno())
-        if exclusive:
-            path.hardlink_to(partial)
-        else:
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if durable:
-        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

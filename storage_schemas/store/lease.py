@@ -36,8 +36,7 @@ class Lease:
 
     def __init__(self, path: StorePath) -> None:
         self.path = path
-        self._facts = {"owner": uuid.uuid4().hex, **_this_process()}
-        self._beats = 0
+        self._facts = _this_process()
         self._ended = threading.Event()
         self._lock = threading.Lock()
 
@@ -61,7 +60,6 @@ class Lease:
                 # A request that hangs must not let the lease expire. On NFS even this can fail, with ESTALE or EIO.
                 path = self.path.impatient()
                 if path.exists():
-                    self._beats += 1
                     self._write(path)
             except Exception as error:
                 log.warning("The lease %s could not be renewed: %s", self.path, error)
@@ -72,7 +70,7 @@ class Lease:
 
     def _write(self, path: StorePath) -> None:
         # Not durable: a power failure also ends the process that holds the lease.
-        path.write_atomic(json.dumps({**self._facts, "beat": self._beats}).encode(), durable=False)
+        path.write_atomic(json.dumps({**self._facts, "beat": uuid.uuid4().hex}).encode(), durable=False)
 
 
 class LeaseWatch:

@@ -1,10 +1,8 @@
 """The store: entries are found by key, written in drafts, committed by their manifest and verified by hash.
 
 ``<store>/<kind>/<key>/manifest.json`` names the writer's folder, beside it, that holds the files. Every writer has a folder
-and a lease of its own, so two writers of one entry never touch each other's files; the manifest is created exclusively, and
-the first writer wins. A draft is a set of parts (a block of rows, a checkpoint of an epoch). A part is finished when its marker
-is written; the next writer adopts the finished parts of a dead one. A writer's folder is deleted only when another manifest
-exists and its writer has surely ended, so a slow writer that was taken for dead loses nothing.
+and a lease of its own; the manifest is created exclusively, and the first writer wins. The next writer adopts the finished
+parts of a dead one, whose folder is deleted only when a manifest exists and the writer has surely ended.
 """
 
 from __future__ import annotations
@@ -134,14 +132,9 @@ class Store:
     def _readable(self, folder: StorePath) -> Entry | None:
         """The entry; None if it is unfinished, was deleted meanwhile or is unusable (logged)."""
         try:
-            return read_entry(folder)
-        except FileNotFoundError:
-            return None
-        except (CorruptEntryError, StoreError) as error:
+            return self._find(folder.parent.name, folder.name)
+        except StoreError as error:
             self._warn(str(error))
-            return None
-        except OSError as error:
-            self._warn(f"{folder / MANIFEST} cannot be read ({error.strerror or error})")
             return None
 
     def nearest(

@@ -7,7 +7,6 @@ import os
 
 from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.bucket import SCHEMES
-from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath, parse_path
 
 __all__ = ["HOME_HELP", "UPSTREAM_HELP", "has_store", "home_of", "make_home", "upstream_if_there", "upstream_of"]
@@ -32,13 +31,13 @@ def home_of(option: str | None) -> StorePath:
         source = "ODKD_HOME" if option is None else "--home"
         raise StoreError(f"{source} is empty", allowed=f"{_ALLOWED}, or to leave it out")
     home = _place("home", text)
-    if isinstance(home, LocalPath) and not home.is_absolute():
+    if not home.is_absolute():
         raise StoreError(
             f"The home '{text}' is relative" + (" (ODKD_HOME)" if option is None else ""),
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
             remedy=Remedy("repeat", home=str(home.absolute())),
         )
-    if isinstance(home, LocalPath) and not next(path for path in (home, *home.parents) if path.exists()).is_dir():
+    if not home.can_be_folder():
         raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
     return home
 
@@ -66,7 +65,7 @@ def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
     if not text:
         return None
     home = _place("upstream home", text)
-    if isinstance(home, LocalPath) and not home.is_absolute():
+    if not home.is_absolute():
         raise StoreError(
             f"The upstream home '{text}' is relative",
             allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX",

@@ -37,7 +37,7 @@ def export(options: argparse.Namespace) -> Result:
 
     home, store = open_store(options)
     target = Path(options.target).absolute()
-    if isinstance(store.root, Path) and target.resolve().is_relative_to(store.root.resolve()):
+    if store.root.contains(target):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
     check_target(target)
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)

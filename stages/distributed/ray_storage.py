@@ -18,9 +18,7 @@ __all__ = ["ray_storage"]
 
 def ray_storage(path: StorePath) -> dict[str, Any]:
     """The arguments of ``RunConfig`` that make Ray Train store its state in ``path``."""
-    if isinstance(path, BucketPath):
-        return {"storage_path": path.key, "storage_filesystem": fs.PyFileSystem(_Bucket(path.bucket))}
-    return {"storage_path": str(path)}
+    return path.in_file_system(lambda bucket: fs.PyFileSystem(_Bucket(bucket)))
 
 
 class _Upload(io.BytesIO):

@@ -75,6 +75,9 @@ class BucketPath:
     def is_absolute(self) -> bool:
         return True
 
+    def absolute(self) -> BucketPath:
+        return self
+
     def expanduser(self) -> BucketPath:
         return self
 
@@ -242,6 +245,15 @@ class BucketPath:
         if self.bucket.endswith("://") or not self.key:
             return "names no folder in a bucket"
         return "has parts that lead elsewhere" if {".", ".."} & set(self.key.split("/")) else ""
+
+    def can_be_folder(self) -> bool:
+        return True
+
+    def contains(self, path: Path) -> bool:
+        return False
+
+    def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
+        return {"storage_path": self.key, "storage_filesystem": make(self.bucket)}
 
     def blames_file(self, error: OSError) -> bool:
         return error.errno in _OF_ONE_FILE

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path, PosixPath
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, check_file, facts_of, sha256_of
@@ -195,7 +195,7 @@ class LocalPath(PosixPath):
 
     def link_as(self, target: StorePath) -> None:
         """Give the file a second name (in a bucket a copy); both paths lie in one store."""
-        os.link(self, str(target))
+        Path(str(target)).hardlink_to(self)
 
     def sync_files(self, names: Iterable[str]) -> None:
         """Make the files ``names`` below durable, and every folder on the way to them."""
@@ -245,6 +245,18 @@ class LocalPath(PosixPath):
     def fault_as_home(self) -> str:
         """Why the path cannot be a home, as the end of a sentence; empty if it can."""
         return ""
+
+    def can_be_folder(self) -> bool:
+        """False if a file lies at it or at a folder above it."""
+        return next(path for path in (self, *self.parents) if path.exists()).is_dir()
+
+    def contains(self, path: Path) -> bool:
+        """True if a path of this machine lies below it."""
+        return path.resolve().is_relative_to(self.resolve())
+
+    def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
+        """The arguments of Ray's ``RunConfig`` for this path; ``make`` builds the file system of a bucket from its name."""
+        return {"storage_path": str(self)}
 
     def blames_file(self, error: OSError) -> bool:
         """True if the error says that one file is bad; False if the storage, or this node's disk, is."""

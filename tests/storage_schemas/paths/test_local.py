@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Writing and syncing files of a file system."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from storage_schemas.paths.local import LocalPath
 
 
-def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: LocalPath) -> None:
+def test_write_atomic_replaces_the_file_and_leaves_no_other(tmp_path: LocalPath) -> None:
     (tmp_path / "a").write_atomic(b"one")
     (tmp_path / "a").write_atomic(b"two", durable=False)
     assert (tmp_path / "a").read_bytes() == b"two"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_of_two_exclusive_writers_the_first_wins(tmp_path: LocalPath) -> None:
+def test_the_first_of_two_exclusive_writers_wins(tmp_path: LocalPath) -> None:
     (tmp_path / "a").write_atomic(b"one", exclusive=True)
     with pytest.raises(FileExistsError):
         (tmp_path / "a").write_atomic(b"two", exclusive=True)
@@ -26,7 +26,7 @@ def test_of_two_exclusive_writers_the_first_wins(tmp_path: LocalPath) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_atomic(b"one")
 
     def full(_: int) -> None:
@@ -39,9 +39,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: LocalPath, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_only_what_need_not_outlive_the_power_is_written_without_sync(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_atomic_syncs_by_default(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     (tmp_path / "a").write_atomic(b"one", durable=False)
@@ -50,7 +48,7 @@ def test_only_what_need_not_outlive_the_power_is_written_without_sync(
     assert len(synced) == 2  # the file and its folder
 
 
-def test_files_are_synced_with_every_folder_on_the_way(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_files_syncs_every_folder_on_the_way(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["top", "bits/c/0"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +59,7 @@ def test_files_are_synced_with_every_folder_on_the_way(tmp_path: LocalPath, monk
     assert set(synced) == {tmp_path, *(tmp_path / name for name in ("top", "bits", "bits/c", "bits/c/0"))}
 
 
-def test_the_hash_of_a_long_file_is_that_of_its_bytes(tmp_path: LocalPath) -> None:
+def test_sha256_reads_a_long_file_block_by_block(tmp_path: LocalPath) -> None:
     data = bytes(range(256)) * 9000  # more than two blocks of reading
     (tmp_path / "a").write_bytes(data)
     assert (tmp_path / "a").sha256() == hashlib.sha256(data).hexdigest()

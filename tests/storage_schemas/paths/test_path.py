@@ -1,55 +1,15 @@
-"""A store in a bucket, on a real server of the S3 protocol."""
+"""parse_path, and objects of a bucket on a real server of the S3 protocol."""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-
 import pytest
 
-from storage_schemas.errors import CorruptEntryError
 from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.paths.path import StorePath, parse_path
-from storage_schemas.store.gc import find_garbage, remove
-from storage_schemas.store.inventory import entry_ids, take_inventory
-from storage_schemas.store.lease import LeaseWatch, lease_of
-from storage_schemas.store.parts import finish_part
-from storage_schemas.store.store import Draft, Entry, Store
-from storage_schemas.store.verify import verify
-from tests.support.buckets import Server
-from tests.support.errors import suggested
-from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished, write_file
+from storage_schemas.paths.path import parse_path
 
 
-@pytest.fixture
-def store(bucket: BucketPath) -> Store:
-    return Store(bucket / "home" / "store")
-
-
-@pytest.fixture
-def payload(tmp_path: LocalPath) -> str:
-    """What a store on a file system makes of the same."""
-    return make_entry(Store(tmp_path / "local")).manifest.payload
-
-
-def _names(store: Store) -> set[str]:
-    return set(store.root.files_below())
-
-
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: LocalPath) -> None:
-    """From here on this process is at another node."""
-    monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "other node"))
-
-
-# Places
-
-
-def test_a_text_names_a_bucket_or_a_path() -> None:
+def test_parse_path_returns_a_bucket_or_a_local_path() -> None:
     assert parse_path("s3://b/a/c") == BucketPath("s3://b", "a") / "c"
     assert parse_path("gs://b//a/") == BucketPath("gs://b", "a")
     assert parse_path("s3://b") == BucketPath("s3://b", "")
@@ -65,7 +25,7 @@ def test_a_text_names_a_bucket_or_a_path() -> None:
     assert [str(each) for each in path.parents] == ["s3://b/a", "s3://b/"]
 
 
-def test_an_object_is_written_read_listed_and_removed(bucket: BucketPath) -> None:
+def test_a_bucket_path_writes_reads_lists_and_deletes_objects(bucket: BucketPath) -> None:
     name = "we ird+name%25é.json"
     (bucket / "a" / "b" / name).put(b"1")
     (bucket / "a" / "c").put(b"234")
@@ -83,277 +43,13 @@ def test_an_object_is_written_read_listed_and_removed(bucket: BucketPath) -> Non
     (bucket / "a" / "c").unlink()
 
 
-def test_an_object_is_created_once(bucket: BucketPath) -> None:
+def test_an_exclusive_write_creates_an_object_once(bucket: BucketPath) -> None:
     (bucket / "a").write_atomic(b"first", exclusive=True)
     with pytest.raises(FileExistsError):
         (bucket / "a").write_atomic(b"second", exclusive=True)
     assert (bucket / "a").read_bytes() == b"first"
 
 
-# Entries
-
-
-def test_an_entry_in_a_bucket_has_the_payload_of_one_in_a_folder(store: Store, payload: str) -> None:
-    made = make_entry(store, measured={"AP": 0.5})
-    assert made.manifest.payload == payload
-    assert store.find("targets", RECIPE) == made
-    assert store.find("targets", {**RECIPE, "threshold": 0.4}) is None
-    assert list(store.entries("targets")) == [made]
-    assert entry_ids(store) == [made.entry_id]
-    assert take_inventory(store).entries == {made.entry_id: made}
-    names = {f"{made.entry_id}/{made.folder.name}/{name}" for name in FILES}
-    assert _names(store) == {*names, f"{made.entry_id}/manifest.json"}
-    with store.draft("targets", RECIPE) as draft:
-        assert draft == made
-
-
-def test_another_node_reads_an_entry_whole_or_not_at_all(
-    store: Store, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = make_entry(store)
-    _elsewhere(monkeypatch, tmp_path)
-    assert not made.folder.mirror().exists()
-    assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
-    assert {name: (made.fetch() / name).read_bytes() for name in FILES} == CONTENT
-    assert made.fetch().is_relative_to(tmp_path / "other node")
-    assert not list(made.folder.mirror().rglob("*.partial"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda path: path.unlink(missing_ok=True), "is missing"),
-        (lambda path: path.write_atomic(b"first shar"), "has 10 bytes where the manifest says 11"),
-        (lambda path: path.write_atomic(b"first shaRd"), "does not match its sha256"),
-    ],
-)
-def test_a_damaged_object_is_named_and_never_read(
-    store: Store, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, damage: Callable[[StorePath], None], said: str
-) -> None:
-    made = make_entry(store)
-    damage(made.folder / "bits/c/0")
-    _elsewhere(monkeypatch, tmp_path)
-    for read in (partial(made.path, "bits/c/0"), made.fetch):
-        with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}") as caught:
-            read()
-        assert suggested(caught.value) == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
-    assert made.problems() == [f"bits/c/0 {said}"]
-    assert verify(take_inventory(store), advance=lambda: None).damaged == {made.entry_id: [f"bits/c/0 {said}"]}
-    with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}"):
-        made.check()
-
-
-def test_what_is_damaged_on_the_node_is_fetched_again(
-    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = make_entry(store)
-    path = made.path("bits/c/0")
-    path.write_bytes(b"first shaRd")
-    with caplog.at_level(logging.WARNING):
-        assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
-    assert f"{path} differs from the manifest" in caplog.text
-    # As long as it is whole, it is not asked for.
-    monkeypatch.setattr(BucketPath, "blocks", None)
-    assert made.path("bits/c/0").read_bytes() == CONTENT["bits/c/0"]
-
-
-def test_what_was_lost_is_put_back_and_nothing_else(store: Store) -> None:
-    made = make_entry(store)
-    (made.folder / "bits/c/0").unlink()
-    (store.root / "wrong").write_atomic(b"first shaRd")
-    (store.root / "right").write_atomic(b"first shard")
-    assert not made.put_back("bits/c/0", store.root / "wrong")
-    assert list(made.damaged()) == ["bits/c/0"]
-    assert made.put_back("bits/c/0", store.root / "right")
-    assert made.problems() == []
-
-
-def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(store: Store) -> None:
-    manifest = make_entry(store).folder.parent / "manifest.json"
-    assert isinstance(manifest, BucketPath)
-    manifest.put(b"{}")
-    assert store.find("targets", RECIPE) is None
-    again = make_entry(store)
-    assert store.find("targets", RECIPE) == again
-    assert [path.read_bytes() for path in manifest.parent.children()[1] if "damaged" in path.name] == [b"{}"]
-
-
-def test_a_discarded_entry_leaves_nothing(store: Store) -> None:
-    made = make_entry(store)
-    store.discard(made)
-    assert _names(store) == set()
-    assert not made.folder.mirror().exists()
-    assert store.find("targets", RECIPE) is None
-
-
-# Writers
-
-
-def test_parts_of_a_dead_writer_are_adopted_at_another_node(
-    store: Store, payload: str, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dead = unfinished(store, (0,))
-    assert isinstance(dead, BucketPath)
-    (dead / "rubbish").put(b"half written")
-    _elsewhere(monkeypatch, tmp_path)
-    told: list[str] = []
-    with store.draft("targets", RECIPE, tell=told.append) as draft:
-        assert isinstance(draft, Draft)
-        assert set(draft.parts()) == {"block-0"}
-        assert (draft.fetch("bits/") / "bits/c/0").read_bytes() == CONTENT["bits/c/0"]
-        for name in FILES[1:]:
-            write_file(draft, name)
-        finish_part(draft.folder, "block-1", ["bits/c/1"])
-        entry = draft.commit(FILES, measured={})
-    assert told == [f"{entry.entry_id}: resuming with 1 finished parts of an earlier run"]
-    assert (entry.manifest.payload, entry.problems()) == (payload, [])
-    assert {name.split("/")[2] for name in _names(store)} == {"manifest.json", entry.folder.name}
-
-
-def test_a_part_whose_object_was_cut_short_is_not_adopted(store: Store) -> None:
-    dead = unfinished(store, (0, 1))
-    (dead / "bits/c/0").write_atomic(b"first")
-    with store.draft("targets", RECIPE) as draft:
-        assert isinstance(draft, Draft)
-        assert set(draft.parts()) == {"block-1"}
-
-
-def test_a_part_that_changes_before_the_commit_is_refused(store: Store) -> None:
-    with store.draft("targets", RECIPE) as draft:
-        assert isinstance(draft, Draft)
-        fill(draft)
-        (draft.folder / "bits/c/0").write_atomic(b"first")
-        with pytest.raises(CorruptEntryError, match="differs from the bytes that were written"):
-            draft.commit(FILES, measured={})
-
-
-def test_a_commit_whose_answer_was_lost_keeps_its_files(store: Store) -> None:
-    with store.draft("targets", RECIPE) as draft:
-        assert isinstance(draft, Draft)
-        fill(draft)
-        real = draft._clean
-        draft._clean = lambda keep: None  # type: ignore[method-assign]
-        first = draft.commit(FILES, measured={})
-        draft._clean = real  # type: ignore[method-assign]
-        assert draft.commit(FILES, measured={}) == first
-    assert first.problems() == []
-    # Markers and the like go then, since nobody looks for them in an entry later.
-    assert set(first.folder.files_below()) == set(FILES)
-
-
-def test_what_another_writer_has_committed_is_found_at_once_by_whoever_waited_for_it(store: Store) -> None:
-    assert store.find("targets", RECIPE) is None
-    made = make_entry(Store(store.root))
-    with store.draft("targets", RECIPE) as found:
-        assert found == made
-    assert store.find("targets", RECIPE) == made
-
-
-def test_a_name_that_no_object_can_have_is_an_error_of_the_file(bucket: BucketPath) -> None:
+def test_an_impossible_object_name_raises_an_error_of_the_file(bucket: BucketPath) -> None:
     with pytest.raises(OSError, match=r"\[Errno 22\]"):
         (bucket / "images" / "./a.jpg").read_bytes()
-
-
-def test_processes_of_a_node_fetch_a_file_once(store: Store, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_entry(store)
-    _elsewhere(monkeypatch, tmp_path)
-    asked: list[str] = []
-    real = BucketPath.blocks
-
-    def blocks(self: BucketPath) -> Iterator[bytes]:
-        asked.append(self.name)
-        time.sleep(0.1)
-        return real(self)
-
-    monkeypatch.setattr(BucketPath, "blocks", blocks)
-    with ThreadPoolExecutor(4) as pool:
-        assert len({path.read_bytes() for path in pool.map(made.path, ["bits/c/0"] * 4)}) == 1
-    assert asked == ["0"]
-
-
-@pytest.mark.parametrize("winner", [0, 1])
-def test_of_two_writers_the_first_wins_and_the_other_gets_its_entry(
-    store: Store, monkeypatch: pytest.MonkeyPatch, winner: int
-) -> None:
-    monkeypatch.setattr(LeaseWatch, "is_dead", lambda _: True)
-    with store.draft("targets", RECIPE) as first, store.draft("targets", RECIPE) as second:
-        drafts = [first, second]
-        for draft in drafts:
-            assert isinstance(draft, Draft)
-            fill(draft)
-        entries = [each.commit(FILES, measured={}) for each in (drafts[winner], drafts[1 - winner]) if isinstance(each, Draft)]
-    assert entries[0] == entries[1] == store.find("targets", RECIPE)
-    assert entries[0].folder == drafts[winner].folder
-    assert entries[0].problems() == []
-
-
-def _race(store: Store, start: object, found: object) -> None:
-    with store.draft("targets", RECIPE, tell=lambda _: None) as draft:
-        if isinstance(draft, Draft):
-            for name in FILES:
-                write_file(draft, name)
-            start.wait()  # type: ignore[attr-defined]
-            draft = draft.commit(FILES, measured={})
-    found.put((draft.folder, draft.problems()))  # type: ignore[attr-defined]
-
-
-@pytest.mark.slow
-def test_of_processes_that_commit_at_the_same_time_one_wins(store: Store) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    start, found = spawn.Barrier(3), spawn.Queue()
-    # Each takes the others for dead: so that all of them come to the manifest.
-    processes = [spawn.Process(target=_race_unwatched, args=(store.root, start, found)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    results = [found.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    assert len({folder for folder, _ in results}) == 1
-    assert [problems for _, problems in results] == [[], [], []]
-
-
-def _race_unwatched(root: BucketPath, start: object, found: object) -> None:
-    LeaseWatch.is_dead = lambda _: True  # type: ignore[method-assign, assignment]
-    _race(Store(root), start, found)
-
-
-def test_what_died_long_ago_and_what_nobody_uses_is_garbage(store: Store) -> None:
-    dead, made = unfinished(store, (0,)), make_entry(store, {**RECIPE, "threshold": 0.4})
-    garbage, left = find_garbage(store, (), min_age_seconds=0, tell=lambda _: None)
-    assert left == {}
-    assert {(item.what, item.paths[-1]) for item in garbage} == {("unfinished work", dead), ("entry", made.folder)}
-    assert find_garbage(store, (), min_age_seconds=3600, tell=lambda _: None) == ([], {})
-    assert find_garbage(store, {made.entry_id}, min_age_seconds=0, tell=lambda _: None)[0] != garbage
-    for item in garbage:
-        assert item.size > 0
-        assert remove(store, item, lambda: False)
-    assert _names(store) == set()
-
-
-def test_a_lease_in_a_bucket_is_there_while_it_is_held(store: Store) -> None:
-    with store.draft("targets", RECIPE) as draft:
-        assert isinstance(draft, Draft)
-        assert LeaseWatch(lease_of(draft.folder)).is_own()
-    assert LeaseWatch(lease_of(draft.folder)).is_gone()
-
-
-# Faults
-
-
-def test_with_every_third_request_failing_entries_are_made_and_read_whole(
-    store: Store, server: Server, payload: str, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.fail_every(3)
-    dead = unfinished(store, (0,))
-    entries: list[Entry] = [make_entry(store, {**RECIPE, "number": number}) for number in range(4)]
-    entries.append(make_entry(store))
-    _elsewhere(monkeypatch, tmp_path)
-    for entry in entries:
-        assert entry.manifest.payload == payload
-        assert store.find("targets", entry.manifest.recipe) == entry
-        assert {name: (entry.fetch() / name).read_bytes() for name in FILES} == CONTENT
-    assert server.failed() > 20
-    server.fail_every(0)
-    assert [entry.problems() for entry in entries] == [[]] * 5
-    assert not dead.is_dir()
-    assert len(entry_ids(store)) == 5

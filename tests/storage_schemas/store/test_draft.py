@@ -1,4 +1,4 @@
-"""Drafts: which parts of others they adopt, what they are held against, and how they are given up."""
+"""Drafts: adopting parts, checking files at the commit, abandoning work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store(tmp_path: LocalPath) -> Store:
 # Parts of the dead
 
 
-def test_parts_of_a_dead_writer_are_adopted_and_the_rest_of_it_removed(store: Store) -> None:
+def test_draft_adopts_the_parts_of_a_dead_writer_and_deletes_the_rest(store: Store) -> None:
     whole = make_entry(Store(store.root / "unbroken")).manifest.payload
     dead = unfinished(store, (0,))
     local(dead / "rubbish").write_bytes(b"half written")
@@ -45,7 +45,7 @@ def test_parts_of_a_dead_writer_are_adopted_and_the_rest_of_it_removed(store: St
     assert {path.name for path in local(made.folder.parent).iterdir()} == {"manifest.json", made.folder.name}
 
 
-def test_parts_of_several_dead_writers_come_together(store: Store) -> None:
+def test_draft_adopts_the_parts_of_several_dead_writers(store: Store) -> None:
     unfinished(store, (0,))
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
@@ -59,7 +59,7 @@ def test_parts_of_several_dead_writers_come_together(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), truncate, flip_bit])
-def test_a_part_whose_file_was_damaged_is_not_adopted(
+def test_draft_does_not_adopt_a_part_with_a_damaged_file(
     store: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
     dead = unfinished(store, (0, 1))
@@ -72,14 +72,14 @@ def test_a_part_whose_file_was_damaged_is_not_adopted(
 
 
 @pytest.mark.parametrize("marker", [b"", b"[]", b"{}", b'{"name": "block-0", "files": [], "notes": {}}'])
-def test_a_part_whose_marker_is_damaged_is_not_adopted(store: Store, marker: bytes) -> None:
+def test_draft_does_not_adopt_a_part_with_a_damaged_marker(store: Store, marker: bytes) -> None:
     local(unfinished(store, (0,)) / "block-0.part.json").write_bytes(marker)
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert draft.parts() == {}
 
 
-def test_a_file_that_changed_after_its_part_was_finished_is_not_committed(store: Store) -> None:
+def test_commit_refuses_a_file_that_changed(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
@@ -92,7 +92,7 @@ def test_a_file_that_changed_after_its_part_was_finished_is_not_committed(store:
         assert set(draft.parts()) == {"block-1"}
 
 
-def test_a_part_finished_twice_is_committed_as_it_was_at_last(store: Store) -> None:
+def test_commit_takes_the_last_version_of_a_part(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
@@ -101,7 +101,7 @@ def test_a_part_finished_twice_is_committed_as_it_was_at_last(store: Store) -> N
         assert draft.commit(FILES, measured={}).problems() == []
 
 
-def test_a_commit_that_lacks_a_file_leaves_no_entry(store: Store) -> None:
+def test_a_commit_without_a_file_leaves_no_entry(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         write_file(draft, "zarr.json")
@@ -110,7 +110,7 @@ def test_a_commit_that_lacks_a_file_leaves_no_entry(store: Store) -> None:
     assert store.find("targets", RECIPE) is None
 
 
-def test_without_adoption_a_draft_begins_with_nothing_and_leaves_the_work_of_the_dead(store: Store) -> None:
+def test_draft_without_adoption_keeps_the_work_of_dead_writers(store: Store) -> None:
     dead = unfinished(store, (0, 1))
     with store.draft("targets", RECIPE, adopt=False) as draft:
         assert isinstance(draft, Draft)
@@ -121,7 +121,7 @@ def test_without_adoption_a_draft_begins_with_nothing_and_leaves_the_work_of_the
 
 
 @pytest.mark.parametrize("facts", [FileFacts(2, "00"), FileFacts(3, SHA256_OF_BRACES)])
-def test_a_file_that_is_not_what_is_expected_is_not_committed(store: Store, facts: FileFacts) -> None:
+def test_commit_refuses_a_file_other_than_expected(store: Store, facts: FileFacts) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
@@ -131,7 +131,7 @@ def test_a_file_that_is_not_what_is_expected_is_not_committed(store: Store, fact
         draft.commit(FILES, measured={}, expected={"zarr.json": FileFacts(2, SHA256_OF_BRACES)})
 
 
-def test_work_that_is_abandoned_leaves_nothing_and_its_error_is_its_own(store: Store) -> None:
+def test_abandon_deletes_the_work_and_keeps_the_error(store: Store) -> None:
     def give_up() -> None:
         with store.draft("targets", RECIPE) as draft:
             assert isinstance(draft, Draft)

@@ -1,4 +1,4 @@
-"""Disks that are full or may only be read, and clocks that jump: what is committed stays, and the next run ends the same."""
+"""The store on a full disk, without write permission and with a clock that jumps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _fault_of_making(store: Store) -> OSError | None:
 
 
 @pytest.mark.parametrize("limit", ["nr_inodes", "size"])
-def test_a_disk_that_is_full_at_any_moment_loses_nothing(tmp_path: LocalPath, payload: str, limit: str) -> None:
+def test_a_full_disk_loses_nothing(tmp_path: LocalPath, payload: str, limit: str) -> None:
     """Room for one more file, or one more page of 4 KiB, each time, until there is enough."""
     failed = 0
     for room in range(100):
@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_at_any_moment_loses_nothing(tmp_path: LocalPath, pa
     assert failed >= 7
 
 
-def test_a_store_that_may_only_be_read_gives_what_it_has_and_takes_nothing(tmp_path: LocalPath) -> None:
+def test_a_read_only_store_can_be_read(tmp_path: LocalPath) -> None:
     with small_disk(tmp_path / "disk", ROOMY):
         store = Store(tmp_path / "disk")
         entry = make_entry(store, OTHER)
@@ -114,7 +114,7 @@ def clock_moved(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> Iterator[None
 
 
 @pytest.mark.parametrize("by", [timedelta(days=-400), timedelta(days=400)], ids=["back", "forward"])
-def test_a_clock_that_jumps_neither_doubles_nor_loses_work(
+def test_a_jumping_clock_neither_repeats_nor_loses_work(
     tmp_path: LocalPath, payload: str, monkeypatch: pytest.MonkeyPatch, by: timedelta
 ) -> None:
     store = Store(tmp_path / "store")

@@ -1,10 +1,9 @@
-"""Garbage: what may go, what may not, and that nothing goes which somebody has begun to need."""
+"""Garbage collection of entries, unfinished work and leftovers."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import grow_old
-from tests.support.store_samples import FILES, RECIPE, fill, make_entry, unfinished, write_file
+from tests.support.store_samples import FILES, RECIPE, fill, make_entry, unfinished
 
 PLACE = f"targets/{key_of('targets', RECIPE)}"
 HOUR = 3600.0
@@ -52,7 +51,7 @@ def _files(store: Store) -> set[str]:
 # Entries
 
 
-def test_an_old_entry_that_nobody_uses_goes_and_one_that_is_used_stays(store: Store) -> None:
+def test_gc_deletes_an_old_unused_entry_and_keeps_a_used_one(store: Store) -> None:
     used, unused = make_entry(store), make_entry(store, {**RECIPE, "threshold": 0.4})
     grow_old(local(store.root), 25)
     (item,) = _find(store, {used.entry_id})
@@ -66,7 +65,7 @@ def test_an_old_entry_that_nobody_uses_goes_and_one_that_is_used_stays(store: St
     assert used.problems() == []
 
 
-def test_a_young_entry_stays_by_the_age_of_its_manifest_here(store: Store) -> None:
+def test_gc_keeps_an_entry_whose_manifest_is_young(store: Store) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
     grow_old(local(made.folder.parent / "manifest.json"), 23)
@@ -77,7 +76,7 @@ def test_a_young_entry_stays_by_the_age_of_its_manifest_here(store: Store) -> No
     assert _told(_find(store)) == [(PLACE, "entry")], "it was there before somebody copied it back and forth"
 
 
-def test_an_entry_is_taken_out_manifest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_deletes_the_manifest_before_the_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
     (item,) = _find(store)
@@ -96,7 +95,7 @@ def test_an_entry_is_taken_out_manifest_first(store: Store, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("used", [set(), {PLACE}])
-def test_an_entry_of_another_release_is_left_alone(store: Store, used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_keeps_an_entry_of_another_release(store: Store, used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage_schemas.store.manifest.SCHEMA_VERSION", 7)
     monkeypatch.setattr("storage_schemas.store.recipe.SCHEMA_VERSION", 7)
     with store.draft("targets", {"of": "another release"}) as draft:
@@ -109,7 +108,7 @@ def test_an_entry_of_another_release_is_left_alone(store: Store, used: set[str],
     assert "schema version 7" in _left(store, used)[entry_id]
 
 
-def test_an_entry_that_is_used_since_it_was_looked_at_stays(store: Store) -> None:
+def test_gc_keeps_an_entry_that_is_used_since_the_scan(store: Store) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
     (item,) = _find(store)
@@ -118,7 +117,7 @@ def test_an_entry_that_is_used_since_it_was_looked_at_stays(store: Store) -> Non
     assert _files(store) == {"manifest.json", made.folder.name}
 
 
-def test_an_entry_that_a_run_notes_and_finds_as_it_goes_stays(store: Store) -> None:
+def test_gc_puts_the_manifest_back_if_a_run_notes_the_entry_meanwhile(store: Store) -> None:
     """Whoever notes it before its manifest went is asked for after that, and whoever notes it later does not find it."""
     made = make_entry(store)
     grow_old(local(store.root), 25)
@@ -136,7 +135,7 @@ def test_an_entry_that_a_run_notes_and_finds_as_it_goes_stays(store: Store) -> N
     assert _files(store) == {"manifest.json", made.folder.name}
 
 
-def test_an_entry_made_again_while_its_manifest_was_away_is_the_one_that_stays(store: Store) -> None:
+def test_gc_keeps_the_entry_that_replaces_the_deleted_one_meanwhile(store: Store) -> None:
     make_entry(store)
     grow_old(local(store.root), 25)
     (item,) = _find(store)
@@ -153,7 +152,7 @@ def test_an_entry_made_again_while_its_manifest_was_away_is_the_one_that_stays(s
     assert again[0].problems() == []
 
 
-def test_when_it_cannot_be_told_who_uses_an_entry_it_stays(store: Store) -> None:
+def test_gc_keeps_an_entry_if_reading_its_users_fails(store: Store) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
     (item,) = _find(store)
@@ -168,7 +167,7 @@ def test_when_it_cannot_be_told_who_uses_an_entry_it_stays(store: Store) -> None
     assert store.find("targets", RECIPE) == made
 
 
-def test_an_entry_made_again_since_it_was_looked_at_stays(store: Store) -> None:
+def test_gc_keeps_an_entry_that_was_rebuilt_since_the_scan(store: Store) -> None:
     first = make_entry(store)
     grow_old(local(store.root), 25)
     (item,) = _find(store)
@@ -179,7 +178,7 @@ def test_an_entry_made_again_since_it_was_looked_at_stays(store: Store) -> None:
     assert second.problems() == []
 
 
-def test_what_cannot_be_removed_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_reports_a_file_that_it_cannot_delete(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make_entry(store)
     grow_old(local(store.root), 25)
     (item,) = _find(store)
@@ -191,7 +190,7 @@ def test_what_cannot_be_removed_is_told(store: Store, monkeypatch: pytest.Monkey
 # What dead writers left
 
 
-def test_the_work_of_a_dead_writer_goes_when_it_is_old_and_nobody_wants_it(store: Store) -> None:
+def test_gc_deletes_the_old_unused_work_of_a_dead_writer(store: Store) -> None:
     folder = unfinished(store, (0,))
     assert _find(store) == []
     grow_old(local(store.root), 25)
@@ -202,14 +201,14 @@ def test_the_work_of_a_dead_writer_goes_when_it_is_old_and_nobody_wants_it(store
     assert _files(store) == set()
 
 
-def test_one_young_file_keeps_the_whole_work(store: Store) -> None:
+def test_gc_keeps_work_with_one_young_file(store: Store) -> None:
     folder = unfinished(store, (0, 1))
     grow_old(local(store.root), 25)
     grow_old(local(folder / "bits" / "c" / "1"), 1)
     assert _find(store) == []
 
 
-def test_work_that_an_entry_has_superseded_goes_though_the_entry_is_used(store: Store) -> None:
+def test_gc_deletes_superseded_work_of_a_used_entry(store: Store) -> None:
     made = make_entry(store)
     attempt = made.folder.with_name("20200101T000000000000-00000000")
     attempt.make_folder()
@@ -224,7 +223,7 @@ def test_work_that_an_entry_has_superseded_goes_though_the_entry_is_used(store: 
     assert made.problems() == []
 
 
-def test_work_that_is_committed_since_it_was_looked_at_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_keeps_work_that_was_committed_since_the_scan(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its writer was held for dead, and was only slow."""
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
@@ -237,7 +236,7 @@ def test_work_that_is_committed_since_it_was_looked_at_stays(store: Store, monke
     assert made.problems() == []
 
 
-def test_leases_of_the_dead_damaged_manifests_and_partial_files_go(store: Store) -> None:
+def test_gc_deletes_leases_of_dead_writers_damaged_manifests_and_partial_files(store: Store) -> None:
     made = make_entry(store)
     home = made.folder.parent
     grow_old(local(store.root), 25)
@@ -265,7 +264,7 @@ def _damage(entry: Entry) -> Path:
     return local(manifest)
 
 
-def test_an_entry_whose_manifest_is_damaged_goes_whole_unless_it_is_used(store: Store) -> None:
+def test_gc_deletes_an_unused_entry_with_a_damaged_manifest(store: Store) -> None:
     _damage(make_entry(store))
     grow_old(local(store.root), 25)
     assert _find(store, {PLACE}) == []
@@ -275,7 +274,7 @@ def test_an_entry_whose_manifest_is_damaged_goes_whole_unless_it_is_used(store: 
     assert _files(store) == set()
 
 
-def test_a_folder_in_a_manifests_place_goes_once_unless_the_entry_is_used(store: Store) -> None:
+def test_gc_deletes_a_folder_that_lies_where_the_manifest_belongs(store: Store) -> None:
     manifest = local(make_entry(store).folder.parent / "manifest.json")
     manifest.unlink()
     manifest.mkdir()
@@ -288,7 +287,7 @@ def test_a_folder_in_a_manifests_place_goes_once_unless_the_entry_is_used(store:
     assert _files(store) == set()
 
 
-def test_a_manifest_that_is_whole_since_it_was_looked_at_stays(store: Store) -> None:
+def test_gc_keeps_a_manifest_that_was_repaired_since_the_scan(store: Store) -> None:
     first = make_entry(store)
     _damage(first)
     grow_old(local(store.root), 25)
@@ -297,83 +296,3 @@ def test_a_manifest_that_is_whole_since_it_was_looked_at_stays(store: Store) -> 
     assert [remove(store, item, lambda: False) for item in garbage] == [False, True]
     assert store.find("targets", RECIPE) == again
     assert again.problems() == []
-
-
-# Writers that live
-
-
-@pytest.mark.parametrize("hours", [0, 24])
-def test_nothing_goes_where_a_writer_is_at_work(store: Store, hours: float) -> None:
-    make_entry(store, {**RECIPE, "threshold": 0.4})
-    unfinished(store, (0,))
-    with store.draft("targets", RECIPE) as draft:
-        assert isinstance(draft, Draft)
-        finished = set(draft.parts())
-        grow_old(local(store.root), 100)
-        local(draft.folder.with_name(f"{draft.folder.name}.lease")).touch()
-        found = _find(store, hours=hours)
-        assert [item.what for item in found] == ["entry"]
-        assert found[0].entry_id != PLACE
-        assert _left(store)[PLACE] == f"process {os.getpid()} on {os.uname().nodename} is making it"
-        assert set(draft.parts()) == finished == {"block-0"}
-
-
-def test_nothing_goes_where_a_writer_has_begun_since_it_was_looked_at(store: Store) -> None:
-    unfinished(store, (0,))
-    grow_old(local(store.root), 25)
-    (item,) = _find(store)
-    with store.draft("targets", RECIPE) as draft:
-        assert isinstance(draft, Draft)
-        assert not remove(store, item, lambda: False)
-        for name in FILES[1:]:
-            write_file(draft, name)
-        assert draft.commit(FILES, measured={}).problems() == []
-
-
-class _Elsewhere:
-    """The lease of a writer on another machine, and time that passes when somebody sleeps."""
-
-    def __init__(self, folder: LocalPath, monkeypatch: pytest.MonkeyPatch, *, lives: bool) -> None:
-        self._path = folder.with_name(f"{folder.name}.lease")
-        self._lives, self._beats, self.now = lives, 0, 1000.0
-        self._write()
-        monkeypatch.setattr(time, "sleep", self._sleep)
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-
-    def _write(self) -> None:
-        facts = {"owner": "x", "host": "elsewhere", "machine": "other", "pid": "1", "started": "1", "beat": self._beats}
-        self._path.write_text(json.dumps(facts))
-        grow_old(self._path, 25)
-
-    def _sleep(self, seconds: float) -> None:
-        self.now += seconds
-        if self._lives:
-            self._beats += 1
-            self._write()
-
-
-@pytest.mark.parametrize("lives", [False, True])
-def test_a_writer_elsewhere_is_watched_for_a_minute_and_not_judged_by_the_clock(
-    store: Store, monkeypatch: pytest.MonkeyPatch, lives: bool
-) -> None:
-    folder = unfinished(store, (0,))
-    grow_old(local(store.root), 25)
-    elsewhere = _Elsewhere(local(folder), monkeypatch, lives=lives)
-    told: list[str] = []
-    found, left = find_garbage(store, (), min_age_seconds=24 * HOUR, tell=told.append)
-    assert told == ["Watching for 60 s whether the writers of 1 entries live"]
-    assert 60 < elsewhere.now - 1000 < 63
-    if lives:
-        assert (found, left) == ([], {PLACE: "process 1 on elsewhere is making it"})
-    else:
-        assert [item.paths for item in found] == [(folder, folder.with_name(f"{folder.name}.lease"))]
-        assert remove(store, found[0], lambda: False)
-        assert _files(store) == set()
-
-
-def test_a_writer_that_was_heard_of_lately_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = unfinished(store, (0,))
-    elsewhere = _Elsewhere(local(folder), monkeypatch, lives=False)
-    local(folder.with_name(f"{folder.name}.lease")).touch()
-    assert _left(store) == {PLACE: "process 1 on elsewhere is making it"}
-    assert elsewhere.now == 1000

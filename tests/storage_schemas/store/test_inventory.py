@@ -1,4 +1,4 @@
-"""The inventory: what is found and what cannot be read, which entry a key means, and what an entry was made from."""
+"""The inventory: reading all manifests, finding an entry by its key, and tracing what it was made from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def store(tmp_path: LocalPath) -> Store:
     return store_of(tmp_path)
 
 
-def test_every_entry_is_found_at_its_place(tmp_path: LocalPath, store: Store) -> None:
+def test_take_inventory_returns_every_entry(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     inventory = take_inventory(store)
     assert dict(inventory.entries) == {entry.entry_id: entry for entry in made.values()}
@@ -31,18 +31,18 @@ def test_every_entry_is_found_at_its_place(tmp_path: LocalPath, store: Store) ->
     assert entry_ids(store) == sorted(entry.entry_id for entry in made.values())
 
 
-def test_a_store_that_is_not_there_holds_nothing(store: Store) -> None:
+def test_a_missing_store_is_empty(store: Store) -> None:
     assert entry_ids(store) == []
     assert take_inventory(store).entries == {}
 
 
-def test_what_has_no_manifest_is_no_entry(store: Store) -> None:
+def test_a_folder_without_a_manifest_is_no_entry(store: Store) -> None:
     made = make_entry(store)
     (made.folder.parent / "manifest.json").unlink()
     assert entry_ids(store) == []
 
 
-def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store: Store) -> None:
+def test_take_inventory_names_an_unusable_manifest(store: Store) -> None:
     good, damaged, newer, folder = (put(store, "views", {"view": number}) for number in range(4))
     path = damaged.folder.parent / "manifest.json"
     local(path).write_bytes(path.read_bytes()[:-9])
@@ -64,7 +64,7 @@ def test_a_manifest_that_cannot_be_used_is_named_and_the_others_are_found(store:
     assert "manifest.json is a folder" in errors[folder.entry_id].seen
 
 
-def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_take_inventory_reports_an_unreadable_manifest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = put(store, "views", {"view": 1})
 
     def broken(_: Path) -> bytes:
@@ -75,7 +75,7 @@ def test_a_manifest_that_the_disk_does_not_give_is_damaged(store: Store, monkeyp
         find_entry(store, made.entry_id)
 
 
-def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> None:
+def test_take_inventory_skips_an_entry_that_is_deleted_meanwhile(store: Store) -> None:
     made = make_entry(store)
     store.discard(made)
     with pytest.raises(MissingInputError, match=f"no entry {made.entry_id}"):
@@ -88,13 +88,13 @@ def test_an_entry_taken_out_since_it_was_listed_is_not_there(store: Store) -> No
 @pytest.mark.parametrize(
     "spelling", ["{key}", "{short}", "targets/{key}", "targets/{short}", "targets/{key}/", "{root}/targets/{key}"]
 )
-def test_a_key_may_be_shortened_and_may_name_its_kind(store: Store, spelling: str) -> None:
+def test_find_entry_id_accepts_the_beginning_of_a_key(store: Store, spelling: str) -> None:
     made = make_entry(store)
     put(store, "views", {"view": 1})
     assert find_entry_id(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.entry_id
 
 
-def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: Store) -> None:
+def test_find_entry_id_suggests_ls_for_a_kind(store: Store) -> None:
     make_entry(store)
     with pytest.raises(ConfigError, match="'targets' is a kind of entries") as caught:
         find_entry_id(store, "targets")
@@ -104,13 +104,13 @@ def test_a_kind_in_place_of_a_key_is_told_with_the_command_that_lists_it(store: 
 @pytest.mark.parametrize(
     "text", ["", "no such", "views/{key}", "target/{key}", "{key}0", "targets/{key}/manifest.json", "../{key}"]
 )
-def test_what_is_the_beginning_of_no_key_is_refused(store: Store, text: str) -> None:
+def test_find_entry_id_refuses_an_unknown_key(store: Store, text: str) -> None:
     made = make_entry(store)
     with pytest.raises(ConfigError, match="has a key that begins with"):
         find_entry_id(store, text.format(key=made.key))
 
 
-def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Store) -> None:
+def test_find_entry_id_names_all_matching_keys(store: Store) -> None:
     made = [f"{kind}/{key_of(kind, {'view': number})}" for kind in ("views", "targets") for number in range(20)]
     for entry_id in made:
         (store.root / entry_id).make_folders()
@@ -126,7 +126,7 @@ def test_the_beginning_of_several_keys_is_refused_and_they_are_named(store: Stor
 # What an entry was made from
 
 
-def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_path: LocalPath, store: Store) -> None:
+def test_made_from_finds_entries_by_key_and_by_content(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     inventory = take_inventory(store)
 
@@ -147,19 +147,19 @@ def test_the_entries_that_a_recipe_names_are_found_by_key_and_by_content(tmp_pat
     }
 
 
-def test_what_was_made_from_an_entry_that_is_gone_names_the_rest(tmp_path: LocalPath, store: Store) -> None:
+def test_made_from_skips_a_deleted_entry(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     store.discard(made["train view"])
     assert take_inventory(store).made_from(made["train bits"]) == {made["primary"].entry_id: "teacher"}
 
 
-def test_equal_content_is_named_whoever_made_it(store: Store) -> None:
+def test_made_from_names_all_entries_of_equal_content(store: Store) -> None:
     twins = [put(store, "teachers", {"seed": seed}, {"content": "the same"}) for seed in (0, 1)]
     scores = put(store, "evaluations", {"network": "the same"})
     assert set(take_inventory(store).made_from(scores)) == {twin.entry_id for twin in twins}
 
 
-def test_a_part_of_the_inventory_holds_what_was_asked_for(tmp_path: LocalPath, store: Store) -> None:
+def test_only_returns_the_named_entries(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     broken = made["val"].folder.parent / "manifest.json"
     local(broken).write_text("{")

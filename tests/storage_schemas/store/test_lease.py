@@ -1,4 +1,4 @@
-"""Leases: who lives, who is dead, and one thread that beats for all of them."""
+"""Leases: renewing them, and deciding whether their holder lives."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def _foreign(path: Path, beat: int) -> None:
     )
 
 
-def test_a_lease_is_there_while_it_is_held(tmp_path: LocalPath) -> None:
+def test_a_lease_exists_while_it_is_held(tmp_path: LocalPath) -> None:
     with Lease(tmp_path / "lease"):
         assert not LeaseWatch(tmp_path / "lease").is_dead()
     assert list(tmp_path.iterdir()) == []
     assert LeaseWatch(tmp_path / "lease").is_dead()
 
 
-def test_an_error_in_the_work_gives_the_lease_back(tmp_path: LocalPath) -> None:
+def test_an_error_in_the_work_deletes_the_lease(tmp_path: LocalPath) -> None:
     with pytest.raises(RuntimeError), Lease(tmp_path / "lease"):
         raise RuntimeError
     assert LeaseWatch(tmp_path / "lease").is_dead()
 
 
-def test_a_killed_holder_on_this_machine_is_dead_at_once(tmp_path: LocalPath) -> None:
+def test_a_killed_holder_on_this_machine_is_dead_immediately(tmp_path: LocalPath) -> None:
     path = tmp_path / "lease"
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         try:
@@ -82,7 +82,7 @@ def test_a_killed_holder_on_this_machine_is_dead_at_once(tmp_path: LocalPath) ->
     assert path.exists()
 
 
-def test_a_process_id_used_again_is_not_the_holder(tmp_path: LocalPath) -> None:
+def test_a_reused_process_id_is_not_the_holder(tmp_path: LocalPath) -> None:
     path = tmp_path / "lease"
     with Lease(path):
         facts = json.loads(path.read_text())
@@ -90,7 +90,7 @@ def test_a_process_id_used_again_is_not_the_holder(tmp_path: LocalPath) -> None:
         assert LeaseWatch(path).is_dead()
 
 
-def test_a_process_id_of_another_container_is_not_looked_up_here(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_id_of_another_container_is_not_compared(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lease"
     with Lease(path):
         facts = json.loads(path.read_text())
@@ -98,7 +98,7 @@ def test_a_process_id_of_another_container_is_not_looked_up_here(tmp_path: Local
     assert not LeaseWatch(path).is_dead()
 
 
-def test_a_holder_elsewhere_is_dead_when_nothing_changes_until_the_lease_expires(
+def test_a_holder_on_another_machine_is_dead_after_the_expiry_time(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, path = _Clock(monkeypatch), tmp_path / "lease"
@@ -111,7 +111,7 @@ def test_a_holder_elsewhere_is_dead_when_nothing_changes_until_the_lease_expires
     assert watch.is_dead()
 
 
-def test_a_beat_seen_starts_the_count_anew(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_beat_restarts_the_expiry_time(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, path = _Clock(monkeypatch), tmp_path / "lease"
     _foreign(path, 0)
     watch = LeaseWatch(path)
@@ -126,7 +126,7 @@ def test_a_beat_seen_starts_the_count_anew(tmp_path: LocalPath, monkeypatch: pyt
     assert watch.is_dead()
 
 
-def test_the_age_of_the_file_and_the_date_say_nothing(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_age_and_date_do_not_decide_whether_a_holder_lives(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     _Clock(monkeypatch)
@@ -140,12 +140,12 @@ def test_the_age_of_the_file_and_the_date_say_nothing(tmp_path: LocalPath, monke
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
-def test_what_is_not_a_lease_is_nobodys(tmp_path: LocalPath, content: bytes) -> None:
+def test_a_file_that_is_no_lease_has_no_holder(tmp_path: LocalPath, content: bytes) -> None:
     (tmp_path / "lease").write_bytes(content)
     assert LeaseWatch(tmp_path / "lease").is_dead()
 
 
-def test_a_lease_that_cannot_be_read_is_not_given_up_before_it_expires(
+def test_an_unreadable_lease_lives_until_it_expires(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On NFS a file that was just replaced can be stale for a moment; only one that is not there is nobody's."""
@@ -172,9 +172,7 @@ def test_a_lease_that_cannot_be_read_is_not_given_up_before_it_expires(
         assert not each.is_gone()
 
 
-def test_gone_is_who_ended_here_or_gave_the_lease_back_and_nobody_elsewhere(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_holder_on_this_machine_is_surely_gone(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, path = _Clock(monkeypatch), tmp_path / "lease"
     assert LeaseWatch(path).is_gone()
     with Lease(path):
@@ -190,7 +188,7 @@ def test_gone_is_who_ended_here_or_gave_the_lease_back_and_nobody_elsewhere(
     assert not watch.is_gone()
 
 
-def test_a_process_knows_its_own_lease_from_every_other(tmp_path: LocalPath) -> None:
+def test_a_process_recognizes_its_own_lease(tmp_path: LocalPath) -> None:
     path = tmp_path / "lease"
     assert not LeaseWatch(path).is_own()
     with Lease(path):
@@ -226,7 +224,7 @@ def test_the_thread_of_a_lease_renews_it_and_ends_with_it(tmp_path: LocalPath, m
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), ValueError("of another kind")])
-def test_the_thread_lives_on_when_a_lease_cannot_be_looked_at(
+def test_the_thread_continues_after_an_error(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
@@ -247,14 +245,14 @@ def test_the_thread_lives_on_when_a_lease_cannot_be_looked_at(
         assert _eventually(lambda: held.path.read_bytes() != before)
 
 
-def test_a_lease_taken_away_is_not_written_again(tmp_path: LocalPath) -> None:
+def test_a_beat_does_not_restore_a_deleted_lease(tmp_path: LocalPath) -> None:
     with Lease(tmp_path / "lease") as held:
         held.path.unlink()
         held.beat()
         assert not held.path.exists()
 
 
-def test_a_beat_after_the_end_is_not_written(tmp_path: LocalPath) -> None:
+def test_a_beat_after_the_end_writes_nothing(tmp_path: LocalPath) -> None:
     with Lease(tmp_path / "lease") as held:
         pass
     local(held.path).write_bytes(b"another's")
@@ -262,7 +260,7 @@ def test_a_beat_after_the_end_is_not_written(tmp_path: LocalPath) -> None:
     assert held.path.read_bytes() == b"another's"
 
 
-def test_a_beat_that_fails_is_told_and_the_next_one_written(
+def test_a_failed_beat_is_logged_and_the_next_one_written(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Lease(tmp_path / "lease") as held:

@@ -1,4 +1,4 @@
-"""The store: what is found, what is refused, and what is taken out of it."""
+"""The store: finding, replacing and discarding entries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from storage_schemas.errors import CorruptEntryError, MissingInputError, StoreError
+from storage_schemas.errors import StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import draft as draft_module
 from storage_schemas.store.manifest import Manifest
@@ -21,7 +21,7 @@ from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.errors import suggested
-from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, flip_bit, make_entry, signed, truncate
+from tests.support.store_samples import FILES, RECIPE, fill, make_entry, signed
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def _found(store: Store, recipe: dict[str, Any] = RECIPE) -> Entry:
 # What is found
 
 
-def test_an_entry_is_found_by_its_recipe_and_by_no_other(store: Store) -> None:
+def test_find_returns_the_entry_of_this_recipe_only(store: Store) -> None:
     made = make_entry(store, measured={"AP": 0.5})
     assert _found(store) == made
     assert _found(store, {**RECIPE, "size_wh": [192, 256]}) == made
@@ -50,22 +50,20 @@ def test_an_entry_is_found_by_its_recipe_and_by_no_other(store: Store) -> None:
     assert store.find("views", RECIPE) is None
 
 
-def test_a_second_draft_of_a_committed_entry_is_that_entry(store: Store) -> None:
+def test_draft_returns_the_committed_entry(store: Store) -> None:
     made = make_entry(store)
     with store.draft("targets", RECIPE) as draft:
         assert draft == made
 
 
-def test_an_entry_keeps_its_own_files_and_nothing_else(store: Store) -> None:
+def test_commit_deletes_all_files_that_the_entry_does_not_name(store: Store) -> None:
     made = make_entry(store)
     names = {path.relative_to(local(made.folder)).as_posix() for path in local(made.folder).rglob("*") if path.is_file()}
     assert names == set(FILES)
     assert {path.name for path in local(made.folder.parent).iterdir()} == {"manifest.json", made.folder.name}
 
 
-def test_the_payload_does_not_depend_on_who_made_it_when_and_where(
-    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_payload_does_not_depend_on_user_time_and_machine(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make_entry(Store(tmp_path / "one"), measured={"AP": 0.5})
     elsewhere = {"at": "1999-01-01T00:00:00+00:00", "host": "elsewhere", "user": "somebody", "versions": {"ray": "0"}}
     monkeypatch.setattr(draft_module, "provenance", lambda: elsewhere)
@@ -76,7 +74,7 @@ def test_the_payload_does_not_depend_on_who_made_it_when_and_where(
     assert second.manifest.made.items() >= elsewhere.items()
 
 
-def test_the_payload_is_known_before_the_commit(store: Store) -> None:
+def test_draft_computes_the_payload_before_the_commit(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
@@ -84,7 +82,7 @@ def test_the_payload_is_known_before_the_commit(store: Store) -> None:
         assert draft.commit(FILES, measured={}).manifest.payload == before
 
 
-def test_the_manifest_says_who_made_the_entry_and_how_long_it_took(store: Store) -> None:
+def test_manifest_names_user_machine_and_duration(store: Store) -> None:
     made = make_entry(store).manifest.made
     assert {"at", "host", "user", "python", "platform", "versions", "seconds"} <= set(made)
     assert "numpy" in made["versions"]
@@ -108,7 +106,7 @@ def _damage_manifest(store: Store, change: Callable[[bytes], bytes]) -> Path:
         (lambda data: data.replace(b'"schema": 3', b'"schema": 4'), "does not match its own sha256"),
     ],
 )
-def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(
+def test_draft_sets_a_damaged_manifest_aside(
     store: Store, caplog: pytest.LogCaptureFixture, change: Callable[[bytes], bytes], said: str
 ) -> None:
     damaged = _damage_manifest(store, change)
@@ -123,7 +121,7 @@ def test_a_damaged_manifest_counts_as_not_there_and_is_set_aside(
     assert aside.read_bytes() == content
 
 
-def test_a_folder_in_a_manifests_place_is_set_aside(tmp_path: LocalPath, caplog: pytest.LogCaptureFixture) -> None:
+def test_draft_sets_aside_a_folder_in_place_of_the_manifest(tmp_path: LocalPath, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path)
     manifest = local(make_entry(store).folder.parent / "manifest.json")
     manifest.unlink()
@@ -139,7 +137,7 @@ def test_a_folder_in_a_manifests_place_is_set_aside(tmp_path: LocalPath, caplog:
 
 
 @pytest.mark.parametrize("where", ["kind", "entry"])
-def test_a_file_where_a_folder_belongs_is_neither_an_entry_nor_none(store: Store, where: str) -> None:
+def test_find_refuses_a_file_that_lies_where_a_folder_belongs(store: Store, where: str) -> None:
     entry = make_entry(store)
     folder = local(entry.folder).parent
     path = folder if where == "entry" else folder.parent
@@ -155,7 +153,7 @@ def test_a_file_where_a_folder_belongs_is_neither_an_entry_nor_none(store: Store
             look()
 
 
-def test_of_a_manifest_that_this_user_may_not_read_nothing_is_known(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_refuses_a_manifest_that_it_may_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = make_entry(store)
 
     def broken(path: Path) -> bytes:
@@ -167,13 +165,13 @@ def test_of_a_manifest_that_this_user_may_not_read_nothing_is_known(store: Store
     assert suggested(caught.value) == f"python -m pipeline.cache verify {entry.entry_id} --home {local(store.root).parent}"
 
 
-def test_a_missing_manifest_is_a_missing_entry(store: Store) -> None:
+def test_find_returns_none_without_a_manifest(store: Store) -> None:
     made = make_entry(store)
     (made.folder.parent / "manifest.json").unlink()
     assert store.find("targets", RECIPE) is None
 
 
-def test_a_manifest_of_another_entry_is_not_used(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_find_ignores_the_manifest_of_another_entry(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     other = make_entry(store, {**RECIPE, "threshold": 0.4})
     made = make_entry(store)
     local(made.folder.parent / "manifest.json").write_bytes((other.folder.parent / "manifest.json").read_bytes())
@@ -182,108 +180,10 @@ def test_a_manifest_of_another_entry_is_not_used(store: Store, caplog: pytest.Lo
     assert list(store.entries("targets")) == [other]
 
 
-# Files that are not as they were
-
-
-def _swap(path: Path) -> None:
-    other = path.with_name("1")
-    mine = path.read_bytes()
-    path.write_bytes(other.read_bytes())
-    other.write_bytes(mine)
-
-
-def _replace_by_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def test_only_what_was_lost_is_put_back(store: Store, tmp_path: LocalPath) -> None:
-    made = make_entry(store)
-    shard, other = made.path("bits/c/0"), tmp_path / "made again"
-    truth = shard.read_bytes()
-    shard.unlink()
-    for wrong in (truth[:-1], truth[:-1] + b"?", b""):
-        other.write_bytes(wrong)
-        assert not made.put_back("bits/c/0", other)
-        assert not shard.exists()
-    assert not made.put_back("bits/c/0", tmp_path / "not made")
-    other.write_bytes(truth)
-    assert made.put_back("bits/c/0", other)
-    assert made.problems() == []
-    assert not other.exists()
-
-
-@pytest.mark.parametrize("where", ["bits/c/0", "bits/c", "bits"])
-@pytest.mark.parametrize("what", ["folder", "file"])
-def test_what_lies_in_the_way_of_a_lost_file_goes(store: Store, tmp_path: LocalPath, where: str, what: str) -> None:
-    made, other = make_entry(store), tmp_path / "made again"
-    for name in ("bits/c/0", "bits/c/1"):
-        made.path(name).unlink()
-    path = made.path("bits/c/0").parents[2] / where
-    if path.is_dir():
-        shutil.rmtree(path)
-    if what == "file":
-        path.write_text("in the way")
-    else:
-        path.mkdir()
-        (path / "something").write_text("in the way")
-    for name in ("bits/c/0", "bits/c/1"):
-        other.write_bytes(CONTENT[name])
-        assert made.put_back(name, other)
-    assert made.problems() == []
-
-
-def test_nothing_is_put_back_into_an_entry_that_was_discarded(store: Store, tmp_path: LocalPath) -> None:
-    made, other = make_entry(store), tmp_path / "made again"
-    other.write_bytes(CONTENT["bits/c/0"])
-    store.discard(made)
-    with pytest.raises(MissingInputError, match=f"{made.entry_id} was deleted"):
-        made.put_back("bits/c/0", other)
-    assert not made.folder.exists()
-
-
-@pytest.mark.parametrize("name", ["../manifest.json", "/etc/passwd", "", ".", "bits", "bits/c/2", "zarr.json/"])
-def test_a_name_that_the_manifest_does_not_cover_leads_nowhere(store: Store, name: str) -> None:
-    made = make_entry(store)
-    with pytest.raises(CorruptEntryError, match="has no file"):
-        made.path(name)
-    assert made.path("bits/c/1").read_bytes() == CONTENT["bits/c/1"]
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda path: path.unlink(), "bits/c/0 is missing"),
-        (_replace_by_folder, "bits/c/0 is missing"),
-        (lambda path: path.write_bytes(b""), "bits/c/0 has 0 bytes where the manifest says 11"),
-        (truncate, "bits/c/0 has 10 bytes where the manifest says 11"),
-        (flip_bit, "bits/c/0 does not match its sha256"),
-        (_swap, r"bits/c/0 does not match its sha256 \(and 1 more\)"),
-    ],
-)
-def test_a_damaged_file_is_named(store: Store, damage: Callable[[Path], None], said: str) -> None:
-    made = make_entry(store)
-    made.check()
-    damage(made.path("bits/c/0"))
-    with pytest.raises(CorruptEntryError, match=f"targets/{made.key}: {said}") as caught:
-        made.check()
-    assert suggested(caught.value) == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
-
-
-def test_a_file_that_cannot_be_read_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_entry(store)
-
-    def broken(_: Path) -> str:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(LocalPath, "sha256", broken)
-    assert made.problems()[0] == "bits/c/0 cannot be read (Input/output error)"
-
-
 # Taking out, and looking around
 
 
-def test_an_entry_that_is_to_be_made_again_stays_until_another_is_there(store: Store) -> None:
+def test_replace_keeps_the_old_entry_until_the_commit(store: Store) -> None:
     old = make_entry(store)
     store.replace(old)
     assert store.find("targets", RECIPE) is None
@@ -300,7 +200,7 @@ def test_an_entry_that_is_to_be_made_again_stays_until_another_is_there(store: S
     assert again.problems() == []
 
 
-def test_what_another_run_has_made_again_meanwhile_is_not_made_once_more(store: Store) -> None:
+def test_draft_returns_the_entry_that_another_run_rebuilt(store: Store) -> None:
     old = make_entry(store)
     store.replace(old)
     other = Store(store.root)
@@ -311,7 +211,7 @@ def test_what_another_run_has_made_again_meanwhile_is_not_made_once_more(store: 
     assert _found(store) == again
 
 
-def test_an_entry_that_was_made_again_while_this_one_was_is_given_way_to(store: Store) -> None:
+def test_commit_returns_the_entry_that_another_run_rebuilt_meanwhile(store: Store) -> None:
     old = make_entry(store)
     store.replace(old)
     with store.draft("targets", RECIPE) as draft:
@@ -327,7 +227,7 @@ def test_an_entry_that_was_made_again_while_this_one_was_is_given_way_to(store: 
     assert other.problems() == []
 
 
-def test_discard_removes_the_manifest_before_any_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discard_deletes_the_manifest_before_any_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_entry(store)
     seen: list[tuple[bool, list[str]]] = []
 
@@ -339,7 +239,7 @@ def test_discard_removes_the_manifest_before_any_file(store: Store, monkeypatch:
     assert seen == [(False, [])]
 
 
-def test_a_discarded_entry_is_gone_and_can_be_made_again(store: Store) -> None:
+def test_a_discarded_entry_can_be_rebuilt(store: Store) -> None:
     made = make_entry(store)
     store.discard(made)
     assert store.find("targets", RECIPE) is None
@@ -347,7 +247,7 @@ def test_a_discarded_entry_is_gone_and_can_be_made_again(store: Store) -> None:
     assert make_entry(store).problems() == []
 
 
-def test_discard_leaves_an_entry_that_another_run_has_made_since(store: Store) -> None:
+def test_discard_keeps_the_entry_that_another_run_rebuilt(store: Store) -> None:
     old = make_entry(store)
     store.discard(old)
     new = make_entry(store)
@@ -356,9 +256,7 @@ def test_discard_leaves_an_entry_that_another_run_has_made_since(store: Store) -
     assert new.problems() == []
 
 
-def test_nearest_is_the_entry_that_differs_least_and_of_equals_the_newest(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nearest_returns_the_newest_entry_with_the_fewest_differences(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.nearest("targets", RECIPE) is None
     for day, recipe in enumerate(
         [{**RECIPE, "threshold": 0.4}, {**RECIPE, "threshold": 0.3}, {**RECIPE, "threshold": 0.2, "of": {"seed": 1}}]
@@ -372,7 +270,7 @@ def test_nearest_is_the_entry_that_differs_least_and_of_equals_the_newest(
     assert found[1] == [("threshold", 0.5, 0.3)]
 
 
-def test_entries_skip_what_was_taken_out_meanwhile(store: Store) -> None:
+def test_entries_skip_an_entry_that_is_deleted_meanwhile(store: Store) -> None:
     entries = [make_entry(store, {**RECIPE, "threshold": value}) for value in (0.1, 0.2, 0.3)]
     listing = store.entries("targets")
     seen = [next(listing)]
@@ -381,7 +279,7 @@ def test_entries_skip_what_was_taken_out_meanwhile(store: Store) -> None:
     assert [*seen, *listing] == sorted((entry for entry in entries if entry.key != left), key=lambda entry: entry.key)
 
 
-def test_another_schema_version_is_passed_over_in_a_listing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_entries_skip_another_schema_version(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     made = make_entry(store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("storage_schemas.store.manifest.SCHEMA_VERSION", 4)

@@ -1,4 +1,4 @@
-"""Writers that are killed, and writers in two processes: real processes, real SIGKILL."""
+"""Writers in real processes that are killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def payload(tmp_path: LocalPath) -> str:
     return make_entry(Store(tmp_path / "unbroken")).manifest.payload
 
 
-def test_what_a_killed_process_had_finished_is_adopted_and_the_result_is_the_same(root: StorePath, payload: str) -> None:
+def test_the_next_process_adopts_the_parts_of_a_killed_one(root: StorePath, payload: str) -> None:
     with _writer("hang", root) as (process, said):
         assert json.loads(said.readline()) == {"ready": True}
         process.kill()
@@ -75,7 +75,7 @@ def test_what_a_killed_process_had_finished_is_adopted_and_the_result_is_the_sam
     assert told == [f"targets/{entry.key}: resuming with 1 finished parts of an earlier run"]
 
 
-def test_a_waiting_process_takes_over_at_once_when_the_writer_is_killed(root: StorePath, payload: str) -> None:
+def test_a_waiting_process_takes_over_from_a_killed_writer(root: StorePath, payload: str) -> None:
     with _writer("hang", root) as (first, said):
         assert json.loads(said.readline()) == {"ready": True}
         with _writer("make", root) as (second, answer):
@@ -102,7 +102,7 @@ def _killed(root: StorePath, mode: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root: StorePath, payload: str) -> None:
+def test_after_a_kill_before_any_operation_the_next_run_makes_the_same_entry(root: StorePath, payload: str) -> None:
     runs = _killed(root, "kills")
     for run in runs:
         assert (run["payload"], run["problems"]) == (payload, [])
@@ -118,7 +118,7 @@ def test_killed_before_any_file_operation_the_next_run_makes_the_same_entry(root
 
 
 @pytest.mark.slow
-def test_killed_before_any_file_operation_of_making_an_entry_again_there_is_always_one(root: StorePath, payload: str) -> None:
+def test_after_a_kill_before_any_operation_of_a_rebuild_an_entry_exists(root: StorePath, payload: str) -> None:
     """The old one, or the new: what is forced is not lost if it comes to nothing."""
     for run in _killed(root, "replaces"):
         assert run["before"] == {"payload": payload, "problems": []}
@@ -127,7 +127,7 @@ def test_killed_before_any_file_operation_of_making_an_entry_again_there_is_alwa
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_return_the_same_entry_and_the_work_is_done_once(root: StorePath, payload: str) -> None:
+def test_two_processes_share_one_entry_and_do_the_work_once(root: StorePath, payload: str) -> None:
     lines = _lines("race", root)
     made = 0
     numbers = {line["round"] for line in lines if "payload" in line}

@@ -1,4 +1,4 @@
-"""Two writers of one entry: who waits, who gives way, and that nobody's files are lost."""
+"""Two writers of one entry: waiting, giving way and taking over."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _as_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_as_two_processes")
-def test_the_second_waits_for_a_living_writer_and_gets_its_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_writer_waits_for_the_first_and_returns_its_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     with store.draft("targets", RECIPE) as first:
         assert isinstance(first, Draft)
@@ -57,9 +57,7 @@ def test_the_second_waits_for_a_living_writer_and_gets_its_entry(store: Store, m
     assert told == [f"Waiting for targets/{first.key}, which process {os.getpid()} on {os.uname().nodename} is making"]
 
 
-def test_a_process_that_begins_an_entry_twice_is_told_instead_of_waiting_for_itself(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_begins_an_entry_twice_gets_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def sleep(_: float) -> None:
         raise AssertionError("it waits")
 
@@ -76,7 +74,7 @@ def test_a_process_that_begins_an_entry_twice_is_told_instead_of_waiting_for_its
 
 
 @pytest.mark.usefixtures("_as_two_processes")
-def test_the_second_goes_on_where_the_first_gives_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_writer_continues_the_work_of_the_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     drafting = store.draft("targets", RECIPE)
     first = drafting.__enter__()
     assert isinstance(first, Draft)
@@ -88,7 +86,7 @@ def test_the_second_goes_on_where_the_first_gives_up(store: Store, monkeypatch: 
         assert set(second.parts()) == {"block-0"}
 
 
-def test_a_writer_elsewhere_is_taken_over_from_when_its_lease_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_lease_of_another_machine_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = unfinished(store, (0,))
     _lease_elsewhere(local(dead))
     now = [0.0]
@@ -104,7 +102,7 @@ def test_a_writer_elsewhere_is_taken_over_from_when_its_lease_expires(store: Sto
     assert 60 < now[0] < 62
 
 
-def test_a_writer_that_has_not_made_its_folder_yet_is_not_taken_for_dead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_without_a_folder_is_alive(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease comes first, so that there is no moment in which a folder looks abandoned."""
     seen: list[bool] = []
     real = Path.mkdir
@@ -131,9 +129,7 @@ class _Interrupted:
         return Lease(path)
 
 
-def test_an_entry_committed_while_another_begins_is_found_and_keeps_its_files(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_draft_finds_an_entry_that_is_committed_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its writer has given its lease back: without the second look its folder would be taken for an abandoned one."""
     made: list[Entry] = []
     monkeypatch.setattr(entry_module, "Lease", _Interrupted(lambda: made.append(make_entry(store))))
@@ -145,7 +141,7 @@ def test_an_entry_committed_while_another_begins_is_found_and_keeps_its_files(
 
 @pytest.mark.usefixtures("_as_two_processes")
 @pytest.mark.parametrize("names", [("b", "a"), ("a", "b")], ids=["the older", "the one that has begun"])
-def test_of_two_that_begin_together_one_gives_way(
+def test_one_of_two_simultaneous_writers_gives_way(
     store: Store, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
 ) -> None:
     """The other one begins between our name and our lease: it goes on, because it is older or because it has its folder."""
@@ -197,7 +193,7 @@ class _Unwatched:
 
 
 @pytest.mark.parametrize("winner", [0, 1])
-def test_a_writer_wrongly_held_for_dead_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, winner: int) -> None:
+def test_a_slow_writer_that_was_taken_over_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, winner: int) -> None:
     with _Unwatched(store, monkeypatch) as drafts:
         entries = [drafts[each].commit(FILES, measured={}) for each in (winner, 1 - winner)]
     assert entries[0] == entries[1] == store.find("targets", RECIPE)
@@ -211,9 +207,7 @@ def _lease_elsewhere(folder: LocalPath) -> None:
     folder.with_name(f"{folder.name}.lease").write_text(json.dumps(foreign))
 
 
-def test_the_folder_of_a_writer_that_may_live_stays_and_goes_when_that_one_gives_way(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_that_may_live_deletes_its_folder_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with _Unwatched(store, monkeypatch) as (slow, second):
         _lease_elsewhere(local(slow.folder))
         entry = second.commit(FILES, measured={})
@@ -224,9 +218,7 @@ def test_the_folder_of_a_writer_that_may_live_stays_and_goes_when_that_one_gives
     assert {path.name for path in local(entry.folder.parent).iterdir()} == {"manifest.json", entry.folder.name}
 
 
-def test_a_writer_whose_folder_is_gone_gives_way_to_the_entry_that_is_there(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_without_its_folder_returns_the_existing_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with _Unwatched(store, monkeypatch) as (slow, second):
 
         def late(files: list[str], expected: None) -> dict[str, Any]:
@@ -241,7 +233,7 @@ def test_a_writer_whose_folder_is_gone_gives_way_to_the_entry_that_is_there(
 
 
 @pytest.mark.parametrize("act", ["commit", "work"])
-def test_a_writer_that_was_taken_over_says_so_and_how_to_go_on(store: Store, act: str) -> None:
+def test_a_writer_that_was_taken_over_raises_an_error_with_a_remedy(store: Store, act: str) -> None:
     def lose() -> None:
         with store.draft("targets", RECIPE) as draft:
             assert isinstance(draft, Draft)
@@ -258,7 +250,7 @@ def test_a_writer_that_was_taken_over_says_so_and_how_to_go_on(store: Store, act
     assert list(local(store.root / "targets").glob("*/*")) == []
 
 
-def test_an_error_after_giving_way_is_not_taken_for_a_loss(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_after_giving_way_is_not_reported_as_a_takeover(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is gone then too, and rightly."""
     monkeypatch.setattr(LeaseWatch, "is_dead", lambda _: True)
 
@@ -274,7 +266,7 @@ def test_an_error_after_giving_way_is_not_taken_for_a_loss(store: Store, monkeyp
         go_on()
 
 
-def test_the_loser_of_a_race_to_the_manifest_gets_the_winners_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_commit_returns_the_entry_of_the_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real = LocalPath.write_atomic
     with _Unwatched(store, monkeypatch) as (first, second):
 
@@ -290,7 +282,7 @@ def test_the_loser_of_a_race_to_the_manifest_gets_the_winners_entry(store: Store
     assert not second.folder.exists()
 
 
-def test_a_commit_whose_answer_was_lost_keeps_its_files(store: Store) -> None:
+def test_a_repeated_commit_keeps_the_files(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         fill(draft)
@@ -299,7 +291,7 @@ def test_a_commit_whose_answer_was_lost_keeps_its_files(store: Store) -> None:
     assert first.problems() == []
 
 
-def test_a_part_that_vanishes_while_it_is_adopted_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draft_adopts_no_half_of_a_vanishing_part(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of a half linked part would be those of the entry that the other one has committed."""
     dead = unfinished(store, (0,))
     real = Path.hardlink_to

@@ -1,4 +1,4 @@
-"""A team's upstream store one's own: what is there is found, what is not is made in one's own, and it is never written."""
+"""A store with an upstream store, which is only read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _found(store: Store, recipe: dict[str, Any] = RECIPE) -> Entry:
     return entry
 
 
-def test_what_the_team_has_is_found_and_not_made(own: Store, team: Store) -> None:
+def test_find_returns_an_upstream_entry(own: Store, team: Store) -> None:
     before = _state(team.root)
     entry = _found(own)
     assert (entry.is_borrowed, entry.folder.parent.parent.parent) == (True, team.root)
@@ -55,7 +55,7 @@ def test_what_the_team_has_is_found_and_not_made(own: Store, team: Store) -> Non
     assert not any(name.endswith("manifest.json") for name in own.root.files_below())
 
 
-def test_what_the_team_lacks_is_made_in_ones_own_store(own: Store, team: Store) -> None:
+def test_draft_builds_a_missing_entry_in_the_own_store(own: Store, team: Store) -> None:
     before = _state(team.root)
     assert own.find("targets", OTHER) is None
     made = make_entry(own, OTHER)
@@ -65,13 +65,13 @@ def test_what_the_team_lacks_is_made_in_ones_own_store(own: Store, team: Store) 
     assert team.find("targets", OTHER) is None
 
 
-def test_ones_own_entry_comes_first(own: Store, team: Store) -> None:
+def test_find_prefers_the_own_entry(own: Store, team: Store) -> None:
     mine = make_entry(Store(own.root))
     assert _found(own) == mine
     assert _found(own).folder != _found(team).folder
 
 
-def test_what_is_forced_is_made_in_ones_own_store_and_the_teams_stays(own: Store, team: Store) -> None:
+def test_a_forced_entry_is_built_in_the_own_store(own: Store, team: Store) -> None:
     before = _state(team.root)
     own.replace(_found(own))
     assert own.find("targets", RECIPE) is None
@@ -86,7 +86,7 @@ def test_what_is_forced_is_made_in_ones_own_store_and_the_teams_stays(own: Store
     assert _state(team.root) == before
 
 
-def test_damage_in_the_teams_store_is_told_with_what_this_user_may_do(own: Store, team: Store) -> None:
+def test_check_reports_upstream_damage_with_a_possible_remedy(own: Store, team: Store) -> None:
     entry = _found(own)
     damaged = entry.folder / "bits/c/0"
     damaged.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ def test_damage_in_the_teams_store_is_told_with_what_this_user_may_do(own: Store
     assert "an entry of your own" in caught.value.allowed
 
 
-def test_damage_in_ones_own_store_is_mended_out_of_the_teams(own: Store, team: Store) -> None:
+def test_own_damage_is_repaired_from_the_upstream_store(own: Store, team: Store) -> None:
     mine = make_entry(Store(own.root))
     home = team.root.parent
     (mine.folder / "bits/c/0").unlink()
@@ -107,7 +107,7 @@ def test_damage_in_ones_own_store_is_mended_out_of_the_teams(own: Store, team: S
     )
 
 
-def test_a_byte_that_differs_in_a_bucket_is_mended_as_what_is_missing_is(bucket: BucketPath, tmp_path: LocalPath) -> None:
+def test_a_changed_byte_in_a_bucket_is_repaired_like_a_missing_object(bucket: BucketPath, tmp_path: LocalPath) -> None:
     """It is found only as the object comes down."""
     mine = make_entry(Store(bucket / "own" / "store"))
     make_entry(Store(tmp_path / "store"))

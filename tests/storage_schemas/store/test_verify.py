@@ -1,4 +1,4 @@
-"""Verification: every damaged file is named, whatever the damage, and what is whole is not."""
+"""Verifying the files of entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _verify(store: Store, advance: Callable[[], None] = lambda: None) -> Verdict
     return verify(take_inventory(store), advance=advance)
 
 
-def test_whole_entries_have_nothing_wrong_and_every_file_is_counted(store: Store) -> None:
+def test_verify_finds_no_problem_in_intact_entries(store: Store) -> None:
     for threshold in (0.5, 0.4):
         make_entry(store, {**RECIPE, "threshold": threshold})
     seen: list[None] = []
@@ -59,14 +59,14 @@ def _swap(entry: Entry) -> None:
     ],
     ids=["a flipped bit", "truncated", "missing", "empty", "swapped", "all gone"],
 )
-def test_each_damaged_file_is_named(store: Store, damage: Callable[[Entry], object], said: list[str]) -> None:
+def test_verify_names_each_damaged_file(store: Store, damage: Callable[[Entry], object], said: list[str]) -> None:
     make_entry(store, {**RECIPE, "threshold": 0.4})
     made = make_entry(store)
     damage(made)
     assert {entry_id: sorted(lines) for entry_id, lines in _verify(store).damaged.items()} == {made.entry_id: sorted(said)}
 
 
-def test_a_manifest_that_cannot_be_read_is_damage(store: Store) -> None:
+def test_verify_reports_an_unreadable_manifest(store: Store) -> None:
     made = make_entry(store)
     local(made.folder.parent / "manifest.json").write_bytes(b"")
     verdict = _verify(store)
@@ -74,7 +74,7 @@ def test_a_manifest_that_cannot_be_read_is_damage(store: Store) -> None:
     assert "is not a manifest" in verdict.damaged[made.entry_id][0]
 
 
-def test_files_that_the_manifest_does_not_name_are_mentioned_and_are_no_damage(store: Store) -> None:
+def test_verify_lists_unnamed_files_apart_from_damage(store: Store) -> None:
     made = make_entry(store)
     local(made.folder / "bits/c/2").write_bytes(b"left")
     local(made.folder / "link").symlink_to(local(made.folder / "zarr.json"))
@@ -84,7 +84,7 @@ def test_files_that_the_manifest_does_not_name_are_mentioned_and_are_no_damage(s
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_an_entry_taken_out_while_it_is_read_is_not_called_damaged(store: Store, again: bool) -> None:
+def test_verify_skips_an_entry_that_is_deleted_meanwhile(store: Store, again: bool) -> None:
     made = make_entry(store)
     done: list[str] = []
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -236,7 +236,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
         "held_out": int(table.holdout_N.sum()),
-        "quarantined": dict(Counter(item.reason.split(":")[0] for item in quarantine)),
+        "quarantined": dict(Counter(item.kind for item in quarantine)),
         "skipped": sorted_out.skipped,
     }
     if folder:
@@ -271,14 +271,14 @@ def _read_all_images(
 
 def _of_bad_images(records: Sequence[Record], bad_images: Mapping[int, str]) -> list[Quarantined]:
     return [
-        Quarantined(record.annotation_id, record.image_id, record.file_name, f"image: {bad_images[record.image_id]}")
+        Quarantined(record.annotation_id, record.image_id, record.file_name, "image", bad_images[record.image_id])
         for record in records
         if record.image_id in bad_images
     ]
 
 
 def _write_quarantine(path: StorePath, quarantine: Sequence[Quarantined]) -> None:
-    path.write_atomic("".join(json.dumps(asdict(item)) + "\n" for item in quarantine).encode())
+    path.write_atomic("".join(json.dumps(item.as_dict()) + "\n" for item in quarantine).encode())
 
 
 def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quarantined], *, num_records: int) -> None:

@@ -1,31 +1,32 @@
-"""COCO-format keypoint annotations: read strictly, then sorted into people to use, people left out by rule, and what is broken.
+"""COCO keypoint annotations: a file is read strictly, and its annotations are sorted into usable, skipped and broken ones.
 
 All rules in one place:
 
-The file is refused as a whole (``DataError``, with the ids) if it cannot be read, is not UTF-8 or not JSON, is nested too
-deeply or larger than 4 GiB, lacks ``images``, ``annotations`` or ``categories``, has no category ``person`` (or two, or one
-of other keypoints than the skeleton), if an id is missing, repeated, not an integer or beyond 64 bits, if an annotation's image
-is missing, or if NaN or Infinity stands anywhere but in an annotation's bbox, area, keypoints or segmentation.
+``read_coco`` refuses the whole file (``DataError``, with the ids) if it cannot be read, is not UTF-8 or not JSON, is nested
+too deeply or larger than 4 GiB; if ``images``, ``annotations`` or ``categories`` are missing; if it has no category
+``person``, or two, or one with other keypoints than the skeleton; if an id is missing, repeated, not an integer or beyond 64
+bits; if an annotation's image is missing; or if it has NaN or Infinity outside of bbox, area, keypoints and segmentation.
 
-Left out by rule, and counted: annotations of other categories, crowds, people without a labelled joint (HRNet,
-lib/dataset/coco.py). The last two stay in the ground truth, where the evaluation ignores what is found in them.
+Skipped by rule, and counted: annotations of other categories, crowds, instances without a labelled joint (HRNet,
+lib/dataset/coco.py). Crowds and instances without joints stay in the ground truth, as regions that the evaluation ignores.
 
-Quarantined, each with its id and the reason (whose first word, up to the colon, is the kind):
+Quarantined, each with its id, the kind of its fault and the details:
 
 - file_name: not a string, empty, absolute, with ``..``, a control character or NUL, or longer than 1,024 bytes.
-- size: the picture's width or height not a whole number above 0, a side above 32,766 or more than 100 megapixels.
-  Both take all people of the picture with them.
+- size: the image's width or height is not a whole number above 0, a side is above 32,766, or it has over 100 megapixels.
+  These two faults apply to all instances of the image.
 - category, iscrowd: an unknown category, a flag that is not 0 or 1.
-- bbox: not four finite numbers, negative, beside the picture, or more than ten times as wide or high as it.
-  For a person to use: width and height above 0, and at least one pixel in the picture.
-- area: not a finite number from 0 to twice the box's; above 0 for a person to use.
+- bbox: not four finite numbers, negative, outside of the image, or more than ten times as wide or high as the image.
+  A usable instance needs a width and a height above 0, and at least one pixel in the image.
+- area: not a finite number from 0 to twice that of the box; a usable instance needs an area above 0.
 - keypoints: not 3 finite numbers for each keypoint of the skeleton, v not 0, 1 or 2, or a labelled keypoint more than half an
-  image outside the image.
-- num_keypoints: given, and not the number of joints with v > 0.
-- segmentation: given, not empty, and neither polygons nor run lengths of this picture (see ``segmentation.py``).
+  image outside of the image.
+- num_keypoints: given, and not the number of keypoints with v > 0.
+- segmentation: given, not empty, and neither polygons nor run lengths of this image (see ``segmentation.py``).
+- image: stage prepare cannot read the image.
 
-A box that goes partly over the edge is trimmed by HRNet's rule. Joints with v = 0 are put at (0, 0), as COCO defines it.
-Names are only sorted out here; nothing but the annotation file is opened.
+A box that is partly outside of the image is clipped by HRNet's rule. Keypoints with v = 0 are moved to (0, 0), as COCO
+defines them. No image is opened here.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,30 +50,44 @@ from storage_schemas.formats.skeleton import Skeleton
 
 __all__ = ["CocoFile", "Quarantined", "Record", "SortedOut", "ground_truth_json", "is_held_out", "read_coco", "sort_out"]
 
-_MAX_BOX_PICTURES = 10
+_MAX_BOX_IMAGES = 10
 _MAX_OUTSIDE = 0.5
 _MAX_AREA_BOXES = 2
-# What COCO results say of people, and ours: the truth says the same, whatever id the file has for 'person'.
+# The category id of COCO's results, and of ours: the ground truth uses it, even if the file has another id for 'person'.
 _PERSON = 1
 _LABELS = frozenset((0.0, 1.0, 2.0))
 _NUMBER_TYPES = frozenset((int, float))
 
 F64 = npt.NDArray[np.float64]
+FaultKind = Literal[
+    "file_name", "size", "category", "iscrowd", "bbox", "area", "keypoints", "num_keypoints", "segmentation", "image"
+]
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """What is set aside as broken; the annotation is None where a picture without people is."""
+    """A broken annotation, or a broken image without instances (then ``annotation_id`` is None)."""
 
     annotation_id: int | None
     image_id: int | None
     file_name: str
-    reason: str
+    kind: FaultKind
+    detail: str
+
+    @property
+    def reason(self) -> str:
+        """The fault as text."""
+        return f"{self.kind}: {self.detail}"
+
+    def as_dict(self) -> Json:
+        """The line of the quarantine file, as JSON values."""
+        ids = {"annotation_id": self.annotation_id, "image_id": self.image_id, "file_name": self.file_name}
+        return {**ids, "kind": self.kind, "reason": self.reason}
 
 
 @dataclass(frozen=True)
 class SortedOut:
-    """``records`` by image id, then annotation id; ``skipped`` counts what each rule leaves out."""
+    """``records`` by image id, then annotation id; ``skipped`` counts the annotations that each rule skips."""
 
     records: list[Record]
     quarantine: list[Quarantined]
@@ -79,12 +95,16 @@ class SortedOut:
 
 
 class _FaultError(ValueError):
-    """Why a record is quarantined."""
+    """A record has to be quarantined."""
+
+    def __init__(self, kind: FaultKind, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
 
 
 @dataclass
-class _Person:
-    """An annotation and what its checks made of it; ``box`` (x, y, w, h) is trimmed, and the mask made, once it is used."""
+class _Instance:
+    """An annotation and its checked values; ``_usable`` clips ``box`` (x, y, w, h) and adds the mask."""
 
     annotation: Json
     image: Json
@@ -97,11 +117,11 @@ class _Person:
 def sort_out(coco: CocoFile, *, aspect_wh: float, holdout_fraction: float) -> SortedOut:
     """Apply the rules above; ``aspect_wh`` is width / height of the crop.
 
-    ``holdout_fraction`` of the images are held out from training, chosen by a hash of the image's id alone: the same
-    whatever else is in the file, and for all people of an image alike.
+    ``holdout_fraction`` of the images are held out from training. A hash of the image id alone chooses them, so other
+    images do not change the choice, and it is the same for all instances of an image.
     """
-    people: list[_Person] = []
-    quarantine = _pictures_without_people(coco)
+    instances: list[_Instance] = []
+    quarantine = _empty_broken_images(coco)
     skipped: Counter[str] = Counter()
     faults = {image_id: fault for image_id, image in coco.images.items() if (fault := _image_fault(image))}
     for annotation in coco.annotations:
@@ -110,51 +130,51 @@ def sort_out(coco: CocoFile, *, aspect_wh: float, holdout_fraction: float) -> So
             if _is_other_category(coco, annotation):
                 skipped["other category"] += 1
                 continue
-            person = _measured(coco, annotation, image, faults.get(image["id"]))
-            if rule := _left_out(person):
+            instance = _checked(coco, annotation, image, faults.get(image["id"]))
+            if rule := _skipping_rule(instance):
                 skipped[rule] += 1
             else:
-                people.append(_usable(person))
+                instances.append(_usable(instance))
         except _FaultError as fault:
-            quarantine.append(Quarantined(annotation["id"], image["id"], _name(image), str(fault)))
-    people.sort(key=lambda person: (person.image["id"], person.annotation["id"]))
-    return SortedOut(_records(people, aspect_wh=aspect_wh, holdout_fraction=holdout_fraction), quarantine, dict(skipped))
+            quarantine.append(Quarantined(annotation["id"], image["id"], _name(image), fault.kind, fault.detail))
+    instances.sort(key=lambda instance: (instance.image["id"], instance.annotation["id"]))
+    return SortedOut(_records(instances, aspect_wh=aspect_wh, holdout_fraction=holdout_fraction), quarantine, dict(skipped))
 
 
 def ground_truth_json(coco: CocoFile, *, quarantine: Iterable[Quarantined], bad_images: Collection[int] = ()) -> Json:
-    """What the evaluator needs, as a COCO document: images and people, with crowds and people without joints to be ignored.
+    """The evaluator's input as a COCO document: images and instances, with the regions that it ignores.
 
-    People are category 1, as in COCO's results. What is in ``quarantine`` is left out; an image that cannot be used (by its
-    record, or named in ``bad_images``) is left out with everybody in it. Boxes are as annotated, not trimmed.
+    The category id is 1, as in COCO's results. Annotations in ``quarantine`` are left out, and images that are broken or in
+    ``bad_images`` with all of their annotations. Boxes are as annotated, not clipped.
     """
     broken = {item.annotation_id for item in quarantine}
     images = {key: image for key, image in coco.images.items() if key not in bad_images and not _image_fault(image)}
-    people = [
+    annotations = [
         _truth(annotation, coco.skeleton)
         for annotation in coco.annotations
         if annotation["image_id"] in images and annotation["id"] not in broken and annotation["category_id"] == coco.person_id
     ]
     return {
         "images": [{name: image[name] for name in ("id", "file_name", "width", "height")} for image in images.values()],
-        "annotations": people,
+        "annotations": annotations,
         "categories": [{"id": _PERSON, "name": "person", "keypoints": list(coco.skeleton.keypoints)}],
     }
 
 
 def is_held_out(image_id: int, fraction: float) -> bool:
-    """Whether the image is among the ``fraction`` that is kept from training."""
+    """Whether the image is among the ``fraction`` of images that training does not use."""
     digest = hashlib.sha256(f"holdout {image_id}".encode()).digest()
     return int.from_bytes(digest[:8]) < fraction * 2**64
 
 
-# --- pictures
+# --- images
 
 
-def _image_fault(image: Json) -> str | None:
-    if fault := file_name_fault(image.get("file_name")):
-        return f"file_name: {fault}"
-    if fault := size_fault(image.get("width"), image.get("height")):
-        return f"size: {fault}"
+def _image_fault(image: Json) -> tuple[FaultKind, str] | None:
+    if detail := file_name_fault(image.get("file_name")):
+        return "file_name", detail
+    if detail := size_fault(image.get("width"), image.get("height")):
+        return "size", detail
     return None
 
 
@@ -163,89 +183,89 @@ def _name(image: Json) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _pictures_without_people(coco: CocoFile) -> list[Quarantined]:
-    """Broken pictures that no person's entry would tell of."""
-    with_people = {annotation["image_id"] for annotation in coco.annotations if annotation.get("category_id") == coco.person_id}
+def _empty_broken_images(coco: CocoFile) -> list[Quarantined]:
+    """Broken images without instances: no quarantined annotation names them."""
+    with_instances = {item["image_id"] for item in coco.annotations if item.get("category_id") == coco.person_id}
     return [
-        Quarantined(None, key, _name(image), fault)
+        Quarantined(None, key, _name(image), *fault)
         for key, image in coco.images.items()
-        if key not in with_people and (fault := _image_fault(image))
+        if key not in with_instances and (fault := _image_fault(image))
     ]
 
 
-# --- people
+# --- instances
 
 
 def _is_other_category(coco: CocoFile, annotation: Json) -> bool:
     category = annotation.get("category_id")
     if type(category) is not int or category not in coco.category_ids:
-        raise _FaultError(f"category: {show(category)} is not one of the file's")
+        raise _FaultError("category", f"{show(category)} is not a category of the file")
     return category != coco.person_id
 
 
-def _measured(coco: CocoFile, annotation: Json, image: Json, image_fault: str | None) -> _Person:
-    """The person after the checks that hold for those to use and those to ignore alike."""
+def _checked(coco: CocoFile, annotation: Json, image: Json, image_fault: tuple[FaultKind, str] | None) -> _Instance:
+    """The instance after the checks that usable instances and ignored regions have in common."""
     if image_fault:
-        raise _FaultError(image_fault)
+        raise _FaultError(*image_fault)
     crowd = annotation.get("iscrowd", 0)
     if type(crowd) not in (int, bool) or crowd not in (0, 1):
-        raise _FaultError(f"iscrowd: {show(crowd)} is not 0 or 1")
+        raise _FaultError("iscrowd", f"{show(crowd)} is not 0 or 1")
     width, height = image["width"], image["height"]
     box = _box(annotation, width, height)
-    return _Person(annotation, image, box, _area(annotation, box), _keypoints(annotation, width, height, coco.skeleton))
+    return _Instance(annotation, image, box, _area(annotation, box), _keypoints(annotation, width, height, coco.skeleton))
 
 
-def _left_out(person: _Person) -> str | None:
-    """The rule that leaves the person out, or None for one to use."""
-    if person.annotation.get("iscrowd", 0):
+def _skipping_rule(instance: _Instance) -> str | None:
+    """The rule that skips the instance, or None if it is usable."""
+    if instance.annotation.get("iscrowd", 0):
         return "crowd"
-    return None if person.keypoints_K3[:, 2].any() else "no labelled joint"
+    return None if instance.keypoints_K3[:, 2].any() else "no labelled joint"
 
 
-def _usable(person: _Person) -> _Person:
-    """The person with trimmed box and mask, after the checks that only people to use must pass."""
-    x, y, w, h = person.box
+def _usable(instance: _Instance) -> _Instance:
+    """The instance with clipped box and mask, after the checks for usable instances."""
+    x, y, w, h = instance.box
     if w <= 0 or h <= 0:
-        raise _FaultError(f"bbox: {show(person.annotation['bbox'])} has no width or no height")
-    if person.area <= 0:
-        raise _FaultError(f"area: {show(person.annotation['area'])} is not above 0")
-    image_wh = (person.image["width"], person.image["height"])
-    trimmed: list[float] = trim_box(person.box, image_size_wh=image_wh).tolist()
-    # HRNet's trim moves a box over the left edge instead of cutting it, so what is in the picture is looked at by itself;
-    # and HRNet keeps a box whose trimmed sides are both 0, and then divides by them.
-    if min(x + w, y + h) <= 0 or min(trimmed[2:]) < 0 or max(trimmed[2:]) < 1:
-        raise _FaultError(f"bbox: {show(person.annotation['bbox'])} has less than a pixel in the picture")
+        raise _FaultError("bbox", f"{show(instance.annotation['bbox'])} has no width or no height")
+    if instance.area <= 0:
+        raise _FaultError("area", f"{show(instance.annotation['area'])} is not above 0")
+    image_wh = (instance.image["width"], instance.image["height"])
+    clipped: list[float] = trim_box(instance.box, image_size_wh=image_wh).tolist()
+    # HRNet moves a box over the left edge instead of clipping it, so the part inside the image is checked separately.
+    # HRNet also keeps a box whose clipped sides are both 0, and then divides by them.
+    if min(x + w, y + h) <= 0 or min(clipped[2:]) < 0 or max(clipped[2:]) < 1:
+        raise _FaultError("bbox", f"{show(instance.annotation['bbox'])} has less than a pixel in the image")
     try:
-        mask = mask_rle(person.annotation.get("segmentation"), image_wh=image_wh)
+        mask = mask_rle(instance.annotation.get("segmentation"), image_wh=image_wh)
     except SegmentationError as error:
-        raise _FaultError(f"segmentation: {error}") from error
-    return replace(person, box=trimmed, mask=mask)
+        raise _FaultError("segmentation", str(error)) from error
+    return replace(instance, box=clipped, mask=mask)
 
 
-def _records(people: Sequence[_Person], *, aspect_wh: float, holdout_fraction: float) -> list[Record]:
-    box_N4 = np.array([person.box for person in people], np.float64).reshape(-1, 4)
+def _records(instances: Sequence[_Instance], *, aspect_wh: float, holdout_fraction: float) -> list[Record]:
+    box_N4 = np.array([instance.box for instance in instances], np.float64).reshape(-1, 4)
     center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
     return [
         Record(
-            annotation_id=person.annotation["id"],
-            image_id=person.image["id"],
-            file_name=person.image["file_name"],
-            width=person.image["width"],
-            height=person.image["height"],
+            annotation_id=instance.annotation["id"],
+            image_id=instance.image["id"],
+            file_name=instance.image["file_name"],
+            width=instance.image["width"],
+            height=instance.image["height"],
             box_4=box_4,
             center_2=center_2,
             size_2=size_2,
-            area=person.area,
-            keypoints_K3=person.keypoints_K3.astype(np.float32),
-            mask_rle=person.mask,
-            holdout=is_held_out(person.image["id"], holdout_fraction),
+            area=instance.area,
+            keypoints_K3=instance.keypoints_K3.astype(np.float32),
+            mask_rle=instance.mask,
+            holdout=is_held_out(instance.image["id"], holdout_fraction),
         )
-        for person, box_4, center_2, size_2 in zip(people, box_N4, center_N2, size_N2, strict=True)
+        for instance, box_4, center_2, size_2 in zip(instances, box_N4, center_N2, size_N2, strict=True)
     ]
 
 
 def _numbers(value: object, count: int) -> list[float] | None:
-    """A list of ``count`` finite numbers, or None; numpy alone would also take strings and booleans."""
+    """A list of ``count`` finite numbers, or None; numpy alone would also accept strings and booleans."""
     if not isinstance(value, list) or len(value) != count or not _NUMBER_TYPES.issuperset(map(type, value)):
         return None
     try:
@@ -260,59 +280,59 @@ def _box(annotation: Json, width: int, height: int) -> list[float]:
     given = annotation.get("bbox")
     box = _numbers(given, 4)
     if box is None:
-        raise _FaultError(f"bbox: {show(given)} is not four finite numbers")
+        raise _FaultError("bbox", f"{show(given)} is not four finite numbers")
     x, y, w, h = box
     if w < 0 or h < 0:
-        raise _FaultError(f"bbox: {show(given)} has a negative width or height")
+        raise _FaultError("bbox", f"{show(given)} has a negative width or height")
     if x >= width or y >= height or x + w < 0 or y + h < 0:
-        raise _FaultError(f"bbox: {show(given)} is beside the picture of {width} x {height}")
-    if w > _MAX_BOX_PICTURES * width or h > _MAX_BOX_PICTURES * height:
-        raise _FaultError(f"bbox: {show(given)} is more than {_MAX_BOX_PICTURES} times the picture of {width} x {height}")
+        raise _FaultError("bbox", f"{show(given)} is outside of the image of {width} x {height}")
+    if w > _MAX_BOX_IMAGES * width or h > _MAX_BOX_IMAGES * height:
+        raise _FaultError("bbox", f"{show(given)} is more than {_MAX_BOX_IMAGES} times the image of {width} x {height}")
     return box
 
 
 def _area(annotation: Json, box: Sequence[float]) -> float:
-    """The annotated area, by which OKS divides: one that is too large lets any pose count as right."""
+    """The annotated area; OKS divides by it, so with a too large area any pose would be correct."""
     given = annotation.get("area")
     numbers = _numbers([given], 1)
     if numbers is None or numbers[0] < 0:
-        raise _FaultError(f"area: {show(given)} is not a finite number from 0")
+        raise _FaultError("area", f"{show(given)} is not a finite number from 0")
     # One pixel more, since boxes of ignored regions may be flat.
     if numbers[0] > _MAX_AREA_BOXES * (box[2] + 1.0) * (box[3] + 1.0):
         if min(box[2:]) == 0:
-            raise _FaultError(f"bbox: {show(annotation['bbox'])} has no width or no height")
-        raise _FaultError(f"area: {show(given)} is more than {_MAX_AREA_BOXES} times the box's")
+            raise _FaultError("bbox", f"{show(annotation['bbox'])} has no width or no height")
+        raise _FaultError("area", f"{show(given)} is more than {_MAX_AREA_BOXES} times that of the box")
     return numbers[0]
 
 
 def _keypoints(annotation: Json, width: int, height: int, skeleton: Skeleton) -> F64:
-    """Joints (K, 3); all zeros where the annotation has none, as crowds may."""
+    """Keypoints (K, 3); all zeros if the annotation has none, which is allowed for crowds."""
     given = annotation.get("keypoints")
     count = 3 * skeleton.num_keypoints
     numbers = [0.0] * count if given is None or given == [] else _numbers(given, count)
     if numbers is None:
         length = f"{len(given)} values" if isinstance(given, list) else show(given)
-        raise _FaultError(f"keypoints: {length}, not {count} finite numbers")
+        raise _FaultError("keypoints", f"{length}, not {count} finite numbers")
     if not _LABELS.issuperset(numbers[2::3]):
-        raise _FaultError("keypoints: a v that is not 0, 1 or 2")
+        raise _FaultError("keypoints", "a v that is not 0, 1 or 2")
     keypoints_K3 = np.array(numbers).reshape(-1, 3)
     labelled_K = keypoints_K3[:, 2] > 0
     _check_count(annotation, int(np.count_nonzero(labelled_K)))
     keypoints_K3[~labelled_K] = 0.0
-    for side, place_K in ((width, keypoints_K3[:, 0]), (height, keypoints_K3[:, 1])):
-        if place_K.min() < -_MAX_OUTSIDE * side or place_K.max() > (1 + _MAX_OUTSIDE) * side:
-            raise _FaultError(f"keypoints: a labelled joint far outside the picture of {width} x {height}")
+    for side, position_K in ((width, keypoints_K3[:, 0]), (height, keypoints_K3[:, 1])):
+        if position_K.min() < -_MAX_OUTSIDE * side or position_K.max() > (1 + _MAX_OUTSIDE) * side:
+            raise _FaultError("keypoints", f"a labelled keypoint far outside of the image of {width} x {height}")
     return keypoints_K3
 
 
 def _check_count(annotation: Json, labelled: int) -> None:
     count = annotation.get("num_keypoints", labelled)
     if type(count) is not int or count != labelled:
-        raise _FaultError(f"num_keypoints: {show(count)} where {labelled} joints have v > 0")
+        raise _FaultError("num_keypoints", f"{show(count)}, but {labelled} keypoints have v > 0")
 
 
 def _truth(annotation: Json, skeleton: Skeleton) -> Json:
-    """The annotation with what the evaluation reads, and nothing that was not checked."""
+    """The fields of the annotation that the evaluation reads; all of them have been checked."""
     keypoints = annotation.get("keypoints") or [0] * (3 * skeleton.num_keypoints)
     return {
         "id": annotation["id"],

@@ -1,4 +1,4 @@
-"""People are sorted into usable, left out by rule and broken, and nothing broken passes."""
+"""Annotations are sorted into usable, skipped and broken ones, and no broken one passes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NAN, INF = float("nan"), float("inf")
 IMAGE = {"id": 1, "file_name": "a.jpg", "width": 200, "height": 100}
 
 
-def joints(*labelled: tuple[float, float, float]) -> list[float]:
-    """51 numbers of which the first joints are given and the rest are zero."""
-    flat = [value for joint in labelled for value in joint]
+def keypoints(*labelled: tuple[float, float, float]) -> list[float]:
+    """51 numbers: the given keypoints, then zeros."""
+    flat = [value for keypoint in labelled for value in keypoint]
     return flat + [0] * (51 - len(flat))
 
 
 def person(**changes: Any) -> Json:  # noqa: ANN401
-    """A sound annotation on a picture of 200 x 100; a change to ``...`` leaves the field out."""
+    """A valid annotation on an image of 200 x 100; a change to ``...`` removes the field."""
     record = {
         "id": 10,
         "image_id": 1,
@@ -38,7 +38,7 @@ def person(**changes: Any) -> Json:  # noqa: ANN401
         "iscrowd": 0,
         "bbox": [20, 10, 60, 80],
         "area": 2400,
-        "keypoints": joints((50, 20, 2), (52, 18, 1)),
+        "keypoints": keypoints((50, 20, 2), (52, 18, 1)),
         "num_keypoints": 2,
         "segmentation": [[20, 10, 80, 10, 80, 90, 20, 90]],
     } | changes
@@ -52,23 +52,23 @@ def sorted_file(
     holdout_fraction: float = 0.0,
     person_id: int = 1,
 ) -> tuple[SortedOut, Json]:
-    """What becomes of a file, written as JSON and read back; and its ground truth."""
+    """Write a file as JSON, read it and sort it out; returns the result and the ground truth."""
     categories = [{"id": person_id, "name": "person"}, {"id": 2, "name": "dog"}]
     path = folder / "annotations.json"
     path.write_text(json.dumps({"images": images or [IMAGE], "annotations": annotations, "categories": categories}))
     coco = read_coco(path, COCO_17)
     found = sort_out(coco, aspect_wh=0.75, holdout_fraction=holdout_fraction)
     truth = ground_truth_json(coco, quarantine=found.quarantine)
-    json.dumps([truth, [vars(item) for item in found.quarantine]], allow_nan=False)
+    json.dumps([truth, [item.as_dict() for item in found.quarantine]], allow_nan=False)
     return found, truth
 
 
-def test_a_sound_person_becomes_a_record_by_hrnets_rule(tmp_path: Path) -> None:
+def test_a_valid_instance_becomes_a_record_by_hrnets_rule(tmp_path: Path) -> None:
     found, _ = sorted_file(tmp_path, person())
     assert (found.quarantine, found.skipped) == ([], {})
     (record,) = found.records
     assert isinstance(record, Record)
-    # Trimmed: x2 = min(199, 20 + 60 - 1) = 79, so w = 59; h = 79. Centre (20 + 29.5, 10 + 39.5).
+    # Clipped: x2 = min(199, 20 + 60 - 1) = 79, so w = 59; h = 79. Centre (20 + 29.5, 10 + 39.5).
     np.testing.assert_allclose(record.box_4, [20, 10, 59, 79])
     np.testing.assert_allclose(record.center_2, [49.5, 49.5])
     # 59 / 79 is under 3 / 4: the width grows to 59.25; a quarter more on both.
@@ -80,19 +80,19 @@ def test_a_sound_person_becomes_a_record_by_hrnets_rule(tmp_path: Path) -> None:
     assert record.mask_rle is not None
 
 
-def test_a_box_partly_outside_is_trimmed(tmp_path: Path) -> None:
+def test_a_box_partly_outside_is_clipped(tmp_path: Path) -> None:
     found, truth = sorted_file(tmp_path, person(bbox=[150, -10, 100, 60]))
     # x2 = min(199, 249), y: starts at 0, y2 = 59 (HRNet moves it in): [150, 0, 49, 59].
     np.testing.assert_allclose(found.records[0].box_4, [150, 0, 49, 59])
     assert truth["annotations"][0]["bbox"] == [150, -10, 100, 60]
 
 
-def test_joints_without_a_label_lie_at_the_origin(tmp_path: Path) -> None:
-    found, _ = sorted_file(tmp_path, person(keypoints=joints((50, 20, 2), (1e30, -7, 0), (3, 4, 1))))
+def test_keypoints_without_a_label_are_at_the_origin(tmp_path: Path) -> None:
+    found, _ = sorted_file(tmp_path, person(keypoints=keypoints((50, 20, 2), (1e30, -7, 0), (3, 4, 1))))
     assert found.records[0].keypoints_K3[:3].tolist() == [[50, 20, 2], [0, 0, 0], [3, 4, 1]]
 
 
-def test_people_come_by_image_and_then_by_id_whatever_the_files_order(tmp_path: Path) -> None:
+def test_instances_are_sorted_by_image_and_then_by_id(tmp_path: Path) -> None:
     images = [IMAGE | {"id": 7}, IMAGE | {"id": 3}]
     entry_ids = [(5, 7), (9, 3), (2, 7), (4, 3)]
     found, _ = sorted_file(tmp_path, *(person(id=key, image_id=image) for key, image in entry_ids), images=images)
@@ -100,7 +100,7 @@ def test_people_come_by_image_and_then_by_id_whatever_the_files_order(tmp_path: 
 
 
 @pytest.mark.parametrize("person_id", [1, 0, 7])
-def test_whatever_id_the_file_has_for_people_the_truth_has_cocos_and_results_score(tmp_path: Path, person_id: int) -> None:
+def test_the_ground_truth_has_cocos_category_id_for_any_id_in_the_file(tmp_path: Path, person_id: int) -> None:
     people = (person(category_id=person_id), person(id=11, category_id=2), person(id=12, category_id=person_id, iscrowd=1))
     found, truth = sorted_file(tmp_path, *people, person_id=person_id)
     assert found.skipped == {"other category": 1, "crowd": 1}
@@ -110,7 +110,7 @@ def test_whatever_id_the_file_has_for_people_the_truth_has_cocos_and_results_sco
     results = coco_results(np.array([record.image_id]), np.array([1.0]), record.keypoints_K3[None])
     average_precision = evaluate(truth, results, skeleton=COCO_17).AP
     assert average_precision == pytest.approx(1.0)
-    # The format's own reader, as users of the written truth will have it.
+    # Users will read the ground truth with COCO's own tools.
     for name, content in (("truth.json", truth), ("results.json", results)):
         (tmp_path / name).write_text(json.dumps(content))
     official = COCO(tmp_path / "truth.json")
@@ -121,23 +121,23 @@ def test_whatever_id_the_file_has_for_people_the_truth_has_cocos_and_results_sco
     assert scorer.stats[0] == pytest.approx(1.0)
 
 
-# --- left out by rule
+# --- skipped by rule
 
 
 @pytest.mark.parametrize(
     ("changes", "rule", "kept_as_region"),
     [
-        ({"iscrowd": 1, "keypoints": joints(), "num_keypoints": 0}, "crowd", True),
+        ({"iscrowd": 1, "keypoints": keypoints(), "num_keypoints": 0}, "crowd", True),
         ({"iscrowd": 1, "keypoints": ..., "num_keypoints": ...}, "crowd", True),
         ({"iscrowd": 1, "segmentation": {"size": [100, 200], "counts": [5, 19995]}}, "crowd", True),
-        ({"keypoints": joints(), "num_keypoints": 0}, "no labelled joint", True),
+        ({"keypoints": keypoints(), "num_keypoints": 0}, "no labelled joint", True),
         ({"keypoints": [], "num_keypoints": 0}, "no labelled joint", True),
         ({"keypoints": ..., "num_keypoints": ...}, "no labelled joint", True),
-        ({"keypoints": joints(), "num_keypoints": 0, "area": 0, "bbox": [0, 0, 0, 0]}, "no labelled joint", True),
+        ({"keypoints": keypoints(), "num_keypoints": 0, "area": 0, "bbox": [0, 0, 0, 0]}, "no labelled joint", True),
         ({"category_id": 2, "bbox": None, "keypoints": "dog"}, "other category", False),
     ],
 )
-def test_what_a_rule_leaves_out_is_counted_and_people_stay_as_regions(
+def test_skipped_annotations_are_counted_and_people_stay_as_regions(
     tmp_path: Path, changes: Json, rule: str, kept_as_region: bool
 ) -> None:
     found, truth = sorted_file(tmp_path, person(**changes), person(id=11))
@@ -148,18 +148,18 @@ def test_what_a_rule_leaves_out_is_counted_and_people_stay_as_regions(
 
 
 @pytest.mark.parametrize("nothing", [..., None, [], {}])
-def test_a_person_without_a_segmentation_has_no_mask(tmp_path: Path, nothing: object) -> None:
+def test_an_instance_without_a_segmentation_has_no_mask(tmp_path: Path, nothing: object) -> None:
     found, _ = sorted_file(tmp_path, person(segmentation=nothing))
     assert [record.mask_rle for record in found.records] == [None]
 
 
-def test_fields_that_can_be_worked_out_may_be_missing(tmp_path: Path) -> None:
+def test_fields_that_can_be_computed_may_be_missing(tmp_path: Path) -> None:
     found, truth = sorted_file(tmp_path, person(num_keypoints=..., iscrowd=...))
     assert len(found.records) == 1
     assert (truth["annotations"][0]["num_keypoints"], truth["annotations"][0]["iscrowd"]) == (2, 0)
 
 
-# --- broken people
+# --- broken instances
 
 
 @pytest.mark.parametrize(
@@ -178,37 +178,37 @@ def test_fields_that_can_be_worked_out_may_be_missing(tmp_path: Path) -> None:
         ({"bbox": [[20], 10, 60, 80]}, "bbox: .* not four finite"),
         ({"bbox": None}, "bbox: None"),
         ({"bbox": ...}, "bbox: None"),
-        ({"bbox": [200, 10, 60, 80]}, "bbox: .* beside the picture of 200 x 100"),
-        ({"bbox": [20, 100, 60, 80]}, "bbox: .* beside"),
-        ({"bbox": [-80, 10, 60, 80]}, "bbox: .* beside"),
+        ({"bbox": [200, 10, 60, 80]}, "bbox: .* outside of the image of 200 x 100"),
+        ({"bbox": [20, 100, 60, 80]}, "bbox: .* outside of"),
+        ({"bbox": [-80, 10, 60, 80]}, "bbox: .* outside of"),
         ({"bbox": [-60, 10, 60, 80]}, "bbox: .* less than a pixel"),
         ({"bbox": [199.5, 10, 60, 80]}, "bbox: .* less than a pixel"),
         ({"bbox": [20, 10, 1, 1], "area": 1}, "bbox: .* less than a pixel"),
-        ({"bbox": [0, 0, 1e9, 1e9]}, "bbox: .* more than 10 times the picture"),
-        ({"bbox": [-1e9, 0, 1e9, 50]}, "bbox: .* more than 10 times the picture"),
+        ({"bbox": [0, 0, 1e9, 1e9]}, "bbox: .* more than 10 times the image"),
+        ({"bbox": [-1e9, 0, 1e9, 50]}, "bbox: .* more than 10 times the image"),
         ({"area": 0}, "area: 0 is not above 0"),
         ({"area": -1}, "area: -1 is not a finite number from 0"),
         ({"area": NAN}, "area: nan"),
         ({"area": INF}, "area: inf"),
         ({"area": "2400"}, "area: '2400'"),
         ({"area": ...}, "area: None"),
-        ({"area": 1e9}, "area: .* more than 2 times the box's"),
-        ({"keypoints": joints((50, 20, 2), (52, 18, 1))[:-1]}, "keypoints: 50 values, not 51"),
-        ({"keypoints": [*joints((50, 20, 2), (52, 18, 1)), 0, 0, 0]}, "keypoints: 54 values"),
+        ({"area": 1e9}, "area: .* more than 2 times that of the box"),
+        ({"keypoints": keypoints((50, 20, 2), (52, 18, 1))[:-1]}, "keypoints: 50 values, not 51"),
+        ({"keypoints": [*keypoints((50, 20, 2), (52, 18, 1)), 0, 0, 0]}, "keypoints: 54 values"),
         ({"keypoints": "none"}, "keypoints: 'none', not 51"),
-        ({"keypoints": joints((50, 20, 3), (52, 18, 1))}, "keypoints: a v that is not 0, 1 or 2"),
-        ({"keypoints": joints((50, 20, 0.5), (52, 18, 1))}, "keypoints: a v that is not"),
-        ({"keypoints": joints((50, 20, -1), (52, 18, 1))}, "keypoints: a v that is not"),
-        ({"keypoints": joints((NAN, 20, 2), (52, 18, 1))}, "keypoints: 51 values, not 51 finite"),
-        ({"keypoints": joints((50, INF, 2), (52, 18, 1))}, "keypoints: 51 values, not 51 finite"),
+        ({"keypoints": keypoints((50, 20, 3), (52, 18, 1))}, "keypoints: a v that is not 0, 1 or 2"),
+        ({"keypoints": keypoints((50, 20, 0.5), (52, 18, 1))}, "keypoints: a v that is not"),
+        ({"keypoints": keypoints((50, 20, -1), (52, 18, 1))}, "keypoints: a v that is not"),
+        ({"keypoints": keypoints((NAN, 20, 2), (52, 18, 1))}, "keypoints: 51 values, not 51 finite"),
+        ({"keypoints": keypoints((50, INF, 2), (52, 18, 1))}, "keypoints: 51 values, not 51 finite"),
         ({"keypoints": [50, 20, 2, 52, "18", 1] + [0] * 45}, "keypoints: 51 values, not 51 finite"),
-        ({"keypoints": joints((301, 20, 2), (52, 18, 1))}, "keypoints: a labelled joint far outside"),
-        ({"keypoints": joints((50, -51, 2), (52, 18, 1))}, "keypoints: a labelled joint far outside"),
-        ({"keypoints": joints((50, 1e9, 2), (52, 18, 1))}, "keypoints: a labelled joint far outside"),
-        ({"num_keypoints": 3}, "num_keypoints: 3 where 2 joints"),
-        ({"num_keypoints": 0}, "num_keypoints: 0 where 2 joints"),
+        ({"keypoints": keypoints((301, 20, 2), (52, 18, 1))}, "keypoints: a labelled keypoint far outside"),
+        ({"keypoints": keypoints((50, -51, 2), (52, 18, 1))}, "keypoints: a labelled keypoint far outside"),
+        ({"keypoints": keypoints((50, 1e9, 2), (52, 18, 1))}, "keypoints: a labelled keypoint far outside"),
+        ({"num_keypoints": 3}, "num_keypoints: 3, but 2 keypoints"),
+        ({"num_keypoints": 0}, "num_keypoints: 0, but 2 keypoints"),
         ({"num_keypoints": "2"}, "num_keypoints: '2'"),
-        ({"keypoints": ...}, "num_keypoints: 2 where 0 joints"),
+        ({"keypoints": ...}, "num_keypoints: 2, but 0 keypoints"),
         ({"iscrowd": 2}, "iscrowd: 2"),
         ({"iscrowd": "0"}, "iscrowd: '0'"),
         ({"category_id": 5}, "category: 5"),
@@ -218,17 +218,18 @@ def test_fields_that_can_be_worked_out_may_be_missing(tmp_path: Path) -> None:
         ({"segmentation": [[20, 10, 80, 10, NAN, 90]]}, "segmentation: "),
         ({"segmentation": {"size": [200, 100], "counts": [20000]}}, "segmentation: run lengths are not of size"),
         ({"segmentation": "1 2 3"}, "segmentation: "),
-        # Regions to ignore are looked at too: a box or an area out of bounds would swallow every wrong result.
+        # Ignored regions are checked too: with a too large box or area they would match every wrong result.
         ({"iscrowd": 1, "bbox": [0, 0, 1e9, 1e9]}, "bbox: "),
         ({"iscrowd": 1, "area": NAN}, "area: "),
-        ({"keypoints": joints(), "num_keypoints": 0, "area": 1e9}, "area: "),
-        ({"keypoints": joints(), "num_keypoints": 4}, "num_keypoints: 4"),
+        ({"keypoints": keypoints(), "num_keypoints": 0, "area": 1e9}, "area: "),
+        ({"keypoints": keypoints(), "num_keypoints": 4}, "num_keypoints: 4"),
     ],
 )
-def test_a_broken_person_is_set_aside_with_id_and_reason(tmp_path: Path, changes: Json, reason: str) -> None:
+def test_a_broken_instance_is_quarantined_with_its_id_and_reason(tmp_path: Path, changes: Json, reason: str) -> None:
     found, truth = sorted_file(tmp_path, person(**changes), person(id=11))
     (item,) = found.quarantine
     assert (item.annotation_id, item.image_id, item.file_name) == (10, 1, "a.jpg")
+    assert item.kind == reason.partition(":")[0]
     assert re.match(reason, item.reason), item.reason
     assert len(item.reason) < 200
     assert [record.annotation_id for record in found.records] == [11]
@@ -236,12 +237,12 @@ def test_a_broken_person_is_set_aside_with_id_and_reason(tmp_path: Path, changes
     evaluate(truth, [], skeleton=COCO_17)
 
 
-def test_joints_up_to_half_a_picture_outside_are_kept(tmp_path: Path) -> None:
-    found, _ = sorted_file(tmp_path, person(keypoints=joints((300, 150, 2), (-100, -50, 1))))
+def test_keypoints_up_to_half_an_image_outside_are_kept(tmp_path: Path) -> None:
+    found, _ = sorted_file(tmp_path, person(keypoints=keypoints((300, 150, 2), (-100, -50, 1))))
     assert found.records[0].keypoints_K3[:2, :2].tolist() == [[300, 150], [-100, -50]]
 
 
-# --- broken pictures
+# --- broken images
 
 
 @pytest.mark.parametrize(
@@ -262,7 +263,7 @@ def test_joints_up_to_half_a_picture_outside_are_kept(tmp_path: Path) -> None:
         ({"width": 65000, "height": 65000}, "size: 65000 x 65000 has a side"),
     ],
 )
-def test_a_broken_picture_takes_its_people_with_it(tmp_path: Path, changes: Json, reason: str) -> None:
+def test_all_instances_of_a_broken_image_are_quarantined(tmp_path: Path, changes: Json, reason: str) -> None:
     images = [IMAGE | changes, IMAGE | {"id": 2}]
     people = [person(), person(id=11, iscrowd=1), person(id=12, image_id=2), person(id=13, category_id=2)]
     found, truth = sorted_file(tmp_path, *people, images=images)
@@ -273,26 +274,26 @@ def test_a_broken_picture_takes_its_people_with_it(tmp_path: Path, changes: Json
     assert [record["id"] for record in truth["annotations"]] == [12]
 
 
-def test_a_broken_picture_without_people_is_set_aside_by_itself(tmp_path: Path) -> None:
+def test_a_broken_image_without_instances_is_quarantined(tmp_path: Path) -> None:
     found, truth = sorted_file(tmp_path, person(), images=[IMAGE, IMAGE | {"id": 2, "file_name": "/x.jpg"}])
-    assert found.quarantine == [Quarantined(None, 2, "/x.jpg", "file_name: an absolute path")]
+    assert found.quarantine == [Quarantined(None, 2, "/x.jpg", "file_name", "an absolute path")]
     assert [image["id"] for image in truth["images"]] == [1]
 
 
-def test_pictures_found_bad_later_leave_the_ground_truth_with_everybody_in_them(tmp_path: Path) -> None:
+def test_bad_images_and_their_annotations_are_not_in_the_ground_truth(tmp_path: Path) -> None:
     sorted_file(tmp_path, person(), person(id=11, image_id=2), images=[IMAGE, IMAGE | {"id": 2}])
     truth = ground_truth_json(read_coco(tmp_path / "annotations.json", COCO_17), quarantine=[], bad_images={1})
     assert [image["id"] for image in truth["images"]] == [2]
     assert [record["id"] for record in truth["annotations"]] == [11]
 
 
-# --- sets without anybody, holding out, real data
+# --- empty sets, holding out, real data
 
 
-def test_sets_without_anybody_to_use_give_no_records(tmp_path: Path) -> None:
+def test_sets_without_usable_instances_have_no_records(tmp_path: Path) -> None:
     found, truth = sorted_file(tmp_path)
     assert (found.records, found.quarantine, found.skipped, truth["annotations"]) == ([], [], {}, [])
-    crowds = [person(id=key, iscrowd=1, keypoints=joints(), num_keypoints=0) for key in range(3)]
+    crowds = [person(id=key, iscrowd=1, keypoints=keypoints(), num_keypoints=0) for key in range(3)]
     found, truth = sorted_file(tmp_path, *crowds)
     assert (found.records, found.skipped, len(truth["annotations"])) == ([], {"crowd": 3}, 3)
 
@@ -303,7 +304,7 @@ def test_ids_of_64_bits_are_kept(tmp_path: Path) -> None:
     assert (found.records[0].annotation_id, found.records[0].image_id) == (largest, least)
 
 
-def test_holding_out_goes_by_the_images_id_alone(tmp_path: Path) -> None:
+def test_holding_out_depends_on_the_image_id_alone(tmp_path: Path) -> None:
     held = {image_id for image_id in range(10_000) if is_held_out(image_id, 0.1)}
     # 1,000 expected, with a deviation of 30.
     assert 900 < len(held) < 1100
@@ -322,7 +323,7 @@ def test_holding_out_goes_by_the_images_id_alone(tmp_path: Path) -> None:
     ("name", "people", "images", "masks", "regions"),
     [("eval_official481.json", 1354, 481, 1354, 1958), ("train_rest1865.json", 4998, 1865, 918, 7590)],
 )
-def test_real_annotations_pass_whole(name: str, people: int, images: int, masks: int, regions: int) -> None:
+def test_no_real_annotation_is_quarantined(name: str, people: int, images: int, masks: int, regions: int) -> None:
     coco = read_coco(shared_data("coco_val2017_person_480") / "annotations" / name, COCO_17)
     found = sort_out(coco, aspect_wh=0.75, holdout_fraction=0.1)
     assert found.quarantine == []
@@ -333,7 +334,7 @@ def test_real_annotations_pass_whole(name: str, people: int, images: int, masks:
     assert (len(truth["images"]), len(truth["annotations"])) == (images, regions)
 
 
-def test_the_cleaned_ground_truth_scores_as_the_published_one() -> None:
+def test_the_ground_truth_has_the_published_scores() -> None:
     folder = shared_data("coco_fakekeypoints100")
     coco = read_coco(folder / "person_keypoints_val2014_100.json", COCO_17)
     truth = ground_truth_json(coco, quarantine=sort_out(coco, aspect_wh=0.75, holdout_fraction=0.0).quarantine)

@@ -1,6 +1,6 @@
-"""Reading a COCO annotation file: all of it is sound in form, ids and references, or it is refused as a whole.
+"""Reading a COCO annotation file: form, ids and references must be valid, or the whole file is refused.
 
-The rules stand at the top of ``coco.py``.
+The rules are at the top of ``coco.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class CocoFile:
-    """An annotation file whose ids and references hold: ``images`` by id, ``annotations`` in the file's order."""
+    """An annotation file with valid ids and references: ``images`` by id, ``annotations`` in the order of the file."""
 
     path: Path
     images: Mapping[int, Json]
@@ -44,7 +44,7 @@ def read_coco(annotations_path: Path, skeleton: Skeleton) -> CocoFile:
     """Read a COCO keypoints file whose instances have the keypoints of ``skeleton``.
 
     Raises:
-        DataError: the file as a whole cannot be used; see the rules above.
+        DataError: the whole file is refused; the rules are at the top of ``coco.py``.
     """
     document = _parse(annotations_path)
     images, annotations, categories = (
@@ -54,11 +54,13 @@ def read_coco(annotations_path: Path, skeleton: Skeleton) -> CocoFile:
     _check_ids(annotations, "annotation", annotations_path)
     _check_ids(categories, "category", annotations_path)
     by_id = {image["id"]: image for image in images}
-    # A list, True or 1.0 in place of an id must not be looked up: it cannot be hashed, or it equals 1.
+    # Check the type before looking an id up: a list cannot be hashed, and True and 1.0 equal 1.
     strays = [item["id"] for item in annotations if type(item.get("image_id")) is not int or item["image_id"] not in by_id]
     if strays:
         _refuse(
-            annotations_path, f"{len(strays)} annotations of an image that is missing: {_few(strays)}", "image_id of an image"
+            annotations_path,
+            f"{len(strays)} annotations have an image_id without an image: {_few(strays)}",
+            "the id of an image",
         )
     category_ids = frozenset(category["id"] for category in categories)
     person_id = _person_category(categories, annotations_path, skeleton)
@@ -66,7 +68,7 @@ def read_coco(annotations_path: Path, skeleton: Skeleton) -> CocoFile:
 
 
 def show(value: object) -> str:
-    """A value from the file in a few words, however long or deep it is."""
+    """A value from the file as text, shortened if it is long or deeply nested."""
     return reprlib.repr(value)
 
 
@@ -95,20 +97,20 @@ def _parse(path: Path) -> Json:
         _refuse(path, f"is not JSON: {error}", "a COCO keypoints file")
     if not isinstance(document, dict):
         _refuse(path, f"is a JSON {type(document).__name__}, not an object", "a COCO keypoints file; a results file is a list")
-    if literals and (places := list(_not_finite_places(document))):
+    if literals and (found := list(_not_finite_parts(document))):
         _refuse(
             path,
-            f"{literals[0]} in {', '.join(places[:_SHOWN_IDS])}",
-            f"finite numbers; only {', '.join(_MAY_BE_NAN)} are sorted out",
+            f"{literals[0]} in {', '.join(found[:_SHOWN_IDS])}",
+            f"finite numbers; only annotations with NaN in {', '.join(_MAY_BE_NAN)} are quarantined",
         )
     return document
 
 
-def _not_finite_places(document: Json) -> Iterator[str]:
-    """Where NaN or Infinity stands that no later rule looks at."""
+def _not_finite_parts(document: Json) -> Iterator[str]:
+    """The parts of the document with NaN or Infinity in fields that no later rule checks."""
     annotations = document.get("annotations")
     for number, annotation in enumerate(annotations if isinstance(annotations, list) else ()):
-        # Fields that the rules look at are quarantined with the annotation's id instead.
+        # Later rules quarantine annotations with such values in the other fields.
         rest = (
             {key: value for key, value in annotation.items() if key not in _MAY_BE_NAN}
             if isinstance(annotation, dict)
@@ -140,26 +142,26 @@ def _section(document: Json, name: str, path: Path) -> list[Json]:
         _refuse(path, f"has no list '{name}'", "a COCO keypoints file with images, annotations and categories")
     wrong = [number for number, item in enumerate(section) if not isinstance(item, dict)]
     if wrong:
-        _refuse(path, f"'{name}' holds something that is no object, at {_few(wrong)} (counted from 0)", "a list of objects")
+        _refuse(path, f"'{name}' has items that are not objects, at {_few(wrong)} (counted from 0)", "a list of objects")
     return section
 
 
 def _check_ids(items: Sequence[Json], what: str, path: Path) -> None:
     wrong = [item.get("id") for item in items if type(item.get("id")) is not int or item["id"] not in _INT64]
     if wrong:
-        _refuse(path, f"{len(wrong)} {what} ids that are not integers of 64 bits: {_few(wrong)}", "integers of 64 bits")
+        _refuse(path, f"{len(wrong)} {what} ids are not integers of 64 bits: {_few(wrong)}", "integers of 64 bits")
     repeated = [key for key, count in Counter(item["id"] for item in items).items() if count > 1]
     if repeated:
-        _refuse(path, f"{len(repeated)} {what} ids more than once: {_few(repeated)}", "each id once")
+        _refuse(path, f"{len(repeated)} {what} ids are repeated: {_few(repeated)}", "each id once")
 
 
 def _person_category(categories: Sequence[Json], path: Path, skeleton: Skeleton) -> int:
-    people = [category for category in categories if category.get("name") == "person"]
-    if len(people) != 1:
+    persons = [category for category in categories if category.get("name") == "person"]
+    if len(persons) != 1:
         names = _few([category.get("name") for category in categories])
-        _refuse(path, f"{len(people)} categories named 'person' among: {names or 'none'}", "exactly one category 'person'")
-    given, expected = people[0].get("keypoints"), skeleton.keypoints
-    # Names may be spelled otherwise, but another number, or the same in another order, would train a wrong network silently.
+        _refuse(path, f"{len(persons)} categories are named 'person', of: {names or 'none'}", "exactly one category 'person'")
+    given, expected = persons[0].get("keypoints"), skeleton.keypoints
+    # Other spellings are fine. Another number or order of keypoints would silently train a wrong network.
     reordered = isinstance(given, list) and set(map(str, given)) == set(expected) and given != list(expected)
     if given is not None and (not isinstance(given, list) or len(given) != len(expected) or reordered):
         _refuse(
@@ -167,7 +169,7 @@ def _person_category(categories: Sequence[Json], path: Path, skeleton: Skeleton)
             f"the category 'person' has the keypoints {show(given)}",
             f"the {len(expected)} of '{skeleton.name}': {', '.join(expected)}",
         )
-    person_id: int = people[0]["id"]
+    person_id: int = persons[0]["id"]
     return person_id
 
 

@@ -1,4 +1,4 @@
-"""Person boxes of a detector, from a COCO detections file, as people to predict on."""
+"""Boxes of a person detector, read from a COCO detections file as instances to predict on."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ Image = Mapping[str, Any]
 
 
 def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, skeleton: Skeleton) -> tuple[list[Record], F64]:
-    """Everybody that was detected on ``images`` (those of a COCO ground truth), and the scores of their boxes.
+    """The instances detected on ``images`` (those of a COCO ground truth), and the scores of their boxes.
 
-    Images that nobody is annotated on are as good as others: what is found there is wrong, and counts so. Boxes are not
-    trimmed to the picture (HRNet, lib/dataset/coco.py, with detections). Those of other categories are left out.
+    Images without annotations are included: detections on them are false positives. Boxes are not clipped to the image
+    (HRNet, lib/dataset/coco.py, with detections). Boxes of other categories are skipped.
 
     Raises:
-        DataError: the file is not such a list, holds values that are not finite, or boxes on none of the images.
+        DataError: the file is not a detections file, has values that are not finite, or no box on any of the images.
     """
     records = [record for record in _read(path) if record.get("category_id") == _PERSON]
     image_of = {int(image["id"]): image for image in images}
-    # Only numbers are looked up: a list, which JSON allows, has no hash.
+    # JSON also allows a list as an id, which has no hash.
     ours = [record for record in records if isinstance(record.get("image_id"), int) and record["image_id"] in image_of]
     if not ours:
         raise DataError(f"{path} has no person on any of the {len(image_of)} images of the ground truth", allowed=_ALLOWED)
@@ -49,32 +49,32 @@ def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, sk
         log.warning("%d of %d boxes in %s are on images not in the ground truth", len(records) - len(ours), len(records), path)
     box_N4, score_N = _boxes(path, ours)
     center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
-    people = [
+    found = [
         _record(row, image_of[record["image_id"]], box_N4[row], center_N2[row], size_N2[row], skeleton)
         for row, record in enumerate(ours)
     ]
-    return people, score_N
+    return found, score_N
 
 
 def check_images(
     root: StorePath, images: Sequence[Image], *, progress: Callable[[], None] = lambda: None
 ) -> dict[int, ImageFacts]:
-    """What the files of ``images`` below ``root`` are, by image id; ``progress`` is called after each.
+    """Hash and length of the files of ``images`` below ``root``, by image id; calls ``progress`` after each.
 
     Raises:
-        DataError: any of them is not there or cannot be used.
+        DataError: an image is missing or cannot be used.
     """
 
-    def look(image: Image) -> ImageFacts | str:
+    def check(image: Image) -> ImageFacts | str:
         try:
             return check_image(root, image["file_name"], (image["width"], image["height"]))
         except ImageError as error:
             return str(error)
 
     found, faults = dict[int, ImageFacts](), list[str]()
-    # Threads, since reading waits and decoding leaves Python's lock.
+    # Threads suffice: reading waits for storage, and decoding releases Python's lock.
     with ThreadPoolExecutor(thread_name_prefix="odkd-detections") as pool:
-        for image, facts in zip(images, pool.map(look, images), strict=True):
+        for image, facts in zip(images, pool.map(check, images), strict=True):
             if isinstance(facts, ImageFacts):
                 found[int(image["id"])] = facts
             else:
@@ -83,9 +83,9 @@ def check_images(
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise DataError(
-            f"People are detected on pictures below {root} that cannot be used: {faults[0]}{more}",
-            allowed="a picture for every image of the ground truth that has a box in the detections file (evaluate.boxes)",
-            remedy=Remedy("advice", text="put the picture there, or take its image out of the annotations file (data.val)"),
+            f"The detections name images below {root} that cannot be used: {faults[0]}{more}",
+            allowed="a usable file for every image that has a box in the detections file (evaluate.boxes)",
+            remedy=Remedy("advice", text="restore the file, or remove its image from the annotations file (data.val)"),
         )
     return found
 

@@ -1,11 +1,11 @@
-"""Decoding pictures that nobody vouches for: the header first, then all of it or nothing.
+"""Decoding images from untrusted files: the header is checked first, and a damaged image raises.
 
-OpenCV takes many a damaged JPEG for good and only writes to stderr, and a header of 65000 x 65000 pixels
-costs 12 GB before it is found out. So the size is read from the header and compared before a pixel is decoded, JPEG is
-decoded by libjpeg-turbo with its warnings as errors, and a PNG's checksums are verified before OpenCV sees it.
+OpenCV decodes many damaged JPEGs and only prints a warning, and an image whose header states 65000 x 65000 pixels would use
+12 GB of memory. So the size in the header is compared with the annotation before any pixel is decoded, libjpeg-turbo decodes
+JPEG with its warnings as errors, and the checksums of a PNG are verified before OpenCV decodes it.
 
-What comes out is defined for every kind: RGB uint8. Grey is repeated, transparency is dropped without blending, of 16
-bits the upper 8 are kept, CMYK is multiplied as OpenCV does it, EXIF rotation is ignored as in COCO's annotations.
+The result is RGB uint8 for every kind of image. Grey is repeated, transparency is dropped without blending, the upper 8 of 16
+bits are kept, CMYK is multiplied as in OpenCV, and EXIF rotation is ignored as in COCO's annotations.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 DECODER_VERSION = f"simplejpeg {simplejpeg.__version__}, opencv {cv2.__version__}"
-"""Which libraries make pixels of files: part of a key, since decoders differ by pixels."""
+"""The decoding libraries; part of keys, since decoders return slightly different pixels."""
 
 MAX_PIXELS = 100_000_000
-"""A larger picture is refused by its header: decoded it would take more than 300 MB."""
+"""The largest image that is decoded; a larger one would use more than 300 MB."""
 
 _MAX_SIDE = 32_766
 """OpenCV's warp counts the pixels of a row in 16 bits."""
@@ -60,12 +60,12 @@ U8 = npt.NDArray[np.uint8]
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; its text is the reason, for the quarantine."""
+    """An image that cannot be used; the text says why, for the quarantine."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says that it is, before it is decoded; sizes in pixels."""
+    """Format and size in pixels, from the header of a file."""
 
     format: Literal["jpeg", "png"]
     width: int
@@ -73,7 +73,7 @@ class ImageHeader:
 
 
 def file_name_fault(name: object) -> str | None:
-    """Why ``name`` cannot be a picture's path below the image folder, or None; nothing is opened."""
+    """Why ``name`` cannot be the path of an image below the image folder, or None; opens no file."""
     if not isinstance(name, str) or not name:
         return "not a name"
     if any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in name):
@@ -88,8 +88,8 @@ def file_name_fault(name: object) -> str | None:
 
 
 def size_fault(width: object, height: object) -> str | None:
-    """Why a picture cannot have this annotated size, or None."""
-    # bool is an int to isinstance, and a float would come back as another size.
+    """Why an image cannot have this annotated size, or None."""
+    # isinstance would accept True as an int.
     if type(width) is not int or type(height) is not int or width <= 0 or height <= 0:
         return "width and height are not whole numbers above 0"
     if max(width, height) > _MAX_SIDE:
@@ -99,38 +99,40 @@ def size_fault(width: object, height: object) -> str | None:
     return None
 
 
-def read_image_file(root: StorePath, file_name: str, *, anew: bool = False) -> bytes:
-    """The bytes of the picture ``file_name`` below ``root``; in a bucket those that this node has, unless ``anew``.
+def read_image_file(root: StorePath, file_name: str, *, refresh: bool = False) -> bytes:
+    """The bytes of the image ``file_name`` below ``root``.
+
+    From a bucket the image is downloaded if this node does not have it yet, or with ``refresh``.
 
     Raises:
-        ImageError: the name or a symbolic link leads out of ``root``, or there is no regular file that can be read.
+        ImageError: the name or a symbolic link leads out of ``root``, or the path is not a readable regular file.
     """
     if fault := file_name_fault(file_name):
         raise ImageError(f"file_name: {fault}")
     try:
-        (root / file_name).fetch(again=anew)
+        (root / file_name).fetch(again=refresh)
         folder, path = os.path.realpath(root.mirror()), os.path.realpath(root.mirror() / file_name)
         if os.path.commonpath([folder, path]) != folder:
             raise ImageError("file: a symbolic link leads out of the image folder")
         facts = Path(path).stat()
         if not stat.S_ISREG(facts.st_mode):
-            # Looked at before it is opened: reading a named pipe would wait for ever.
+            # Checked before opening: reading a named pipe would block forever.
             raise ImageError("file: not a regular file")
         if facts.st_size > _MAX_FILE_BYTES:
             raise ImageError(f"file: {facts.st_size} bytes, more than {_MAX_FILE_BYTES}")
         return Path(path).read_bytes()
     except OSError as error:
-        # A picture is broken, or the storage is, or this node's disk: pictures that are whole must not be set aside for that.
+        # If the storage or this node's disk fails, the image may be intact and must not be quarantined.
         if not root.blames_file(error):
             raise
         raise ImageError(f"file: {error.strerror or error}") from error
 
 
 def probe_header(data: bytes) -> ImageHeader:
-    """Format and size of a JPEG or PNG file by its header; no pixel is decoded.
+    """Format and size of a JPEG or PNG file from its header, without decoding.
 
     Raises:
-        ImageError: neither of the two, or its header is broken.
+        ImageError: the file is neither JPEG nor PNG, or its header is broken.
     """
     if data.startswith(_PNG_SIGNATURE):
         return _probe_png(data)
@@ -141,26 +143,26 @@ def probe_header(data: bytes) -> ImageHeader:
 
 
 def decode_image(data: bytes, *, expect_wh: tuple[int, int]) -> U8:
-    """The picture as RGB uint8 [h, w, 3], which must be ``expect_wh`` (w, h) pixels by its header.
+    """The image as RGB uint8 [h, w, 3]; its header must state ``expect_wh`` (w, h) pixels.
 
     Raises:
-        ImageError: any doubt about the file's kind, size or pixels. A JPEG holds no checksum, so that a few changed
-            bits that still read as a picture cannot be told; once a data set is prepared, its hashes tell them.
+        ImageError: the format, the size or the pixels are wrong. A JPEG has no checksum, so a few changed bits may stay
+            unnoticed here; after stage prepare, the hashes in the instance table detect them.
     """
     header = probe_header(data)
     size_wh = (header.width, header.height)
     if fault := size_fault(*size_wh):
         raise ImageError(f"size: {fault}")
     if size_wh != expect_wh:
-        raise ImageError(f"size: {size_wh[0]} x {size_wh[1]} where the annotation says {expect_wh[0]} x {expect_wh[1]}")
+        raise ImageError(f"size: {size_wh[0]} x {size_wh[1]}, but the annotation says {expect_wh[0]} x {expect_wh[1]}")
     image_hw3 = _decode_jpeg(data) if header.format == "jpeg" else _decode_png(data)
     if image_hw3.shape != (header.height, header.width, 3):
-        raise ImageError(f"decode: came out as {image_hw3.shape}")
+        raise ImageError(f"decode: the decoded array has the shape {image_hw3.shape}")
     return image_hw3
 
 
 def check_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> ImageFacts:
-    """Read and decode the picture whole, and say what its file is.
+    """Read and decode the image; returns the hash and length of its file.
 
     Raises:
         ImageError: it cannot be used.
@@ -169,14 +171,14 @@ def check_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> 
 
 
 def read_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
-    """As ``check_image``, with the pixels [h, w, 3]."""
-    data = read_image_file(root, file_name, anew=True)
+    """Like ``check_image``, but also returns the pixels [h, w, 3]."""
+    data = read_image_file(root, file_name, refresh=True)
     image_hw3 = decode_image(data, expect_wh=expect_wh)
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data)), image_hw3
 
 
 def _probe_jpeg(data: bytes) -> tuple[int, int, str]:
-    """Width, height and colour space by the same library that decodes, so that both read the same header."""
+    """Width, height and colour space, read by the library that also decodes."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
     except ValueError as error:
@@ -192,7 +194,7 @@ def _decode_jpeg(data: bytes) -> U8:
         raise ImageError(f"decode: {error}") from error
     if not is_cmyk:
         return decoded
-    # Stored inverted, as by every program that writes them; OpenCV's rule: a colour is its ink's complement times black's.
+    # CMYK is stored inverted. OpenCV's rule: a colour is the complement of its ink times the complement of black.
     ink, black = decoded[..., :3].astype(np.uint16), decoded[..., 3:].astype(np.uint16)
     return (ink * black // 255).astype(np.uint8)
 
@@ -220,7 +222,7 @@ def _decode_png(data: bytes) -> U8:
 
 
 def _verify_png_chunks(data: bytes) -> None:
-    """Every chunk up to IEND is whole and its checksum right: what OpenCV does about a wrong one changes by version."""
+    """Verify all chunks up to IEND and their checksums; OpenCV's behaviour for wrong ones differs between versions."""
     view, position, name = memoryview(data), len(_PNG_SIGNATURE), b""
     while name != b"IEND":
         length, name = int.from_bytes(view[position : position + 4]), bytes(view[position + 4 : position + 8])

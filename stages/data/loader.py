@@ -1,7 +1,7 @@
-"""Batches of crops: pictures are decoded and cut by threads ahead of the step that needs them.
+"""Batches of crops: threads decode and crop images ahead of the step that needs them.
 
-Threads and not processes: decoding and warping leave Python's lock, nothing is pickled, and the instance table exists once.
-Shape letters: B batch, N instances, K joints, h w input pixels.
+Threads suffice, since decoding and warping release Python's lock; nothing is pickled, and the instance table exists once.
+Shape letters: B batch, N instances, K keypoints, h w input pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
 from stages.data.images import ImageError, decode_image, read_image_file
 from stages.data.views import Views
-from stages.data.windows import CropWindows, ImageSource, served_by_windows
+from stages.data.windows import ImageSource, Windows, served_by_windows
 from stages.pose.affine import moved_origin, scale_affine
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances
@@ -29,10 +29,10 @@ from storage_schemas.paths.path import StorePath
 __all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "epoch_order", "load_image"]
 
 _AHEAD = 3
-"""Batches in the making beside the one in use, so that one that takes long is there in time."""
+"""Batches that threads prepare while another is used, so that a slow one is ready in time."""
 
 _DECODED_KEPT = 2
-"""Decoded pictures a thread that are kept for the next person in the same picture; one of a telephone takes 36 MB."""
+"""Decoded images that each thread keeps for other instances of the same image; a phone photo takes 36 MB."""
 
 Rows = npt.NDArray[np.int64]
 _Cut = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
@@ -50,10 +50,10 @@ class Batch:
 
 
 def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, world: int) -> list[Rows]:
-    """The positions of each batch of one worker, shuffled by (seed, epoch): together the workers see the same batches.
+    """The positions of each batch of one worker, shuffled by (seed, epoch); any number of workers shares the same batches.
 
-    The last, incomplete batch of an epoch is left out, as in HRNet's training; with fewer people than a batch, as many as
-    the workers can share evenly are one.
+    The last, incomplete batch of an epoch is dropped, as in HRNet's training. With fewer instances than a batch, the epoch is
+    one batch of the largest size that all workers can share evenly.
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.int64).view(np.uint64)))
     order = generator.permutation(num)
@@ -63,59 +63,59 @@ def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, 
 
 
 def batches_ahead(device: str) -> int:
-    """How many batches to have in the making beside the one that a network on ``device`` is at.
+    """How many batches to prepare ahead for a network on ``device``.
 
-    On a CPU none: cutting crops beside it takes cores from the network, whose threads wait for one another after each layer, so
-    that a core lost for a while is lost for all of them.
+    On a CPU none: the threads of the network wait for each other after every layer, so a core that is busy with crops delays
+    all of them.
     """
     return 0 if device == "cpu" else _AHEAD
 
 
 def load_image(root: StorePath, instances: Instances, image: int) -> npt.NDArray[np.uint8]:
-    """The picture of index ``image`` as RGB [h, w, 3].
+    """The image of index ``image`` as RGB [h, w, 3].
 
     Raises:
-        DataError: it can no longer be read as it was when the instance table was made.
+        DataError: the image has changed or become unreadable since stage prepare built the instance table.
     """
     name = instances.file_name_M[image]
     try:
         data = read_image_file(root, name)
         if hashlib.sha256(data).hexdigest() != instances.sha256_M[image]:
-            # What this node keeps of a bucket may be of another day.
-            data = read_image_file(root, name, anew=True)
+            # The copy of a bucket on this node may be outdated.
+            data = read_image_file(root, name, refresh=True)
         if hashlib.sha256(data).hexdigest() != instances.sha256_M[image]:
             raise ImageError("its content has changed")
         return decode_image(data, expect_wh=(int(instances.width_M[image]), int(instances.height_M[image])))
     except ImageError as error:
         raise DataError(
-            f"The picture '{name}' below {root} was good when the data set was prepared and is not now: {error}",
-            allowed="the picture as it was; without its folder, the embedded data set is drawn again by stage prepare; "
-            "or, with the pictures as they are, the entries of that stage rebuilt",
-            remedy=Remedy("run", text="the same command, once the picture is back", stage="prepare", force=True),
+            f"The image '{name}' below {root} was valid in stage prepare and is not any more: {error}",
+            allowed="the image as stage prepare read it (restore it; of the embedded data set, delete the folder), "
+            "or instance tables rebuilt for the images as they are",
+            remedy=Remedy("run", text="the same command, once the image is restored", stage="prepare", force=True),
         ) from error
 
 
 class CropLoader:
-    """Cuts crops of ``size_wh`` out of ``images``, or out of the windows stored of them where these hold all of a crop.
+    """Cuts crops of ``size_wh`` out of images, or out of their windows if these hold all pixels of a crop.
 
-    While one batch is used, up to ``ahead`` others are in the making.
+    While one batch is used, threads prepare up to ``ahead`` others.
     """
 
     def __init__(
         self, instances: Instances, images: ImageSource, *, size_wh: tuple[int, int], threads: int, ahead: int = _AHEAD
     ) -> None:
         self._instances, self._root, self._size_wh = instances, images.root, size_wh
-        self._windows = CropWindows(images.crops.fetch(), instances) if images.crops else None
+        self._windows = Windows(images.windows.fetch(), instances) if images.windows else None
         self._decoded: OrderedDict[int, Future[npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = _DECODED_KEPT * threads
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="odkd-crops")
-        # OpenCV's own threads would fight with the pool's and with torch's.
+        # OpenCV's own threads would compete with the pool and with torch.
         cv2.setNumThreads(0)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads and close the files."""
         self._pool.shutdown(cancel_futures=True)
         if self._windows:
             self._windows.close()
@@ -123,15 +123,15 @@ class CropLoader:
     def batches(
         self, rows: Iterable[Rows], views: Sequence[Views], *, crop_divisor: int = 1, with_mask: bool = False
     ) -> Iterator[list[Batch]]:
-        """For each array of row numbers, in order, one ``Batch`` a view; ``views`` are of all rows of the table.
+        """For each array of row numbers, in order, one ``Batch`` for each view; ``views`` cover all rows of the table.
 
-        A picture is decoded once for all views, and once for people of the same picture who come close together.
+        An image is decoded once for all views, and once for instances of the same image that are close in the order.
         """
         scaled = [
             Views(scale_affine(view.affine_N23.astype(np.float64), 1.0 / crop_divisor).astype(np.float32), view.flip_N)
             for view in views
         ]
-        # By the whole crop, not by the smaller one: a student reads what its teachers read.
+        # Decided for the full-size crop: a student reads the same pixels as its teachers.
         served = [self._served(view, crop_divisor) for view in views]
         waiting: deque[tuple[Rows, list[Future[list[_Cut]]]]] = deque()
         for rows_B in rows:
@@ -142,7 +142,7 @@ class CropLoader:
             yield self._collect(*waiting.popleft(), scaled)
 
     def _served(self, view: Views, crop_divisor: int) -> npt.NDArray[np.bool_]:
-        """Whose crop is taken out of the stored window."""
+        """Which rows take their crop out of the window."""
         table = self._instances
         if self._windows is None:
             return np.zeros(len(table.id_N), np.bool_)
@@ -168,7 +168,7 @@ class CropLoader:
         return cuts
 
     def _source(self, row: int, by_window: bool) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-        """The pixels that a person is cut out of, and where their upper left corner lies in the picture."""
+        """The pixels that hold an instance, and the position of their upper left corner in the image."""
         if by_window:
             assert self._windows is not None
             left, top = self._windows.window_N4[row, :2].tolist()
@@ -187,7 +187,7 @@ class CropLoader:
             try:
                 future.set_result(load_image(self._root, self._instances, image))
             except Exception as error:
-                # Whatever it is: others wait for this picture, and would wait for ever.
+                # Any error: other threads wait for this image and would block forever.
                 future.set_exception(error)
         return future.result()
 
@@ -197,11 +197,11 @@ class CropLoader:
         return [
             Batch(
                 rows_B,
-                np.stack([person[index][0] for person in done]),
+                np.stack([instance[index][0] for instance in done]),
                 crop_keypoints(
                     table.keypoints_NK3[rows_B], view.affine_N23[rows_B], view.flip_N[rows_B], skeleton=table.skeleton
                 ),
-                np.stack([person[index][1] for person in done]),
+                np.stack([instance[index][1] for instance in done]),
                 table.has_mask_N[rows_B],
             )
             for index, view in enumerate(views)

@@ -1,7 +1,7 @@
-"""COCO segmentations to one form: compressed run lengths of the picture's size.
+"""COCO segmentations in one form: compressed run lengths of the image's size.
 
-pycocotools trusts what it is given: run lengths that are too long write past their buffer, an outline that goes to 1e9
-is traced pixel by pixel, four numbers are taken for a box. So everything is checked here before it gets there.
+pycocotools does not check its input: too long run lengths write past their buffer, an outline up to 1e9 is traced pixel by
+pixel, and four numbers are read as a box. So this module checks segmentations first.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _MAX_RUN_BITS = 30
 
 
 class SegmentationError(ValueError):
-    """A segmentation that is neither polygons nor run lengths of this picture; its text is the reason."""
+    """A segmentation that is neither polygons nor run lengths of this image; the text says why."""
 
 
 def mask_rle(segmentation: object, *, image_wh: tuple[int, int]) -> bytes | None:
-    """Compressed run lengths of the mask, or None where there is no segmentation (absent, null or empty).
+    """Compressed run lengths of the mask, or None without a segmentation (absent, null or empty).
 
     Accepts COCO's three forms: a list of polygons [x0, y0, x1, y1, ...], run lengths as a list, and compressed ones.
 
     Raises:
-        SegmentationError: none of the three, another picture's size, or a mask without a pixel.
+        SegmentationError: none of the three, another size than the image's, or an empty mask.
     """
     if segmentation is None or segmentation in ([], {}):
         return None
@@ -49,30 +49,30 @@ def mask_rle(segmentation: object, *, image_wh: tuple[int, int]) -> bytes | None
 
 
 def _checked_polygons(polygons: Sequence[Any], image_wh: tuple[int, int]) -> list[list[float]]:
-    """The outlines as they are, each of at least three points that lie within half a picture of the picture."""
+    """The outlines as floats; each has at least three points, at most half an image outside of the image."""
     limits = [(-0.5 * side, 1.5 * side) for side in image_wh]
     for outline in polygons:
         if not isinstance(outline, list) or len(outline) < _MIN_OUTLINE_NUMBERS or len(outline) % 2:
             raise SegmentationError("a polygon is not a list of at least three points")
         if not all(type(value) in (int, float) for value in outline):
-            raise SegmentationError("a polygon holds something that is not a number")
+            raise SegmentationError("a polygon has values that are not numbers")
         for axis, (low, high) in enumerate(limits):
-            # Written so that NaN fails it.
+            # NaN fails this comparison too.
             if not all(low <= value <= high for value in outline[axis::2]):
-                raise SegmentationError("a polygon goes far outside the picture")
+                raise SegmentationError("a polygon is far outside of the image")
         if _length_px(outline) > _MAX_OUTLINE_PX:
             raise SegmentationError("a polygon is too long to be an outline")
     return [list(map(float, outline)) for outline in polygons]
 
 
 def _length_px(outline: list[float]) -> float:
-    """About the steps that tracing takes: the longer side of each edge."""
+    """Approximate number of pixels that pycocotools traces: the longer side of each edge."""
     points = np.asarray(outline, np.float64).reshape(-1, 2)
     return float(np.abs(points - np.roll(points, -1, axis=0)).max(axis=1).sum())
 
 
 def _checked_counts(segmentation: dict[str, Any], image_wh: tuple[int, int]) -> list[int]:
-    """Run lengths, column by column and beginning with zeros, that fill the picture exactly."""
+    """Run lengths that fill the image exactly, in column order, starting with zeros."""
     width, height = image_wh
     if segmentation.get("size") != [height, width]:
         raise SegmentationError(f"run lengths are not of size [{height}, {width}]")
@@ -87,21 +87,22 @@ def _checked_counts(segmentation: dict[str, Any], image_wh: tuple[int, int]) -> 
 
 
 def _decompressed(text: str) -> list[int]:
-    """Run lengths from COCO's text form.
+    """Decode run lengths from COCO's text form (pycocotools, maskApi.c, rleFrString).
 
-    Five bits a character from "0", lowest first, the sixth says that more follow, the last one's fifth bit is the sign;
-    from the fourth number on each is the difference to the one two before (pycocotools, maskApi.c, rleFrString).
+    Each character holds five bits of a number, the lowest first, as an offset from "0". Its sixth bit is set if more
+    characters follow; the fifth bit of the last one is the sign. From the fourth number on, each number is the difference
+    from the number two before it.
     """
     counts: list[int] = []
     value, shift = 0, 0
     for letter in text:
         bits = ord(letter) - 48
         if not 0 <= bits < 64:
-            raise SegmentationError("run lengths hold a character that is not one of theirs")
+            raise SegmentationError("run lengths have a character outside of their alphabet")
         value |= (bits & 31) << shift
         shift += 5
         if shift > _MAX_RUN_BITS:
-            raise SegmentationError("run lengths hold a number that no picture has")
+            raise SegmentationError("run lengths have a number larger than any image")
         if bits & 32:
             continue
         if bits & 16:

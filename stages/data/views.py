@@ -1,6 +1,6 @@
-"""Drawing views: which crop of a person a network sees, by a generator keyed by (seed, person, view).
+"""Views: the crops of an augmentation, drawn by a generator keyed by (seed, instance, view).
 
-View 0 is plain; views 1, 2, ... are augmented. Any worker can draw any view of any person in any order and gets the same.
+View 0 is plain; views 1, 2, ... are augmented. Every worker draws the same view of an instance, in any order.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from storage_schemas.formats.instances import Instances
 __all__ = ["VIEWS_VERSION", "Views", "draw_views"]
 
 VIEWS_VERSION = 3
-"""Part of every key of a view: raised when a change here draws other views, or one in ``crops.py`` stores other masks."""
+"""Part of the key of every view; increase it when views or their masks (``crops.py``) change."""
 
 _HALF_BODY_MIN_VISIBLE = 8
-_HALF_BODY_MIN_JOINTS = 2
+_HALF_BODY_MIN_KEYPOINTS = 2
 _HALF_BODY_PADDING = 1.5
 _MAX_ROTATIONS = 2.0
 
@@ -30,14 +30,14 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Views:
-    """One crop of each person: ``affine_N23`` takes image pixels to crop pixels; ``flip_N`` says that it mirrors."""
+    """One crop of each instance: ``affine_N23`` takes image pixels to crop pixels; ``flip_N``: whether it mirrors."""
 
     affine_N23: npt.NDArray[np.float32]
     flip_N: npt.NDArray[np.bool_]
 
 
 def draw_views(instances: Instances, view: int, *, seed: int, augment: AugmentSettings, size_wh: tuple[int, int]) -> Views:
-    """Draw ``view`` of every person, for crops of ``size_wh`` pixels (HRNet, lib/dataset/JointsDataset.py)."""
+    """Draw ``view`` of every instance, for crops of ``size_wh`` pixels (HRNet, lib/dataset/JointsDataset.py)."""
     num = len(instances.id_N)
     center_N2, size_N2 = instances.center_N2.copy(), instances.size_N2.copy()
     rotation_N, flip_N = np.zeros(num), np.zeros(num, dtype=bool)
@@ -53,7 +53,7 @@ def draw_views(instances: Instances, view: int, *, seed: int, augment: AugmentSe
 
 
 def _generator(seed: int, instance_id: int, view: int) -> np.random.Generator:
-    # A counter-based generator: nothing is drawn from it but by this person in this view.
+    # A counter-based generator: each instance and view has its own sequence.
     key = np.array([seed, instance_id], dtype=np.int64).view(np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, view]))
 
@@ -68,7 +68,7 @@ def _augmented(
     aspect_wh: float,
 ) -> tuple[F64, F64, float, bool]:
     """Centre, size, rotation in degrees and flip of one augmented crop, in HRNet's order of drawing."""
-    # All is drawn whether it is used or not, so that a change of one setting leaves the others' draws alone.
+    # Unused values are drawn too, so that one setting does not change the values of the others.
     half_body, rotate, flip = generator.random(3)
     upper_normal, scale_normal, rotation_normal = generator.standard_normal(3)
     if half_body < augment.half_body_prob:
@@ -87,18 +87,18 @@ def _half_body(
     *,
     prefer_upper: bool,
 ) -> tuple[F64, F64]:
-    """The crop around the upper or lower half of a person of whom more than eight joints are labelled; else the old one."""
+    """The crop of the upper or lower half of an instance with more than eight labelled keypoints; else the given crop."""
     labelled = keypoints_K3[:, 2] > 0
     if labelled.sum() <= _HALF_BODY_MIN_VISIBLE:
         return center_2, size_2
     halves = [keypoints_K3[half][labelled[half], :2] for half in (list(skeleton.upper), list(skeleton.lower))]
     upper, lower = halves
-    take_upper = (prefer_upper and len(upper) > _HALF_BODY_MIN_JOINTS) or len(lower) <= _HALF_BODY_MIN_JOINTS
+    take_upper = (prefer_upper and len(upper) > _HALF_BODY_MIN_KEYPOINTS) or len(lower) <= _HALF_BODY_MIN_KEYPOINTS
     chosen = upper if take_upper else lower
-    extent = np.ptp(chosen, axis=0).astype(np.float64) if len(chosen) >= _HALF_BODY_MIN_JOINTS else np.zeros(2)
+    extent = np.ptp(chosen, axis=0).astype(np.float64) if len(chosen) >= _HALF_BODY_MIN_KEYPOINTS else np.zeros(2)
     if not extent.any():
-        # One joint, or all at one point: HRNet refuses the former, and neither makes a crop.
+        # A single point has no extent to crop; HRNet skips it too.
         return center_2, size_2
-    # HRNet takes the mean of the joints as the centre, not the middle of their extent.
+    # HRNet uses the mean of the keypoints as the centre, not the middle of their extent.
     _, size = box_to_center_size([0.0, 0.0, *extent], aspect_wh=aspect_wh, padding=_HALF_BODY_PADDING)
     return chosen.mean(axis=0).astype(np.float64), size

@@ -1,8 +1,7 @@
-"""Windows around people, cut out of pictures once and kept as JPEGs: which there are, and for which crops they serve.
+"""Windows around instances, cut out of images once and stored as JPEGs, and which crops can be taken out of them.
 
-A crop takes the pixels that its matrix leads to. Where all of these that are in the picture lie in the person's window, the
-window serves in the picture's place, and the crop is the same but for the JPEG; where not, the picture itself is decoded. That
-is decided by geometry alone, before anything is decoded.
+If the window of an instance holds all image pixels that a crop needs, the crop is taken out of the window and differs from
+that of the image only by the JPEG compression. Otherwise the image is decoded. Geometry alone decides, before any decoding.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.formats.windows import StoredWindow, WindowShards, write_shard
 from storage_schemas.paths.path import Folder, StorePath
 
-__all__ = ["WINDOWS_RECIPE", "CropWindows", "ImageSource", "WindowWriter", "served_by_windows", "window_of"]
+__all__ = ["WINDOWS_RECIPE", "ImageSource", "WindowWriter", "Windows", "served_by_windows", "window_of"]
 
 _REACH = 1.35
-"""How much larger than a plain crop, turned by any angle, an augmented one may be for its window to hold it (HRNet's most)."""
+"""A window holds crops up to this factor larger than a plain crop, rotated by any angle (HRNet's largest)."""
 _ALIGN_PX = 16
-"""Windows begin where blocks of the picture's own JPEG do: compressed again on the same grid, they lose less."""
+"""Windows start at block borders of the image's own JPEG: compressing on the same grid again loses less."""
 _MAX_SHARE = 0.6
-"""Of the picture's pixels: a larger window is not kept, since decoding it takes as long as the picture."""
+"""Largest share of the image's pixels: decoding a larger window takes as long as decoding the image."""
 _QUALITY = 95
 _SUBSAMPLING = "444"
 _SHARD_BYTES = 64 << 20
@@ -43,7 +42,7 @@ WINDOWS_RECIPE = {
     "jpeg": [_QUALITY, _SUBSAMPLING],
     "version": 1,
 }
-"""What stored crops depend on beside the pictures and the people: part of the table's key."""
+"""The settings of windows, as part of the key of an instance table."""
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -55,11 +54,11 @@ class ImageSource:
     """The folder of the images and, if stage prepare stored windows, the folder of these."""
 
     root: StorePath
-    crops: Folder | None = None
+    windows: Folder | None = None
 
 
 def window_of(record: Record) -> tuple[int, int, int, int] | None:
-    """The window (left, top, width, height) of a person in pixels of the picture, or None where the picture does as well."""
+    """The window (left, top, width, height) of an instance in image pixels, or None if it would be too large."""
     image_wh = np.array([record.width, record.height])
     reach = _REACH * math.hypot(*record.size_2.tolist()) / 2
     low = np.clip(np.floor(record.center_2 - reach), 0, image_wh).astype(np.int64) // _ALIGN_PX * _ALIGN_PX
@@ -72,7 +71,7 @@ def window_of(record: Record) -> tuple[int, int, int, int] | None:
 
 
 class WindowWriter:
-    """Collects windows and writes them as shards into ``folder``, under names that begin with ``prefix``."""
+    """Collects windows and writes them as shards into ``folder``; ``prefix`` starts the names of the shards."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +81,7 @@ class WindowWriter:
         self.written: list[StoredWindow] = []
 
     def add(self, image_hw3: U8, records: Sequence[Record]) -> None:
-        """Cut the windows of ``records`` out of the picture that they are in."""
+        """Cut the windows of ``records`` out of their image."""
         for record in records:
             window = window_of(record)
             if window is not None:
@@ -95,23 +94,23 @@ class WindowWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write the collected windows."""
         if not self._waiting:
             return
         name = f"{self._prefix}-{self._shards:03d}.jpegs"
-        places = write_shard(self._folder, name, [jpeg for _, _, jpeg in self._waiting])
-        for (record, window, _), place in zip(self._waiting, places, strict=True):
-            self.written.append(StoredWindow(record.annotation_id, *window, name, *place))
+        parts = write_shard(self._folder, name, [jpeg for _, _, jpeg in self._waiting])
+        for (record, window, _), part in zip(self._waiting, parts, strict=True):
+            self.written.append(StoredWindow(record.annotation_id, *window, name, *part))
         self._waiting, self._size, self._shards = [], 0, self._shards + 1
 
 
 def served_by_windows(window_N4: I64, views: Views, *, image_wh_N2: I64, size_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """For whom the window (left, top, width, height) holds every pixel of the picture that the crop of ``size_wh`` takes.
+    """Whether each window (left, top, width, height) holds all image pixels that the crop of ``size_wh`` takes.
 
-    A window of width 0 serves nobody.
+    False for windows of width 0.
     """
     width, height = size_wh
-    # Beyond the outermost pixels by one, which linear interpolation reads and cv2's fixed-point coordinates may round to.
+    # One pixel more on each side: linear interpolation reads it, and cv2's fixed-point coordinates may round to it.
     corners_42 = np.array([[-1, -1], [width, -1], [width, height], [-1, height]], np.float64)
     back_N23 = invert_affine(views.affine_N23.astype(np.float64))
     points_N42 = apply_affine(back_N23, np.broadcast_to(corners_42, (len(back_N23), 4, 2)))
@@ -122,8 +121,8 @@ def served_by_windows(window_N4: I64, views: Views, *, image_wh_N2: I64, size_wh
     return served
 
 
-class CropWindows:
-    """The stored windows of the people of a table, by row of the table."""
+class Windows:
+    """The windows of the instances of a table, by row of the table."""
 
     def __init__(self, folder: Path, instances: Instances) -> None:
         self._shards = WindowShards(folder)
@@ -135,14 +134,14 @@ class CropWindows:
         """The window [h, w, 3] of a row that has one.
 
         Raises:
-            CorruptEntryError: it is not as it was written.
+            CorruptEntryError: the window differs from the bytes written.
         """
         width, height = self.window_N4[row, 2:].tolist()
         try:
             return decode_image(self._shards.read(int(self._row_N[row])), expect_wh=(width, height))
         except ImageError as error:
             raise CorruptEntryError(
-                f"The stored crop of row {row} cannot be decoded: {error}", remedy=Remedy("run", kind="instances", force=True)
+                f"The window of row {row} cannot be decoded: {error}", remedy=Remedy("run", kind="instances", force=True)
             ) from error
 
     def close(self) -> None:

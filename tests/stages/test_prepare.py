@@ -15,7 +15,7 @@ from stages import prepare
 from stages.base import Context
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
-from stages.data.windows import CropWindows, ImageSource
+from stages.data.windows import ImageSource, Windows
 from stages.prepare import GROUND_TRUTH, INSTANCES, QUARANTINE, image_source_of, instances_step, make, steps
 from stages.settings import (
     AugmentSettings,
@@ -173,7 +173,7 @@ def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path:
     assert people.id_N.tolist() == [1, 2, 3, 4, 5]
     assert image_source_of(whole, "train") == ImageSource(sources[0].images)
     images = image_source_of(cropped, "train")
-    windows = CropWindows(entry.fetch(), people)
+    windows = Windows(entry.fetch(), people)
     assert (windows.window_N4[:, 2] > 0).tolist() == [False, False, True, True, True]
     # The crops are the same after the images of all instances with a window are deleted.
     for number in (3, 4, 5):

@@ -1,4 +1,4 @@
-"""An annotation file that is unsound in form, ids or references is refused as a whole, in one message."""
+"""An annotation file with invalid form, ids or references is refused as a whole, in one message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sound() -> Json:
 
 
 def refusal(path: Path, content: bytes | str) -> str:
-    """The message with which the file is refused."""
+    """The message of the error for the file."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
         read_coco(path, COCO_17)
@@ -35,7 +35,7 @@ def refusal(path: Path, content: bytes | str) -> str:
     return caught.value.seen
 
 
-def test_a_sound_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_valid_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
     for mark in (b"", b"\xef\xbb\xbf"):
         (tmp_path / "a.json").write_bytes(mark + json.dumps(sound()).encode())
         coco = read_coco(tmp_path / "a.json", COCO_17)
@@ -58,10 +58,10 @@ def test_a_sound_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) 
         (b"{}", "has no list 'images'"),
         (b'{"images": {}}', "has no list 'images'"),
         (b'{"images": NaN, "annotations": [], "categories": []}', "NaN in 'images'"),
-        (b'{"images": [1], "annotations": [], "categories": []}', "'images' holds something that is no object, at 0"),
+        (b'{"images": [1], "annotations": [], "categories": []}', "'images' has items that are not objects, at 0"),
     ],
 )
-def test_what_is_no_coco_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     assert reason in refusal(tmp_path / "a.json", content)
 
 
@@ -95,39 +95,39 @@ def again(section: str, **changes: Any) -> Callable[[Json], object]:  # noqa: AN
     [
         (without("annotations"), "has no list 'annotations'"),
         (without("categories"), "has no list 'categories'"),
-        (put("categories", name="dog"), "0 categories named 'person' among: 'dog'"),
-        (lambda file: file["categories"].clear(), "0 categories named 'person' among: none"),
-        (again("categories", id=2), "2 categories named 'person'"),
+        (put("categories", name="dog"), "0 categories are named 'person', of: 'dog'"),
+        (lambda file: file["categories"].clear(), "0 categories are named 'person', of: none"),
+        (again("categories", id=2), "2 categories are named 'person'"),
         (put("categories", keypoints=list(COCO_17.keypoints)[:14]), "has the keypoints"),
         (put("categories", keypoints=list(COCO_17.keypoints)[::-1]), "has the keypoints"),
         (put("categories", keypoints=7), "has the keypoints 7"),
-        (again("images"), "1 image ids more than once: 1"),
-        (again("annotations"), "1 annotation ids more than once: 10"),
-        (again("categories", name="dog"), "1 category ids more than once: 1"),
-        (put("images", id="1"), "1 image ids that are not integers of 64 bits: '1'"),
-        (put("annotations", id="10"), "1 annotation ids that are not integers of 64 bits: '10'"),
-        (put("annotations", id=2**63), "annotation ids that are not integers of 64 bits: 9223372036854775808"),
-        (put("annotations", id=10.0), "annotation ids that are not integers of 64 bits: 10.0"),
-        (put("annotations", id=True), "annotation ids that are not integers of 64 bits: True"),
-        (put("annotations", id=None), "annotation ids that are not integers of 64 bits: None"),
-        (put("annotations", image_id=2), "1 annotations of an image that is missing: 10"),
-        (put("annotations", image_id="1"), "1 annotations of an image that is missing: 10"),
-        (put("annotations", image_id=True), "1 annotations of an image that is missing: 10"),
-        (put("annotations", image_id=[1]), "1 annotations of an image that is missing: 10"),
+        (again("images"), "1 image ids are repeated: 1"),
+        (again("annotations"), "1 annotation ids are repeated: 10"),
+        (again("categories", name="dog"), "1 category ids are repeated: 1"),
+        (put("images", id="1"), "1 image ids are not integers of 64 bits: '1'"),
+        (put("annotations", id="10"), "1 annotation ids are not integers of 64 bits: '10'"),
+        (put("annotations", id=2**63), "annotation ids are not integers of 64 bits: 9223372036854775808"),
+        (put("annotations", id=10.0), "annotation ids are not integers of 64 bits: 10.0"),
+        (put("annotations", id=True), "annotation ids are not integers of 64 bits: True"),
+        (put("annotations", id=None), "annotation ids are not integers of 64 bits: None"),
+        (put("annotations", image_id=2), "1 annotations have an image_id without an image: 10"),
+        (put("annotations", image_id="1"), "1 annotations have an image_id without an image: 10"),
+        (put("annotations", image_id=True), "1 annotations have an image_id without an image: 10"),
+        (put("annotations", image_id=[1]), "1 annotations have an image_id without an image: 10"),
         (put("annotations", id=float("nan")), "NaN in annotation 0 (counted from 0)"),
         (put("annotations", score=float("-inf")), "-Infinity in annotation 0 (counted from 0)"),
         (put("images", width=float("nan")), "NaN in 'images'"),
     ],
 )
-def test_unsound_ids_references_and_sections_are_named(tmp_path: Path, change: Callable[[Json], object], reason: str) -> None:
+def test_invalid_ids_references_and_sections_are_named(tmp_path: Path, change: Callable[[Json], object], reason: str) -> None:
     file = sound()
     change(file)
     assert reason in refusal(tmp_path / "a.json", json.dumps(file))
 
 
-def test_of_many_bad_ids_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:
+def test_the_first_of_many_bad_ids_are_named_and_all_are_counted(tmp_path: Path) -> None:
     file = sound()
     file["annotations"] += [{"id": key, "image_id": 9} for key in range(100, 125)]
     seen = refusal(tmp_path / "a.json", json.dumps(file))
-    assert "25 annotations of an image that is missing: 100, 101" in seen
+    assert "25 annotations have an image_id without an image: 100, 101" in seen
     assert "109 and 15 more" in seen

@@ -1,4 +1,4 @@
-"""Pictures that are damaged, lie about their size or lead elsewhere are refused; all others become RGB in one defined way."""
+"""Decoding images: damaged, oversized and misplaced ones are refused; all others become RGB in one defined way."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6
 
 
 def noise(width: int, height: int) -> U8:
-    picture = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return np.asarray(cv2.GaussianBlur(picture, (7, 7), 2), np.uint8)
+    image = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(image, (7, 7), 2), np.uint8)
 
 
 def jpeg(width: int = 96, height: int = 64) -> bytes:
@@ -71,20 +71,20 @@ def png_noise(width: int = 24, height: int = 16) -> bytes:
 
 
 def by_opencv(data: bytes) -> npt.NDArray[np.generic]:
-    """The picture in BGR order as OpenCV reads it, EXIF rotation and all."""
+    """The image in BGR order as OpenCV decodes it, with EXIF rotation."""
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     return decoded
 
 
-# --- what comes out
+# --- pixels
 
 
-def test_a_png_comes_out_as_the_very_pixels_in_rgb_order() -> None:
+def test_a_png_decodes_to_its_pixels_in_rgb_order() -> None:
     np.testing.assert_array_equal(decode_image(png_noise(), expect_wh=(24, 16)), noise(24, 16))
 
 
-def test_a_jpeg_comes_out_close_to_the_picture_in_rgb_order() -> None:
+def test_a_jpeg_decodes_close_to_its_pixels_in_rgb_order() -> None:
     red = np.full((16, 16, 3), (200, 40, 10), np.uint8)
     decoded = decode_image(simplejpeg.encode_jpeg(red, quality=95), expect_wh=(16, 16))
     assert decoded.shape == (16, 16, 3)
@@ -99,7 +99,7 @@ def test_grey_is_repeated_in_jpeg_and_png() -> None:
     assert (decode_image(data, expect_wh=(16, 8)) == 77).all()
 
 
-def test_cmyk_is_each_ink_times_black_as_opencv_reads_it() -> None:
+def test_cmyk_is_each_ink_times_black_as_in_opencv() -> None:
     inks = np.zeros((16, 16, 4), np.uint8)
     inks[:] = (200, 100, 50, 128)
     data = simplejpeg.encode_jpeg(inks, colorspace="CMYK", quality=100)
@@ -109,7 +109,7 @@ def test_cmyk_is_each_ink_times_black_as_opencv_reads_it() -> None:
     assert np.abs(decoded - by_opencv(data)[..., ::-1]).max() <= 2
 
 
-def test_of_16_bits_the_upper_8_are_kept() -> None:
+def test_the_upper_8_of_16_bits_are_kept() -> None:
     rows = np.full((4, 6, 3), (0x12FF, 0x8000, 0xFE80), ">u2").tobytes()
     assert (decode_image(png(6, 4, depth=16, kind=RGB, rows=rows), expect_wh=(6, 4)) == (0x12, 0x80, 0xFE)).all()
 
@@ -154,7 +154,7 @@ def test_a_truncated_jpeg_is_refused(missing: int) -> None:
         decode_image(jpeg()[:-missing], expect_wh=(96, 64))
 
 
-def test_a_bit_rotted_jpeg_is_refused_although_opencv_takes_it() -> None:
+def test_a_damaged_jpeg_raises_even_if_opencv_decodes_it() -> None:
     data = bytearray(jpeg())
     middle = len(data) // 2
     data[middle : middle + 512] = np.random.default_rng(1).integers(0, 256, 512, dtype=np.uint8).tobytes()
@@ -163,9 +163,9 @@ def test_a_bit_rotted_jpeg_is_refused_although_opencv_takes_it() -> None:
         decode_image(bytes(data), expect_wh=(96, 64))
 
 
-def test_no_changed_byte_of_a_png_passes() -> None:
+def test_every_changed_byte_of_a_png_raises() -> None:
     whole = png_noise()
-    # What follows the last chunk's name is its checksum, and what precedes the first chunk the signature.
+    # Every byte is part of the signature, of a chunk or of its checksum.
     for position in range(len(whole)):
         damaged = bytearray(whole)
         damaged[position] ^= 0x10
@@ -173,7 +173,7 @@ def test_no_changed_byte_of_a_png_passes() -> None:
             decode_image(bytes(damaged), expect_wh=(24, 16))
 
 
-def test_no_truncated_png_passes() -> None:
+def test_every_truncated_png_raises() -> None:
     whole = png_noise()
     for length in range(0, len(whole), 7):
         with pytest.raises(ImageError):
@@ -189,21 +189,21 @@ def test_a_png_with_fewer_pixels_than_it_says_is_refused() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(40), b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_jpeg_or_png_is_refused(data: bytes) -> None:
+def test_other_formats_raise(data: bytes) -> None:
     with pytest.raises(ImageError):
         decode_image(data, expect_wh=(8, 8))
 
 
 @pytest.mark.parametrize("data", [jpeg(96, 64), png(96, 64, depth=8, kind=RGB, rows=noise(96, 64).tobytes())])
-def test_another_size_than_the_annotations_is_refused_with_both(data: bytes) -> None:
-    with pytest.raises(ImageError, match="96 x 64 where the annotation says 64 x 96"):
+def test_another_size_than_the_annotated_one_raises_with_both_sizes(data: bytes) -> None:
+    with pytest.raises(ImageError, match="96 x 64, but the annotation says 64 x 96"):
         decode_image(data, expect_wh=(64, 96))
 
 
 @pytest.mark.parametrize(
     "size", [(0, 5), (5, 0), (-1, 5), (5.0, 5), ("5", 5), (True, 5), (None, 5), (40_000, 5), (20_000, 20_000)]
 )
-def test_a_size_that_no_picture_can_have_is_told(size: tuple[object, object]) -> None:
+def test_impossible_sizes_are_faults(size: tuple[object, object]) -> None:
     assert size_fault(*size)
     assert size_fault(640, 480) is None
 
@@ -230,7 +230,7 @@ print(time.perf_counter() - start, peak_mb() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_path: LocalPath) -> None:
+def test_images_that_would_fill_the_memory_are_refused_by_their_header(tmp_path: LocalPath) -> None:
     rows = bytes(2500 * 20000)
     (tmp_path / "bomb.png").write_bytes(png(20000, 20000, depth=1, kind=GREY, rows=rows))
     (tmp_path / "bomb.jpg").write_bytes(jpeg_saying(65000, 65000))
@@ -256,7 +256,7 @@ def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_pat
     "name",
     ["", "/etc/passwd", "../x.jpg", "a/../../x.jpg", "a/..", "a\0b.jpg", "a\nb.jpg", "x" * 4096, "\ud800.jpg", None, 7, ["a"]],
 )
-def test_names_that_lead_elsewhere_or_nowhere_are_refused_before_opening(tmp_path: LocalPath, name: object) -> None:
+def test_names_outside_of_the_folder_are_refused_before_opening(tmp_path: LocalPath, name: object) -> None:
     assert file_name_fault(name)
     if isinstance(name, str):
         with pytest.raises(ImageError, match=r"^file_name:"):
@@ -266,7 +266,7 @@ def test_names_that_lead_elsewhere_or_nowhere_are_refused_before_opening(tmp_pat
 @pytest.mark.parametrize(
     "name", ["000000000139.jpg", "val2017/a b.jpg", "..jpg", "a..b/c...png", "\u0424\u043e\u0442\u043e.jpg"]
 )
-def test_ordinary_names_are_not_refused(name: str) -> None:
+def test_ordinary_names_have_no_fault(name: str) -> None:
     assert file_name_fault(name) is None
 
 
@@ -305,14 +305,14 @@ def test_an_image_folder_that_is_itself_a_link_is_read(tmp_path: LocalPath) -> N
     assert read_image_file(tmp_path / "link", "a.jpg") == b"x"
 
 
-def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: LocalPath) -> None:
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: LocalPath) -> None:
     with (tmp_path / "huge.jpg").open("wb") as stream:
         stream.truncate(600 << 20)
     with pytest.raises(ImageError, match="629145600 bytes"):
         read_image_file(tmp_path, "huge.jpg")
 
 
-def test_checking_gives_the_hash_and_length_of_the_file(tmp_path: LocalPath) -> None:
+def test_checking_returns_the_hash_and_length_of_the_file(tmp_path: LocalPath) -> None:
     data = jpeg(96, 64)
     (tmp_path / "a.jpg").write_bytes(data)
     facts = check_image(tmp_path, "a.jpg", (96, 64))
@@ -341,10 +341,10 @@ def test_real_photographs_pass() -> None:
         (BucketPath("s3://bucket", "images"), errno.ENOSPC, False),
     ],
 )
-def test_storage_that_does_not_answer_makes_no_broken_picture(
+def test_failing_storage_is_not_a_broken_image(
     root: StorePath, number: int, is_of_the_file: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Set aside, whole pictures would be missing from the table for ever."""
+    """Otherwise intact images would be quarantined and missing from the table."""
 
     def fetched(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "a.jpg")

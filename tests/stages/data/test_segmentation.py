@@ -1,4 +1,4 @@
-"""Polygons and run lengths become one form that pycocotools can trust, and what it cannot is refused."""
+"""Polygons and run lengths become one form that pycocotools can read safely; all else raises."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_lengths(mask_hw: npt.NDArray[np.uint8]) -> list[int]:
 
 
 @pytest.mark.parametrize("nothing", [None, [], {}])
-def test_no_segmentation_is_no_mask(nothing: object) -> None:
+def test_no_segmentation_has_no_mask(nothing: object) -> None:
     assert mask_rle(nothing, image_wh=(4, 3)) is None
 
 
@@ -54,14 +54,14 @@ def test_several_polygons_are_one_mask() -> None:
 
 
 def test_run_lengths_go_down_the_columns_and_begin_with_zeros() -> None:
-    # 3 x 2 picture (w, h): columns (0, 1), (1, 0), (0, 0) are 1 zero, 2 ones, 3 zeros.
+    # 3 x 2 image (w, h): columns (0, 1), (1, 0), (0, 0) are 1 zero, 2 ones, 3 zeros.
     mask_hw = pixels(mask_rle({"size": [2, 3], "counts": [1, 2, 3]}, image_wh=(3, 2)), 3, 2)
     np.testing.assert_array_equal(mask_hw, [[0, 1, 0], [1, 0, 0]])
 
 
 @settings(deadline=None, max_examples=100)
 @given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.integers(0, 1)))
-def test_both_kinds_of_run_lengths_give_the_mask_back(mask_hw: npt.NDArray[np.uint8]) -> None:
+def test_both_kinds_of_run_lengths_decode_to_the_mask(mask_hw: npt.NDArray[np.uint8]) -> None:
     height, width = mask_hw.shape
     text = coco_mask.encode(np.asfortranarray(mask_hw))["counts"].decode()
     for counts in (run_lengths(mask_hw), text):
@@ -82,9 +82,9 @@ def test_both_kinds_of_run_lengths_give_the_mask_back(mask_hw: npt.NDArray[np.ui
         ([[1, 1, 3, 3]], "three points"),  # pycocotools would take four numbers for a box
         ([[1, 1, 3, 1, 3, 3, 1]], "three points"),
         ([1, 1, 3, 1, 3, 3], "three points"),
-        ([[1, 1, 3, 1, 3, "3"]], "not a number"),
-        ([[1, 1, 3, 1, 3, None]], "not a number"),
-        ([[1, 1, 3, 1, 3, True]], "not a number"),
+        ([[1, 1, 3, 1, 3, "3"]], "not numbers"),
+        ([[1, 1, 3, 1, 3, None]], "not numbers"),
+        ([[1, 1, 3, 1, 3, True]], "not numbers"),
         ([[1, 1, 3, 1, 3, float("nan")]], "far outside"),
         ([[1, 1, 3, 1, 3, float("inf")]], "far outside"),
         ([[1, 1, 1e9, 1, 3, 3]], "far outside"),
@@ -105,17 +105,17 @@ def test_both_kinds_of_run_lengths_give_the_mask_back(mask_hw: npt.NDArray[np.ui
         ({"size": [6, 8], "counts": "o"}, "middle of a number"),
         ({"size": [6, 8], "counts": "\u00e9"}, "character"),
         ({"size": [6, 8], "counts": " "}, "character"),
-        ({"size": [6, 8], "counts": "o" * 100_000}, "no picture has"),
+        ({"size": [6, 8], "counts": "o" * 100_000}, "larger than any image"),
     ],
 )
-def test_what_is_malformed_is_refused_with_the_reason(segmentation: Any, reason: str) -> None:  # noqa: ANN401
+def test_malformed_segmentations_raise_with_the_reason(segmentation: Any, reason: str) -> None:  # noqa: ANN401
     with pytest.raises(SegmentationError, match=reason):
         mask_rle(segmentation, image_wh=(8, 6))
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=12))
-def test_any_text_is_a_mask_of_the_pictures_size_or_refused(text: str) -> None:
+def test_any_text_is_a_mask_of_the_images_size_or_raises(text: str) -> None:
     try:
         rle = mask_rle({"size": [6, 8], "counts": text}, image_wh=(8, 6))
     except SegmentationError:

@@ -115,7 +115,7 @@ def test_a_person_keeps_values_and_picture_through_the_file(tmp_path: Path) -> N
     write_instances(tmp_path / "t", three())
     table = read_instances(tmp_path / "t")
     assert table.id_N.tolist() == [10, 11, 12]
-    # Pictures stand in the order in which they are first needed, and picture 4, which nobody needs, is not there.
+    # ImageSource stand in the order in which they are first needed, and picture 4, which nobody needs, is not there.
     assert table.image_N.tolist() == [0, 1, 0]
     assert table.image_id_M.tolist() == [5, 3]
     assert table.file_name_M == ["5.jpg", "3.jpg"]

@@ -1,7 +1,7 @@
-"""Heatmaps to bits: what of a map is near its peak, in one connected piece.
+"""Heatmaps to bits: the pixels near the peak of a map, as one connected component.
 
-Letters: B batch, K joints, M maps (B*K), H W heatmap pixels. The paper (arXiv 2104.10414) gives no formula for its
-binarization; the relative threshold and the choice of the peak's component are this project's own.
+Letters: B batch, K keypoints, M maps (B*K), H W heatmap pixels. The paper (arXiv 2104.10414) gives no formula for its
+binarization; the relative threshold and keeping the component of the peak are our choice.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def binarize(
     """Bits bool (B, K, H, W), peak float32 (B, K) and bad bool (B, K), on the device of ``heat_BKHW``.
 
     A bit is set where the map is at least ``threshold`` times its own peak ("relative") or at least ``threshold``
-    ("absolute"). "peak_component" keeps only the bits that hang together, diagonals included, with the first pixel
-    that has the peak's value; "all" keeps every bit. A map whose peak is below ``min_peak``, or not above 0, has no
-    bits; its peak is reported all the same. ``bad`` marks maps that are no answer at all: those with a NaN or an
-    infinity anywhere, and those that are 0 everywhere. They have no bits and peak 0.
+    ("absolute"). "peak_component" keeps only the bits that are connected, also diagonally, to the first pixel with the
+    peak's value; "all" keeps every bit. A map with a peak below ``min_peak``, or not above 0, has no bits, but its peak is
+    returned. ``bad`` marks invalid maps, which have no bits and peak 0: maps with a NaN or an infinity, and maps that are 0
+    everywhere.
     """
     heat_BKHW = heat_BKHW.float()
-    # amin and amax pass NaN on, so two cheap reductions find every value that is not finite.
+    # amin and amax propagate NaN, so two cheap reductions find every value that is not finite.
     low_BK, peak_BK = heat_BKHW.amin(dim=(-2, -1)), heat_BKHW.amax(dim=(-2, -1))
     bad_BK = ~(low_BK.isfinite() & peak_BK.isfinite()) | ((low_BK == 0) & (peak_BK == 0))
     peak_BK = peak_BK.masked_fill(bad_BK, 0.0)
     cut_BK = threshold * peak_BK if mode == "relative" else torch.full_like(peak_BK, threshold)
-    # An unreachable cut rather than a mask over the pixels: a bad or weak map needs no second pass.
+    # No pixel reaches a cut of NaN, so bad and weak maps need no second pass.
     cut_BK = cut_BK.masked_fill((peak_BK < min_peak) | (peak_BK <= 0), torch.nan)
     bits_BKHW = heat_BKHW >= cut_BK[..., None, None]
     if keep == "peak_component":
@@ -44,10 +44,10 @@ def binarize(
 
 
 def _component(bits_MHW: Tensor, seed_M: Tensor) -> Tensor:
-    """The 8-connected component of ``bits_MHW`` that holds the flat pixel index ``seed_M``: flood fill by dilation.
+    """The 8-connected component of ``bits_MHW`` that contains the flat pixel index ``seed_M``: flood fill by dilation.
 
-    Every round grows all regions by one pixel and goes on with those that grew, so that one long thin component
-    does not make the other maps of the batch wait.
+    Every round dilates the regions by one pixel and continues with those that grew, so one long thin component does not
+    slow the other maps of the batch down.
     """
     region_MHW = torch.zeros_like(bits_MHW)
     region_MHW.flatten(1).scatter_(1, seed_M[:, None], True)

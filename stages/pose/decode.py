@@ -1,7 +1,7 @@
-"""Heatmaps, or the bits that are kept of them, to keypoints.
+"""Keypoints from heatmaps, or from their bits.
 
-Letters: B batch, K joints, M maps (B*K), H W heatmap pixels. Positions are (x, y) in heatmap pixels, pixel centres at whole
-numbers. Maps are expected to be finite: ``binarize.binarize`` reports those that are not.
+Letters: B batch, K keypoints, M maps (B*K), H W heatmap pixels. Positions are (x, y) in heatmap pixels, pixel centres at whole
+numbers. Maps must be finite: ``binarize.binarize`` marks those that are not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Decoder = Literal["quarter", "dark", "centroid"]
 
 
 def dark_kernel_of(heatmap_wh: tuple[int, int]) -> int:
-    """The width in pixels of DARK's blur for maps of (W, H): DarkPose's 11 at 48x64 and 17 at 72x96, 5 at 24x32."""
+    """The width in pixels of DARK's blur for maps of (W, H): as in DarkPose 11 at 48x64 and 17 at 72x96; 5 at 24x32."""
     return 2 * int(2.8 * sigma_of(heatmap_wh)) + 1
 
 
@@ -34,9 +34,9 @@ def decode(heat_BKHW: Tensor, *, decoder: Decoder, dark_kernel: int = 11) -> tup
     - "quarter": the maximum, a quarter pixel toward the larger neighbour (HRNet, lib/core/inference.py).
     - "dark": a Taylor step on the logarithm of the blurred map (DarkPose, arXiv 1910.06278). ``dark_kernel`` is the
       odd width in pixels of the blur, 11 for maps of sigma 2 and 17 for sigma 3; the other decoders ignore it.
-    - "centroid": the centroid of the component that holds the maximum, cut at half of it.
+    - "centroid": the centroid of the connected pixels around the maximum with at least half its value.
 
-    A map without a positive value is at (0, 0) for "quarter" and "dark", as in HRNet, and at the map's centre for "centroid".
+    For a map without a positive value, "quarter" and "dark" return (0, 0), as HRNet does, and "centroid" the map's centre.
     """
     heat_BKHW = heat_BKHW.float()
     if decoder == "centroid":
@@ -52,8 +52,8 @@ def decode(heat_BKHW: Tensor, *, decoder: Decoder, dark_kernel: int = 11) -> tup
 def decode_bits(bits_BKHW: Tensor, peak_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Centroid of all set bits (B, K, 2) in heatmap pixels, and ``peak_BK`` as the score (B, K); both float32.
 
-    Bits made with "peak_component" are one component, so this is its centroid. A joint without bits gets the map's
-    centre, which is the person's: of all points that need no knowledge it is the least far off.
+    Bits of "peak_component" are one component, so this is its centroid. A keypoint without bits gets the map's centre: it is
+    the centre of the instance, so the expected error is smallest there.
     """
     height, width = bits_BKHW.shape[-2:]
     heavy_BKHW = bits_BKHW.float()
@@ -69,11 +69,10 @@ def decode_bits(bits_BKHW: Tensor, peak_BK: Tensor) -> tuple[Tensor, Tensor]:
 def to_image(
     xy_BK2: Tensor | npt.NDArray[np.floating], affine_B23: npt.NDArray[np.floating], *, stride: int = STRIDE
 ) -> npt.NDArray[np.float64]:
-    """Heatmap pixels back to image pixels, (B, K, 2) float64; ``affine_B23`` takes image pixels to crop pixels.
+    """Heatmap pixels to image pixels, (B, K, 2) float64; ``affine_B23`` takes image pixels to crop pixels.
 
-    The inverse is that of the heatmap's own affine, without a half-pixel term (HRNet, lib/core/inference.py). An affine
-    with a mirror takes points back to where they are in the image, but left and right joints stay swapped: that is
-    for the caller to undo (``Skeleton.flip``).
+    Applies the inverse of the heatmap's own affine, without a half-pixel term (HRNet, lib/core/inference.py). If the affine
+    mirrors, positions are correct, but left and right keypoints stay swapped; the caller must undo this (``Skeleton.flip``).
     """
     points = xy_BK2.detach().cpu().numpy() if isinstance(xy_BK2, Tensor) else xy_BK2
     heat_affine_B23 = scale_affine(np.asarray(affine_B23, np.float64), 1.0 / stride)
@@ -81,7 +80,7 @@ def to_image(
 
 
 def _maximum(heat_MHW: Tensor) -> tuple[Tensor, Tensor]:
-    """First pixel (x, y) with the maximum, (0, 0) where that is not positive, as int64 (M, 2); and the maximum (M,)."""
+    """The first pixel (x, y) with the maximum, or (0, 0) if it is not positive, as int64 (M, 2); and the maximum (M,)."""
     score_M, index_M = heat_MHW.flatten(1).max(dim=-1)
     width = heat_MHW.shape[-1]
     xy_M2 = torch.stack([index_M % width, index_M // width], dim=-1)
@@ -89,10 +88,10 @@ def _maximum(heat_MHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _patches(heat_MHW: Tensor, xy_M2: Tensor, *, radius: int) -> tuple[Tensor, Tensor]:
-    """Square windows (M, 2r+1, 2r+1) around ``xy_M2`` and whether each has one more pixel to spare on the low side.
+    """Square patches (M, 2r+1, 2r+1) around ``xy_M2``, and whether each is usable.
 
-    The spare pixel is HRNet's and DarkPose's condition ``1 < x < W - r`` (r = 1 or 2); elsewhere the window is that
-    of a pixel moved inside, and not to be used.
+    Usable is the condition of HRNet and DarkPose, ``1 < x < W - r`` (r = 1 or 2), on both axes. Other patches are moved inside
+    of the map, and their values must not be used.
     """
     height, width = heat_MHW.shape[-2:]
     x_M, y_M = xy_M2.unbind(dim=-1)
@@ -112,7 +111,7 @@ def _quarter_offset(heat_MHW: Tensor, xy_M2: Tensor) -> Tensor:
 
 
 def _dark_offset(heat_MHW: Tensor, xy_M2: Tensor, kernel: int) -> Tensor:
-    """The Newton step to the maximum of the log-map; 0 near the border and where the second derivatives are singular."""
+    """The Newton step to the maximum of the log-map; 0 near the border and for singular second derivatives."""
     p, usable_M = _patches(_blurred(heat_MHW, kernel), xy_M2, radius=2)
     p = p.clamp_min(1e-10).log()
     dx = 0.5 * (p[:, 2, 3] - p[:, 2, 1])
@@ -130,7 +129,7 @@ def _blurred(heat_MHW: Tensor, kernel: int) -> Tensor:
     # Two matrix products are several times faster than a convolution of one channel.
     columns_HH, rows_WW = (_blur_matrix(length, kernel).to(heat_MHW) for length in heat_MHW.shape[-2:])
     blurred_MHW = columns_HH @ (heat_MHW @ rows_WW)
-    # A map that is 0 everywhere divides 0 by 0; its joint is at (0, 0), where no step is taken.
+    # A map that is 0 everywhere divides 0 by 0; its keypoint is at (0, 0), near the border, so the step is 0.
     factor_M11 = heat_MHW.amax(dim=(-2, -1), keepdim=True) / blurred_MHW.amax(dim=(-2, -1), keepdim=True)
     return blurred_MHW * factor_M11
 

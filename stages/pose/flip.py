@@ -11,11 +11,11 @@ __all__ = ["flip_merge"]
 
 
 def flip_merge(heat_BKHW: Tensor, heat_flipped_BKHW: Tensor, *, skeleton: Skeleton, shift: bool = True) -> Tensor:
-    """Mean of ``heat_BKHW`` and the mirrored, keypoint-swapped ``heat_flipped_BKHW`` (HRNet, lib/core/function.py).
+    """The mean of ``heat_BKHW`` and the mirrored, keypoint-swapped ``heat_flipped_BKHW`` (HRNet, lib/core/function.py).
 
-    ``heat_flipped_BKHW`` is the raw output for the input with its columns reversed. ``shift`` moves it one pixel to
-    the right, where column 0 keeps its own value: right for crops made by ``affine.crop_affine``, whose centre lies
-    at w / 2 rather than (w - 1) / 2; wrong for crops made in (w - 1) units (UDP).
+    ``heat_flipped_BKHW`` is the raw output for the input with reversed columns. ``shift`` moves it one pixel to the right;
+    column 0 keeps its value. Crops of ``affine.crop_affine`` need the shift, since their centre is at w / 2 and not at
+    (w - 1) / 2; crops in (w - 1) units (UDP) must not have it.
     """
     back_BKHW = heat_flipped_BKHW[:, list(skeleton.flip)].flip(-1)
     if shift:

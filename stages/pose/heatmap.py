@@ -1,6 +1,6 @@
-"""Joints to training heatmaps, exactly as HRNet draws them.
+"""Training heatmaps of keypoints, equal to those of HRNet.
 
-Letters: B batch, K joints, H W heatmap pixels. Source: HRNet, lib/dataset/JointsDataset.py, ``generate_target``.
+Letters: B batch, K keypoints, H W heatmap pixels. Source: HRNet, lib/dataset/JointsDataset.py, ``generate_target``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["encode", "sigma_of"]
 def sigma_of(heatmap_wh: tuple[int, int]) -> float:
     """Sigma in heatmap pixels for maps of (W, H): a 24th of the width.
 
-    That is HRNet's 2 at 48x64 and 3 at 72x96 (experiments/coco/hrnet); smaller maps get the same spread on the person.
+    HRNet uses 2 at 48x64 and 3 at 72x96 (experiments/coco/hrnet); on smaller maps the spread stays in proportion.
     """
     return heatmap_wh[0] / 24.0
 
@@ -34,11 +34,11 @@ def encode(
 
     ``keypoints_BK2`` in crop pixels, ``visible_BK`` labelled where > 0, ``size_wh`` and ``sigma_px`` in heatmap pixels.
     The centre is int(x / stride + 0.5), truncated toward zero; the peak is 1 and everything outside the patch of
-    2 * 3 sigma + 1 pixels is 0. The weight is 0 for an unlabelled joint and for one whose whole patch is outside, which
-    HRNet tests as ``upper edge < 0``: a patch that ends just before pixel 0 has weight 1 and an empty map.
+    2 * 3 sigma + 1 pixels is 0. The weight is 0 for an unlabelled keypoint, and for a keypoint whose whole patch is outside.
+    HRNet tests this as ``upper edge < 0``, so a patch that ends just before pixel 0 has weight 1 and an empty map.
 
-    With ``unbiased`` the centre is x / stride itself (DarkPose, arXiv 1910.06278): a map of 24x32 pixels loses half a pixel,
-    two of the crop, to rounding otherwise. The weight stays HRNet's.
+    With ``unbiased`` the centre is x / stride (DarkPose, arXiv 1910.06278), since rounding loses up to half a heatmap pixel,
+    which is two pixels of the crop. The weight stays the same.
     """
     width, height = size_wh
     radius = int(3 * sigma_px)

@@ -1,4 +1,4 @@
-"""The joint sets that odkd knows, as values; a new one is one more value here."""
+"""The joint sets that odkd knows; to add one, add a value here."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ COCO_17: Final = Skeleton(
         (14, 16),
     ),
 )
-"""COCO's person (pycocotools: names, sigmas; the COCO annotation files: limbs)."""
+"""COCO's 17 keypoints (names and sigmas from pycocotools, limbs from the COCO annotation files)."""

@@ -1,1 +1,1 @@
-"""What is in the files of entries."""
+"""The file formats of entries."""

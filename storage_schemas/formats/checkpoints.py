@@ -1,7 +1,7 @@
-"""Our own weights on disk: a safetensors file whose metadata says what the weights are, and a digest over both.
+"""Checkpoints: a safetensors file with a description of the weights in its metadata, and a digest over both.
 
-The metadata is one JSON text, since the order of several entries is not the same in every run and equal weights are to give
-equal bytes.
+The metadata is one JSON text, since safetensors does not keep the order of several values, and equal weights must give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _KEY = "odkd_checkpoint"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and what they are: the network's name and configuration, what they were trained from."""
+    """Tensors by name, and a description: the network's name and configuration."""
 
     state: dict[str, Tensor]
     description: dict[str, str]
 
 
 def save_weights(path: Path, network: nn.Module, description: Mapping[str, str]) -> None:
-    """Write the state of any ``network`` to ``path``, whole or not at all."""
+    """Write the state of ``network`` to ``path`` atomically."""
     LocalPath(path).write_atomic(encode_checkpoint(network.state_dict(), description))
 
 
 def load_weights(path: Path) -> Checkpoint:
-    """What ``save_weights`` wrote; raises ``WeightsError`` for a file that is missing, damaged or of another schema."""
+    """Read a file of ``save_weights``; raises ``WeightsError`` if it is missing, damaged or of another schema."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -51,7 +51,7 @@ def encode_checkpoint(state: Mapping[str, Tensor], description: Mapping[str, str
     """The bytes of a checkpoint, the same for the same weights and description."""
     from safetensors.torch import save
 
-    # Copies, because safetensors refuses tensors that share memory, as tied weights of an exported program do.
+    # safetensors refuses tensors that share memory, such as tied weights of an exported program.
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in sorted(state.items())}
     record = {
         "schema": CHECKPOINT_SCHEMA,
@@ -62,7 +62,7 @@ def encode_checkpoint(state: Mapping[str, Tensor], description: Mapping[str, str
 
 
 def decode_checkpoint(data: bytes, *, source: str) -> Checkpoint:
-    """The reverse of ``encode_checkpoint``; a single changed byte raises ``WeightsError``."""
+    """The inverse of ``encode_checkpoint``; any changed byte raises ``WeightsError``."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -1,4 +1,4 @@
-"""A joint set as a value: names of the keypoints, their mirror images, OKS sigmas, body halves and limbs.
+"""A joint set: names of the keypoints, their mirror partners, OKS sigmas, body halves and limbs.
 
 Every instance table carries its skeleton, so arrays, networks and scores take the number of keypoints K from the data.
 """
@@ -79,7 +79,7 @@ class Skeleton:
 
     @staticmethod
     def decode(data: bytes) -> Skeleton:
-        """The reverse of ``encode``; raises ``DataError`` for anything else."""
+        """The inverse of ``encode``; raises ``DataError`` for anything else."""
         try:
             fields: dict[str, Any] = json.loads(data)
             limbs = tuple((int(first), int(second)) for first, second in fields.pop("limbs"))

@@ -1,6 +1,6 @@
-"""The Zarr layout of cached views and targets: sharded arrays of packed bits, written a block of rows at a time.
+"""The Zarr layout of cached views and targets: sharded arrays of packed bits, written in blocks of rows.
 
-Shape letters: N instances, K joints, H W heatmap pixels, P packed bytes (``K*H*W/8`` for targets, ``H*W/8`` for masks).
+Shape letters: N instances, K keypoints, H W heatmap pixels, P packed bytes (``K*H*W/8`` for targets, ``H*W/8`` for masks).
 
 ``views/<key>``    affine float32 [N, 2, 3], flip bool [N], mask uint8 [N, P], has_mask bool [N]
 ``targets/<key>``  bits uint8 [N, P], peak float16 [N, K]
@@ -62,10 +62,10 @@ def unpack_bits(packed_NP: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt
 
 
 def rows_per_block(num_rows: int) -> int:
-    """Rows of one block, which is one task's work and one shard of each array.
+    """The rows of one block; a task computes one block, which is one shard of each array.
 
-    It depends on the number of rows alone, so that any cluster writes the same files: a 64th of the rows, in whole chunks, at
-    least 256 (a shard is worth a file) and at most 16,384.
+    A 64th of the rows, rounded up to whole chunks, at least 256 and at most 16,384. It depends on the number of rows alone, so
+    any cluster writes the same files.
     """
     chunks = math.ceil(num_rows / _BLOCKS / _CHUNK_ROWS)
     return min(max(chunks * _CHUNK_ROWS, _MIN_BLOCK_ROWS), _MAX_BLOCK_ROWS)
@@ -81,7 +81,7 @@ class ArraySpec:
 
 
 def view_arrays(heatmap_wh: tuple[int, int]) -> tuple[ArraySpec, ...]:
-    """The arrays of a view: what was drawn, and the person's mask at heatmap size (W, H)."""
+    """The arrays of a view: its affine and flip, and the mask of the instance at heatmap size (W, H)."""
     width, height = heatmap_wh
     return (
         ArraySpec("affine", (2, 3), "float32"),
@@ -98,13 +98,13 @@ def target_arrays(heatmap_wh: tuple[int, int], num_keypoints: int) -> tuple[Arra
 
 
 def create_arrays(folder: Path, specs: tuple[ArraySpec, ...], num_rows: int) -> None:
-    """Write the arrays' metadata below ``folder``, without data; doing it twice changes nothing."""
+    """Write the arrays' metadata below ``folder``, without data; does nothing if it exists."""
     missing = [name for name in metadata_files(specs) if not (folder / name).exists()]
     if not missing:
         return
     block = rows_per_block(num_rows)
     folder.mkdir(parents=True, exist_ok=True)
-    # Several processes of a node may do so at the same time, and Zarr would refuse to do it twice.
+    # Several processes of a node may call this at the same time, and Zarr refuses to create an array twice.
     with TemporaryDirectory(dir=folder) as scratch:
         for spec in specs:
             zarr.create_array(
@@ -140,8 +140,8 @@ def array_facts(folder: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]
 
 def write_block(folder: Path, block: int, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
     """Write one block of rows of every array; no other writer may touch the same block."""
-    # Zarr leaves all-zero chunks out by default, and a reader cannot tell those from lost ones. (open_array takes a
-    # ``config`` but does not heed it.)
+    # By default Zarr does not write chunks of zeros, which a reader cannot distinguish from lost ones. (open_array accepts a
+    # ``config``, but ignores it.)
     with zarr.config.set({"array.write_empty_chunks": True}):
         for name, rows in arrays.items():
             array = zarr.open_array(LocalStore(folder), path=name, mode="r+")
@@ -152,7 +152,7 @@ def write_block(folder: Path, block: int, arrays: Mapping[str, npt.NDArray[np.ge
 def read_rows(folder: Path, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.generic]:
     """Rows ``start`` to ``stop`` of an array.
 
-    Zarr reads a missing or empty shard as zeros without a word: check the entry against its manifest before you trust this.
+    Zarr reads a missing or empty shard as zeros without an error: verify the entry against its manifest first.
 
     Raises:
         CorruptEntryError: a chunk does not decode or fails its checksum.

@@ -1,4 +1,4 @@
-"""Backdrops of the drawn pictures: a park, a street, a room or a gym, cluttered in muted colours."""
+"""Backdrops of the drawn images: a park, a street, a room or a gym, cluttered in muted colours."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _car(canvas: Canvas, rng: np.random.Generator, horizon: int) -> None:
         cv2.circle(canvas, (wheel, y), tall // 2, (70, 66, 64), cv2.FILLED, cv2.LINE_AA)
 
 
-def _picture(canvas: Canvas, rng: np.random.Generator, horizon: int) -> None:
+def _painting(canvas: Canvas, rng: np.random.Generator, horizon: int) -> None:
     x, y = int(rng.integers(canvas.shape[1])), int(rng.integers(4, max(horizon - 50, 5)))
     wide, tall = (int(side) for side in rng.integers(18, 46, 2))
     _box(canvas, x, y, wide, tall, (122, 140, 158))
@@ -167,8 +167,8 @@ def _bench(canvas: Canvas, rng: np.random.Generator, horizon: int) -> None:
 _Item = Callable[[Canvas, np.random.Generator, int], None]
 _OUTSIDE: list[_Item] = [_tree, _cloud, _bush, _lamp, _fence, _tree, _bench, _ball]
 _STREET: list[_Item] = [_house, _house, _lamp, _car, _tree, _house, _bench]
-_ROOM: list[_Item] = [_picture, _shelf, _plant, _sofa, _pane, _picture, _ball]
-_GYM: list[_Item] = [_bars, _ball, _bench, _picture, _pane, _bars]
+_ROOM: list[_Item] = [_painting, _shelf, _plant, _sofa, _pane, _painting, _ball]
+_GYM: list[_Item] = [_bars, _ball, _bench, _painting, _pane, _bars]
 
 
 def _open_air(canvas: Canvas, rng: np.random.Generator, horizon: int, grounds: list[str]) -> None:
@@ -209,13 +209,13 @@ def draw_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
 
 @lru_cache(maxsize=4)
 def _grain(height: int, width: int) -> NDArray[np.int16]:
-    """One sheet of film grain (2 height, 2 width, 3); pictures cut theirs out of it, since drawing it anew is slow."""
+    """One sheet of film grain (2 height, 2 width, 3); images use a part of it, since drawing grain for each image is slow."""
     rng = np.random.Generator(np.random.Philox(key=0))
     return np.rint(rng.normal(0.0, GRAIN_SD, (2 * height, 2 * width, 3))).astype(np.int16)
 
 
 def light_and_grain(canvas: Canvas, rng: np.random.Generator) -> Canvas:
-    """The picture in another light, a little warm or cold, with film grain."""
+    """The image with changed brightness and colour temperature, and with film grain."""
     gains_3 = rng.uniform(*LIGHT_RANGE) * rng.uniform(0.96, 1.04, 3)
     curves_256x1x3 = np.clip(np.rint(np.arange(256)[:, None] * gains_3), 0, 255).astype(np.uint8)[:, None]
     lit = cv2.LUT(canvas, curves_256x1x3)

@@ -1,7 +1,7 @@
-"""The embedded data set: drawn people in a COCO folder, with the difficulties of photographs and the faults of their labels.
+"""The embedded data set: drawn people in a COCO folder, with difficulties of photographs and faults of human labels.
 
-Every picture follows from (seed, split, index) alone, through a counter-based generator, so neither their number nor the order
-or the process in which they are drawn changes a byte.
+A counter-based generator draws every image from (seed, split, index) alone, so the bytes of an image do not depend on the
+number of images, their order, or the process that draws them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from storage_schemas.errors import DataError, Remedy
 __all__ = ["SYNTHETIC_VERSION", "SyntheticSpec", "draw_dataset"]
 
 SYNTHETIC_VERSION = 1
-"""Part of every key of the embedded data: raised when the same spec draws other pictures or labels."""
+"""Part of every key of the embedded data; increase it when the same spec draws other images or labels."""
 
 Split = Literal["train", "val"]
 Record = dict[str, Any]
 
-# The faults of the training labels. Validation labels have none, so that AP measures the network and not the labels.
+# Faults of the training labels. Validation labels have none, so AP measures the network and not the labels.
 UNLABELLED_SEEN_SHARE = 0.18
 UNLABELLED_HIDDEN_SHARE = 0.44
-# Standard deviation along x and along y, in units of k_i * sqrt(area) with k_i = 2 sigma_i: where OKS falls to exp(-1/2).
+# Standard deviation along x and along y, in units of k_i * sqrt(area) with k_i = 2 sigma_i; at 1 OKS is exp(-1/2).
 JITTER_SHARE = 0.1
 NO_MASK_SHARE = 0.15
 RLE_SHARE = 0.2
-MAX_OUTLINE_ERROR = 0.05  # of the mask's pixels; where a polygon is off by more (holes), the mask is stored as RLE
+MAX_OUTLINE_ERROR = 0.05  # of the mask's pixels; a mask with a larger error (holes) is stored as RLE
 
 OUTLINE_TOLERANCE_PX = 0.7
-MIN_VISIBLE_PX = 80  # people of whom less is seen are not annotated
+MIN_VISIBLE_PX = 80  # instances with fewer visible pixels are not annotated
 JPEG_QUALITY = 92
 _VAL_IMAGE_IDS_FROM = 1_000_000
 
@@ -50,7 +50,7 @@ _SKELETON = [[first + 1, second + 1] for first, second in COCO_17.limbs]  # COCO
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """What to draw: how many pictures for training and for validation, from which seed, of which size (W, H) in px."""
+    """What to draw: how many images for training and for validation, from which seed, of which size (W, H) in px."""
 
     train_images: int
     val_images: int
@@ -69,12 +69,14 @@ class SyntheticSpec:
 def draw_dataset(folder: Path, spec: SyntheticSpec, *, progress: Callable[[int, int], None] | None = None) -> None:
     """Draw the data set of ``spec`` into ``folder``: ``images/*.jpg``, ``annotations/train.json`` and ``annotations/val.json``.
 
-    ``progress`` is called with the number of pictures done and in all. The folder appears under its name only when it is whole;
-    one that is there already is refused with ``DataError``.
+    ``progress`` is called with the number of images done and the total. The folder gets its name only when it is complete.
+
+    Raises:
+        DataError: the folder exists.
     """
     if folder.exists():
         raise DataError(
-            f"{folder} is there already",
+            f"{folder} exists already",
             allowed="a folder that does not exist yet",
             remedy=Remedy("shell", text=f"rm -r {folder}"),
         )
@@ -113,7 +115,7 @@ def _empty_content(spec: SyntheticSpec, split: Split) -> Record:
 
 
 def _draw_image(spec: SyntheticSpec, split: Split, index: int) -> tuple[bytes, Record, list[Record]]:
-    """One picture as JPEG, with its COCO image record and its annotations."""
+    """One image as JPEG, with its COCO image record and its annotations."""
     image_id = 1 + index + (_VAL_IMAGE_IDS_FROM if split == "val" else 0)
     rng = np.random.Generator(np.random.Philox(key=np.array([spec.seed, image_id], dtype=np.uint64)))
     scene = draw_scene(rng, spec.image_size_wh)
@@ -125,7 +127,7 @@ def _draw_image(spec: SyntheticSpec, split: Split, index: int) -> tuple[bytes, R
     for number, annotation in enumerate(annotations):
         annotation.update(id=image_id * 10 + number, image_id=image_id, category_id=1)
     ok, encoded = cv2.imencode(".jpg", scene.image_hw3, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    assert ok, "JPEG encoding of an 8-bit picture cannot fail"
+    assert ok, "JPEG encoding of an 8-bit image cannot fail"
     return encoded.tobytes(), image, annotations
 
 
@@ -148,7 +150,7 @@ def _person_record(rng: np.random.Generator, person: Person, split: Split) -> Re
 
 
 def _crowd_record(mask_hw: NDArray[np.bool_]) -> Record:
-    """A group that is not told apart: a mask and no joints, which the evaluation ignores."""
+    """A group of people as one region: a mask without keypoints, which the evaluation ignores."""
     mask = mask_hw.astype(np.uint8)
     return {
         "keypoints": [0] * (3 * COCO_17.num_keypoints),
@@ -161,7 +163,7 @@ def _crowd_record(mask_hw: NDArray[np.bool_]) -> Record:
 
 
 def _labels(rng: np.random.Generator, person: Person, area: float, *, faulty: bool) -> NDArray[np.int64]:
-    """Keypoints (K, 3) as integer (x, y, v): v is 2 where seen, 1 where hidden, and 0 (at 0, 0) without a label."""
+    """Keypoints (K, 3) as integer (x, y, v): v is 2 if visible, 1 if hidden, and 0 (at 0, 0) without a label."""
     height, width = person.mask_hw.shape
     joints_K2 = person.joints
     labelled_K = np.all((joints_K2 >= 0) & (joints_K2 < (width, height)), axis=1)
@@ -181,7 +183,7 @@ def _bbox(mask_hw: NDArray[np.uint8]) -> list[int]:
 
 
 def _segmentation(mask_hw: NDArray[np.uint8], *, as_rle: bool) -> tuple[list[list[int]] | Record, int]:
-    """The mask as COCO keeps it, and its area in px as COCO's tools count it."""
+    """The mask as COCO stores it, and its area in px as COCO's tools count it."""
     pixels = int(mask_hw.sum())
     polygons = [] if as_rle else _polygons(mask_hw)
     if polygons:

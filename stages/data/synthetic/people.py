@@ -1,4 +1,4 @@
-"""How a drawn person looks: clothes, hair and face as flat shapes in layers that are painted from the back to the front."""
+"""The look of a drawn person: clothes, hair and face as flat shapes in layers, painted from back to front."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _CIRCLE_XY = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
 
 
 class Part(IntEnum):
-    """What a pixel of a person belongs to; joints are visible where their own part is on top."""
+    """Body parts; a joint is visible if its own part is on top."""
 
     HEAD = 1
     TORSO = 2
@@ -105,8 +105,8 @@ TOPS = _colours(
     "E4572E F3A712 3D5A98 59A5C8 8DBB6A F4EDE0 C5485A C98F5A EE9C86 A9C25D E9C46A F2A65A 457B9D D86C8E F7F7F5 5BB3A9"
 )
 BOTTOMS = _colours("2F3E5C 444A57 B79A6B 56739C 6B6F4B 6E3B4B 39393F 8A7C9C 3F6B66 C9B79C")
-# Everybody wears the same cuffs, pads and socks, so that a small network learns in a few minutes where the joints are. They are
-# the same on both sides: the left is told from the right by the facing alone.
+# All people wear the same cuffs, pads and socks, so that a small network learns the joints in a few minutes. Both sides are the
+# same: only the facing distinguishes left from right.
 CUFF, SOCK, NOSE = colour("F9BE2E"), colour("FBFBF4"), colour("E2604E")
 ELBOW_PAD, KNEE_PAD, EAR = colour("1FA3A3"), colour("7A4FC0"), colour("F08E80")
 SHOES = _colours("F5F2EC 2E2A2F C8503C 3E6FA8 7A5236 E8B83A")
@@ -127,7 +127,7 @@ def sample_look(rng: np.random.Generator) -> Look:
 
 
 def clothe_alike(look: Look, model: Look) -> Look:
-    """``look`` in the clothes of ``model``: a team, whose members only their outlines tell apart."""
+    """``look`` in the clothes of ``model``, like members of a team."""
     return replace(model, skin=look.skin, hair=look.hair, hairdo=look.hairdo, girth=look.girth)
 
 
@@ -168,7 +168,7 @@ def _round(centres_N2: Floats, radius: float) -> Floats:
 
 
 class _Tailor:
-    """Makes the layers of one person from its figure in px; ``z`` is the depth relative to the torso in stature units."""
+    """Builds the layers of one person from its figure in px; ``z`` is the depth relative to the torso in stature units."""
 
     def __init__(self, figure: Figure, look: Look, origin_xy: Floats, stature_px: float) -> None:
         self.figure, self.look, self.px = figure, look, stature_px
@@ -180,7 +180,7 @@ class _Tailor:
         self.head_z = float(figure.head_3[2] - middle)
 
     def _tone(self, base: Colour, height: float) -> Colour:
-        """Far limbs are darker: with the facing this tells the left from the right, and survives a mirror."""
+        """Far limbs are darker: with the facing this distinguishes left from right, also in a mirrored image."""
         return shade(base, float(np.clip(1.0 + 1.3 * height, 0.66, 1.06)))
 
     def _bars(self, bars: list[tuple[Floats, float, Floats, float]]) -> NDArray[np.int32]:
@@ -240,7 +240,7 @@ class _Tailor:
         return Layer(Part.TORSO, max(height - 0.02, -0.012), [Shape(_hull(points), self._tone(self.look.bottom, height))], [])
 
     def torso(self) -> Layer:
-        """Seat and shirt, with what tells the front from the back."""
+        """Seat and shirt, with details that distinguish the front from the back."""
         look, reach = self.look, self.px * self.look.girth
         shoulders, hips = self.xy[5:7], self.xy[11:13]
         seat = _hull(_round(hips, 0.064 * reach))
@@ -253,7 +253,7 @@ class _Tailor:
         return Layer(Part.TORSO, 0.0, shapes, self._shirt_details(waist.mean(axis=0), chest))
 
     def _shirt_details(self, waist: Floats, chest: Floats) -> list[Shape]:
-        """Stripes go round; neckline, buttons and bib are on the front only, and a seam line on the back."""
+        """Stripes are on both sides; neckline, buttons and bib are on the front only."""
         look, front, reach = self.look, self.figure.front_3, self.px * self.look.girth
         ahead = front[:2] * 0.055 * reach
         if look.pattern == "stripes":
@@ -292,7 +292,7 @@ class _Tailor:
         return Layer(Part.HEAD, behind + min(self.head_z, 0.0), [Shape(bar, shade(self.look.hair, 0.88))], [])
 
     def head_layer(self) -> Layer:
-        """Hair, face and ears; eyes, nose and mouth where the face is turned to the viewer."""
+        """Hair, face and ears; eyes, nose and mouth if the face is turned to the viewer."""
         look, radius = self.look, self.figure.head_radius * self.px
         cover = look.trim if look.hairdo == "cap" else look.hair
         shapes = []
@@ -311,7 +311,7 @@ class _Tailor:
         return Layer(Part.HEAD, self.head_z + 0.06, shapes, details)
 
     def _face(self, radius: float) -> list[Shape]:
-        """The cap of the sphere that hair leaves free, seen from where the viewer is, and the features on it."""
+        """The visible part of the face, a cap of the head's sphere below the hairline, and its features."""
         look, opening = self.look, np.deg2rad(66.0)
         ring = np.stack([np.sin(opening) * _CIRCLE_XY[:, 0], np.sin(opening) * _CIRCLE_XY[:, 1],
                          np.full(len(_CIRCLE), np.cos(opening))], axis=1)  # fmt: skip

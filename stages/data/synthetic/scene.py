@@ -1,4 +1,4 @@
-"""One drawn picture: people placed so that they overlap, painted in order of depth, with the label of every pixel."""
+"""One drawn image: people placed so that they overlap, painted in order of depth, with the label of every pixel."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ __all__ = ["Person", "Scene", "draw_scene"]
 Floats = NDArray[np.float64]
 Canvas = NDArray[np.uint8]
 
-# What makes the pictures hard. The test of the data set says what has to hold for them.
-PEOPLE_SHARES = (0.26, 0.52, 0.16, 0.06)  # pictures with 1, 2, 3, 4 people
+# The difficulties of the images; the test of the data set checks the resulting statistics.
+PEOPLE_SHARES = (0.26, 0.52, 0.16, 0.06)  # images with 1, 2, 3, 4 people
 NEIGHBOUR_SHARE = 0.61  # of the people after the first: placed to overlap another
 NEIGHBOUR_SHIFT = (0.38, 0.57)  # of the mean width of the two
 ALIKE_SHARE = 0.6  # of the neighbours: in the clothes of the other
 STATURE_RANGE_PX = (80.0, 172.0)  # at an image height of 192 px, and in proportion for others
-THING_SHARE = 0.14  # pictures with a thing in front of people
+THING_SHARE = 0.14  # images with a thing in front of people
 CROWD_SHARE = 0.08
 
 OBJECT, CROWD = 255, 254  # labels; a person's are 8 * number + part
 _THINGS = ((150, 132, 108), (140, 120, 160), (96, 128, 178), (168, 160, 150))
 _HEDGES = ((104, 146, 112), (92, 132, 96), (112, 158, 138), (120, 142, 98))
 
-# A joint is seen where one of its own parts is on top.
+# A joint is visible if one of its own parts is on top.
 _OWN_PARTS = (
     *[(Part.HEAD,)] * 5,
     (Part.TORSO, Part.LEFT_ARM), (Part.TORSO, Part.RIGHT_ARM),
@@ -50,13 +50,13 @@ _OWN_PARTS = (
     (Part.TORSO, Part.LEFT_LEG), (Part.TORSO, Part.RIGHT_LEG),
     *[(Part.LEFT_LEG,), (Part.RIGHT_LEG,)] * 2,
 )  # fmt: skip
-# And where it is not on the far side, in units of the stature behind the middle of the torso (of the head, for the face).
+# It must also not be on the far side: limits in stature units behind the middle of the torso (of the head for the face).
 _FAR_SIDE = {0: 0.0, 1: 0.01, 2: 0.01, 3: -0.07, 4: -0.07, 5: -0.10, 6: -0.10, 11: -0.06, 12: -0.06}
 
 
 @dataclass(frozen=True)
 class Person:
-    """The truth of one person: joints (K, 2) as integer (x, y), whether each is seen, and the mask (h, w) of what is seen."""
+    """The truth of one person: joints (K, 2) as integer (x, y), whether each is visible, and the visible mask (h, w)."""
 
     joints: NDArray[np.int64]
     seen: NDArray[np.bool_]
@@ -65,7 +65,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (h, w, 3) in BGR with its people, and the mask of a distant crowd where there is one."""
+    """An image (h, w, 3) in BGR with its people, and the mask of a distant crowd, if any."""
 
     image_hw3: Canvas
     people: list[Person]
@@ -91,7 +91,7 @@ def _extent(figure: Figure) -> Floats:
 
 
 def _clash(box: Floats, others: list[_Placed]) -> float:
-    """The largest share of the smaller box that is common with another's."""
+    """The largest overlap with another box, as a share of the smaller of the two."""
     worst = 0.0
     for other in others:
         common = np.minimum(box[2:], other.box[2:]) - np.maximum(box[:2], other.box[:2])
@@ -102,7 +102,7 @@ def _clash(box: Floats, others: list[_Placed]) -> float:
 
 
 def _place(rng: np.random.Generator, placed: list[_Placed], size_wh: tuple[int, int]) -> _Placed:
-    """One more person: beside and over an earlier one, or where there is most room."""
+    """Place one more person: overlapping an earlier one, or at the candidate position with least overlap."""
     width, height = size_wh
     figure, look = sample_figure(rng), sample_look(rng)
     low, high = np.log(STATURE_RANGE_PX)
@@ -119,7 +119,7 @@ def _place(rng: np.random.Generator, placed: list[_Placed], size_wh: tuple[int, 
         shift = rng.uniform(*NEIGHBOUR_SHIFT) * (half[0] + (other[2] - other[0]) / 2) * rng.choice((-1.0, 1.0))
         centres = [np.array([(other[0] + other[2]) / 2 + shift, other[3] - half[1] + rng.normal(0.0, 0.05) * stature])]
     else:
-        # Feet are lower in the picture for people who are larger, that is nearer.
+        # Feet are lower in the image for people who are larger, that is nearer.
         foot = height * (0.66 + 0.32 * (stature / height)) + rng.normal(0.0, 0.03) * height
         centres = [np.array([rng.uniform(half[0] * 0.8, width - half[0] * 0.8), foot - half[1]]) for _ in range(4)]
     boxes = [np.concatenate([centre - half, centre + half]) for centre in centres]
@@ -128,7 +128,7 @@ def _place(rng: np.random.Generator, placed: list[_Placed], size_wh: tuple[int, 
 
 
 def _paint_layer(canvas: Canvas, label_hw: Canvas, layer: Layer, label: int, rim_px: int) -> None:
-    """A dark rim first, then the shapes over it: parts of one colour stay apart, and pieces of one part run together."""
+    """Paint a dark rim, then the shapes: parts of one colour stay separate, and pieces of one part merge."""
     for shape in layer.shapes:
         cv2.polylines(canvas, [shape.corners], True, shade(shape.fill, 0.62), rim_px, cv2.LINE_AA, SHIFT)
     for shape in (*layer.shapes, *layer.details):
@@ -148,7 +148,7 @@ def _paint_seat(canvas: Canvas, label_hw: Canvas, person: _Placed) -> None:
 
 
 def _paint_thing(canvas: Canvas, label_hw: Canvas, rng: np.random.Generator, people: list[_Placed]) -> None:
-    """A hedge, a crate or a post in front of somebody."""
+    """A hedge, a crate or a post in front of a person."""
     person = people[rng.integers(len(people))]
     x0, y0, x1, y1 = person.box
     kind, x = ("hedge", "crate", "post")[rng.integers(3)], rng.uniform(x0, x1)
@@ -189,7 +189,7 @@ def _paint_crowd(canvas: Canvas, label_hw: Canvas, rng: np.random.Generator) -> 
 
 
 def _truth(person: _Placed, number: int, label_hw: Canvas) -> Person:
-    """Joints and what is seen of the person with this number."""
+    """Joints and visible pixels of the person with this number."""
     height, width = label_hw.shape
     joints_K2 = np.rint(person.figure.joints[:, :2] * person.stature_px + person.origin_xy).astype(np.int64)
     inside_K = np.all((joints_K2 >= 0) & (joints_K2 < (width, height)), axis=1)
@@ -206,7 +206,7 @@ def _truth(person: _Placed, number: int, label_hw: Canvas) -> Person:
 
 
 def draw_scene(rng: np.random.Generator, size_wh: tuple[int, int]) -> Scene:
-    """Draw a picture of ``size_wh`` (W, H) px; everything in it follows from ``rng``."""
+    """Draw an image of ``size_wh`` (W, H) px; ``rng`` determines everything in it."""
     width, height = size_wh
     canvas, label_hw = np.empty((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
     draw_backdrop(canvas, rng)

@@ -1,4 +1,4 @@
-"""Crops: picture, mask and joints go through one and the same affine."""
+"""Crops: image, mask and keypoints go through the same affine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.instance_samples import IMAGE_PX, mask_rle
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 SIZE_WH = (96, 128)
-PICTURE_WH = (IMAGE_PX, IMAGE_PX)
+WIDE_WH = (IMAGE_PX, IMAGE_PX)
 
 
 def _affine(rotation_deg: float, flip: bool, *, center: tuple[float, float] = (30, 34)) -> npt.NDArray[np.float32]:
@@ -36,57 +36,57 @@ def _blob() -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotation_deg", [0.0, 33.0, -90.0])
-def test_the_mask_lies_under_the_crop_as_under_the_picture(rotation_deg: float, flip: bool) -> None:
+def test_the_mask_is_warped_like_the_image(rotation_deg: float, flip: bool) -> None:
     mask, affine = _blob(), _affine(rotation_deg, flip)
-    picture = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
-    drawn = crop_image(picture, affine, size_wh=SIZE_WH)
-    cut = crop_mask(mask_rle(mask.astype(bool)), affine, image_wh=PICTURE_WH, size_wh=SIZE_WH)
+    image = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
+    drawn = crop_image(image, affine, size_wh=SIZE_WH)
+    cut = crop_mask(mask_rle(mask.astype(bool)), affine, image_wh=WIDE_WH, size_wh=SIZE_WH)
     assert drawn.shape == (SIZE_WH[1], SIZE_WH[0], 3)
     assert cut.shape == (SIZE_WH[1], SIZE_WH[0])
     assert 0.1 < cut.mean() < 0.9
     assert np.array_equal(drawn[..., 0] >= 128, cut.astype(bool))
 
 
-def test_a_mask_of_a_wide_picture_is_not_transposed() -> None:
+def test_a_mask_of_a_wide_image_is_not_transposed() -> None:
     mask = np.zeros((20, 50), bool)
     mask[5:10, 40:48] = True
     affine = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
     assert np.array_equal(crop_mask(mask_rle(mask), affine, image_wh=(50, 20), size_wh=(50, 20)).astype(bool), mask)
 
 
-def test_outside_the_picture_the_crop_is_black_and_no_mask() -> None:
+def test_outside_of_the_image_the_crop_is_black_and_the_mask_empty() -> None:
     white = np.full((IMAGE_PX, IMAGE_PX, 3), 255, np.uint8)
     affine = _affine(0.0, False, center=(0, 0))
-    # The picture's corner lies at the crop's centre: three quarters are outside.
+    # The image's corner lies at the crop's centre: three quarters are outside.
     crop = crop_image(white, affine, size_wh=SIZE_WH)
     assert (crop[:62] == 0).all()
     assert (crop[:, :46] == 0).all()
     assert (crop[66:, 50:] == 255).all()
-    cut = crop_mask(mask_rle(np.ones(PICTURE_WH, bool)), affine, image_wh=PICTURE_WH, size_wh=SIZE_WH)
+    cut = crop_mask(mask_rle(np.ones(WIDE_WH, bool)), affine, image_wh=WIDE_WH, size_wh=SIZE_WH)
     assert np.array_equal(cut.astype(bool), crop[..., 0] >= 128)
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotation_deg", [0.0, 30.0, -75.0, 90.0])
-def test_joints_go_where_their_pixels_go(rotation_deg: float, flip: bool) -> None:
+def test_keypoints_move_with_their_pixels(rotation_deg: float, flip: bool) -> None:
     affine = _affine(rotation_deg, flip)
-    joint, entry_id = 9, (24, 40)  # the left wrist
-    picture = np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8)
-    picture[entry_id[1], entry_id[0]] = 255
+    keypoint, position = 9, (24, 40)  # the left wrist
+    image = np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8)
+    image[position[1], position[0]] = 255
     keypoints = np.zeros((1, 17, 3), np.float32)
-    keypoints[0, joint] = (*entry_id, 2)
+    keypoints[0, keypoint] = (*position, 2)
     moved = crop_keypoints(keypoints, affine[None], np.array([flip]), skeleton=COCO_17)[0]
-    light = crop_image(picture, affine, size_wh=SIZE_WH)[..., 0].astype(np.float64)
+    light = crop_image(image, affine, size_wh=SIZE_WH)[..., 0].astype(np.float64)
     rows, columns = np.indices(light.shape)
     seen = np.array([(light * columns).sum(), (light * rows).sum()]) / light.sum()
     assert light.sum() > 0
-    # A left wrist in a mirrored picture is a right one.
-    there = 10 if flip else 9
-    assert np.flatnonzero(moved[:, 2]).tolist() == [there]
-    assert moved[there, :2] == pytest.approx(seen, abs=0.1)
+    # A left wrist in a mirrored image is a right one.
+    expected = 10 if flip else 9
+    assert np.flatnonzero(moved[:, 2]).tolist() == [expected]
+    assert moved[expected, :2] == pytest.approx(seen, abs=0.1)
 
 
-def test_only_mirrored_people_change_sides() -> None:
+def test_only_mirrored_instances_swap_sides() -> None:
     keypoints = np.zeros((2, 17, 3), np.float32)
     keypoints[:, :, 0] = np.arange(17)
     keypoints[:, :, 2] = np.arange(17) % 3
@@ -95,12 +95,12 @@ def test_only_mirrored_people_change_sides() -> None:
     order = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
     assert np.array_equal(moved[0], keypoints[0])
     assert moved[1, :, 0].tolist() == order
-    assert moved[1, :, 2].tolist() == [joint % 3 for joint in order]
+    assert moved[1, :, 2].tolist() == [index % 3 for index in order]
     assert moved.dtype == np.float32
 
 
 def _cells(rows: slice, columns: slice) -> list[list[bool]]:
-    """The cells of a mask of 8 x 12 pixels of which a rectangle is set."""
+    """The cells of a mask of 8 x 12 pixels with a rectangle."""
     mask = np.zeros((8, 12), np.uint8)
     mask[rows, columns] = 1
     cells: list[list[bool]] = heatmap_mask(mask).tolist()
@@ -125,7 +125,7 @@ ALL = slice(None)
         (slice(9, 12), [False, False, False]),  # 2 + 1 of 8
     ],
 )
-def test_a_cell_of_the_small_mask_is_set_where_half_of_the_crop_around_its_pixel_is(columns: slice, cells: list[bool]) -> None:
+def test_a_cell_is_set_if_half_of_the_crop_around_its_pixel_is(columns: slice, cells: list[bool]) -> None:
     assert _cells(ALL, columns) == [cells, cells]
     turned = np.zeros((12, 8), np.uint8)
     turned[columns] = 1
@@ -140,8 +140,8 @@ def test_both_directions_of_a_cell_count_together() -> None:
 
 
 @pytest.mark.parametrize("middle", [16, 20, 32])
-def test_the_small_mask_lies_where_the_heatmap_lies(middle: int) -> None:
-    """A disc around crop pixel 4j has its centre of mass at heatmap pixel j, which the joints there have too."""
+def test_the_small_mask_is_aligned_with_the_heatmap(middle: int) -> None:
+    """A disc around crop pixel 4j has its centre of mass at heatmap pixel j, like the heatmap of a keypoint there."""
     rows, columns = np.indices((64, 48))
     disc = ((rows - middle) ** 2 + (columns - 24) ** 2 <= 10**2).astype(np.uint8)
     cells = heatmap_mask(disc)

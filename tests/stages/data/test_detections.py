@@ -27,7 +27,7 @@ def detections(tmp_path: LocalPath, records: object) -> Path:
     return path
 
 
-def test_every_image_of_the_ground_truth_is_as_good_as_another(tmp_path: LocalPath) -> None:
+def test_detections_on_images_without_annotations_are_included(tmp_path: LocalPath) -> None:
     people, score_N = read_detections(
         detections(tmp_path, [box(2, 0.9), box(1, 0.3)]), [image(1), image(2), image(3)], aspect_wh=0.75, skeleton=COCO_17
     )
@@ -43,7 +43,7 @@ def test_every_image_of_the_ground_truth_is_as_good_as_another(tmp_path: LocalPa
     assert people[0].mask_rle is None
 
 
-def test_other_categories_and_images_are_left_out_and_the_latter_told(
+def test_other_categories_and_images_are_skipped_with_a_warning_for_images(
     tmp_path: LocalPath, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = [box(1), box(1, category_id=2), box(9), box([1])]
@@ -80,14 +80,14 @@ def test_a_folder_is_refused(tmp_path: LocalPath) -> None:
         read_detections(tmp_path, [image(1)], aspect_wh=0.75, skeleton=COCO_17)
 
 
-def test_pictures_are_looked_at_whole_and_counted(tmp_path: LocalPath) -> None:
+def test_images_are_decoded_completely_and_counted(tmp_path: LocalPath) -> None:
     expected = write_images(tmp_path, [3, 5])
     looked = []
     assert check_images(tmp_path, [image(5), image(3)], progress=lambda: looked.append(1)) == expected
     assert len(looked) == 2
 
 
-def test_pictures_that_cannot_be_used_are_told_by_file_and_id(tmp_path: LocalPath) -> None:
+def test_an_error_names_unusable_images_by_file_and_id(tmp_path: LocalPath) -> None:
     write_images(tmp_path, [1, 2])
     broken = tmp_path / "2.png"
     broken.write_bytes(broken.read_bytes()[:-20])

@@ -1,4 +1,4 @@
-"""Loading: who is in which batch, in which order, and what happens to a picture that is not what it was."""
+"""Loading: the rows and the order of batches, and images that have changed."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ IMAGES = [1, 1, 2, 3, 3, 3, 4, 5]
 
 
 @pytest.fixture
-def people(tmp_path: LocalPath) -> Instances:
+def instances(tmp_path: LocalPath) -> Instances:
     mask = np.zeros((IMAGE_PX, IMAGE_PX), bool)
     mask[10:40, 20:35] = True
     masks = [mask_rle(mask) if row % 2 == 0 else None for row in range(len(IMAGES))]
     return make_instances(IMAGES, facts=write_images(tmp_path, sorted(set(IMAGES))), masks=masks)
 
 
-def _views(people: Instances, *views: int) -> list[Views]:
-    return [draw_views(people, view, seed=0, augment=AugmentSettings(), size_wh=SIZE_WH) for view in views]
+def _views(instances: Instances, *views: int) -> list[Views]:
+    return [draw_views(instances, view, seed=0, augment=AugmentSettings(), size_wh=SIZE_WH) for view in views]
 
 
 @pytest.fixture
-def loader(people: Instances, tmp_path: LocalPath) -> Iterator[CropLoader]:
-    made = CropLoader(people, ImageSource(tmp_path), size_wh=SIZE_WH, threads=3)
+def loader(instances: Instances, tmp_path: LocalPath) -> Iterator[CropLoader]:
+    made = CropLoader(instances, ImageSource(tmp_path), size_wh=SIZE_WH, threads=3)
     yield made
     made.close()
 
 
 class _Counted:
-    """Reads pictures late, the first ones latest, and counts them."""
+    """Loads images with a delay, longest for the first ones, and counts the calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, delay: float = 0.0) -> None:
         self.calls: Counter[int] = Counter()
@@ -77,19 +77,19 @@ def test_any_number_of_workers_sees_the_same_batches(world: int) -> None:
         assert sorted(np.concatenate(parts)) == sorted(batch)
 
 
-def test_everybody_comes_at_most_once_and_in_another_order_each_epoch() -> None:
+def test_each_row_is_in_an_epoch_at_most_once_and_the_order_differs_between_epochs() -> None:
     epochs = [np.concatenate(epoch_order(103, batch_size=8, seed=5, epoch=epoch, rank=0, world=1)) for epoch in range(30)]
     for order in epochs:
         assert len(order) == 96 == len(set(order))
         assert set(order) <= set(range(103))
     assert len({tuple(order) for order in epochs}) == 30
-    # Left out are others each time: 7 of 103 in each of 30 epochs.
+    # Each epoch drops 7 of 103 rows, not always the same ones.
     assert set.union(*(set(range(103)) - set(order) for order in epochs)) > set(range(7))
     other = np.concatenate(epoch_order(103, batch_size=8, seed=6, epoch=0, rank=0, world=1))
     assert not np.array_equal(other, epochs[0])
 
 
-def test_fewer_people_than_a_batch_are_one_batch_and_a_negative_seed_is_a_seed() -> None:
+def test_fewer_instances_than_a_batch_are_one_batch_also_with_a_negative_seed() -> None:
     (batch,) = epoch_order(5, batch_size=8, seed=-1, epoch=0, rank=0, world=1)
     assert sorted(batch) == [0, 1, 2, 3, 4]
 
@@ -97,25 +97,25 @@ def test_fewer_people_than_a_batch_are_one_batch_and_a_negative_seed_is_a_seed()
 # The batches
 
 
-def _assert_is(batch: Batch, people: Instances, view: Views, root: LocalPath) -> None:
+def _assert_is(batch: Batch, instances: Instances, view: Views, root: LocalPath) -> None:
     for index, row in enumerate(batch.rows_B):
-        picture = load_image(root, people, int(people.image_N[row]))
-        assert np.array_equal(batch.image_Bhw3[index], crop_image(picture, view.affine_N23[row], size_wh=SIZE_WH))
-    expected = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N, skeleton=people.skeleton)
+        image = load_image(root, instances, int(instances.image_N[row]))
+        assert np.array_equal(batch.image_Bhw3[index], crop_image(image, view.affine_N23[row], size_wh=SIZE_WH))
+    expected = crop_keypoints(instances.keypoints_NK3, view.affine_N23, view.flip_N, skeleton=instances.skeleton)
     assert np.array_equal(batch.keypoints_BK3, expected[batch.rows_B])
 
 
-def test_batches_come_in_order_and_hold_the_crops_of_their_rows(
-    loader: CropLoader, people: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+def test_batches_are_in_order_and_have_the_crops_of_their_rows(
+    loader: CropLoader, instances: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _Counted(monkeypatch, delay=0.05)
-    views = _views(people, 1, 2)
+    views = _views(instances, 1, 2)
     order = [np.array(rows) for rows in ([0, 7], [6, 1], [2, 3], [5, 4], [0, 3], [7, 2])]
     batches = list(loader.batches(iter(order), views))
     assert [[batch.rows_B.tolist() for batch in pair] for pair in batches] == [[rows.tolist()] * 2 for rows in order]
     for pair in batches:
         for batch, view in zip(pair, views, strict=True):
-            _assert_is(batch, people, view, tmp_path)
+            _assert_is(batch, instances, view, tmp_path)
             assert batch.mask_Bhw.shape == (2, 0, 0)
 
 
@@ -128,50 +128,50 @@ def test_colours_are_red_green_blue(tmp_path: LocalPath) -> None:
         load_image(tmp_path, make_instances([1], facts=facts), 0)
     from stages.data.images import check_image
 
-    people = make_instances([1], facts={1: check_image(tmp_path, "1.png", (IMAGE_PX, IMAGE_PX))})
-    assert load_image(tmp_path, people, 0)[5, 5].tolist() == [255, 0, 0]
+    instances = make_instances([1], facts={1: check_image(tmp_path, "1.png", (IMAGE_PX, IMAGE_PX))})
+    assert load_image(tmp_path, instances, 0)[5, 5].tolist() == [255, 0, 0]
 
 
-def test_masks_are_cut_with_their_pictures_and_empty_where_unknown(loader: CropLoader, people: Instances) -> None:
-    (view,) = _views(people, 1)
+def test_masks_are_cropped_like_their_images_and_empty_if_unknown(loader: CropLoader, instances: Instances) -> None:
+    (view,) = _views(instances, 1)
     ((batch,),) = loader.batches([np.array([0, 1, 2])], [view], with_mask=True)
     assert batch.has_mask_B.tolist() == [True, False, True]
     assert batch.mask_Bhw.shape == (3, SIZE_WH[1], SIZE_WH[0])
     assert not batch.mask_Bhw[1].any()
     for row in (0, 2):
-        rle = people.mask_rle[row].as_py()
+        rle = instances.mask_rle[row].as_py()
         cut = crop_mask(rle, view.affine_N23[row], image_wh=(IMAGE_PX, IMAGE_PX), size_wh=SIZE_WH)
         assert cut.any()
         assert np.array_equal(batch.mask_Bhw[row], cut)
 
 
-def test_a_smaller_input_is_the_same_crop_scaled(people: Instances, tmp_path: LocalPath) -> None:
-    (view,) = _views(people, 1)
-    half = CropLoader(people, ImageSource(tmp_path), size_wh=(24, 32), threads=1)
+def test_a_smaller_input_is_the_same_crop_scaled_down(instances: Instances, tmp_path: LocalPath) -> None:
+    (view,) = _views(instances, 1)
+    half = CropLoader(instances, ImageSource(tmp_path), size_wh=(24, 32), threads=1)
     ((batch,),) = half.batches([np.array([3])], [view], crop_divisor=2)
     half.close()
     assert batch.image_Bhw3.shape == (1, 32, 24, 3)
-    whole = crop_keypoints(people.keypoints_NK3, view.affine_N23, view.flip_N, skeleton=people.skeleton)
+    whole = crop_keypoints(instances.keypoints_NK3, view.affine_N23, view.flip_N, skeleton=instances.skeleton)
     assert np.allclose(batch.keypoints_BK3[0, :, :2], whole[3, :, :2] / 2, atol=1e-4)
 
 
-def test_a_picture_is_decoded_once_for_all_views_and_all_its_people(
-    loader: CropLoader, people: Instances, monkeypatch: pytest.MonkeyPatch
+def test_an_image_is_decoded_once_for_all_its_views_and_instances(
+    loader: CropLoader, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = _Counted(monkeypatch, delay=0.02)
     rows = [np.array(pair) for pair in ([0, 1], [2, 3], [4, 5], [6, 7])]
-    assert len(list(loader.batches(rows, _views(people, 0, 1, 2)))) == 4
+    assert len(list(loader.batches(rows, _views(instances, 0, 1, 2)))) == 4
     assert counted.calls == dict.fromkeys(range(5), 1)
 
 
 @pytest.mark.parametrize(("device", "decoded"), [("cpu", {0, 1}), ("cuda", {0, 1, 2, 3, 4})])
-def test_beside_a_network_on_the_cpu_nothing_is_cut_ahead(
-    people: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, device: str, decoded: set[int]
+def test_no_batch_is_prepared_ahead_of_a_network_on_the_cpu(
+    instances: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, device: str, decoded: set[int]
 ) -> None:
     counted = _Counted(monkeypatch)
     rows = [np.array(pair) for pair in ([0, 1, 2], [3, 4], [5, 6], [7])]
-    loader = CropLoader(people, ImageSource(tmp_path), size_wh=SIZE_WH, threads=2, ahead=batches_ahead(device))
-    batches = loader.batches(rows, _views(people, 0))
+    loader = CropLoader(instances, ImageSource(tmp_path), size_wh=SIZE_WH, threads=2, ahead=batches_ahead(device))
+    batches = loader.batches(rows, _views(instances, 0))
     taken = [next(batches)[0]]
     until = time.monotonic() + (0.3 if device == "cpu" else 10)
     while len(counted.calls) < 5 and time.monotonic() < until:
@@ -182,44 +182,44 @@ def test_beside_a_network_on_the_cpu_nothing_is_cut_ahead(
     assert [batch.rows_B.tolist() for batch in taken] == [[0, 1, 2], [3, 4], [5, 6], [7]]
 
 
-def test_many_pictures_between_do_not_make_a_picture_decoded_once_a_view(
-    people: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+def test_an_image_is_decoded_once_even_if_many_images_are_between_its_views(
+    instances: Instances, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With room for one picture and two threads, each thread's picture is pushed out while it is still in use."""
+    """With space for one image and two threads, the image of each thread is dropped while still in use."""
     monkeypatch.setattr(loader_module, "_DECODED_KEPT", 0)
     counted = _Counted(monkeypatch)
-    tight = CropLoader(people, ImageSource(tmp_path), size_wh=SIZE_WH, threads=2)
-    list(tight.batches([np.array([0, 2, 3, 6, 7])], _views(people, *range(6))))
+    tight = CropLoader(instances, ImageSource(tmp_path), size_wh=SIZE_WH, threads=2)
+    list(tight.batches([np.array([0, 2, 3, 6, 7])], _views(instances, *range(6))))
     tight.close()
     assert counted.calls == dict.fromkeys(range(5), 1)
 
 
-# What goes wrong
+# Errors
 
 
-def test_a_picture_whose_bytes_changed_is_named(loader: CropLoader, people: Instances, tmp_path: LocalPath) -> None:
+def test_an_error_names_an_image_with_changed_bytes(loader: CropLoader, instances: Instances, tmp_path: LocalPath) -> None:
     path = tmp_path / "3.png"
     assert cv2.imwrite(str(path), np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8))
     with pytest.raises(DataError, match=r"'3\.png' below .* its content has changed") as caught:
-        list(loader.batches([np.array([0, 2, 3, 4])], _views(people, 0)))
+        list(loader.batches([np.array([0, 2, 3, 4])], _views(instances, 0)))
     assert "--stage prepare --force" in suggested(caught.value)
 
 
-def test_a_picture_that_is_gone_is_named(loader: CropLoader, people: Instances, tmp_path: LocalPath) -> None:
+def test_an_error_names_a_missing_image(loader: CropLoader, instances: Instances, tmp_path: LocalPath) -> None:
     (tmp_path / "5.png").unlink()
     with pytest.raises(DataError, match=r"'5\.png'"):
-        list(loader.batches([np.array([7])], _views(people, 0)))
+        list(loader.batches([np.array([7])], _views(instances, 0)))
 
 
 @pytest.mark.timeout(20)
-def test_any_error_reaches_all_who_wait_for_the_picture(
-    loader: CropLoader, people: Instances, monkeypatch: pytest.MonkeyPatch
+def test_any_error_reaches_all_threads_that_wait_for_the_image(
+    loader: CropLoader, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> npt.NDArray[np.uint8]:
         time.sleep(0.1)
         raise MemoryError("no room")
 
     monkeypatch.setattr(loader_module, "load_image", fail)
-    # Three people of one picture, each with a thread.
+    # Three instances of one image, each in a thread of its own.
     with pytest.raises(MemoryError, match="no room"):
-        list(loader.batches([np.array([3, 4, 5])], _views(people, 0)))
+        list(loader.batches([np.array([3, 4, 5])], _views(instances, 0)))

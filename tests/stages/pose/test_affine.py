@@ -37,7 +37,7 @@ def test_a_narrow_box_grows_to_the_aspect_and_is_padded() -> None:
     np.testing.assert_allclose(unpadded, [30, 40], rtol=1e-6)
 
 
-def test_boxes_are_trimmed_to_the_last_pixel_and_a_box_outside_shows_it() -> None:
+def test_boxes_are_clipped_to_the_last_pixel_and_boxes_outside_get_negative_sides() -> None:
     boxes = [[-5, 10, 20, 30], [90, 40, 50, 50], [10, 10, 5, 5], [200, 10, 5, 5]]
     expected = [[0, 10, 19, 29], [90, 40, 9, 9], [10, 10, 4, 4], [200, 10, -101, 4]]
     np.testing.assert_array_equal(trim_box(boxes, image_size_wh=(100, 50)), expected)
@@ -48,7 +48,7 @@ def test_without_rotation_the_crop_is_a_scaling_about_the_centre() -> None:
     np.testing.assert_allclose(affine, [[2, 0, 96 - 200], [0, 2, 128 - 100]], atol=1e-12)
 
 
-def test_a_positive_rotation_turns_the_picture_counter_clockwise() -> None:
+def test_a_positive_rotation_turns_the_image_counter_clockwise() -> None:
     affine = crop_affine([100, 50], [96, 128], rotation_deg=90, size_wh=CROP_WH)
     right_of_center, below_center = [110, 50], [100, 60]
     np.testing.assert_allclose(apply_affine(affine, [right_of_center]), [[96, 128 - 20]], atol=1e-9)
@@ -56,7 +56,7 @@ def test_a_positive_rotation_turns_the_picture_counter_clockwise() -> None:
 
 
 @pytest.mark.parametrize("rotation_deg", [0.0, 30.0, -75.5])
-def test_the_three_point_rule_gives_the_same_matrix(rotation_deg: float) -> None:
+def test_the_matrix_equals_that_of_the_three_point_rule(rotation_deg: float) -> None:
     affine = crop_affine([311.5, 77.25], [140, 187], rotation_deg=rotation_deg, size_wh=CROP_WH)
     expected = three_point_affine(np.array([311.5, 77.25]), 140, rotation_deg, CROP_WH)
     np.testing.assert_allclose(affine, expected, atol=1e-9)
@@ -82,12 +82,12 @@ def test_a_flipped_crop_has_the_pixels_of_the_mirrored_image() -> None:
     direct = cv2.warpAffine(image, affine, (32, 40))
     of_mirrored = crop_affine([81 - 30 - 1, 25], [32, 40], rotation_deg=0, size_wh=(32, 40))
     np.testing.assert_array_equal(direct, cv2.warpAffine(np.ascontiguousarray(image[:, ::-1]), of_mirrored, (32, 40)))
-    # Reversing the columns of the plain crop is another picture: one pixel to the left.
+    # Reversing the columns of the plain crop is another image, shifted by one pixel to the left.
     plain = cv2.warpAffine(image, crop_affine([30, 25], [32, 40], rotation_deg=0, size_wh=(32, 40)), (32, 40))
     np.testing.assert_array_equal(direct[:, 1:], plain[:, ::-1][:, :-1])
 
 
-def test_many_crops_at_once_are_the_same_as_one_by_one() -> None:
+def test_a_batch_of_crops_equals_single_crops() -> None:
     rng = np.random.default_rng(1)
     center, size = rng.uniform(0, 400, (2, 3, 2)), rng.uniform(20, 400, (2, 3, 2))
     rotation, flip = rng.uniform(-90, 90, (2, 3)), rng.random((2, 3)) < 0.5
@@ -106,7 +106,7 @@ def test_many_crops_at_once_are_the_same_as_one_by_one() -> None:
     st.booleans(),
     st.tuples(*[st.floats(-3000, 3000)] * 2),
 )
-def test_points_come_back_through_the_inverse(
+def test_the_inverse_undoes_the_affine(
     center: tuple[float, float], width: float, rotation: float, flip: bool, point: tuple[float, float]
 ) -> None:
     affine = crop_affine(center, [width, width], rotation_deg=rotation, size_wh=CROP_WH, flip=flip)
@@ -116,7 +116,7 @@ def test_points_come_back_through_the_inverse(
     np.testing.assert_allclose(back, [point], atol=1e-6)
 
 
-def test_hrnets_own_boxes_and_matrices_come_out() -> None:
+def test_boxes_and_matrices_equal_those_of_hrnet() -> None:
     with np.load(shared_data("hrnet_reference") / "pose.npz") as reference:
         center, size = box_to_center_size(reference["box_xywh"], aspect_wh=0.75)
         np.testing.assert_array_equal(center, reference["center"])

@@ -20,7 +20,7 @@ def bits_of(heat_HW: torch.Tensor, **changes: object) -> torch.Tensor:
     return binarize(heat_HW[None, None], **(RULES | changes))[0][0, 0]
 
 
-def picture(text: str) -> torch.Tensor:
+def drawn_map(text: str) -> torch.Tensor:
     """A map from digits: 9 is 0.9, a dot is 0."""
     return torch.tensor([[0.0 if c == "." else int(c) / 10 for c in row] for row in text.split()])
 
@@ -48,13 +48,13 @@ def test_half_the_peak_of_a_gaussian_of_sigma_2_is_a_disc_of_21_pixels() -> None
 
 
 def test_only_the_component_with_the_peak_stays_and_all_keeps_both() -> None:
-    heat = picture("77.... 79...5 ...... ....88 ....87")
-    assert torch.equal(bits_of(heat), picture("99.... 99.... ...... ...... ......") > 0)
+    heat = drawn_map("77.... 79...5 ...... ....88 ....87")
+    assert torch.equal(bits_of(heat), drawn_map("99.... 99.... ...... ...... ......") > 0)
     assert torch.equal(bits_of(heat, keep="all"), heat > 0)
 
 
-def test_diagonal_neighbours_hang_together() -> None:
-    assert int(bits_of(picture("9... .6.. ..6. ...6 6...")).sum()) == 4
+def test_diagonal_neighbours_are_connected() -> None:
+    assert int(bits_of(drawn_map("9... .6.. ..6. ...6 6...")).sum()) == 4
 
 
 def test_a_bit_exactly_at_the_threshold_is_set() -> None:
@@ -68,8 +68,8 @@ def test_an_absolute_threshold_does_not_follow_the_peak() -> None:
     assert not bits_of(heat, mode="absolute", threshold=0.6).any()
 
 
-def test_a_weak_map_has_no_bits_but_tells_its_peak() -> None:
-    heat = torch.stack([picture("1.. ..."), picture("2.. ..."), -1 - picture("1.. ...")])[None]
+def test_a_weak_map_has_no_bits_but_returns_its_peak() -> None:
+    heat = torch.stack([drawn_map("1.. ..."), drawn_map("2.. ..."), -1 - drawn_map("1.. ...")])[None]
     bits, peak, bad = binarize(heat, **RULES)
     assert bits.flatten(2).sum(-1).tolist() == [[0, 1, 0]]
     assert peak[0].tolist() == pytest.approx([0.1, 0.2, -1.0])
@@ -78,8 +78,8 @@ def test_a_weak_map_has_no_bits_but_tells_its_peak() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("keep", ["peak_component", "all"])
-def test_a_map_that_is_not_finite_is_reported_and_spoils_no_other(value: float, keep: str) -> None:
-    heat = torch.stack([picture("97. ..."), picture("97. ...")])[None]
+def test_a_map_that_is_not_finite_is_marked_and_changes_no_other(value: float, keep: str) -> None:
+    heat = torch.stack([drawn_map("97. ..."), drawn_map("97. ...")])[None]
     heat[0, 0, 1, 2] = value
     bits, peak, bad = binarize(heat, **(RULES | {"keep": keep}))
     assert bad.tolist() == [[True, False]]
@@ -87,25 +87,25 @@ def test_a_map_that_is_not_finite_is_reported_and_spoils_no_other(value: float, 
     assert bits.flatten(2).sum(-1).tolist() == [[0, 2]]
 
 
-def test_an_empty_map_is_reported() -> None:
+def test_an_empty_map_is_marked() -> None:
     bits, peak, bad = binarize(torch.zeros(1, 1, 4, 4), **(RULES | {"min_peak": 0.0}))
     assert (bool(bits.any()), float(peak), bool(bad)) == (False, 0.0, True)
 
 
-def test_half_precision_is_taken_and_the_input_is_left_alone() -> None:
-    heat = picture("97. ...")[None, None].to(torch.bfloat16)
+def test_half_precision_works_and_the_input_stays_unchanged() -> None:
+    heat = drawn_map("97. ...")[None, None].to(torch.bfloat16)
     before = heat.clone()
     bits, peak, _ = binarize(heat, **RULES)
     assert (bits.dtype, peak.dtype, int(bits.sum())) == (torch.bool, torch.float32, 2)
     assert torch.equal(heat, before)
 
 
-def test_no_maps_give_no_bits() -> None:
+def test_no_maps_have_no_bits() -> None:
     bits, peak, bad = binarize(torch.zeros(0, 17, 8, 6), **RULES)
     assert (bits.shape, peak.shape, bad.shape) == ((0, 17, 8, 6), (0, 17), (0, 17))
 
 
-def test_a_long_snake_is_followed_to_its_end() -> None:
+def test_a_long_thin_component_is_kept_completely() -> None:
     heat = torch.zeros(64, 48)
     heat[::2] = 0.6
     for row in range(1, 63, 2):

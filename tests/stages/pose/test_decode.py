@@ -50,7 +50,7 @@ def test_quarter_steps_toward_the_larger_neighbour_on_each_axis() -> None:
 
 
 @pytest.mark.parametrize(("column", "moves"), [(0, False), (1, False), (2, True), (6, True), (7, False)])
-def test_quarter_leaves_a_maximum_near_the_border_where_it_is(column: int, moves: bool) -> None:
+def test_quarter_does_not_move_a_maximum_near_the_border(column: int, moves: bool) -> None:
     heat = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) * 0.5
     heat[4, column] = 1.0
     x, y = position_of(heat, "quarter")
@@ -75,7 +75,7 @@ def test_each_decoder_finds_the_centre_of_a_gaussian(x: float, y: float) -> None
 
 
 @pytest.mark.parametrize("kernel", [5, 7, 11, 17])
-def test_dark_is_darkposes_step_map_by_map(kernel: int) -> None:
+def test_dark_equals_darkposes_step_on_single_maps(kernel: int) -> None:
     rng = np.random.default_rng(kernel)
     centers = rng.uniform(-2, 66, (4, 17, 2)).tolist()
     heat = torch.stack([torch.stack([gaussian(x, y) for x, y in row]) for row in centers])
@@ -86,13 +86,13 @@ def test_dark_is_darkposes_step_map_by_map(kernel: int) -> None:
     np.testing.assert_allclose(positions.flatten(0, 1).numpy(), expected, atol=2e-3)
 
 
-def test_the_centroid_is_that_of_the_component_with_the_peak() -> None:
+def test_centroid_uses_the_component_of_the_peak() -> None:
     heat = torch.zeros(8, 8)
     heat[2, 1], heat[2, 2], heat[3, 2], heat[3, 3], heat[7, 7] = 0.6, 0.8, 0.5, 0.4, 0.7
     assert position_of(heat, "centroid") == pytest.approx([(1 + 2 + 2 + 3) / 4, (2 + 2 + 3 + 3) / 4])
 
 
-def test_bits_decode_to_their_centroid_and_none_to_the_middle_of_the_map() -> None:
+def test_bits_decode_to_their_centroid_and_no_bits_to_the_middle_of_the_map() -> None:
     bits = torch.zeros(1, 2, 64, 48, dtype=torch.bool)
     bits[0, 0, 10, 5:8] = True
     position, score = decode_bits(bits, torch.tensor([[0.75, 0.125]], dtype=torch.float16))
@@ -102,7 +102,7 @@ def test_bits_decode_to_their_centroid_and_none_to_the_middle_of_the_map() -> No
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_heatmap_pixels_return_to_where_the_image_has_them(flip: bool) -> None:
+def test_heatmap_pixels_map_back_to_image_pixels(flip: bool) -> None:
     affine = crop_affine([[100, 50], [30, 40]], [[96, 128]] * 2, rotation_deg=[20, -5], size_wh=(192, 256), flip=flip)
     points = np.random.default_rng(0).uniform(0, 100, (2, 17, 2))
     heat_px = apply_affine(affine, points) / 4
@@ -117,7 +117,7 @@ def test_the_middle_of_the_crop_is_the_centre_of_the_box() -> None:
     np.testing.assert_allclose(to_image(np.array([[[24.0, 32.0], [25.0, 32.0]]]), affine), [[[100, 50], [102, 50]]])
 
 
-def test_hrnets_own_decoding_comes_out() -> None:
+def test_decoding_equals_that_of_hrnet() -> None:
     with np.load(shared_data("hrnet_reference") / "pose.npz") as reference:
         position, score = decode(torch.from_numpy(reference["decode_heatmaps"]), decoder="quarter")
         center, size = box_to_center_size(reference["box_xywh"][:10], aspect_wh=0.75)

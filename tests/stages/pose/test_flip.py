@@ -15,15 +15,15 @@ def test_a_flipped_map_is_mirrored_and_shifted_with_column_0_kept() -> None:
     assert flip_merge(plain, flipped, skeleton=COCO_17, shift=False)[0, 0, 0].tolist() == [20.0, 15.0, 10.0, 5.0]
 
 
-def test_left_and_right_joints_change_places() -> None:
+def test_left_and_right_keypoints_are_swapped() -> None:
     plain, flipped = torch.zeros(1, 17, 2, 2), torch.zeros(1, 17, 2, 2)
-    flipped[0, 9] = 2.0  # the left wrist of the mirrored person is the right one
+    flipped[0, 9] = 2.0  # the left wrist of the mirrored instance is the right one
     merged = flip_merge(plain, flipped, skeleton=COCO_17)
     assert merged.flatten(2).amax(-1)[0].nonzero().flatten().tolist() == [10]
     assert not flipped[0, 10].any()
 
 
-def test_hrnets_own_merge_comes_out() -> None:
+def test_merging_equals_that_of_hrnet() -> None:
     with np.load(shared_data("hrnet_reference") / "pose.npz") as reference:
         merged = flip_merge(
             torch.from_numpy(reference["flip_plain"]), torch.from_numpy(reference["flip_mirrored"]), skeleton=COCO_17

@@ -20,7 +20,7 @@ def encode_one(x: float, y: float, *, visible: float = 1.0) -> tuple[torch.Tenso
     return heat[0, 0], float(weight[0, 0])
 
 
-def test_a_joint_is_a_gaussian_of_sigma_2_on_a_13_pixel_patch() -> None:
+def test_a_keypoint_is_a_gaussian_of_sigma_2_on_a_13_pixel_patch() -> None:
     heat, weight = encode_one(81.9, 98.1)  # 81.9 / 4 + .5 = 20.975 -> 20, 98.1 / 4 + .5 = 25.025 -> 25
     assert (weight, heat.dtype, heat.shape) == (1.0, torch.float32, (64, 48))
     assert heat[25, 20] == 1.0
@@ -48,13 +48,13 @@ def test_the_centre_is_truncated_toward_zero(x: float, mu: int) -> None:
         (1e30, 0, 0),
     ],
 )
-def test_the_weight_goes_only_when_the_whole_patch_is_outside(x: float, weight: int, pixels: int) -> None:
+def test_the_weight_is_0_only_if_the_whole_patch_is_outside(x: float, weight: int, pixels: int) -> None:
     heat, got = encode_one(x, 128)
     assert got == weight
     assert int((heat > 0).sum()) == 13 * pixels
 
 
-def test_an_unlabelled_joint_has_no_map_and_an_occluded_one_has() -> None:
+def test_an_unlabelled_keypoint_has_no_map_and_an_occluded_one_has_one() -> None:
     heat, weight = encode_one(100, 100, visible=0)
     assert (weight, float(heat.abs().sum())) == (0.0, 0.0)
     heat, weight = encode_one(100, 100, visible=2)
@@ -69,14 +69,14 @@ def test_sigma_3_has_a_patch_of_19_pixels() -> None:
 
 
 @given(st.floats(0, 189.9), st.floats(0, 253.9))
-def test_what_is_encoded_decodes_within_half_a_pixel(x: float, y: float) -> None:
+def test_decoding_a_heatmap_returns_the_keypoint_within_half_a_pixel(x: float, y: float) -> None:
     heat, _ = encode_one(x, y)
     position, score = decode(heat[None, None], decoder="quarter")
     assert float(score) == 1.0
     assert (position[0, 0] - torch.tensor([x / 4, y / 4])).abs().max() <= 0.5 + 1e-5
 
 
-def test_hrnets_own_targets_and_weights_come_out() -> None:
+def test_targets_and_weights_equal_those_of_hrnet() -> None:
     with np.load(shared_data("hrnet_reference") / "pose.npz") as reference:
         joints, visible = torch.from_numpy(reference["joints_input_px"]), torch.from_numpy(reference["joints_visible"])
         heat, weight = encode(joints, visible, size_wh=SIZE_WH)

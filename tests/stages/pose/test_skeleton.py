@@ -1,4 +1,4 @@
-"""COCO-17 is COCO's, and a joint set is one value: a toy of five keypoints goes from an instance table to AP."""
+"""COCO_17 equals COCO's joint set, and five keypoints work from the instance table to AP."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_two_body_halves_are_all_keypoints() -> None:
     assert {COCO_17.keypoints[index].split("_")[-1] for index in COCO_17.lower} == {"hip", "knee", "ankle"}
 
 
-def test_limbs_join_every_keypoint_and_mirror_onto_themselves() -> None:
+def test_limbs_connect_every_keypoint_and_are_mirror_symmetric() -> None:
     limbs = {frozenset(limb) for limb in COCO_17.limbs}
     assert len(limbs) == len(COCO_17.limbs) == 19
     assert {index for limb in limbs for index in limb} == set(range(COCO_17.num_keypoints))

@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were, the same for the same weights, and damaged ones are refused."""
+"""Checkpoints: reading returns the weights written, equal weights have equal bytes, and damage raises."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     )
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+def test_loading_returns_the_saved_weights(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     save_weights(tmp_path / "w.safetensors", network, DESCRIPTION)
     loaded = load_weights(tmp_path / "w.safetensors")
@@ -53,14 +53,14 @@ def test_shared_and_strided_tensors_are_kept_by_value() -> None:
     text=st.text(max_size=20),
     size=st.integers(0, 5),
 )
-def test_any_name_and_description_come_back(name: str, text: str, size: int) -> None:
+def test_any_name_and_description_can_be_stored(name: str, text: str, size: int) -> None:
     state = {name: torch.full((size,), 0.25)}
     loaded = decode_checkpoint(encode_checkpoint(state, {text: text}), source="x")
     assert _equal(loaded.state, state)
     assert loaded.description == {text: text}
 
 
-def test_a_single_changed_byte_is_found_wherever_it_is() -> None:
+def test_any_changed_byte_raises() -> None:
     data = encode_checkpoint(STATE, DESCRIPTION)
     for position in range(len(data)):
         damaged = bytearray(data)

@@ -1,4 +1,4 @@
-"""What the instance table is told it gives back, of another version or damaged it is refused."""
+"""The instance table: reading returns the rows written; other versions and damaged files raise."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def facts(*image_ids: int) -> dict[int, ImageFacts]:
 
 
 def three() -> Instances:
-    """Persons 10, 11, 12 on the pictures 5, 3, 5."""
-    people = [record(10, 5, mask=b"abc"), record(11, 3, holdout=True), record(12, 5, mask=b"")]
-    return Instances.from_records(people, facts(3, 4, 5), COCO_17)
+    """The instances 10, 11, 12 on the images 5, 3, 5."""
+    rows = [record(10, 5, mask=b"abc"), record(11, 3, holdout=True), record(12, 5, mask=b"")]
+    return Instances.from_records(rows, facts(3, 4, 5), COCO_17)
 
 
 def fields(instances: Instances) -> dict[str, Any]:
@@ -84,18 +84,16 @@ def tables(draw: st.DrawFn) -> Instances:
     area, keypoints = floats("f8"), floats("f4", 17, 3)
     int64, side = st.integers(-(2**63), 2**63 - 1), st.integers(1, 32766)
     ids = draw(st.lists(int64, min_size=num, max_size=num))
-    pictures = draw(
-        st.lists(st.tuples(int64, st.text(min_size=1), side, side), min_size=1, max_size=3, unique_by=lambda p: p[0])
-    )
+    images = draw(st.lists(st.tuples(int64, st.text(min_size=1), side, side), min_size=1, max_size=3, unique_by=lambda p: p[0]))
     masks = draw(st.lists(st.none() | st.binary(), min_size=num, max_size=num))
     held = draw(st.lists(st.booleans(), min_size=num, max_size=num))
-    people = []
+    rows = []
     for row in range(num):
-        picture = draw(st.sampled_from(pictures))
+        image = draw(st.sampled_from(images))
         shape = (box[row], center[row], size[row])
-        people.append(Record(ids[row], *picture, *shape, float(area[row]), keypoints[row], masks[row], held[row]))
-    facts = {key: ImageFacts(f"{key:x}", abs(key) // 2) for key, *_ in pictures}
-    return Instances.from_records(people, facts, COCO_17)
+        rows.append(Record(ids[row], *image, *shape, float(area[row]), keypoints[row], masks[row], held[row]))
+    facts = {key: ImageFacts(f"{key:x}", abs(key) // 2) for key, *_ in images}
+    return Instances.from_records(rows, facts, COCO_17)
 
 
 @settings(deadline=None, max_examples=60)
@@ -106,16 +104,16 @@ def test_a_table_decodes_to_what_was_encoded(instances: Instances) -> None:
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tables())
-def test_a_file_gives_back_what_was_written(tmp_path: Path, instances: Instances) -> None:
+def test_a_file_returns_the_table_written(tmp_path: Path, instances: Instances) -> None:
     write_instances(tmp_path / "instances.parquet", instances)
     assert fields(read_instances(tmp_path / "instances.parquet")) == fields(instances)
 
 
-def test_a_person_keeps_values_and_picture_through_the_file(tmp_path: Path) -> None:
+def test_an_instance_keeps_its_values_and_image_in_the_file(tmp_path: Path) -> None:
     write_instances(tmp_path / "t", three())
     table = read_instances(tmp_path / "t")
     assert table.id_N.tolist() == [10, 11, 12]
-    # ImageSource stand in the order in which they are first needed, and picture 4, which nobody needs, is not there.
+    # Images are in the order of first use, and image 4 is missing since no instance uses it.
     assert table.image_N.tolist() == [0, 1, 0]
     assert table.image_id_M.tolist() == [5, 3]
     assert table.file_name_M == ["5.jpg", "3.jpg"]
@@ -129,7 +127,7 @@ def test_a_person_keeps_values_and_picture_through_the_file(tmp_path: Path) -> N
     np.testing.assert_array_equal(table.box_N4[2], record(12, 5).box_4)
 
 
-def test_the_columns_are_those_that_the_format_names(tmp_path: Path) -> None:
+def test_the_columns_have_the_documented_types(tmp_path: Path) -> None:
     write_instances(tmp_path / "t", three())
     file = pq.ParquetFile(tmp_path / "t")
     types = {field.name: str(field.type) for field in file.schema_arrow}
@@ -152,7 +150,7 @@ def test_the_columns_are_those_that_the_format_names(tmp_path: Path) -> None:
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
-def test_selecting_by_mask_or_rows_keeps_their_order_and_only_their_pictures() -> None:
+def test_a_selection_keeps_the_order_and_only_its_images() -> None:
     by_mask = three().select(np.array([False, True, True]))
     assert by_mask.id_N.tolist() == [11, 12]
     assert (by_mask.image_id_M.tolist(), by_mask.image_N.tolist()) == ([3, 5], [0, 1])
@@ -163,7 +161,7 @@ def test_selecting_by_mask_or_rows_keeps_their_order_and_only_their_pictures() -
     assert three().select(np.array([], np.int64)).image_id_M.tolist() == []
 
 
-def test_a_selection_is_a_table_like_any_other(tmp_path: Path) -> None:
+def test_a_selection_can_be_written_and_read(tmp_path: Path) -> None:
     chosen = three().select(np.array([2, 1]))
     write_instances(tmp_path / "t", chosen)
     assert fields(read_instances(tmp_path / "t")) == fields(chosen)
@@ -202,7 +200,7 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
         assert suggested(caught.value) == "the same command with --stage prepare --force"
 
 
-def test_no_changed_bit_gives_other_people(tmp_path: Path) -> None:
+def test_no_changed_bit_returns_other_instances(tmp_path: Path) -> None:
     write_instances(tmp_path / "whole", three())
     whole, expected = (tmp_path / "whole").read_bytes(), fields(three())
     refused = 0
@@ -211,7 +209,7 @@ def test_no_changed_bit_gives_other_people(tmp_path: Path) -> None:
         damaged[position] ^= 1 << (position % 8)
         (tmp_path / "t").write_bytes(damaged)
         try:
-            # A bit of the file's own statistics or of its maker's name changes nobody.
+            # A bit of the statistics or of the writer's name changes no instance.
             assert fields(read_instances(tmp_path / "t")) == expected
         except (CorruptEntryError, StoreError):
             refused += 1

@@ -1,4 +1,4 @@
-"""A skeleton survives its JSON, and one whose parts do not fit together is refused."""
+"""Skeletons: decoding returns the encoded skeleton, and inconsistent parts raise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_skeleton_decodes_to_what_was_encoded(skeleton: Skeleton) -> None:
         ("limbs", ((0, 5),)),
     ],
 )
-def test_parts_that_do_not_fit_are_refused_by_name(field: str, value: tuple[object, ...]) -> None:
+def test_inconsistent_parts_raise_and_are_named(field: str, value: tuple[object, ...]) -> None:
     with pytest.raises(DataError, match=f"'toy_5' has {field}") as caught:
         replace(TOY_5, **{field: value})  # type: ignore[arg-type]  # any field, any value
     assert caught.value.allowed

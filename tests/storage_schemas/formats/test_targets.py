@@ -1,4 +1,4 @@
-"""Cached arrays: packing against numbers by hand, blocks as shards, and damage that raises."""
+"""Cached arrays: packing of known numbers, blocks as shards, and damage that raises."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_first_bit_is_the_highest_of_its_byte() -> None:
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=4, max_side=5).map(lambda shape: (*shape, 8))))
-def test_unpacking_gives_back_what_was_packed(bits: np.ndarray) -> None:
+def test_unpacking_returns_the_packed_bits(bits: np.ndarray) -> None:
     assert np.array_equal(unpack_bits(pack_bits(bits), bits.shape[1:]), bits)
 
 
@@ -76,7 +76,7 @@ def _write(folder: Path, rows: int) -> tuple[tuple[ArraySpec, ...], np.ndarray]:
     return specs, values
 
 
-def test_blocks_written_in_any_order_read_as_one_array_and_are_one_file_each(tmp_path: Path) -> None:
+def test_blocks_written_in_any_order_are_one_array_and_one_file_each(tmp_path: Path) -> None:
     specs, values = _write(tmp_path, 700)
     assert np.array_equal(read_rows(tmp_path, "bits"), values)
     assert np.array_equal(read_rows(tmp_path, "bits", 250, 300), values[250:300])
@@ -84,7 +84,7 @@ def test_blocks_written_in_any_order_read_as_one_array_and_are_one_file_each(tmp
     assert files == {*metadata_files(specs), *(name for block in range(3) for name in block_files(specs, block))}
 
 
-def test_a_block_of_zeros_is_a_file_too(tmp_path: Path) -> None:
+def test_a_block_of_zeros_is_written_as_a_file(tmp_path: Path) -> None:
     specs = (ArraySpec("peak", (17,), "float16"), ArraySpec("flip", (), "bool"))
     create_arrays(tmp_path, specs, 10)
     write_block(tmp_path, 0, {"peak": np.zeros((10, 17), np.float16), "flip": np.zeros(10, bool)})

@@ -1,4 +1,4 @@
-"""The drawn data set is what its statistics promise, counted from its files alone, and a COCO folder like any other."""
+"""The drawn data set has the documented statistics, counted from its files, and is a valid COCO folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 Record = dict[str, Any]
 SPEC = SyntheticSpec(train_images=150, val_images=60, seed=3)
-# From the COCO keypoint evaluation page, in the order of the joints, nose to ankles.
+# From the COCO keypoint evaluation page, in the order of the keypoints, nose to ankles.
 SIGMAS_K = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 
 
@@ -39,11 +39,11 @@ def content(folder: Path, split: str) -> Record:
     return loaded
 
 
-def people(folder: Path, split: str) -> list[Record]:
+def instances(folder: Path, split: str) -> list[Record]:
     return [record for record in content(folder, split)["annotations"] if not record["iscrowd"]]
 
 
-def joints_of(records: list[Record]) -> NDArray[np.float64]:
+def keypoints_of(records: list[Record]) -> NDArray[np.float64]:
     return np.array([record["keypoints"] for record in records], dtype=np.float64).reshape(-1, 17, 3)
 
 
@@ -60,8 +60,8 @@ def box_iou(a: list[int], b: list[int]) -> float:
 
 def average_precision(ground_truth: COCO, keypoints: NDArray[np.float64], records: list[Record]) -> float:
     results = [
-        {"image_id": record["image_id"], "category_id": 1, "score": 1.0, "keypoints": joints_K3.ravel().tolist()}
-        for record, joints_K3 in zip(records, keypoints, strict=True)
+        {"image_id": record["image_id"], "category_id": 1, "score": 1.0, "keypoints": keypoints_K3.ravel().tolist()}
+        for record, keypoints_K3 in zip(records, keypoints, strict=True)
     ]
     evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "keypoints")
     evaluation.evaluate()
@@ -79,7 +79,7 @@ def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(tmp_path: Pa
     assert all(one[name] != three[name] for name in one)
 
 
-def test_a_picture_does_not_depend_on_how_many_are_drawn_before_it(tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
     draw_dataset(tmp_path / "few", SyntheticSpec(train_images=1, val_images=2, seed=5))
     draw_dataset(tmp_path / "many", SyntheticSpec(train_images=5, val_images=3, seed=5))
     few, many = content(tmp_path / "few", "val"), content(tmp_path / "many", "val")
@@ -90,15 +90,15 @@ def test_a_picture_does_not_depend_on_how_many_are_drawn_before_it(tmp_path: Pat
         assert (tmp_path / "few" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
-def test_images_are_listed_with_their_size_and_no_id_is_used_twice(drawn: Path) -> None:
+def test_images_are_listed_with_their_size_and_ids_are_unique(drawn: Path) -> None:
     images = content(drawn, "train")["images"] + content(drawn, "val")["images"]
     records = content(drawn, "train")["annotations"] + content(drawn, "val")["annotations"]
     assert {image["file_name"] for image in images} == {path.name for path in (drawn / "images").iterdir()}
     assert len({image["id"] for image in images}) == len(images) == SPEC.train_images + SPEC.val_images
     assert len({record["id"] for record in records}) == len(records)
-    picture = cv2.imread(str(drawn / "images" / images[0]["file_name"]))
-    assert picture is not None
-    assert picture.shape == (images[0]["height"], images[0]["width"], 3) == (192, 256, 3)
+    image = cv2.imread(str(drawn / "images" / images[0]["file_name"]))
+    assert image is not None
+    assert image.shape == (images[0]["height"], images[0]["width"], 3) == (192, 256, 3)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -115,20 +115,20 @@ def test_pycocotools_counts_the_area_of_each_mask_as_annotated(drawn: Path, spli
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_labelled_joints_lie_in_the_image_and_the_others_are_zero(drawn: Path, split: str) -> None:
+def test_labelled_keypoints_are_in_the_image_and_the_others_are_zero(drawn: Path, split: str) -> None:
     records = content(drawn, split)["annotations"]
-    joints = joints_of(records)
-    labelled = joints[..., 2] > 0
-    assert (joints[labelled][:, :2] >= 0).all()
-    assert (joints[labelled][:, :2] < (256, 192)).all()
-    assert (joints[~labelled] == 0).all()
+    keypoints = keypoints_of(records)
+    labelled = keypoints[..., 2] > 0
+    assert (keypoints[labelled][:, :2] >= 0).all()
+    assert (keypoints[labelled][:, :2] < (256, 192)).all()
+    assert (keypoints[~labelled] == 0).all()
     assert [record["num_keypoints"] for record in records] == labelled.sum(axis=1).tolist()
 
 
-def test_a_joint_marked_as_seen_lies_on_its_persons_mask_and_a_hidden_one_often_not(drawn: Path) -> None:
+def test_a_visible_keypoint_is_on_its_instances_mask_and_a_hidden_one_often_not(drawn: Path) -> None:
     dataset = COCO(str(drawn / "annotations" / "val.json"))
     on_mask: dict[int, list[bool]] = {1: [], 2: []}
-    for record in people(drawn, "val"):
+    for record in instances(drawn, "val"):
         mask_hw = dataset.annToMask(record)
         for x, y, visibility in np.array(record["keypoints"]).reshape(17, 3):
             if visibility:
@@ -138,9 +138,9 @@ def test_a_joint_marked_as_seen_lies_on_its_persons_mask_and_a_hidden_one_often_
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_quarter_of_the_people_overlap_another(drawn: Path, split: str) -> None:
+def test_a_quarter_of_the_instances_overlap_another(drawn: Path, split: str) -> None:
     by_image: dict[int, list[list[int]]] = defaultdict(list)
-    for record in people(drawn, split):
+    for record in instances(drawn, split):
         by_image[record["image_id"]].append(record["bbox"])
     overlaps = [
         max((box_iou(box, other) for other in boxes if other is not box), default=0.0)
@@ -151,32 +151,32 @@ def test_a_quarter_of_the_people_overlap_another(drawn: Path, split: str) -> Non
     assert np.mean(np.array(overlaps) >= 0.3) >= 0.25
 
 
-def test_hidden_joints_are_labelled_in_validation_and_neither_rare_nor_the_rule(drawn: Path) -> None:
-    visibility = joints_of(people(drawn, "val"))[..., 2]
+def test_validation_labels_hidden_keypoints_which_are_neither_rare_nor_the_majority(drawn: Path) -> None:
+    visibility = keypoints_of(instances(drawn, "val"))[..., 2]
     assert 0.15 <= (visibility == 1).sum() / (visibility > 0).sum() <= 0.27
-    assert (visibility == 0).mean() <= 0.04  # outside the picture
+    assert (visibility == 0).mean() <= 0.04  # outside the image
 
 
-def test_a_quarter_of_the_training_joints_have_no_label_and_one_person_in_seven_no_mask(drawn: Path) -> None:
-    records = people(drawn, "train")
-    assert 0.21 <= (joints_of(records)[..., 2] == 0).mean() <= 0.29
+def test_a_quarter_of_the_training_keypoints_has_no_label_and_a_seventh_of_the_instances_no_mask(drawn: Path) -> None:
+    records = instances(drawn, "train")
+    assert 0.21 <= (keypoints_of(records)[..., 2] == 0).mean() <= 0.29
     assert 0.10 <= np.mean([record["segmentation"] == [] for record in records]) <= 0.20
-    assert all(record["segmentation"] for record in people(drawn, "val"))
+    assert all(record["segmentation"] for record in instances(drawn, "val"))
 
 
 def test_training_labels_are_off_by_a_tenth_of_the_oks_scale_and_validation_labels_exact(drawn: Path) -> None:
     errors = []
     for split in ("train", "val"):
-        records = people(drawn, split)
+        records = instances(drawn, split)
         for image in content(drawn, split)["images"][:100]:
             rng = np.random.Generator(np.random.Philox(key=np.array([SPEC.seed, image["id"]], dtype=np.uint64)))
             truths = [truth for truth in draw_scene(rng, SPEC.image_size_wh).people if truth.mask_hw.sum() >= 80]
             labels = [record for record in records if record["image_id"] == image["id"]]
             for truth, record in zip(truths, labels, strict=True):
-                joints_K3 = np.array(record["keypoints"]).reshape(17, 3)
+                keypoints_K3 = np.array(record["keypoints"]).reshape(17, 3)
                 scale_K = 2 * SIGMAS_K * np.sqrt(record["area"])
-                off_K2 = joints_K3[:, :2] - truth.joints
-                labelled_K = joints_K3[:, 2] > 0
+                off_K2 = keypoints_K3[:, :2] - truth.joints
+                labelled_K = keypoints_K3[:, 2] > 0
                 if split == "val":
                     assert (off_K2[labelled_K] == 0).all()
                 else:  # labels are whole pixels: only where a tenth is more than one pixel does the rounding not rule
@@ -187,31 +187,31 @@ def test_training_labels_are_off_by_a_tenth_of_the_oks_scale_and_validation_labe
     assert abs(spread.mean()) <= 0.01
 
 
-def test_the_mean_pose_scores_next_to_nothing_and_the_truth_scores_one(drawn: Path) -> None:
-    train, val = joints_of(people(drawn, "train")), people(drawn, "val")
-    boxes_N4 = np.array([record["bbox"] for record in people(drawn, "train")], dtype=np.float64)
+def test_the_mean_pose_scores_nearly_zero_and_the_truth_scores_one(drawn: Path) -> None:
+    train, val = keypoints_of(instances(drawn, "train")), instances(drawn, "val")
+    boxes_N4 = np.array([record["bbox"] for record in instances(drawn, "train")], dtype=np.float64)
     labelled = train[..., 2:] > 0
     relative = (train[..., :2] - boxes_N4[:, None, :2]) / boxes_N4[:, None, 2:]
     mean_K2 = (relative * labelled).sum(axis=0) / labelled.sum(axis=0)
     val_boxes = np.array([record["bbox"] for record in val], dtype=np.float64)
     placed = mean_K2 * val_boxes[:, None, 2:] + val_boxes[:, None, :2]
     ground_truth = COCO(str(drawn / "annotations" / "val.json"))
-    assert average_precision(ground_truth, joints_of(val), val) == pytest.approx(1.0)
+    assert average_precision(ground_truth, keypoints_of(val), val) == pytest.approx(1.0)
     assert average_precision(ground_truth, np.concatenate([placed, np.ones((len(val), 17, 1))], axis=2), val) < 0.05
 
 
-def test_people_differ_in_size_and_face_both_ways(drawn: Path) -> None:
-    records = people(drawn, "train")
+def test_instances_differ_in_size_and_face_both_ways(drawn: Path) -> None:
+    records = instances(drawn, "train")
     heights = np.array([record["bbox"][3] for record in records])
     assert np.percentile(heights, 10) < 85
     assert np.percentile(heights, 90) > 135
-    joints = joints_of(records)
-    both = (joints[:, [5, 6], 2] > 0).all(axis=1)
-    left_is_right_of_right = joints[both, 5, 0] > joints[both, 6, 0]
+    keypoints = keypoints_of(records)
+    both = (keypoints[:, [5, 6], 2] > 0).all(axis=1)
+    left_is_right_of_right = keypoints[both, 5, 0] > keypoints[both, 6, 0]
     assert 0.8 < left_is_right_of_right.mean() < 0.97  # most people face the viewer, and some turn their backs
 
 
-def test_a_drawing_cut_short_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_interrupted_drawing_leaves_no_files(tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         assert total == 8
         if done == 3:
@@ -222,8 +222,8 @@ def test_a_drawing_cut_short_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_there_and_a_spec_of_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is there already"):
+def test_an_existing_folder_and_an_empty_spec_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="exists already"):
         draw_dataset(tmp_path, SyntheticSpec(train_images=1, val_images=1, seed=0))
     with pytest.raises(DataError, match="at least one image"):
         SyntheticSpec(train_images=0, val_images=1, seed=0)

@@ -1,4 +1,4 @@
-"""Connecting to Ray, and looking before running: which device there is, whether tasks fit, and the home on every node."""
+"""Connect to Ray and check it before a run: the device, whether tasks fit a node, and the home on every node."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 
 # Ray Train's controller looks at its workers every two seconds by default: short trainings would mostly wait for it.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
-# Nobody takes this machine back with a warning before: a process less for each training, which takes seconds to start.
+# Nothing preempts a local machine: one process less for each training, which takes seconds to start.
 _TRAIN_ENVIRONMENT_HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _OBJECT_STORE_BYTES = 256 << 20
-"""Tasks return paths and figures, never arrays of pictures: a small store is enough, and fits a container's /dev/shm."""
+"""Tasks return paths and figures, never images: a small store is enough, and fits the /dev/shm of a container."""
 
 _TOKEN_COMMANDS = "export RAY_AUTH_MODE=token; ray get-auth-token --generate > /dev/null; chmod 600 ~/.ray/auth_token"
 Resources = Mapping[str, float]
-"""What a node has, by Ray's names: ``CPU``, ``GPU``."""
+"""The resources of a node by Ray's names: ``CPU``, ``GPU``."""
 
 
 def connect() -> None:
     """Join the cluster that ``RAY_ADDRESS`` names (a Ray job has it set), or start a local one that ends with this process.
 
     Raises:
-        ClusterError: the cluster cannot be reached, or wants a token that is not there.
+        ClusterError: the cluster cannot be reached, or asks for a token that is missing.
     """
     if ray.is_initialized():
         return
@@ -46,7 +46,7 @@ def connect() -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        # Ray's own handler prints where each thread is, and leaves nobody the time to say how things stand.
+        # Ray's own handler prints the stack of each thread and ends the process before it can report what is finished.
         with own_term_handler():
             _init(address)
     except AuthenticationError as error:
@@ -56,7 +56,7 @@ def connect() -> None:
             remedy=Remedy("shell", text=_TOKEN_COMMANDS),
         ) from error
     except Exception as error:
-        # Whatever it is: where its processes take longer than it waits for them, Ray raises a plain Exception.
+        # Ray raises a plain Exception if its processes start too slowly.
         if not address:
             raise ClusterError(
                 f"Ray cannot be started on this machine: {error}",
@@ -86,7 +86,7 @@ def _init(address: str) -> None:
 
 
 def _address() -> str:
-    """Of the cluster to join; empty where a local one is started."""
+    """The address of the cluster to join; empty if a local one is started."""
     address = os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
 
@@ -97,10 +97,10 @@ def disconnect() -> None:
 
 
 def device(settings: ClusterSettings) -> Device:
-    """What networks run on: as configured, or a GPU if the cluster (or this machine, where there is none yet) has one.
+    """The device of networks: as configured, or with ``auto`` a GPU if the cluster (or else this machine) has one.
 
     Raises:
-        ClusterError: a GPU is asked for, and this machine, which is to be the cluster, has none that torch can use.
+        ClusterError: a GPU is required, and this machine, which would be the cluster, has none that torch can use.
     """
     if settings.device == "cpu":
         return "cpu"
@@ -121,7 +121,7 @@ def device(settings: ClusterSettings) -> Device:
 
 
 def check_resources(settings: ClusterSettings, device: Device) -> None:
-    """Make sure that a task fits some node, where Ray would wait for one in silence; of a cluster that may grow, say so.
+    """Check that a task fits some node, because Ray would wait in silence; warn if a cluster may still grow.
 
     Raises:
         ClusterError: no task fits, and the cluster is this machine.
@@ -140,27 +140,25 @@ def check_resources(settings: ClusterSettings, device: Device) -> None:
 
 
 def _lacking(settings: ClusterSettings, device: Device, nodes: Sequence[Resources]) -> str:
-    """What no node has, in words, or '' if a task fits one."""
+    """What a task needs and no node has, as text; empty if a task fits a node."""
     # A process that trains takes a whole GPU, whatever a task takes.
     needed: Resources = {"CPU": settings.cpus_per_task, "GPU": 1 if device == "cuda" else 0}
     if any(all(node.get(kind, 0) >= amount for kind, amount in needed.items()) for node in nodes):
         return ""
-    there = "; ".join(_in_words(node) for node in nodes)
-    return f"No node has {_in_words(needed)} (cluster.cpus_per_task, cluster.device), but: {there}"
+    existing = "; ".join(_resources_text(node) for node in nodes)
+    return f"No node has {_resources_text(needed)} (cluster.cpus_per_task, cluster.device), but: {existing}"
 
 
-def _in_words(resources: Resources) -> str:
+def _resources_text(resources: Resources) -> str:
     cpus, gpus = (int(resources.get(kind, 0)) for kind in ("CPU", "GPU"))
     return f"CPU {cpus}" + (f", GPU {gpus}" if gpus else "")
 
 
 def check_home(home: StorePath, upstream: StorePath | None = None) -> None:
-    """Make sure that every node can write the home, sees what the driver wrote there, and creates a file only once.
-
-    The home ``upstream`` must be seen by all of them.
+    """Check that every node can write the home, sees the driver's files and creates a file only once, and sees ``upstream``.
 
     Raises:
-        StoreError: a node cannot; the message names it.
+        StoreError: a node cannot; ``seen`` names it.
     """
     probe = home / f".probe-{uuid.uuid4().hex[:8]}"
     probe.make_folders()
@@ -202,16 +200,16 @@ _OBJECTS = (
 
 @ray.remote
 def _probe_home(folder: StorePath, name: str, upstream: StorePath | None) -> str:
-    """Write a file into ``folder`` from this node, and again; why that went wrong, or ''."""
+    """Write a file into ``folder`` twice from this node; return the problem, or an empty text."""
     try:
         if upstream is not None and not (upstream / "store").is_dir():
             return f"the upstream home, {upstream}, is not seen there"
         if not (folder / _FIRST).exists():
-            return "what was written there is not seen"
+            return "the files of the driver are not seen there"
         (folder / name).write_atomic(b"1", exclusive=True)
         (folder / name).write_atomic(b"2", exclusive=True)
     except FileExistsError:
         return ""
     except (OSError, OdkdError) as error:
         return str(error)
-    return "it lets a file be created twice, so that of two writers both would win"
+    return "it creates a file twice, so two writers of one entry would both succeed"

@@ -1,16 +1,15 @@
-"""The folders of experiments, ``runs/<name>``: their files, and which entries of the store each experiment refers to.
+"""The folders of experiments, ``runs/<name>``: their files, and the entries that each experiment refers to.
 
-A run that has ended names its entries in ``metrics.json``. Until then it names those that it found, and those that it is about
-to make, in a folder of its own, ``unfinished/<id>``, beside the settings that it was given: two runs of one name do not share
-a file, and a run that is interrupted leaves what whoever mends its entries has to know. Nothing is worked out from the
-configuration: keys hold the device and the library versions of the machines that run, and whoever asks may sit at another one.
+A finished run names its entries in ``metrics.json``. Until then it names the entries that it has found and those that it is
+about to make in a folder of its own, ``unfinished/<id>``, beside its settings: two runs of one name share no file, and an
+interrupted run leaves what a repair needs. Nothing is derived from the configuration, because keys depend on the device and
+on the library versions of the machine.
 
-Notes go when their run ends well; or, when their run is gone, as soon as a later run of that name has noted all that they
-name. Others stay, and ``gc`` tells of them: nobody else knows whether that work is still wanted.
+The notes of a run are deleted when it ends well, or, if it was killed, when a later run of the same name has noted all of
+their entries. Other notes stay, and ``gc`` lists them: only the user knows whether that work is still wanted.
 
-A run that cannot look for all entries of the experiment, since what they were made from is not there, leaves figures that name
-fewer. What the figures before them named stays named then, under ``earlier``, until a run has found everything, and so knows
-what is needed no more.
+A run with missing inputs cannot know all entries of the experiment, so its figures name fewer. The entries that earlier
+figures named are kept under ``earlier`` until a run has found everything.
 """
 
 from __future__ import annotations
@@ -33,34 +32,34 @@ _EARLIER = "earlier"
 
 @dataclass(frozen=True)
 class Run:
-    """A run of an experiment: its settings, and the places (``kind/key``) of the entries that it left or needs."""
+    """A run of an experiment: its settings, and the ids of the entries that it left or needs."""
 
     experiment: str
     folder: StorePath
     """Where its settings are: that of the experiment, or as long as it has not ended well that of its notes."""
     entry_ids: frozenset[str]
     notes: StorePath | None = None
-    """The folder of its notes, as long as it has not ended well."""
+    """The folder of its notes, if it has not ended well."""
     earlier: frozenset[str] = frozenset()
-    """Those of the places that its figures do not name: earlier ones did, and not all was there that tells which are needed."""
+    """The entry ids that only earlier figures name: missing inputs hide whether they are still needed."""
     decoder: str = ""
-    """The decoder by which its figures and its report lead, once one was chosen."""
+    """The decoder of its main figures; empty before a student is scored."""
 
     @property
     def config(self) -> StorePath | None:
-        """The file of its settings; None where that is lost, or emptied."""
+        """The file of its settings; None if it is lost or empty."""
         return _settings_in(self.folder)
 
     @property
     def holder(self) -> str:
-        """The process that may be at work, or nothing; one that was killed on another machine is never known to be gone."""
+        """The process that may be at work; empty if it has ended. A process on another machine is never known to have ended."""
         watch = None if self.notes is None else LeaseWatch(self.notes / _LEASE)
         return "" if watch is None or watch.is_gone() else watch.holder()
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a folder says: the run that left the figures, and those that are unfinished; or a ``problem`` where it is unsure."""
+    """The finished run and the unfinished runs of a folder; or the ``problem`` that hides its entries."""
 
     name: str
     runs: tuple[Run, ...] = ()
@@ -76,7 +75,7 @@ class Experiment:
 
 @contextmanager
 def noting(run_dir: StorePath, run: str, settings_yaml: str) -> Iterator[None]:
-    """Around a run that calls ``refer``: its notes go with its orderly end, when the figures name what it left.
+    """Keep the notes of a run, which calls ``refer``, until it ends well: then the figures name its entries.
 
     Raises:
         StoreError: a file is where a folder of the experiment belongs.
@@ -90,27 +89,27 @@ def noting(run_dir: StorePath, run: str, settings_yaml: str) -> Iterator[None]:
 
 
 def refer(run_dir: StorePath, run: str, entry_ids: Iterable[str]) -> None:
-    """Note that the run ``run``, in progress, needs the entries of ``entry_ids``, there or not; what it noted before stays."""
+    """Note that the run ``run`` needs ``entry_ids``, existing or not, beside those that it has noted before."""
     path = run_dir / UNFINISHED / run / _ENTRIES
-    noted = _places(path)
+    noted = _noted(path)
     wanted = noted | set(entry_ids)
     if wanted != noted:
         path.parent.make_folders()
         path.write_atomic((json.dumps({"entries": sorted(wanted)}, indent=1) + "\n").encode())
     for other in _unfinished(run_dir):
-        # Only after our own are there: at no moment does nobody name what both need.
+        # Only after our own notes are written: the entries that both need are named at every moment.
         if other != path.parent and LeaseWatch(other / _LEASE).is_gone() and _is_covered(other, wanted):
             _drop(other)
 
 
 def leave(run_dir: StorePath, run: str, settings_yaml: str, figures: Mapping[str, Any], *, is_whole: bool) -> int:
-    """Write settings and figures, so that at no moment there are figures beside settings that they are not of.
+    """Write settings and figures, so that figures never lie beside the settings of another run.
 
-    Where these are not ``is_whole``, since not every entry of the experiment could be looked for, what earlier figures named
-    stays named.
+    Unless the figures are ``is_whole`` (every entry of the experiment was looked for), the entries that earlier figures
+    named stay named.
 
     Returns:
-        How many entries that is, beside those that the new figures name.
+        The number of entries that only earlier figures named.
 
     Raises:
         OSError: the earlier figures cannot be read by this user.
@@ -119,7 +118,7 @@ def leave(run_dir: StorePath, run: str, settings_yaml: str, figures: Mapping[str
     kept = set() if is_whole else _named_before(metrics) - set(figures["entries"].values())
     if not config.exists() or config.read_bytes() != settings_yaml.encode():
         if kept:
-            # As long as there are no figures the notes of this run name it.
+            # While there are no figures, the notes of this run name them.
             refer(run_dir, run, kept)
         metrics.unlink(missing_ok=True)
         config.write_atomic(settings_yaml.encode())
@@ -133,14 +132,14 @@ def _named_before(metrics: StorePath) -> set[str]:
         return set().union(*_named(metrics))
     except ValueError as error:
         if isinstance(error.__cause__, OSError):
-            # They may be whole.
+            # The figures may be intact.
             raise error.__cause__ from error
         return set()
 
 
 def _is_covered(notes: StorePath, entry_ids: set[str]) -> bool:
     try:
-        noted = _places(notes / _ENTRIES)
+        noted = _noted(notes / _ENTRIES)
         # Notes without entries may be those of a run that begins just now.
         return bool(noted) and noted <= entry_ids
     except ValueError:
@@ -148,7 +147,7 @@ def _is_covered(notes: StorePath, entry_ids: set[str]) -> bool:
 
 
 def _drop(notes: StorePath) -> None:
-    # The entries first: whatever stays if this is interrupted says nothing, and goes with the next run.
+    # The entries first: if this is interrupted, the rest names no entries, and the next run deletes it.
     (notes / _ENTRIES).unlink(missing_ok=True)
     notes.remove_tree()
     notes.parent.remove_if_empty()
@@ -160,33 +159,33 @@ def experiments(home: StorePath) -> list[Experiment]:
 
 
 def _settings_in(folder: StorePath) -> StorePath | None:
-    """The file of the settings in the folder of an experiment or of a run's notes; None where it is lost, or emptied."""
+    """The file of the settings in the folder of an experiment or of notes; None if it is lost or empty."""
     path = folder / RESOLVED
     try:
-        # Of an empty file a run would take the defaults.
+        # With an empty file a run would use the defaults.
         return path if path.read_bytes().strip() else None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError:
-        # Whoever is to use it is told.
+        # The command that reads it reports the error.
         return path
 
 
 def _unfinished(run_dir: StorePath) -> list[StorePath]:
-    """The notes of runs that have not ended well, by their folders."""
+    """The folders of the notes of runs that have not ended well."""
     return [*(run_dir / UNFINISHED).children()[0]]
 
 
 def _read(run_dir: StorePath) -> Experiment:
-    # In this order: a run that ends meanwhile writes the figures first, and then takes its notes away.
+    # Notes before figures: a run that ends meanwhile writes its figures first, and then deletes its notes.
     found: list[Run] = []
     listed = None
-    # Notes that are gone now may have been taken over by a run that was not there yet: those are read too.
+    # A run that has just begun may have taken over notes that are gone: list again.
     while (again := _unfinished(run_dir)) != listed:
         listed, found = again, []
         for notes in listed:
             try:
-                found.append(Run(run_dir.name, notes, frozenset(_places(notes / _ENTRIES)), notes))
+                found.append(Run(run_dir.name, notes, frozenset(_noted(notes / _ENTRIES)), notes))
             except ValueError as error:
                 return Experiment(run_dir.name, problem=f"{UNFINISHED}/{notes.name}/{error}", spoilt=notes)
     try:
@@ -209,15 +208,15 @@ def _decoder(metrics: StorePath) -> str:
         return ""
 
 
-def _places(path: StorePath) -> set[str]:
-    """What a file of the experiment names under ``entries``, as ``_named``."""
+def _noted(path: StorePath) -> set[str]:
+    """The entry ids that a file of the experiment names under ``entries``; errors as ``_named``."""
     return _named(path)[0]
 
 
 def _named(path: StorePath) -> tuple[set[str], set[str]]:
-    """What a file of the experiment names under ``entries``, and under ``earlier`` if it has that; without a file nothing.
+    """The entry ids that a file names under ``entries`` and under ``earlier``; none without a file.
 
-    Both are places, or places by title.
+    In the file both are lists, or ids by title.
 
     Raises:
         ValueError: it cannot be read, or names no entries.
@@ -232,11 +231,11 @@ def _named(path: StorePath) -> tuple[set[str], set[str]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name} names no entries ({error!r})") from error
     found = [list(entry_ids.values()) if isinstance(entry_ids, dict) else entry_ids for entry_ids in both]
-    if not all(isinstance(entry_ids, list) and all(map(_is_place, entry_ids)) for entry_ids in found):
+    if not all(isinstance(entry_ids, list) and all(map(_is_entry_id, entry_ids)) for entry_ids in found):
         raise ValueError(f"{path.name} names no entries")
     entries, earlier = map(set, found)
     return entries, earlier
 
 
-def _is_place(value: object) -> bool:
+def _is_entry_id(value: object) -> bool:
     return isinstance(value, str) and len(value.split("/")) == 2 and all(value.split("/"))

@@ -1,4 +1,4 @@
-"""All errors that a user can cause, in one place: each says what was seen, what is allowed and what to run next."""
+"""The errors that a user can cause: each has the value seen, what is allowed, and a remedy."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ KINDS = tuple(STAGE_OF)
 
 
 REPAIRABLE = ("views", "targets")
-"""The kinds whose entries are made block by block, so that a lost shard can be made alone."""
+"""The kinds whose entries are built in blocks, so that a lost shard can be recomputed alone."""
 
 
 Action = Literal["repeat", "run", "list", "verify", "repair", "drop", "settings", "shell", "advice"]
-"""What a user can do next: repeat the command, run a stage, use a command on entries, type something else, or act by hand."""
+"""What a user can do next: repeat the command, run a stage, use a cache command, type a shell command, or follow advice."""
 
 
 @dataclass(frozen=True)
 class Remedy:
     """What the user can do next, as data; the command line writes it as a command.
 
-    ``run`` needs a ``stage``, or a ``kind`` or an ``entry_id`` that tells the stage. Where it has a ``home`` it is a whole
-    command with that home, ``config`` and ``upstream``; otherwise it repeats the options that the user typed.
+    ``run`` needs a ``stage``, or a ``kind`` or ``entry_id`` from which the stage follows. With a ``home`` it is a complete
+    command with that home, ``config`` and ``upstream``; without one it repeats the options that the user typed.
     """
 
     action: Action
@@ -113,7 +113,7 @@ class ConfigError(OdkdError):
 
 
 class DataError(OdkdError):
-    """The data set cannot be used: unreadable json, or more broken records than ``prepare.max_bad_fraction``."""
+    """The dataset cannot be used: unreadable JSON, or more broken records than ``prepare.max_bad_fraction``."""
 
 
 class WeightsError(OdkdError):
@@ -121,7 +121,7 @@ class WeightsError(OdkdError):
 
 
 class MissingInputError(OdkdError):
-    """An entry that is needed and not there: another stage has not made it yet, or it is not there any more."""
+    """A required entry is missing: its stage has not run yet, or it was deleted."""
 
 
 class CorruptEntryError(OdkdError):
@@ -137,7 +137,7 @@ class StoreError(OdkdError):
 
 
 class SchemaVersionError(StoreError):
-    """An entry that a release of another schema version wrote: this one does not read it, and leaves it alone."""
+    """An entry of another schema version, which this release neither reads nor changes."""
 
 
 class ClusterError(OdkdError):
@@ -145,4 +145,4 @@ class ClusterError(OdkdError):
 
 
 class TrainingError(OdkdError):
-    """Training that cannot go on: a loss that is not finite, or workers lost more often than allowed."""
+    """Training cannot continue: the loss is not finite, or more workers were lost than allowed."""

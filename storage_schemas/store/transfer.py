@@ -1,7 +1,7 @@
-"""Copies of entries on their way to another store: an export is a home with just these entries, as a folder or as a tar file.
+"""Export and import: an export is a home with just the exported entries, as a folder or as a tar file.
 
-Nothing in an export is trusted: only plain files are read, by the names that manifests give, and an entry is committed like any
-other once each file has the size and sha256 of its manifest.
+An import trusts nothing: it reads only plain files that manifests name, and commits an entry once each file has the size
+and sha256 of its manifest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import stat
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
@@ -165,8 +165,8 @@ def open_export(path: Path) -> Iterator[Export]:
         yield _folder_export(path)
     elif path.is_file():
         try:
-            with _open_tar(path) as tar:
-                yield _tar_export(path, tar)
+            with _tar_export(path) as export:
+                yield export
         except tarfile.TarError as error:
             raise _bad(path, f"cannot be read as a tar file: {error}") from error
     else:
@@ -180,53 +180,47 @@ def _bad(where: Path, what: str) -> CorruptEntryError:
 
 
 def _folder_export(path: Path) -> Export:
-    sizes = {}
-    for folder, _, names in os.walk(path / _STORE):
-        for name in names:
-            facts = (Path(folder) / name).lstat()
-            # A link may lead out of the export: it is left out, and the file is missing.
-            if stat.S_ISREG(facts.st_mode):
-                sizes[(Path(folder) / name).relative_to(path).as_posix()] = facts.st_size
+    files = [Path(folder) / name for folder, _, names in os.walk(path / _STORE) for name in names]
+    # A link may lead out of the export: it is left out, and the file is missing.
+    sizes = {
+        file.relative_to(path).as_posix(): facts.st_size for file in files if stat.S_ISREG((facts := file.lstat()).st_mode)
+    }
     return Export(path, sizes, lambda name: (path / name).open("rb"))
 
 
-def _tar_export(path: Path, tar: tarfile.TarFile) -> Export:
+@contextmanager
+def _tar_export(path: Path) -> Iterator[Export]:
+    with ExitStack() as stack:
+        try:
+            tar = stack.enter_context(tarfile.open(path, "r:"))
+            members = _members(path, tar)
+        except (ValueError, OverflowError) as error:
+            raise tarfile.ReadError(f"a header is damaged ({error})") from error
+        with path.open("rb") as stream:
+            stream.seek(-len(_TAR_END), os.SEEK_END)
+            if stream.read() != _TAR_END:
+                raise _bad(path, "is incomplete: the end of the tar file is missing")
+
+        def opened(name: str) -> IO[bytes]:
+            content = tar.extractfile(members[name])
+            assert content is not None, "a plain file has content"
+            return content
+
+        yield Export(path, {name: member.size for name, member in members.items()}, opened)
+
+
+def _members(path: Path, tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     members: dict[str, tarfile.TarInfo] = {}
     # Not getmembers(): a negative size leads back to earlier members, and it would never end.
-    with _tar_errors():
-        for member in tar:
-            if not is_plain_name(member.name):
-                raise _bad(path, f"holds {member.name!r}, which is no plain name of a file inside of it")
-            if not member.isreg() or member.issparse():
-                raise _bad(path, f"holds {member.name!r}, which is no plain file")
-            if member.name in members:
-                raise _bad(path, f"holds {member.name!r} twice")
-            members[member.name] = member
-    with path.open("rb") as stream:
-        stream.seek(-len(_TAR_END), os.SEEK_END)
-        if stream.read() != _TAR_END:
-            raise _bad(path, "is incomplete: the end of the tar file is missing")
-
-    def opened(name: str) -> IO[bytes]:
-        content = tar.extractfile(members[name])
-        assert content is not None, "a plain file has content"
-        return content
-
-    return Export(path, {name: member.size for name, member in members.items()}, opened)
-
-
-@contextmanager
-def _tar_errors() -> Iterator[None]:
-    """Raise one kind of error for headers that tarfile cannot read."""
-    try:
-        yield
-    except (ValueError, OverflowError) as error:
-        raise tarfile.ReadError(f"a header is damaged ({error})") from error
-
-
-def _open_tar(path: Path) -> tarfile.TarFile:
-    with _tar_errors():
-        return tarfile.open(path, "r:")
+    for member in tar:
+        if not is_plain_name(member.name):
+            raise _bad(path, f"holds {member.name!r}, which is no plain name of a file inside of it")
+        if not member.isreg() or member.issparse():
+            raise _bad(path, f"holds {member.name!r}, which is no plain file")
+        if member.name in members:
+            raise _bad(path, f"holds {member.name!r} twice")
+        members[member.name] = member
+    return members
 
 
 def import_entry(

@@ -35,7 +35,7 @@ def _interrupted(folder: LocalPath, run: str, *entry_ids: str, settings: str = "
         raise KeyboardInterrupt
 
 
-def _places(home: LocalPath) -> set[str]:
+def _noted(home: LocalPath) -> set[str]:
     (found,) = experiments(home)
     assert found.problem == ""
     return set(found.entry_ids)
@@ -66,9 +66,9 @@ def test_a_run_in_progress_refers_to_what_it_noted_beside_what_the_last_one_left
     with noting(folder, "now", "name: a\n"):
         refer(folder, "now", ["views/2", "targets/3"])
         refer(folder, "now", ["targets/3", "targets/4"])
-        assert _places(tmp_path) == {"students/1", "views/2", "targets/3", "targets/4"}
+        assert _noted(tmp_path) == {"students/1", "views/2", "targets/3", "targets/4"}
         assert experiments(tmp_path)[0].runs[1].holder == f"process {os.getpid()} on {os.uname().nodename}"
-    assert _places(tmp_path) == {"students/1"}
+    assert _noted(tmp_path) == {"students/1"}
     assert {path.name for path in folder.iterdir()} == {"metrics.json"}, "its end leaves nothing"
 
 
@@ -88,7 +88,7 @@ def test_what_earlier_figures_named_stays_named_until_a_run_has_found_everything
     assert left.entry_ids == {"instances/1", "teachers/2", "targets/3", "instances/4"}
     assert left.earlier == {"instances/1", "teachers/2"}
     assert leave(folder, "5", "of: new\n", _figures("instances/4", "teachers/5"), is_whole=True) == 0
-    assert _places(tmp_path) == {"instances/4", "teachers/5"}
+    assert _noted(tmp_path) == {"instances/4", "teachers/5"}
     assert {path.name for path in folder.iterdir()} >= {"config.resolved.yaml", "metrics.json"}
 
 
@@ -136,7 +136,7 @@ def test_a_run_killed_as_it_leaves_its_figures_takes_no_reference_away(
         monkeypatch.setattr(Path, "unlink", dying_too)
         leave(folder, "2", "of: new\n", _figures("instances/4"), is_whole=False)
     assert len(written) == died_at, "it was killed there"
-    assert _places(tmp_path) == {"instances/1", "targets/3", "instances/4"}
+    assert _noted(tmp_path) == {"instances/1", "targets/3", "instances/4"}
 
 
 def test_a_run_notes_its_own_settings_whatever_the_figures_are_of(tmp_path: LocalPath) -> None:
@@ -153,8 +153,8 @@ def test_two_runs_of_one_name_do_not_touch_each_others_notes(tmp_path: LocalPath
         refer(folder, "one", ["views/1"])
         with noting(folder, "two", "name: a\n"):
             refer(folder, "two", ["views/1", "views/2"])
-            assert _places(tmp_path) == {"views/1", "views/2"}
-        assert _places(tmp_path) == {"views/1"}, "what the one in progress needs stays, although the other had all of it"
+            assert _noted(tmp_path) == {"views/1", "views/2"}
+        assert _noted(tmp_path) == {"views/1"}, "what the one in progress needs stays, although the other had all of it"
 
 
 def test_what_an_interrupted_run_needs_stays_when_another_stage_of_that_name_ends(tmp_path: LocalPath) -> None:
@@ -162,10 +162,10 @@ def test_what_an_interrupted_run_needs_stays_when_another_stage_of_that_name_end
     _interrupted(folder, "distill", "instances/1", "targets/2", "students/3")
     with noting(folder, "prepare", "name: a\n"):
         refer(folder, "prepare", ["instances/1"])
-    assert _places(tmp_path) == {"instances/1", "targets/2", "students/3"}
+    assert _noted(tmp_path) == {"instances/1", "targets/2", "students/3"}
     with noting(folder, "other", "lr: 2\n"):
         refer(folder, "other", ["instances/1", "targets/2", "students/4"])
-    assert _places(tmp_path) == {"instances/1", "targets/2", "students/3"}
+    assert _noted(tmp_path) == {"instances/1", "targets/2", "students/3"}
 
 
 def test_notes_of_a_run_that_is_gone_go_when_a_later_one_has_noted_all_of_it(tmp_path: LocalPath) -> None:
@@ -177,7 +177,7 @@ def test_notes_of_a_run_that_is_gone_go_when_a_later_one_has_noted_all_of_it(tmp
         assert _notes(folder) == {"first", "again"}
         refer(folder, "again", ["students/3", "evaluations/4"])
         assert _notes(folder) == {"again"}
-        assert _places(tmp_path) == {"instances/1", "students/3", "evaluations/4"}
+        assert _noted(tmp_path) == {"instances/1", "students/3", "evaluations/4"}
         # One that begins just now has its folder, and neither a lease nor entries yet.
         (folder / "unfinished" / "begins").mkdir()
         refer(folder, "again", ["reports/5"])
@@ -212,18 +212,18 @@ def test_notes_that_are_taken_over_while_they_are_read_are_read_where_they_went(
 ) -> None:
     folder = tmp_path / "runs" / "a"
     _interrupted(folder, "first", "views/1")
-    real = module._places
+    real = module._noted
 
     def entry_ids(path: LocalPath) -> set[str]:
         if path.parent.name == "first" and not (folder / "unfinished" / "later").exists():
             # Between the list of the folder and the reading of the file.
-            monkeypatch.setattr(module, "_places", real)
+            monkeypatch.setattr(module, "_noted", real)
             refer(folder, "later", ["views/1", "views/2"])
-            monkeypatch.setattr(module, "_places", entry_ids)
+            monkeypatch.setattr(module, "_noted", entry_ids)
         return real(path)
 
-    monkeypatch.setattr(module, "_places", entry_ids)
-    assert _places(tmp_path) == {"views/1", "views/2"}
+    monkeypatch.setattr(module, "_noted", entry_ids)
+    assert _noted(tmp_path) == {"views/1", "views/2"}
     assert _notes(folder) == {"later"}
 
 
@@ -263,4 +263,4 @@ def test_settings_alone_say_nothing_sure(tmp_path: LocalPath) -> None:
     (folder / "config.resolved.yaml").write_text("name: a")
     assert "neither metrics.json nor notes in unfinished" in experiments(tmp_path)[0].problem
     refer(folder, "now", ["views/2"])
-    assert _places(tmp_path) == {"views/2"}
+    assert _noted(tmp_path) == {"views/2"}

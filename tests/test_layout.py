@@ -51,7 +51,7 @@ WITHOUT_TEST = {
     **{f"storage_schemas/store/{name}.py": "used by every test of the store" for name in ("parts",)},
     "storage_schemas/store/provenance.py": "store/test_store.py reads it in manifests",
     "storage_schemas/store/recipe.py": "store/test_manifest.py computes keys of recipes",
-    "storage_schemas/store/transfer.py": "store/test_transfer_export.py and two beside it",
+    "storage_schemas/store/transfer.py": "store/test_transfer_export.py and three beside it",
 }
 """Sources without a test module of their own, and what tests them."""
 
@@ -64,7 +64,10 @@ WITHOUT_SOURCE = {
     "tests/stages/targets/test_fetch.py": "repair.py: damaged files copied from another store",
     "tests/stages/training/test_resume.py": "loop.py in processes that are killed",
     "tests/storage_schemas/store/test_faults.py": "the store on a full disk and without permissions",
-    **{f"tests/storage_schemas/store/test_transfer_{part}.py": "transfer.py" for part in ("export", "hostile", "import")},
+    **{
+        f"tests/storage_schemas/store/test_transfer_{part}.py": "transfer.py"
+        for part in ("export", "hostile", "import", "writers")
+    },
     "tests/storage_schemas/store/test_gc_writers.py": "gc.py beside writers that live",
     "tests/storage_schemas/store/test_store_bucket.py": "a store in a bucket",
     "tests/storage_schemas/store/test_store_kills.py": "writers that are killed, in processes of their own",

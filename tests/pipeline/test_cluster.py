@@ -150,7 +150,7 @@ def test_a_home_that_creates_a_file_twice_is_refused(server: Server, bucket: Buc
     (bucket / "home" / "first").put(b"")
     assert _probed(bucket / "home", "node") == ""
     server.overwrite(True)
-    assert "both would win" in _probed(bucket / "home", "other")
+    assert "would both succeed" in _probed(bucket / "home", "other")
 
 
 def test_a_home_in_a_folder_is_probed_too(tmp_path: LocalPath) -> None:

@@ -1,29 +1,21 @@
-"""Imports: what comes in is what went out; nothing half and nothing damaged does."""
+"""Imports give back what was exported, and never an incomplete or damaged entry."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage_schemas.errors import CorruptEntryError, OdkdError, StoreError
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store import transfer
-from storage_schemas.store.lease import Lease
 from storage_schemas.store.parts import finish_part
-from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
-from storage_schemas.store.transfer import import_entry, open_export
 from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
 from tests.support.buckets import local
 from tests.support.errors import suggested
-from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, signed, unfinished
+from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, signed
 
 BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
 
@@ -259,145 +251,3 @@ def test_what_is_not_there_or_no_tar_is_told(tmp_path: LocalPath, store: Store) 
     (tmp_path / "text.tar").write_text("no tar" * 1000)
     with pytest.raises(CorruptEntryError, match="cannot be read as a tar file"):
         imported(store, tmp_path / "text.tar")
-
-
-# Interrupted, and two at once
-
-
-@BOTH
-def test_an_interrupted_import_leaves_nothing_of_its_entry(
-    tmp_path: LocalPath, store: Store, entries: list[Entry], name: str
-) -> None:
-    source = exported(entries, tmp_path / name)
-    seen: list[None] = []
-
-    def stop() -> None:
-        seen.append(None)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        imported(store, source, stop)
-    assert _found(store) is not None
-    assert _found(store, OTHER) is None
-    assert list(local(store.root / entries[1].entry_id).iterdir()) == []
-    assert imported(store, source) == ["exists already", "imported"]
-
-
-IMPORT = """
-import json, os, signal, sys, time
-from storage_schemas.paths.local import LocalPath
-from storage_schemas.store.store import Store
-from storage_schemas.store.transfer import import_entry, open_export
-left, pause = [int(sys.argv[3])], float(sys.argv[4])
-def step():
-    time.sleep(pause)
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-print("ready", flush=True)
-sys.stdin.readline()
-with open_export(LocalPath(sys.argv[1])) as archive:
-    store = Store(LocalPath(sys.argv[2]))
-    done = [import_entry(store, archive, each, advance=step, notify=lambda _: None) for each in archive.manifests()]
-print(json.dumps(done))
-"""
-# The code beside these tests, wherever another copy may be installed.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-
-
-def _begin(source: Path, store: Store, *, killed_at: int = 0, pause: float = 0.0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", IMPORT, str(source), str(store.root), str(killed_at), str(pause)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-
-
-def test_a_killed_import_is_not_found_and_the_next_one_is_whole(
-    tmp_path: LocalPath, store: Store, entries: list[Entry]
-) -> None:
-    source = exported(entries, tmp_path / "out.tar")
-    for killed_at in (1, 3):
-        with _begin(source, store, killed_at=killed_at) as process:
-            process.communicate("\n", timeout=60)
-        assert process.returncode == -9
-        assert _found(store) is None
-        assert (store.root / entries[0].entry_id).is_dir(), "it had begun"
-    assert imported(store, source) == ["imported", "imported"]
-    found = _found(store)
-    assert found is not None
-    assert found.problems() == []
-
-
-def test_two_imports_at_once_bring_each_entry_in_once(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
-    source = exported(entries, tmp_path / "out.tar")
-    processes = [_begin(source, store, pause=0.02) for _ in range(2)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        outcomes = []
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        for process in processes:
-            out, _ = process.communicate(timeout=60)
-            assert process.returncode == 0
-            outcomes.append(json.loads(out))
-    finally:
-        for process in processes:
-            process.kill()
-    for first, second in zip(*outcomes, strict=True):
-        assert sorted((first, second)) == ["exists already", "imported"]
-    for recipe in (RECIPE, OTHER):
-        found = _found(store, recipe)
-        assert found is not None
-        assert found.problems() == []
-        assert {path.name for path in local(found.folder.parent).iterdir()} == {"manifest.json", found.folder.name}
-
-
-def test_an_import_waits_for_a_writer_that_is_at_it_and_takes_that_ones_entry(
-    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = exported(entries[:1], tmp_path / "out")
-    home = store.root / "targets" / key_of("targets", RECIPE)
-    home.make_folders()
-    told: list[str] = []
-    with Lease(home / "20200101T000000000000-00000000.lease") as lease:
-        monkeypatch.setattr("storage_schemas.store.lease.LeaseWatch.is_own", lambda _: False)
-
-        def finish(_: float) -> None:
-            lease.path.unlink()
-            make_entry(store)
-
-        monkeypatch.setattr("time.sleep", finish)
-        with open_export(source) as archive:
-            outcome = import_entry(store, archive, archive.manifests()[0], advance=lambda: None, notify=told.append)
-    assert outcome == "exists already"
-    assert told[0].startswith(f"Waiting for {entries[0].entry_id}, which process {os.getpid()}")
-
-
-def test_parts_of_a_dead_writer_are_told_nothing_of(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
-    unfinished(store, (0,))
-    told: list[str] = []
-    with open_export(exported(entries[:1], tmp_path / "out")) as archive:
-        import_entry(store, archive, archive.manifests()[0], advance=lambda: None, notify=told.append)
-    assert told == []
-
-
-def test_a_draft_that_gives_way_is_there_already(
-    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another writer commits between the look into the store and our own commit."""
-    source = exported(entries[:1], tmp_path / "out")
-    real = transfer._fill
-
-    def late(draft: Draft, *more: Any) -> None:  # noqa: ANN401 (as _fill takes them)
-        real(draft, *more)
-        for lease in local(draft.folder.parent).glob("*.lease"):
-            lease.unlink()
-        with monkeypatch.context() as patch:
-            patch.setattr("storage_schemas.store.lease.LeaseWatch.is_dead", lambda _: True)
-            make_entry(store)
-
-    monkeypatch.setattr(transfer, "_fill", late)
-    assert imported(store, source) == ["exists already"]

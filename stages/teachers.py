@@ -109,27 +109,27 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
         }
         return TeacherStep(title=title, recipe=given, part=part, same=_NO_SENIOR)
     assert source.train is not None
-    people = instances_step(context, "train")
+    table = instances_step(context, "train")
     recipe: dict[str, Any] = {
         "network": source.network,
         "architecture": architecture(context, source.network),
         "size_wh": size_wh,
-        "instances": context.content(people),
+        "instances": context.content(table),
         "train": training_recipe(context, source.train),
         "views": _drawn_views(context),
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
-    return TeacherStep(title=title, recipe=recipe, waits_for=context.waits(people), part=part, same=_NO_SENIOR)
+    return TeacherStep(title=title, recipe=recipe, waits_for=context.waits(table), part=part, same=_NO_SENIOR)
 
 
 def _senior_step(context: Context, part: TeacherPart, size_wh: list[int]) -> TeacherStep:
     senior = context.settings.teachers.senior
-    base, people = _base_step(context), instances_step(context, "train")
+    base, table = _base_step(context), instances_step(context, "train")
     recipe = {
         "base": context.content(base),
         "size_wh": size_wh,
-        "instances": context.content(people),
+        "instances": context.content(table),
         "train": training_recipe(context, senior.train),
         "mask": {"adapter_lr": senior.adapter_lr, "drop": senior.mask_drop} if part == "senior" else None,
         "views": _drawn_views(context),
@@ -137,7 +137,7 @@ def _senior_step(context: Context, part: TeacherPart, size_wh: list[int]) -> Tea
         "version": _VERSION,
     }
     title = "senior teacher" if part == "senior" else "control of the senior"
-    return TeacherStep(title=title, recipe=recipe, waits_for=context.waits(base, people), part=part, same=_NO_PRIMARY)
+    return TeacherStep(title=title, recipe=recipe, waits_for=context.waits(base, table), part=part, same=_NO_PRIMARY)
 
 
 def _base_step(context: Context) -> TeacherStep:

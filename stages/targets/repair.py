@@ -162,7 +162,7 @@ def _folder_in(entry: Entry) -> Iterator[StorePath]:
 def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence[str], folder: StorePath) -> None:
     """Write the blocks that hold damaged files, and the metadata of the arrays, to ``folder``."""
     split, num = step.split, int(entry.measured["rows"])
-    people = context.need(instances_step(context, split))
+    table = context.need(instances_step(context, split))
     specs = array_specs(context, step)
     create_arrays(folder.mirror(), specs, num)
     folder.upload(metadata_files(specs))
@@ -170,7 +170,7 @@ def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence
         block for block in range(-(-num // rows_per_block(num))) if not set(block_files(specs, block)).isdisjoint(damaged)
     ]
     view = _block_view(context, step, folder)
-    jobs = [block_job(context, split, people.file(INSTANCES), num, block, (view,), score=False) for block in blocks]
+    jobs = [block_job(context, split, table.file(INSTANCES), num, block, (view,), score=False) for block in blocks]
     if isinstance(step, TargetsStep):
         # The batch size is not in the key, but a bit near the threshold can depend on it.
         jobs = [replace(job, batch_size=_batch_size(context, step)) for job in jobs]
@@ -183,11 +183,11 @@ def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence
 def _inputs(context: Context, step: CachedStep) -> list[Entry]:
     """The entries that views or targets were made from, in the order in which they can be repaired."""
     split = step.split
-    people = context.need(instances_step(context, split))
+    table = context.need(instances_step(context, split))
     if isinstance(step, ViewStep):
-        return [people]
+        return [table]
     teacher = context.need(teacher_step(context, step.role))
-    return [people, teacher, context.need(view_step(context, split, step.view))]
+    return [table, teacher, context.need(view_step(context, split, step.view))]
 
 
 def _block_view(context: Context, step: CachedStep, folder: StorePath) -> BlockView:

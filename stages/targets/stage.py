@@ -83,16 +83,16 @@ def steps(context: Context) -> list[CachedStep]:
 
 def view_step(context: Context, split: Split, view: int) -> ViewStep:
     """The crops of all instances in one view."""
-    settings, people = context.settings, instances_step(context, split)
+    settings, table = context.settings, instances_step(context, split)
     drawn = {"seed": settings.views.seed, "augment": settings.views.augment.model_dump()} if view else None
     recipe = {
-        "instances": context.content(people),
+        "instances": context.content(table),
         "view": view,
         "views": drawn,
         "crop": {"size_wh": list(settings.crop.size_wh)},
         "version": VIEWS_VERSION,
     }
-    return ViewStep(title=f"{split} view {view}", recipe=recipe, waits_for=context.waits(people), split=split, view=view)
+    return ViewStep(title=f"{split} view {view}", recipe=recipe, waits_for=context.waits(table), split=split, view=view)
 
 
 def target_step(context: Context, role: Role, split: Split, view: int, rule: BinarizeSettings) -> TargetsStep:
@@ -285,20 +285,20 @@ def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]
     """
     truth = read_ground_truth(context, "val")
     entry = context.need(instances_step(context, "val"))
-    people = read_instances(entry.path(INSTANCES))
+    instances = read_instances(entry.path(INSTANCES))
     crops = context.need(view_step(context, "val", step.view))
     affine = read_rows(crops.fetch(), "affine").astype(np.float64)
     width, height = context.heatmap_wh
     folder = draft.fetch("bits/", "peak/", "block-")
-    bits = unpack_bits(cast(Any, read_rows(folder, "bits")), (people.skeleton.num_keypoints, height, width))
+    bits = unpack_bits(cast(Any, read_rows(folder, "bits")), (instances.skeleton.num_keypoints, height, width))
     xy, score = decode_bits(torch.from_numpy(bits), torch.from_numpy(read_rows(folder, "peak").astype(np.float32)))
     found = {"AP_from_bits": np.concatenate([to_image(xy, affine), score.numpy()[..., None]], -1).astype(np.float32)}
     parts = [np.load(folder / f"{name}.npz") for name in sorted(draft.parts())]
     for decoder in FLOAT_DECODERS:
         found[f"AP_float_{decoder}"] = np.concatenate([part[decoder] for part in parts])
-    ones = np.ones(len(people.id_N))
+    ones = np.ones(len(instances.id_N))
     protocol = Protocol(context.settings.crop.size_wh, flip=False)
-    scored = {name: score_poses(truth, people, ones, poses, protocol).measured for name, poses in found.items()}
+    scored = {name: score_poses(truth, instances, ones, poses, protocol).measured for name, poses in found.items()}
     text = ", ".join(f"{name} {value['AP']:.3f}" for name, value in scored.items())
     context.notify(f"targets: {step.role} teacher: {text}")
     return {**{name: value["AP"] for name, value in scored.items()}, "scores_from_bits": scored["AP_from_bits"]}

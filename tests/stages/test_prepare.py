@@ -48,8 +48,8 @@ def _cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def _person(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a record holds what a broken file may hold)
-    person = {
+def _record(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a record holds what a broken file may hold)
+    record = {
         "id": number,
         "image_id": number,
         "category_id": 1,
@@ -60,24 +60,25 @@ def _person(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a r
         "keypoints": [20.0, 30.0, 2] * 17,
         "segmentation": [[8.0, 8.0, 48.0, 8.0, 48.0, 56.0, 8.0, 56.0]],
     }
-    return {**person, **changes}
+    return {**record, **changes}
 
 
-def _folder(root: LocalPath, people: list[dict[str, Any]], files: dict[int, bytes | None]) -> SplitSource:
+def _folder(root: LocalPath, records: list[dict[str, Any]], files: dict[int, bytes | None]) -> SplitSource:
     """A COCO folder with one 64 x 64 image for each instance; ``files`` replaces the bytes of some, or removes the file."""
     (root / "images").mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for person in people:
-        number = person["image_id"]
+    for record in records:
+        number = record["image_id"]
         good = cv2.imencode(".jpg", generator.integers(0, 255, (64, 64, 3), dtype=np.uint8))[1].tobytes()
         data = files.get(number, good)
         if data is not None:
             (root / "images" / f"{number}.jpg").write_bytes(good[: len(good) // 2] if data == b"truncate" else data)
     document = {
         "images": [
-            {"id": person["image_id"], "file_name": f"{person['image_id']}.jpg", "width": 64, "height": 64} for person in people
+            {"id": record["image_id"], "file_name": f"{record['image_id']}.jpg", "width": 64, "height": 64}
+            for record in records
         ],
-        "annotations": people,
+        "annotations": records,
         "categories": [{"id": 1, "name": "person", "keypoints": _NAMES, "skeleton": []}],
     }
     (root / "annotations.json").write_text(json.dumps(document))
@@ -98,11 +99,11 @@ def _context(
 
 
 def _sources(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
-    people = [_person(number) for number in range(1, 9)]
-    people[3] = _person(4, area=-1.0)
-    people[4] = _person(5, keypoints=[1.0] * 50)
-    train = _folder(tmp_path / "train", people, {1: b"truncate", 2: None, 3: b"no image"})
-    return train, _folder(tmp_path / "val", [_person(9)], {})
+    records = [_record(number) for number in range(1, 9)]
+    records[3] = _record(4, area=-1.0)
+    records[4] = _record(5, keypoints=[1.0] * 50)
+    train = _folder(tmp_path / "train", records, {1: b"truncate", 2: None, 3: b"no image"})
+    return train, _folder(tmp_path / "val", [_record(9)], {})
 
 
 def test_broken_records_are_quarantined_with_id_and_reason(tmp_path: LocalPath) -> None:
@@ -148,12 +149,12 @@ def test_a_changed_image_rebuilds_the_table_and_equal_content_keeps_later_entrie
 
 
 def _small(number: int) -> dict[str, Any]:
-    return _person(number, bbox=[24.0, 24.0, 6.0, 8.0], area=40.0)
+    return _record(number, bbox=[24.0, 24.0, 6.0, 8.0], area=40.0)
 
 
 def _small_instances(tmp_path: LocalPath) -> tuple[SplitSource, SplitSource]:
     """Six instances, the last in a truncated image; the first two fill their images, and so have no window."""
-    train = [_person(1), _person(2), *(_small(number) for number in range(3, 7))]
+    train = [_record(1), _record(2), *(_small(number) for number in range(3, 7))]
     return _folder(tmp_path / "train", train, {6: b"truncate"}), _folder(tmp_path / "val", [_small(9)], {})
 
 
@@ -169,17 +170,17 @@ def test_windows_are_files_of_the_tables_entry_and_part_of_its_content(tmp_path:
     assert set(entry.manifest.files) == {INSTANCES, QUARANTINE, GROUND_TRUTH, WINDOWS_INDEX, "windows-00000-000.jpegs"}
     assert entry.measured["crops"] == 3
     assert entry.content != whole.content(instances_step(whole, "train"))
-    people = read_instances(entry.path(INSTANCES))
-    assert people.id_N.tolist() == [1, 2, 3, 4, 5]
+    instances = read_instances(entry.path(INSTANCES))
+    assert instances.id_N.tolist() == [1, 2, 3, 4, 5]
     assert image_source_of(whole, "train") == ImageSource(sources[0].images)
     images = image_source_of(cropped, "train")
-    windows = Windows(entry.fetch(), people)
+    windows = Windows(entry.fetch(), instances)
     assert (windows.window_N4[:, 2] > 0).tolist() == [False, False, True, True, True]
     # The crops are the same after the images of all instances with a window are deleted.
     for number in (3, 4, 5):
         (sources[0].images / f"{number}.jpg").unlink()
-    loader = CropLoader(people, images, size_wh=(48, 64), threads=1)
-    view = draw_views(people, 0, seed=0, augment=AugmentSettings(), size_wh=(48, 64))
+    loader = CropLoader(instances, images, size_wh=(48, 64), threads=1)
+    view = draw_views(instances, 0, seed=0, augment=AugmentSettings(), size_wh=(48, 64))
     ((batch,),) = loader.batches([np.array([0, 2, 4])], [view])
     loader.close()
     windows.close()

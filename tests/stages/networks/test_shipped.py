@@ -70,9 +70,9 @@ def test_teachers_and_evaluated_networks_get_bytes_and_see_them_normalised(
     tmp_path: Path, shipped: list[tuple[np.dtype[Any], tuple[int, ...]]]
 ) -> None:
     plan = make_plan(tmp_path, on_labels(1))
-    people = read_instances(plan.instances.fetch())
-    view = draw_views(people, 0, seed=0, augment=plan.augment, size_wh=plan.crop_wh)
-    loader = CropLoader(people, plan.images, size_wh=plan.crop_wh, threads=1)
+    instances = read_instances(plan.instances.fetch())
+    view = draw_views(instances, 0, seed=0, augment=plan.augment, size_wh=plan.crop_wh)
+    loader = CropLoader(instances, plan.images, size_wh=plan.crop_wh, threads=1)
     ((batch,),) = loader.batches([np.arange(2)], [view])
     loader.close()
     assert batch.image_Bhw3.dtype == np.uint8

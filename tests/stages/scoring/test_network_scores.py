@@ -44,7 +44,7 @@ def truth_K3() -> npt.NDArray[np.float32]:
 
 
 def ground_truth() -> dict[str, Any]:
-    people = [
+    annotations = [
         {
             "id": 100 + image_id,
             "image_id": image_id,
@@ -59,7 +59,7 @@ def ground_truth() -> dict[str, Any]:
     ]
     images = [{"id": image_id, "file_name": f"{image_id}.png", "width": IMAGE_PX, "height": IMAGE_PX} for image_id in IMAGES]
     category = {"id": 1, "name": "person", "keypoints": list(COCO_17.keypoints)}
-    return {"images": images, "annotations": people, "categories": [category]}
+    return {"images": images, "annotations": annotations, "categories": [category]}
 
 
 def table(root: LocalPath, image_ids: Sequence[int]) -> Instances:
@@ -97,7 +97,7 @@ def prepared(tmp_path: LocalPath, boxes: Path | None = None, *, image_ids: Seque
     root.mkdir(exist_ok=True)
     (tmp_path / "annotations.json").write_text(json.dumps(ground_truth()))
     source = {"annotations": str(tmp_path / "annotations.json"), "images": str(root)}
-    people = table(root, image_ids)
+    instances = table(root, image_ids)
     settings = Settings.model_validate(
         {
             "name": "x",
@@ -112,9 +112,9 @@ def prepared(tmp_path: LocalPath, boxes: Path | None = None, *, image_ids: Seque
     step = instances_step(context, "val")
     with context.store.draft(step.kind, step.recipe) as draft:
         if isinstance(draft, Draft):
-            write_instances(local(draft.folder / INSTANCES), people)
+            write_instances(local(draft.folder / INSTANCES), instances)
             local(draft.folder / GROUND_TRUTH).write_text(json.dumps(ground_truth()))
-            draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "people", "instances": 2, "images": 2, "held_out": 0})
+            draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "of val", "instances": 2, "images": 2, "held_out": 0})
     return context
 
 
@@ -129,8 +129,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Instances]:
     """The instances that a stub network, which always gives the same pose, was called with."""
     asked: list[Instances] = []
 
-    def answer(_: Context, __: NetworkSpec, people: Path, ___: Path, **____: object) -> dict[str, npt.NDArray[np.float32]]:
-        asked.append(read_instances(people))
+    def answer(_: Context, __: NetworkSpec, table_path: Path, ___: Path, **____: object) -> dict[str, npt.NDArray[np.float32]]:
+        asked.append(read_instances(table_path))
         pose_K3 = truth_K3()
         pose_K3[:, 2] = 1.0
         return dict.fromkeys(("quarter", "dark", "centroid"), np.stack([pose_K3] * len(asked[-1].id_N)))

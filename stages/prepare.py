@@ -144,6 +144,9 @@ _SEEN: dict[StorePath, Part] = {}
 
 def _drawn(folder: StorePath) -> Part | None:
     """The files of an embedded dataset, or None if it is not drawn yet."""
+    if folder in _SEEN and not folder.is_dir():
+        # The user may delete the folder to have it drawn again.
+        del _SEEN[folder]
     if folder not in _SEEN and (part := read_marker(folder / _DRAWN)):
         _SEEN[folder] = part
     return _SEEN.get(folder)

@@ -45,9 +45,12 @@ def drop(options: argparse.Namespace) -> Result:
 
     def work(entry_id: str) -> bool:
         # Read the experiments again for each item: a run may have started since.
-        if all(remove(store, item, lambda: _is_used(Users.of(home), entry_id, options.used)) for item in found[entry_id]):
+        def is_used() -> bool:
+            return not options.used and _is_used(Users.of(home), entry_id, allowed=False)
+
+        if all(remove(store, item, is_used) for item in found[entry_id]):
             return True
-        raise StoreError(f"{entry_id} stays: a run has begun to write it", allowed=_WRITABLE, remedy=Remedy("repeat"))
+        raise StoreError(f"{entry_id} stays: a run writes it, or has rebuilt it", allowed=_WRITABLE, remedy=Remedy("repeat"))
 
     gone, error = (entry_ids, None) if options.dry_run else until_error(entry_ids, work)
     facts = []

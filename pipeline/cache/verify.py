@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,9 @@ from storage_schemas.store.store import Store
 from storage_schemas.store.verify import Verdict
 
 __all__ = ["verify"]
+
+
+log = logging.getLogger("pipeline")
 
 
 def verify(options: argparse.Namespace) -> Result:
@@ -45,6 +49,8 @@ def verify(options: argparse.Namespace) -> Result:
     if verdict.damaged and upstream is None:
         upstream = upstream_if_there(None, home)
     damaged = _damaged(inventory, users, verdict, upstream)
+    if upstream and not inventory.entries:
+        log.warning("verify does not read the upstream home; --home %s does that", upstream)
     data = {
         "entries": len(verdict.entries),
         "files": verdict.num_files,
@@ -105,7 +111,10 @@ def _sampled(options: argparse.Namespace) -> Result:
     if not wanted:
         # The settings of an experiment say where the images are.
         used = Users.of(home).runs
-        wanted = [entry.entry_id for entry in store.entries("targets") if entry.entry_id in used]
+        there = [entry.entry_id for entry in store.entries("targets")]
+        wanted = [entry_id for entry_id in there if entry_id in used]
+        if 0 < len(wanted) < len(there):
+            log.warning("Not checked, because no experiment uses them: %d entries of targets", len(there) - len(wanted))
     if not wanted:
         raise MissingInputError(
             f"No experiment uses any targets in {store.root}",

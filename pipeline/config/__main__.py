@@ -6,9 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipeline.cli import answer_with
+from pipeline.cli import answer_with, exit_status
 from pipeline.config.load import load_settings, preset_names, resolved_yaml
-from storage_schemas.errors import ConfigError
 
 __all__ = ["main"]
 
@@ -19,12 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", help=f"a preset ({', '.join(preset_names())}) or a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a setting")
     options = parser.parse_args(arguments)
-    try:
-        answer_with(resolved_yaml(load_settings(options.config, options.set)).rstrip())
-    except ConfigError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 2
-    return 0
+    return exit_status(
+        lambda: answer_with(resolved_yaml(load_settings(options.config, options.set)).rstrip()),
+        interrupted="nothing was changed",
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError, UnreadableEntryError
@@ -38,7 +38,7 @@ class Garbage:
     age_seconds: float
     if_unused: bool
     """True if it is deleted only while no experiment refers to the entry."""
-    writers: Writers = field(repr=False, compare=False)
+    writers: Writers | None = field(repr=False, compare=False)
     """The writers of the entry, watched since the scan."""
 
 
@@ -102,7 +102,9 @@ def garbage_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> l
         return [item for item in _garbage_of(entry_folder, writers, None, now=now, is_used=False) if item.paths]
     except OSError as error:
         raise UnreadableEntryError(f"{entry_folder / MANIFEST} cannot be read ({error.strerror})") from error
-    return [item for item in _garbage_of(entry_folder, writers, entry, now=now, is_used=False) if item.what == "entry"]
+    found = _garbage_of(entry_folder, writers, entry, now=now, is_used=False)
+    # A writer beside a committed entry, even a live one, does not need it: it makes another one.
+    return [replace(item, writers=None) for item in found if item.what == "entry"]
 
 
 def _busy(
@@ -192,7 +194,7 @@ def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
 
 
 def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
-    if item.writers.living() or (item.if_unused and is_used()):
+    if (item.writers and item.writers.living()) or (item.if_unused and is_used()):
         return False
     entry_folder = store.root / item.entry_id
     try:

@@ -6,25 +6,28 @@ and sha256 of its manifest.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
 import stat
 import tarfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, StoreError
+from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, SchemaVersionError, StoreError
 from storage_schemas.paths.facts import FileFacts, FileProblem, difference, facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.manifest import MANIFEST, Manifest, is_plain_name
 from storage_schemas.store.store import Draft, Entry, Store
 
 __all__ = ["Export", "Outcome", "check_target", "export_entries", "import_entry", "open_export"]
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["imported", "exists already", "exists already, with other bits"]
 
@@ -69,6 +72,8 @@ def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[
                     member.size = (partial / name).stat().st_size
                     with (partial / name).open("rb") as content:
                         tar.addfile(member, content)
+                    # The disk need not hold every file twice.
+                    (partial / name).unlink()
             packed.parent.sync_files([packed.name])
             packed.rename(target)
         else:
@@ -126,14 +131,28 @@ class Export:
         """The manifests of all entries, once each of their files is known to have the right size.
 
         Raises:
-            StoreError: a manifest has another schema version.
+            SchemaVersionError: all entries have another schema version; some of them are skipped with a warning.
             CorruptEntryError: there is no entry, or a manifest or a file is missing or damaged.
         """
         found = [path for path in map(PurePosixPath, sorted(self.sizes)) if path.match(f"{_STORE}/*/*/{MANIFEST}")]
-        entries = [self._manifest(path) for path in found if len(path.parts) == len((_STORE, "kind", "key", MANIFEST))]
+        found = [path for path in found if len(path.parts) == len((_STORE, "kind", "key", MANIFEST))]
+        self._warn_of_unfinished({path.parent for path in found})
+        entries, others = [], []
+        for path in found:
+            try:
+                entries.append(self._manifest(path))
+            except SchemaVersionError as error:
+                log.warning("%s; the entry is not imported", error.seen)
+                others.append(error)
         if not entries:
-            raise _bad(self.where, "holds no entries")
+            raise others[0] if others else _bad(self.where, "holds no entries")
         return entries
+
+    def _warn_of_unfinished(self, finished: Collection[PurePosixPath]) -> None:
+        """Warn of entries without a manifest: a run is writing them, or the copy of the home is incomplete."""
+        folders = {PurePosixPath(*path.parts[:3]) for path in map(PurePosixPath, self.sizes) if len(path.parts) > 3}
+        for folder in sorted(folders - set(finished)):
+            log.warning("%s has no manifest of %s; that entry is not imported", self.where, folder.relative_to(_STORE))
 
     def _manifest(self, path: PurePosixPath) -> Manifest:
         with self.open(str(path)) as stream:
@@ -180,12 +199,23 @@ def _bad(where: Path, what: str) -> CorruptEntryError:
 
 
 def _folder_export(path: Path) -> Export:
-    files = [Path(folder) / name for folder, _, names in os.walk(path / _STORE) for name in names]
-    # A link may lead out of the export: it is left out, and the file is missing.
-    sizes = {
-        file.relative_to(path).as_posix(): facts.st_size for file in files if stat.S_ISREG((facts := file.lstat()).st_mode)
-    }
+    sizes = {}
+    for folder, folders, names in os.walk(path / _STORE, onerror=_unreadable):
+        if links := [name for name in folders if (Path(folder) / name).is_symlink()]:
+            raise _bad(path, f"holds {Path(folder) / links[0]}, a link to a folder, which may lead out of it")
+        for file in (Path(folder) / name for name in names):
+            # A run may be at work in this home, and its temporary files may vanish.
+            with suppress(FileNotFoundError):
+                facts = file.lstat()
+                # A link may lead out of the export: it is left out, and the file is missing.
+                if stat.S_ISREG(facts.st_mode):
+                    sizes[file.relative_to(path).as_posix()] = facts.st_size
     return Export(path, sizes, lambda name: (path / name).open("rb"))
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @contextmanager
@@ -197,7 +227,7 @@ def _tar_export(path: Path) -> Iterator[Export]:
         except (ValueError, OverflowError) as error:
             raise tarfile.ReadError(f"a header is damaged ({error})") from error
         with path.open("rb") as stream:
-            stream.seek(-len(_TAR_END), os.SEEK_END)
+            stream.seek(-min(len(_TAR_END), path.stat().st_size), os.SEEK_END)
             if stream.read() != _TAR_END:
                 raise _bad(path, "is incomplete: the end of the tar file is missing")
 

@@ -164,6 +164,14 @@ def test_where_a_writer_lives_a_damaged_manifest_stays(cache: Cache, made: dict[
     assert entry.folder.exists()
 
 
+def test_the_lease_of_another_machine_beside_a_committed_entry_does_not_keep_it(cache: Cache, made: dict[str, Entry]) -> None:
+    entry = made["unused"]
+    lease = local(lease_of(entry.folder.parent / "20260101T000000000000-deadbeef"))
+    lease.write_text('{"host": "elsewhere", "machine": "another", "pid": "1", "started": "1"}')
+    assert cache("drop", entry.key) == DONE
+    assert not entry.folder.exists()
+
+
 def test_an_entry_that_is_committed_as_its_damaged_manifest_goes_stays(cache: Cache, made: dict[str, Entry]) -> None:
     """A run sets the damaged one aside, and commits, after ``drop`` has looked."""
     entry = made["unused"]

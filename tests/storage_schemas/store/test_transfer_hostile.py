@@ -145,7 +145,7 @@ def test_links_in_a_folder_are_not_followed(tmp_path: LocalPath, store: Store, e
     elsewhere = tmp_path / "elsewhere"
     shutil.move(path, elsewhere)
     path.symlink_to(elsewhere)
-    with pytest.raises(CorruptEntryError, match=r"bits/c/. is missing"):
+    with pytest.raises(CorruptEntryError, match=r"bits/c/. is missing" if what == "file" else "a link to a folder"):
         imported(store, source)
     assert is_untouched(store)
 
@@ -165,3 +165,38 @@ def test_a_pipe_is_not_waited_for(tmp_path: LocalPath, store: Store) -> None:
     os.mkfifo(tmp_path / "out.tar")
     with pytest.raises(StoreError, match="is neither a file nor a folder"):
         imported(store, tmp_path / "out.tar")
+
+
+def test_an_entry_of_another_schema_version_is_skipped_with_a_warning(
+    tmp_path: LocalPath, store: Store, entries: list[Entry], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = exported(entries, tmp_path / "out")
+    path = source / "store" / entries[0].entry_id / "manifest.json"
+    path.write_bytes(signed({**json.loads(path.read_bytes()), "schema": 2}))
+    assert imported(store, source) == ["imported"]
+    assert f"{path.relative_to(source)} has schema version 2" in caplog.text
+
+
+def test_an_entry_without_a_manifest_is_named(
+    tmp_path: LocalPath, store: Store, entries: list[Entry], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = exported(entries, tmp_path / "out")
+    (source / "store" / entries[0].entry_id / "manifest.json").unlink()
+    assert imported(store, source) == ["imported"]
+    assert f"{source} has no manifest of {entries[0].entry_id}" in caplog.text
+
+
+def test_a_link_to_a_folder_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    source = exported(entries, tmp_path / "out")
+    kind = source / "store" / "targets"
+    kind.rename(tmp_path / "elsewhere")
+    kind.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptEntryError, match="a link to a folder"):
+        imported(store, source)
+
+
+def test_a_tar_file_shorter_than_its_end_is_refused(tmp_path: LocalPath, store: Store) -> None:
+    source = tmp_path / "short.tar"
+    source.write_bytes(bytes(512))
+    with pytest.raises(CorruptEntryError):
+        imported(store, source)

@@ -236,7 +236,7 @@ def test_entries_come_from_a_home_in_use_too(tmp_path: LocalPath, store: Store, 
 def test_a_manifest_of_another_release_is_refused_as_in_the_store(
     tmp_path: LocalPath, store: Store, entries: list[Entry]
 ) -> None:
-    source = exported(entries, tmp_path / "out")
+    source = exported(entries[1:], tmp_path / "out")
     manifest = source / "store" / entries[1].entry_id / "manifest.json"
     manifest.write_bytes(signed({**json.loads(manifest.read_bytes()), "schema": 4}))
     with pytest.raises(StoreError, match="schema version 4") as caught:

@@ -104,9 +104,11 @@ def exit_status(work: Callable[[], None], *, interrupted: str, typed: str = "") 
         return FAILED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
-            sys.stderr.write(f"StoreError: {error}\n  What is finished is kept: mend this, and the same command goes on.\n")
+            sys.stderr.write(
+                f"StoreError: {error}\n  Finished work is kept. Fix the problem, then repeat the command: it continues.\n"
+            )
             return USER_MISTAKE
         traceback.print_exc()
-        sys.stderr.write("This is a fault of the program. What is finished is kept; please report the lines above.\n")
+        sys.stderr.write("This is a fault of the program. Finished work is kept. Please report the lines above.\n")
         return FAILED
     return DONE

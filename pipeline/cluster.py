@@ -194,7 +194,7 @@ _FIRST = "first"
 _SHARED = "a folder that every node of the cluster can write, such as one on NFS"
 _OBJECTS = (
     "object storage that every node reaches, with the AWS_* variables or the role that lead to it, odkd[s3] on every node, "
-    "and a server that heeds If-None-Match"
+    "and a server that supports If-None-Match"
 )
 
 

@@ -37,7 +37,7 @@ def repair(options: argparse.Namespace) -> Result:
     entry = entry_at(home, store, find_entry_id(store, options.key), upstream=upstream)
     entry_id, damaged = entry.entry_id, entry.damaged()
     if not damaged:
-        return Result({"entry": entry_id, "mended": [], "fetched": []}, f"{entry_id}: nothing was damaged")
+        return Result({"entry": entry_id, "repaired": [], "fetched": []}, f"{entry_id}: nothing was damaged")
     if unreadable := [f"{name} {problem}" for name, problem in damaged.items() if problem.kind == "unreadable"]:
         remedy = Remedy("verify", entry_id=entry_id, home=str(home))
         raise CorruptEntryError(f"{entry_id}: {unreadable[0]}", allowed="files that this user may read", remedy=remedy)
@@ -46,7 +46,7 @@ def repair(options: argparse.Namespace) -> Result:
     fetched = blocks.fetch(entry, twin, list(damaged)) if twin else []
     left = [name for name in damaged if name not in fetched]
     lines = [f"{entry_id}: {plural(len(fetched), 'file')} copied from {upstream}"] if fetched else []
-    data = {"entry": entry_id, "mended": list(damaged), "fetched": fetched}
+    data = {"entry": entry_id, "repaired": list(damaged), "fetched": fetched}
     if not left:
         return Result(data, "\n".join([*fetched, *lines]))
     users = Users.of(home)

@@ -72,7 +72,7 @@ class Users:
             return experiment_remedy(self.home, self.unknown[0])
         if isinstance(found, Entry):
             if is_used or (upstream and found.twin(upstream)):
-                return completed(found.mend(upstream), self.run(entry_id, upstream))
+                return completed(found.remedy(upstream), self.run(entry_id, upstream))
         elif is_used and not (upstream and held(Store(upstream / "store"), [entry_id])):
             # Without a readable manifest the entry is missing: no file can be repaired, and a run rebuilds it without --force.
             return replace(self.run(entry_id, upstream), kind=entry_id.partition("/")[0])

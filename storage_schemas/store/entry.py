@@ -68,11 +68,11 @@ class Entry:
                 allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
                 remedy=self.remake(),
             )
-        return (self.folder / name).file(lambda: self.manifest.files[name], self.mend())
+        return (self.folder / name).file(lambda: self.manifest.files[name], self.remedy())
 
     def whole(self, upstream: StorePath | None = None) -> Folder:
-        """The folder with all of the entry's files, for another process; ``upstream`` is as for ``mend``."""
-        return self.folder.folder(lambda: self.manifest.files, self.mend(upstream))
+        """The folder with all of the entry's files, for another process; ``upstream`` is as for ``remedy``."""
+        return self.folder.folder(lambda: self.manifest.files, self.remedy(upstream))
 
     def fetch(self) -> LocalPath:
         """The folder with all of the entry's files on this node; see ``path``."""
@@ -130,7 +130,7 @@ class Entry:
         return found if found.manifest.files == self.manifest.files else None
 
     def check(self, *, upstream: StorePath | None = None) -> None:
-        """Raise ``CorruptEntryError`` naming the first damaged file, with the remedy of ``mend``.
+        """Raise ``CorruptEntryError`` naming the first damaged file, with the remedy of ``remedy``.
 
         In a bucket sizes are compared first; then missing files are downloaded and verified, so damage is found before the
         work begins and each object is read once.
@@ -145,7 +145,7 @@ class Entry:
                 allowed="the files as its manifest describes them, which this user may read (verify names all)"
                 + ("; or an entry of your own, in its place" if self.is_borrowed else ""),
                 # An unreadable file may be intact: suggest no command that replaces it.
-                remedy=Remedy("verify", entry_id=self.entry_id, home=self._home) if unreadable else self.mend(upstream),
+                remedy=Remedy("verify", entry_id=self.entry_id, home=self._home) if unreadable else self.remedy(upstream),
             )
         self.whole(upstream).fetch()
 
@@ -153,7 +153,7 @@ class Entry:
     def _home(self) -> str:
         return str(self.folder.parents[3])
 
-    def mend(self, upstream: StorePath | None = None) -> Remedy:
+    def remedy(self, upstream: StorePath | None = None) -> Remedy:
         """The remedy for damaged files; ``upstream`` is the home that is read after the entry's own."""
         if not self.is_borrowed and (self.manifest.kind in REPAIRABLE or (upstream is not None and self.twin(upstream))):
             return Remedy("repair", entry_id=self.entry_id, home=self._home, upstream=str(upstream or ""))

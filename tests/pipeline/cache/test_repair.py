@@ -209,7 +209,7 @@ def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: LocalPath) ->
     assert others[0].startswith(f"{tmp_path}/runs/a/config.resolved.yaml: ")
 
 
-def test_what_an_unfinished_run_of_other_settings_needs_is_mended_with_those(tmp_path: LocalPath) -> None:
+def test_what_an_unfinished_run_of_other_settings_needs_is_repaired_with_those(tmp_path: LocalPath) -> None:
     """The figures and the settings beside them are of an earlier run of the same name."""
     earlier, other = _crops(tmp_path, "views.seed=9")
     context, entry_id = _crops(tmp_path)
@@ -239,7 +239,7 @@ def test_an_entry_that_no_experiment_uses_cannot_be_repaired(cache: Cache, made:
 @pytest.mark.parametrize(
     "lies_there", ["link to a folder", "dangling link", "folder", "nothing above", "dangling link above", "nothing at all"]
 )
-def test_whatever_lies_where_a_lost_file_belongs_it_is_mended(
+def test_whatever_lies_where_a_lost_file_belongs_it_is_repaired(
     cache: Cache, made: dict[str, Entry], tmp_path: LocalPath, lies_there: str
 ) -> None:
     entry, team = made["train bits"], tmp_path / "team"

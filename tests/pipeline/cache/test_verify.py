@@ -99,7 +99,7 @@ def test_what_cannot_be_read_is_not_to_be_made_again(
         assert f"  Next:    {found['next']}\n" in cache.err
 
 
-def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_mended(cache: Cache, made: dict[str, Entry]) -> None:
+def test_verify_names_what_is_damaged_in_the_order_in_which_it_can_be_repaired(cache: Cache, made: dict[str, Entry]) -> None:
     names = ["train", "primary", "train view", "train bits", "student", "report"]
     for name in names:
         made[name].path(next(iter(made[name].manifest.files))).unlink()
@@ -129,7 +129,7 @@ def test_verify_counts_manifests_that_cannot_be_read(cache: Cache, made: dict[st
         local(made[name].folder.parent / "manifest.json").write_bytes(b"")
     assert cache("verify") == USER_MISTAKE
     assert cache.out.splitlines()[-1] == "15 entries, 16 files, 2.1 kB: 2 damaged files in 2 entries"
-    # Nothing tells any more what its files should be, so that repair could not mend it; and it counts as not there.
+    # Without its manifest the contents of its files are unknown, so repair cannot help, and a run rebuilds it.
     config = cache.home / "runs" / "demo" / "config.resolved.yaml"
     command = f"python -m pipeline.run --config {config} --home {cache.home} --stage targets"
     assert cache.json("verify")["damaged"][made["val bits"].entry_id]["next"] == command

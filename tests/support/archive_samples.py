@@ -6,6 +6,9 @@ import tarfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Entry, Store
@@ -13,7 +16,21 @@ from storage_schemas.store.transfer import Outcome, export_entries, import_entry
 from tests.support.buckets import local
 from tests.support.store_samples import RECIPE, make_entry
 
-__all__ = ["OTHER", "content_of", "exported", "imported", "is_untouched", "of_first", "two_entries", "write_tar"]
+__all__ = [
+    "BOTH",
+    "OTHER",
+    "content_of",
+    "exported",
+    "find_targets",
+    "imported",
+    "is_untouched",
+    "of_first",
+    "two_entries",
+    "write_tar",
+]
+
+BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
+"""Both forms of an export."""
 
 OTHER = {**RECIPE, "threshold": 0.7}
 """A recipe whose key sorts after that of ``RECIPE``: entries are imported in the order of their keys."""
@@ -61,3 +78,8 @@ def is_untouched(store: Store) -> bool:
 def of_first(entries: list[Entry], name: str) -> str:
     """Return the path inside an export of a file of the first entry."""
     return f"store/{entries[0].entry_id}/{entries[0].folder.name}/{name}"
+
+
+def find_targets(store: Store, recipe: Mapping[str, Any] = RECIPE) -> Entry | None:
+    """Find the targets of a recipe in the store."""
+    return store.find("targets", recipe)

@@ -4,48 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from storage_schemas.errors import StoreError
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store.gc import Garbage, find_garbage, remove
-from storage_schemas.store.recipe import key_of
+from storage_schemas.store.gc import remove
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import grow_old
+from tests.support.gc_samples import ENTRY_ID, HOUR, collect, files_of_entry, find, ids_and_kinds, left_alone
 from tests.support.store_samples import FILES, RECIPE, fill, make_entry, unfinished
-
-PLACE = f"targets/{key_of('targets', RECIPE)}"
-HOUR = 3600.0
 
 
 @pytest.fixture
 def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
-
-
-def _find(store: Store, used: Collection[str] = (), hours: float = 24.0) -> list[Garbage]:
-    return find_garbage(store, used, min_age_seconds=hours * HOUR, tell=lambda _: None)[0]
-
-
-def _left(store: Store, used: Collection[str] = ()) -> dict[str, str]:
-    return find_garbage(store, used, min_age_seconds=0, tell=lambda _: None)[1]
-
-
-def _told(garbage: Collection[Garbage]) -> list[tuple[str, str]]:
-    return [(item.entry_id, item.what) for item in garbage]
-
-
-def _collect(store: Store, used: Collection[str] = ()) -> None:
-    for item in _find(store, used):
-        assert remove(store, item, lambda: False)
-
-
-def _files(store: Store) -> set[str]:
-    return {path.name for path in local(store.root / PLACE).iterdir()}
 
 
 # Entries
@@ -54,7 +29,7 @@ def _files(store: Store) -> set[str]:
 def test_gc_deletes_an_old_unused_entry_and_keeps_a_used_one(store: Store) -> None:
     used, unused = make_entry(store), make_entry(store, {**RECIPE, "threshold": 0.4})
     grow_old(local(store.root), 25)
-    (item,) = _find(store, {used.entry_id})
+    (item,) = find(store, {used.entry_id})
     manifest = unused.folder.parent / "manifest.json"
     assert (item.entry_id, item.what, item.paths) == (unused.entry_id, "entry", (manifest, unused.folder))
     # Files of 11, 11 and 2 bytes, and the manifest.
@@ -69,17 +44,17 @@ def test_gc_keeps_an_entry_whose_manifest_is_young(store: Store) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
     grow_old(local(made.folder.parent / "manifest.json"), 23)
-    assert _find(store) == []
-    assert _told(_find(store, hours=22)) == [(PLACE, "entry")]
+    assert find(store) == []
+    assert ids_and_kinds(find(store, hours=22)) == [(ENTRY_ID, "entry")]
     grow_old(local(made.folder.parent / "manifest.json"), 25)
     grow_old(local(made.folder), 1)
-    assert _told(_find(store)) == [(PLACE, "entry")], "it was there before somebody copied it back and forth"
+    assert ids_and_kinds(find(store)) == [(ENTRY_ID, "entry")], "it was there before somebody copied it back and forth"
 
 
 def test_gc_deletes_the_manifest_before_the_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
 
     def interrupted(path: Path, ignore_errors: bool = False) -> None:
         raise KeyboardInterrupt
@@ -91,10 +66,10 @@ def test_gc_deletes_the_manifest_before_the_files(store: Store, monkeypatch: pyt
     assert store.find("targets", RECIPE) is None
     assert made.problems() == []
     grow_old(local(store.root), 25)
-    assert _told(_find(store)) == [(PLACE, "unfinished work")], "what is left goes next time"
+    assert ids_and_kinds(find(store)) == [(ENTRY_ID, "unfinished work")], "what is left goes next time"
 
 
-@pytest.mark.parametrize("used", [set(), {PLACE}])
+@pytest.mark.parametrize("used", [set(), {ENTRY_ID}])
 def test_gc_keeps_an_entry_of_another_release(store: Store, used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage_schemas.store.manifest.SCHEMA_VERSION", 7)
     monkeypatch.setattr("storage_schemas.store.recipe.SCHEMA_VERSION", 7)
@@ -104,24 +79,24 @@ def test_gc_keeps_an_entry_of_another_release(store: Store, used: set[str], monk
         entry_id = draft.commit(FILES, measured={}).entry_id
     monkeypatch.undo()
     grow_old(local(store.root), 25)
-    assert _find(store, used) == []
-    assert "schema version 7" in _left(store, used)[entry_id]
+    assert find(store, used) == []
+    assert "schema version 7" in left_alone(store, used)[entry_id]
 
 
 def test_gc_keeps_an_entry_that_is_used_since_the_scan(store: Store) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
     assert not remove(store, item, lambda: True)
     assert store.find("targets", RECIPE) == made
-    assert _files(store) == {"manifest.json", made.folder.name}
+    assert files_of_entry(store) == {"manifest.json", made.folder.name}
 
 
 def test_gc_puts_the_manifest_back_if_a_run_notes_the_entry_meanwhile(store: Store) -> None:
     """Whoever notes it before its manifest went is asked for after that, and whoever notes it later does not find it."""
     made = make_entry(store)
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
     found: list[Entry | None] = []
 
     def is_used() -> bool:
@@ -132,13 +107,13 @@ def test_gc_puts_the_manifest_back_if_a_run_notes_the_entry_meanwhile(store: Sto
     assert found == [made, None]
     assert store.find("targets", RECIPE) == made
     assert made.problems() == []
-    assert _files(store) == {"manifest.json", made.folder.name}
+    assert files_of_entry(store) == {"manifest.json", made.folder.name}
 
 
 def test_gc_keeps_the_entry_that_replaces_the_deleted_one_meanwhile(store: Store) -> None:
     make_entry(store)
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
     again: list[Entry] = []
 
     def is_used() -> bool:
@@ -155,7 +130,7 @@ def test_gc_keeps_the_entry_that_replaces_the_deleted_one_meanwhile(store: Store
 def test_gc_keeps_an_entry_if_reading_its_users_fails(store: Store) -> None:
     made = make_entry(store)
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
 
     def is_used() -> bool:
         if store.find("targets", RECIPE) is None:
@@ -170,7 +145,7 @@ def test_gc_keeps_an_entry_if_reading_its_users_fails(store: Store) -> None:
 def test_gc_keeps_an_entry_that_was_rebuilt_since_the_scan(store: Store) -> None:
     first = make_entry(store)
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
     store.discard(first)
     second = make_entry(store)
     assert not remove(store, item, lambda: False)
@@ -181,7 +156,7 @@ def test_gc_keeps_an_entry_that_was_rebuilt_since_the_scan(store: Store) -> None
 def test_gc_reports_a_file_that_it_cannot_delete(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make_entry(store)
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(StoreError, match="cannot be removed"):
         remove(store, item, lambda: False)
@@ -192,20 +167,20 @@ def test_gc_reports_a_file_that_it_cannot_delete(store: Store, monkeypatch: pyte
 
 def test_gc_deletes_the_old_unused_work_of_a_dead_writer(store: Store) -> None:
     folder = unfinished(store, (0,))
-    assert _find(store) == []
+    assert find(store) == []
     grow_old(local(store.root), 25)
-    assert _find(store, {PLACE}) == [], "an experiment goes on from it"
-    (item,) = _find(store)
+    assert find(store, {ENTRY_ID}) == [], "an experiment goes on from it"
+    (item,) = find(store)
     assert (item.what, item.paths) == ("unfinished work", (folder,))
     assert remove(store, item, lambda: False)
-    assert _files(store) == set()
+    assert files_of_entry(store) == set()
 
 
 def test_gc_keeps_work_with_one_young_file(store: Store) -> None:
     folder = unfinished(store, (0, 1))
     grow_old(local(store.root), 25)
     grow_old(local(folder / "bits" / "c" / "1"), 1)
-    assert _find(store) == []
+    assert find(store) == []
 
 
 def test_gc_deletes_superseded_work_of_a_used_entry(store: Store) -> None:
@@ -215,11 +190,11 @@ def test_gc_deletes_superseded_work_of_a_used_entry(store: Store) -> None:
     local(attempt / "own").write_bytes(b"12345")
     local(attempt / "adopted").hardlink_to(made.path("zarr.json"))
     grow_old(local(store.root), 25)
-    (item,) = _find(store, {PLACE})
+    (item,) = find(store, {ENTRY_ID})
     assert (item.what, item.paths) == ("unfinished work", (attempt,))
     assert item.size == 5, "what the entry shares frees nothing"
     assert remove(store, item, lambda: True)
-    assert _files(store) == {"manifest.json", made.folder.name}
+    assert files_of_entry(store) == {"manifest.json", made.folder.name}
     assert made.problems() == []
 
 
@@ -230,7 +205,7 @@ def test_gc_keeps_work_that_was_committed_since_the_scan(store: Store, monkeypat
         fill(draft)
         draft.folder.with_name(f"{draft.folder.name}.lease").unlink()
         grow_old(local(store.root), 25)
-        (item,) = _find(store)
+        (item,) = find(store)
         made = draft.commit(FILES, measured={})
     assert not remove(store, item, lambda: False)
     assert made.problems() == []
@@ -249,12 +224,12 @@ def test_gc_deletes_leases_of_dead_writers_damaged_manifests_and_partial_files(s
     ]
     for name in names:
         local(home / name).write_text("" if name.endswith("lease") else json.dumps(dead))
-    assert _find(store, {PLACE}) == [], "all of them are young"
+    assert find(store, {ENTRY_ID}) == [], "all of them are young"
     for name in names:
         grow_old(local(home / name), 25)
-    assert sorted(item.what for item in _find(store, {PLACE})) == ["damaged manifest", "lease", "lease", "partial file"]
-    _collect(store, {PLACE})
-    assert _files(store) == {"manifest.json", made.folder.name}
+    assert sorted(item.what for item in find(store, {ENTRY_ID})) == ["damaged manifest", "lease", "lease", "partial file"]
+    collect(store, {ENTRY_ID})
+    assert files_of_entry(store) == {"manifest.json", made.folder.name}
     assert made.problems() == []
 
 
@@ -267,11 +242,11 @@ def _damage(entry: Entry) -> Path:
 def test_gc_deletes_an_unused_entry_with_a_damaged_manifest(store: Store) -> None:
     _damage(make_entry(store))
     grow_old(local(store.root), 25)
-    assert _find(store, {PLACE}) == []
-    assert "is not a manifest" in _left(store, {PLACE})[PLACE]
-    assert _told(_find(store)) == [(PLACE, "damaged manifest"), (PLACE, "unfinished work")]
-    _collect(store)
-    assert _files(store) == set()
+    assert find(store, {ENTRY_ID}) == []
+    assert "is not a manifest" in left_alone(store, {ENTRY_ID})[ENTRY_ID]
+    assert ids_and_kinds(find(store)) == [(ENTRY_ID, "damaged manifest"), (ENTRY_ID, "unfinished work")]
+    collect(store)
+    assert files_of_entry(store) == set()
 
 
 def test_gc_deletes_a_folder_that_lies_where_the_manifest_belongs(store: Store) -> None:
@@ -280,18 +255,18 @@ def test_gc_deletes_a_folder_that_lies_where_the_manifest_belongs(store: Store) 
     manifest.mkdir()
     (manifest / "something").write_text("in the way")
     grow_old(local(store.root), 25)
-    assert _find(store, {PLACE}) == []
-    assert "is a folder" in _left(store, {PLACE})[PLACE]
-    assert _told(_find(store)) == [(PLACE, "damaged manifest"), (PLACE, "unfinished work")]
-    _collect(store)
-    assert _files(store) == set()
+    assert find(store, {ENTRY_ID}) == []
+    assert "is a folder" in left_alone(store, {ENTRY_ID})[ENTRY_ID]
+    assert ids_and_kinds(find(store)) == [(ENTRY_ID, "damaged manifest"), (ENTRY_ID, "unfinished work")]
+    collect(store)
+    assert files_of_entry(store) == set()
 
 
 def test_gc_keeps_a_manifest_that_was_repaired_since_the_scan(store: Store) -> None:
     first = make_entry(store)
     _damage(first)
     grow_old(local(store.root), 25)
-    garbage = _find(store)
+    garbage = find(store)
     again = make_entry(store)
     assert [remove(store, item, lambda: False) for item in garbage] == [False, True]
     assert store.find("targets", RECIPE) == again

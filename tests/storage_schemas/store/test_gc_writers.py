@@ -5,46 +5,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection
 
 import pytest
 
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.store.gc import Garbage, find_garbage, remove
-from storage_schemas.store.recipe import key_of
+from storage_schemas.store.gc import find_garbage, remove
 from storage_schemas.store.store import Draft, Store
 from tests.support.buckets import local
 from tests.support.cache_samples import grow_old
+from tests.support.gc_samples import ENTRY_ID, HOUR, files_of_entry, find, left_alone
 from tests.support.store_samples import FILES, RECIPE, make_entry, unfinished, write_file
-
-PLACE = f"targets/{key_of('targets', RECIPE)}"
-HOUR = 3600.0
 
 
 @pytest.fixture
 def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
-
-
-def _find(store: Store, used: Collection[str] = (), hours: float = 24.0) -> list[Garbage]:
-    return find_garbage(store, used, min_age_seconds=hours * HOUR, tell=lambda _: None)[0]
-
-
-def _left(store: Store, used: Collection[str] = ()) -> dict[str, str]:
-    return find_garbage(store, used, min_age_seconds=0, tell=lambda _: None)[1]
-
-
-def _told(garbage: Collection[Garbage]) -> list[tuple[str, str]]:
-    return [(item.entry_id, item.what) for item in garbage]
-
-
-def _collect(store: Store, used: Collection[str] = ()) -> None:
-    for item in _find(store, used):
-        assert remove(store, item, lambda: False)
-
-
-def _files(store: Store) -> set[str]:
-    return {path.name for path in local(store.root / PLACE).iterdir()}
 
 
 @pytest.mark.parametrize("hours", [0, 24])
@@ -56,17 +31,17 @@ def test_gc_deletes_nothing_beside_a_live_writer(store: Store, hours: float) -> 
         finished = set(draft.parts())
         grow_old(local(store.root), 100)
         local(draft.folder.with_name(f"{draft.folder.name}.lease")).touch()
-        found = _find(store, hours=hours)
+        found = find(store, hours=hours)
         assert [item.what for item in found] == ["entry"]
-        assert found[0].entry_id != PLACE
-        assert _left(store)[PLACE] == f"process {os.getpid()} on {os.uname().nodename} is making it"
+        assert found[0].entry_id != ENTRY_ID
+        assert left_alone(store)[ENTRY_ID] == f"process {os.getpid()} on {os.uname().nodename} is making it"
         assert set(draft.parts()) == finished == {"block-0"}
 
 
 def test_gc_deletes_nothing_if_a_writer_began_since_the_scan(store: Store) -> None:
     unfinished(store, (0,))
     grow_old(local(store.root), 25)
-    (item,) = _find(store)
+    (item,) = find(store)
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert not remove(store, item, lambda: False)
@@ -109,16 +84,16 @@ def test_gc_watches_a_writer_on_another_machine_for_a_minute(
     assert told == ["Watching for 60 s whether the writers of 1 entries live"]
     assert 60 < elsewhere.now - 1000 < 63
     if lives:
-        assert (found, left) == ([], {PLACE: "process 1 on elsewhere is making it"})
+        assert (found, left) == ([], {ENTRY_ID: "process 1 on elsewhere is making it"})
     else:
         assert [item.paths for item in found] == [(folder, folder.with_name(f"{folder.name}.lease"))]
         assert remove(store, found[0], lambda: False)
-        assert _files(store) == set()
+        assert files_of_entry(store) == set()
 
 
 def test_gc_does_not_wait_for_a_writer_whose_lease_is_fresh(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = unfinished(store, (0,))
     elsewhere = _Elsewhere(local(folder), monkeypatch, lives=False)
     local(folder.with_name(f"{folder.name}.lease")).touch()
-    assert _left(store) == {PLACE: "process 1 on elsewhere is making it"}
+    assert left_alone(store) == {ENTRY_ID: "process 1 on elsewhere is making it"}
     assert elsewhere.now == 1000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,12 +11,21 @@ from storage_schemas.errors import CorruptEntryError, OdkdError, StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
-from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
+from tests.support.archive_samples import (
+    BOTH,
+    OTHER,
+    content_of,
+    exported,
+    find_targets,
+    imported,
+    is_untouched,
+    of_first,
+    two_entries,
+    write_tar,
+)
 from tests.support.buckets import local
 from tests.support.errors import suggested
 from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, signed
-
-BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
 
 
 @pytest.fixture
@@ -30,10 +38,6 @@ def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path / "to")
 
 
-def _found(store: Store, recipe: Mapping[str, Any] = RECIPE) -> Entry | None:
-    return store.find("targets", recipe)
-
-
 # What comes in
 
 
@@ -43,7 +47,7 @@ def test_what_comes_in_is_what_went_out(tmp_path: LocalPath, store: Store, entri
     assert imported(store, exported(entries, tmp_path / name), lambda: seen.append(None)) == ["imported", "imported"]
     assert len(seen) == 6
     for before, recipe in zip(entries, (RECIPE, OTHER), strict=True):
-        after = _found(store, recipe)
+        after = find_targets(store, recipe)
         assert after is not None
         assert after.problems() == []
         assert {file: after.path(file).read_bytes() for file in FILES} == CONTENT
@@ -59,7 +63,7 @@ def test_what_is_there_already_stays(tmp_path: LocalPath, store: Store, entries:
     seen: list[None] = []
     outcomes = imported(store, exported(entries, tmp_path / name), lambda: seen.append(None))
     assert (outcomes, len(seen)) == (["exists already", "imported"], 6)
-    assert _found(store) == mine
+    assert find_targets(store) == mine
 
 
 def test_of_other_bits_under_the_same_key_those_in_the_store_stay_and_it_is_said(
@@ -71,7 +75,7 @@ def test_of_other_bits_under_the_same_key_those_in_the_store_stay_and_it_is_said
         local(draft.folder / "zarr.json").write_bytes(b"{ }")
         mine = draft.commit(FILES, measured={})
     assert imported(store, exported(entries, tmp_path / "out")) == ["exists already, with other bits", "imported"]
-    assert _found(store) == mine
+    assert find_targets(store) == mine
     assert mine.path("zarr.json").read_bytes() == b"{ }"
 
 
@@ -79,7 +83,7 @@ def test_a_damaged_manifest_in_the_store_is_set_aside(tmp_path: LocalPath, store
     manifest = make_entry(store).folder.parent / "manifest.json"
     local(manifest).write_bytes(b"{")
     assert imported(store, exported(entries[:1], tmp_path / "out")) == ["imported"]
-    found = _found(store)
+    found = find_targets(store)
     assert found is not None
     assert found.problems() == []
     assert len(list(local(manifest.parent).glob("manifest.json.damaged-*"))) == 1
@@ -92,7 +96,7 @@ def test_bits_that_a_dead_writer_left_are_not_mixed_in(tmp_path: LocalPath, stor
         local(draft.folder / "bits/c/0").write_bytes(b"their shard")
         finish_part(draft.folder, "block-0", ["bits/c/0"])
     assert imported(store, exported(entries, tmp_path / "out")) == ["imported", "imported"]
-    found = _found(store)
+    found = find_targets(store)
     assert found is not None
     assert found.manifest.payload == entries[0].manifest.payload
     assert found.problems() == []
@@ -133,7 +137,7 @@ def test_a_damaged_file_keeps_its_entry_out_and_is_named(
     with pytest.raises(CorruptEntryError) as caught:
         imported(store, source)
     assert caught.value.seen == f"{source} {said.format(entry_id=entries[0].entry_id)}"
-    assert _found(store) is None
+    assert find_targets(store) is None
     assert is_untouched(store)
 
 
@@ -152,10 +156,10 @@ def test_what_came_in_before_the_damage_is_whole(tmp_path: LocalPath, store: Sto
     (source / "store" / entries[1].entry_id / entries[1].folder.name / "zarr.json").write_bytes(b"[]")
     with pytest.raises(CorruptEntryError):
         imported(store, source)
-    first = _found(store)
+    first = find_targets(store)
     assert first is not None
     assert first.problems() == []
-    assert _found(store, OTHER) is None
+    assert find_targets(store, OTHER) is None
 
 
 def test_a_file_that_changes_between_copy_and_commit_keeps_its_entry_out(
@@ -172,7 +176,7 @@ def test_a_file_that_changes_between_copy_and_commit_keeps_its_entry_out(
     monkeypatch.setattr(Draft, "commit", commit)
     with pytest.raises(CorruptEntryError, match=r"zarr\.json differs from the bytes that were written"):
         imported(store, source)
-    assert _found(store) is None
+    assert find_targets(store) is None
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -187,10 +191,10 @@ def test_a_flipped_byte_anywhere_in_a_tar_never_gets_in(
     try:
         imported(store, source)
     except OdkdError:
-        assert _found(store) is None
+        assert find_targets(store) is None
         assert is_untouched(store)
     else:
-        found = _found(store)
+        found = find_targets(store)
         assert found is not None
         assert found.manifest.payload == entries[0].manifest.payload
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ from storage_schemas.store.lease import Lease
 from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from storage_schemas.store.transfer import import_entry, open_export
-from tests.support.archive_samples import OTHER, exported, imported, two_entries
+from tests.support.archive_samples import BOTH, OTHER, exported, find_targets, imported, two_entries
 from tests.support.buckets import local
 from tests.support.store_samples import RECIPE, make_entry, unfinished
-
-BOTH = pytest.mark.parametrize("name", ["out", "out.tar"])
 
 
 @pytest.fixture
@@ -33,10 +30,6 @@ def entries(tmp_path: LocalPath) -> list[Entry]:
 @pytest.fixture
 def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path / "to")
-
-
-def _found(store: Store, recipe: Mapping[str, Any] = RECIPE) -> Entry | None:
-    return store.find("targets", recipe)
 
 
 @BOTH
@@ -53,8 +46,8 @@ def test_an_interrupted_import_leaves_nothing_of_its_entry(
 
     with pytest.raises(KeyboardInterrupt):
         imported(store, source, stop)
-    assert _found(store) is not None
-    assert _found(store, OTHER) is None
+    assert find_targets(store) is not None
+    assert find_targets(store, OTHER) is None
     assert list(local(store.root / entries[1].entry_id).iterdir()) == []
     assert imported(store, source) == ["exists already", "imported"]
 
@@ -94,10 +87,10 @@ def test_a_killed_import_leaves_no_entry_and_the_next_one_is_complete(
         with _begin(source, store, killed_at=killed_at) as process:
             process.communicate("\n", timeout=60)
         assert process.returncode == -9
-        assert _found(store) is None
+        assert find_targets(store) is None
         assert (store.root / entries[0].entry_id).is_dir(), "it had begun"
     assert imported(store, source) == ["imported", "imported"]
-    found = _found(store)
+    found = find_targets(store)
     assert found is not None
     assert found.problems() == []
 
@@ -124,7 +117,7 @@ def test_two_imports_at_once_import_each_entry_once(tmp_path: LocalPath, store: 
     for first, second in zip(*outcomes, strict=True):
         assert sorted((first, second)) == ["exists already", "imported"]
     for recipe in (RECIPE, OTHER):
-        found = _found(store, recipe)
+        found = find_targets(store, recipe)
         assert found is not None
         assert found.problems() == []
         assert {path.name for path in local(found.folder.parent).iterdir()} == {"manifest.json", found.folder.name}

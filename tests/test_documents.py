@@ -21,6 +21,7 @@ from pipeline.config.load import load_settings, preset_names
 from pipeline.run import build_parser as run_parser
 from stages.settings import Settings
 from storage_schemas.errors import KINDS
+from tests.support.plain_words import UNPLAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md")))}
@@ -35,8 +36,6 @@ MODULES = {"pipeline", "stages", "storage_schemas", "torch"}
 REMOVED_OPTIONS = {"--beneath"}
 # Of TensorBoard.
 FOREIGN_OPTIONS = {"--logdir"}
-# Words with a plain word for the same thing.
-UNPLAIN = ["whoever", "beneath", "made anew", "is told", "are told", "somebody who", "that which", "counts as not there"]
 TEACHERS = re.findall(r"\| `(\{weights.*\})` \|", PAGES["docs/networks.md"])
 
 

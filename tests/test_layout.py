@@ -1,4 +1,4 @@
-"""The layout of the sources: which way imports point, how large files are, which words stay out, and that tests mirror them."""
+"""The layout of the sources: the way that imports point, sizes, words that stay out, and tests that mirror them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from tests.support.plain_words import UNPLAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("storage_schemas", "stages", "pipeline")
@@ -204,3 +206,8 @@ def test_each_test_module_is_at_the_path_of_its_source_or_has_a_reason() -> None
     lacking = {path for path in TESTS if "/test_" in path and path not in mirrored}
     assert sorted(lacking - WITHOUT_SOURCE.keys()) == [], "move it, or add a reason to WITHOUT_SOURCE"
     assert sorted(WITHOUT_SOURCE.keys() - lacking) == [], "remove these from WITHOUT_SOURCE"
+
+
+def test_the_sources_use_plain_words() -> None:
+    found = {path: [word for word in UNPLAIN if word in (ROOT / path).read_text().lower()] for path in SOURCES}
+    assert {path: words for path, words in found.items() if words} == {}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.graph import STAGES, is_forced, named
 from stages.base import Context, InstancesStep, ScoresStep, StageName, Step, StudentStep, TargetsStep, TeacherStep, is_pending
+from storage_schemas.store.inventory import take_inventory
+from storage_schemas.store.recipe import as_json, differing_fields
+from storage_schemas.store.store import Entry
 
-__all__ = ["LEGEND", "Planned", "plan", "render_plan"]
+__all__ = ["LEGEND", "Planned", "nearest_fields", "plan", "render_plan"]
 
 Status = Literal["hit", "miss", "stale"]
 Field = tuple[str, object, object]
@@ -39,23 +42,43 @@ def plan(context: Context, stages: Sequence[StageName], *, force: Sequence[str] 
     steps = [step for stage in stages for step in STAGES[stage].steps(context)]
     # The entry of another step, such as the student's baseline, is not an earlier version of a missing entry.
     others = {step.entry_id for step in steps if context.find(step) is not None}
-    return [_planned(context, step, others, force=force) for step in steps]
+    entries = take_inventory(context.store).entries.values() if len(others) < len(steps) else ()
+    return [_planned(context, step, entries, others, force=force) for step in steps]
 
 
-def _planned(context: Context, step: Step, others: Collection[str], *, force: Sequence[str] | None) -> Planned:
+def _planned(
+    context: Context, step: Step, entries: Iterable[Entry], others: Collection[str], *, force: Sequence[str] | None
+) -> Planned:
     entry = context.find(step)
     if entry is not None:
         if is_forced(step, force):
             return Planned(step, "stale", "would be rebuilt, by --force")
         return Planned(step, "hit", f"in {context.upstream}" if entry.is_borrowed else "")
-    nearest = context.store.nearest(step.kind, step.recipe, same=step.same, others=others)
-    fields = [] if nearest is None else [field for field in nearest[1] if not is_pending(field[1])]
+    fields = [field for field in nearest_fields(step, entries, others) if not is_pending(field[1])]
     changed = [field for field in fields if not _FOLLOWS.match(field[0])] or fields
     # An entry that differs in many fields is something else (another role), not an earlier version.
     if changed and len(changed) <= _NEAR:
         return Planned(step, "stale", f"the existing entry differs in {', '.join(_text_of(step, field) for field in changed)}")
     waiting = named([other.title for other in step.waits_for])
     return Planned(step, "miss", f"waits for {waiting}" if waiting else "not made yet")
+
+
+def nearest_fields(step: Step, entries: Iterable[Entry], others: Collection[str]) -> list[Field]:
+    """The fields in which the recipe differs from that of the entry that differs in the fewest; none if there is no entry.
+
+    An entry must be of the step's kind and equal in the fields ``step.same``; the entry ids ``others`` are skipped.
+    """
+    recipe = as_json(step.recipe)
+    found = [
+        entry
+        for entry in entries
+        if entry.manifest.kind == step.kind
+        and entry.entry_id not in others
+        and all(entry.manifest.recipe.get(name) == recipe.get(name) for name in step.same)
+    ]
+    # Among equals take the newest, which the user has worked with last.
+    found.sort(key=lambda entry: entry.manifest.made.get("at", ""), reverse=True)
+    return min((differing_fields(step.recipe, entry.manifest.recipe) for entry in found), key=len, default=[])
 
 
 def _text_of(step: Step, field: Field) -> str:

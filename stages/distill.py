@@ -82,7 +82,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
         with ExitStack() as stack:
             drafts: list[tuple[Arm, Draft]] = []
             for step in group:
-                draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.notify))
+                draft = stack.enter_context(context.store.draft(step.kind, step.recipe))
                 if isinstance(draft, Draft):
                     drafts.append((step.arm, draft))
             plans = [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts]

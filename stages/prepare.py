@@ -94,7 +94,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     for step in missing:
         assert isinstance(step, InstancesStep)
         # Every image is read again, so no part of a killed run is adopted.
-        with context.store.draft(step.kind, step.recipe, adopt=False, tell=context.notify) as draft:
+        with context.store.draft(step.kind, step.recipe, adopt=False) as draft:
             if isinstance(draft, Draft):
                 _make_split(context, step.split, draft)
 

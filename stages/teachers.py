@@ -180,7 +180,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 
 def _make_group(context: Context, group: Sequence[TeacherStep], at_once: Sequence[TrainSettings]) -> None:
     with ExitStack() as stack:
-        drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.notify)) for step in group]
+        drafts = [stack.enter_context(context.store.draft(step.kind, step.recipe)) for step in group]
         prepared = [
             _prepare(context, step.part, draft) for step, draft in zip(group, drafts, strict=True) if isinstance(draft, Draft)
         ]

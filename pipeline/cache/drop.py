@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,8 +19,6 @@ from storage_schemas.store.inventory import Inventory, find_entry_id, take_inven
 from storage_schemas.store.store import Store
 
 __all__ = ["drop"]
-
-log = logging.getLogger("pipeline")
 
 _WRITABLE = "a store that this user may read and write, and where no run is at work on that entry"
 
@@ -73,7 +70,7 @@ def drop(options: argparse.Namespace) -> Result:
 
 def _garbage_at(home: StorePath, store: Store, entry_id: str) -> list[Garbage]:
     try:
-        return garbage_at(store, entry_id, tell=log.info)
+        return garbage_at(store, entry_id)
     except UnreadableEntryError as error:
         remedy = Remedy("verify", entry_id=entry_id, home=str(home))
         raise CorruptEntryError(error.seen, allowed=_WRITABLE, remedy=remedy) from error

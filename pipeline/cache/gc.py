@@ -25,7 +25,7 @@ log = logging.getLogger("pipeline")
 def gc(options: argparse.Namespace) -> Result:
     """Delete entries that no experiment uses and leftovers of dead writers, or only list them."""
     home, store = open_store(options)
-    garbage, left = find_garbage(store, _used(home), min_age_seconds=options.min_age * 3600, tell=log.info)
+    garbage, left = find_garbage(store, _used(home), min_age_seconds=options.min_age * 3600)
     for entry_id, reason in left.items():
         log.info("%s is left alone: %s", entry_id, reason)
     gone, error = garbage, None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,6 @@ from storage_schemas.store.store import Store
 from storage_schemas.store.transfer import Outcome, check_target, export_entries, import_entry, open_export
 
 __all__ = ["export", "import_from"]
-
-log = logging.getLogger("pipeline")
 
 _OTHER_BITS = "Entries with other bits are valid too, made on another device or version: the store keeps its own."
 
@@ -121,7 +118,7 @@ def import_from(options: argparse.Namespace) -> Result:
             manifests = source.manifests()
             with progress("import", sum(len(manifest.files) for manifest in manifests), "files") as bar:
                 for manifest in manifests:
-                    outcome = import_entry(store, source, manifest, advance=bar.advance, notify=log.info)
+                    outcome = import_entry(store, source, manifest, advance=bar.advance)
                     outcomes.append((manifest, outcome))
     except OdkdError as raised:
         if not outcomes:

@@ -16,7 +16,7 @@ from pipeline.text import printable
 from stages.humanize import plural, size_text
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, Remedy, SchemaVersionError
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import Inventory, find_entry_id, held, take_inventory
+from storage_schemas.store.inventory import Inventory, entry_ids, find_entry_id, held, take_inventory
 from storage_schemas.store.store import Store
 from storage_schemas.store.verify import Verdict
 
@@ -111,7 +111,7 @@ def _sampled(options: argparse.Namespace) -> Result:
     if not wanted:
         # The settings of an experiment say where the images are.
         used = Users.of(home).runs
-        there = [entry.entry_id for entry in store.entries("targets")]
+        there = [entry_id for entry_id in entry_ids(store) if entry_id.startswith("targets/")]
         wanted = [entry_id for entry_id in there if entry_id in used]
         if 0 < len(wanted) < len(there):
             log.warning("Not checked, because no experiment uses them: %d entries of targets", len(there) - len(wanted))

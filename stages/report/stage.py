@@ -45,7 +45,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
     from stages.report.page.render import render
 
     for step in missing:
-        with context.store.draft(step.kind, step.recipe, tell=context.notify) as draft:
+        with context.store.draft(step.kind, step.recipe) as draft:
             if isinstance(draft, Draft):
                 (draft.work / REPORT).write_text(render(_page(context)), encoding="utf-8")
                 draft.commit([REPORT], measured={})

@@ -91,7 +91,7 @@ def _targets(context: Context) -> dict[str, Any]:
             role["joints_seen_val"] = entry.measured["seen"]
         else:
             role["bytes_per_view"] = entry.manifest.size
-            role["bytes_per_instance_and_view"] = entry.measured["bytes_per_instance"]
+            role["bytes_per_instance_and_view"] = round(entry.manifest.size / entry.measured["rows"], 2)
             seen[step.role].append(entry.measured["seen"])
             role["joints_seen_train"] = round(mean(seen[step.role]), 4)
     return found

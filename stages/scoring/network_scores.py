@@ -124,7 +124,7 @@ def score_network(
         DataError: a detections file that cannot be used, or predictions that are not finite.
     """
     recipe = _recipe(context, content, subset, boxes, divisor=divisor, withhold_mask=withhold_mask)
-    with context.store.draft("evaluations", recipe, tell=context.notify) as draft:
+    with context.store.draft("evaluations", recipe) as draft:
         if isinstance(draft, Entry):
             return draft
         instances, box_score_N = _instances(context, subset, boxes)

@@ -145,7 +145,7 @@ def _make_group(context: Context, split: Split, group: Sequence[CachedStep]) -> 
         drafts: Drafts = {}
         # All runs take drafts in the same order, so that two runs cannot wait for each other.
         for step in sorted(group, key=lambda item: (item.kind, item.key)):
-            draft = stack.enter_context(context.store.draft(step.kind, step.recipe, tell=context.notify))
+            draft = stack.enter_context(context.store.draft(step.kind, step.recipe))
             if isinstance(draft, Draft):
                 create_arrays(draft.work, array_specs(context, step), num)
                 drafts[step.key] = (step, draft)
@@ -250,8 +250,7 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     specs = array_specs(context, step)
     blocks = range(-(-num // rows_per_block(num)))
     files = [*metadata_files(specs), *(name for block in blocks for name in block_files(specs, block))]
-    per_instance = round(draft.size(files) / num, 2)
-    measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num), "bytes_per_instance": per_instance}
+    measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num)}
     made: dict[str, Any] = {"device": context.device}
     if isinstance(step, TargetsStep):
         bad = sum(part.notes["bad"] for part in draft.parts().values())

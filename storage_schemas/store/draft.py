@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
+from storage_schemas.errors import CorruptEntryError, Remedy
 from storage_schemas.paths.facts import FileFacts, facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.entry import Entry, read_entry
 from storage_schemas.store.lease import LeaseWatch, lease_of
-from storage_schemas.store.manifest import MANIFEST, Manifest
+from storage_schemas.store.manifest import MANIFEST, Manifest, payload_of
 from storage_schemas.store.parts import MARKER, Part, finished_parts, markers_of, read_marker
 from storage_schemas.store.provenance import provenance
 from storage_schemas.store.recipe import Recipe, as_json, key_of
@@ -120,19 +120,13 @@ class Draft:
 
     def payload(self, files: Sequence[str]) -> str:
         """The payload hash of the entry if ``files`` (names below the folder) are committed as they are."""
-        return Manifest(self.kind, self.key, self.recipe, self.folder.name, self._facts(files), {}, {}).payload
+        return payload_of(self._facts(files))
 
-    def size(self, files: Sequence[str]) -> int:
-        """Bytes of ``files`` together; finished parts are not read again."""
+    def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
         marked = self._marked()
-        return sum(marked[name].size if name in marked else (self.work / name).stat().st_size for name in files)
-
-    def _facts(self, files: Sequence[str], expected: Mapping[str, FileFacts] | None = None) -> dict[str, FileFacts]:
-        marked = self._marked()
-        known = marked | dict(expected or {})
         found = self.folder.facts_below(files, marked)
         for name, facts in found.items():
-            if known.get(name, facts) != facts:
+            if marked.get(name, facts) != facts:
                 raise CorruptEntryError(
                     f"{self.folder / name} differs from the bytes that were written",
                     allowed="the bytes that were written; a failing disk or another process has changed them",
@@ -140,32 +134,23 @@ class Draft:
                 )
         return found
 
-    def commit(
-        self,
-        files: Sequence[str],
-        *,
-        measured: Mapping[str, Any],
-        made: Mapping[str, Any] | None = None,
-        expected: Mapping[str, FileFacts] | None = None,
-    ) -> Entry:
+    def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
         """Write the manifest of ``files`` (names below the folder); return the other entry if another writer was first.
 
         Raises:
-            CorruptEntryError: a file has changed since its part was finished, or differs from ``expected``.
-            StoreError: another run has taken this work over and has not committed yet.
+            CorruptEntryError: a file has changed since its part was finished.
+            FileNotFoundError: a file is missing, such as after ``was_taken_over``.
         """
         if self._is_late():
             return self._give_way()
         try:
-            facts = self._facts(files, expected)
+            facts = self._facts(files)
             self.folder.sync_files(facts)
             self.folder.upload(facts.keys() - self._marked().keys())
-        except FileNotFoundError as error:
-            if not self.was_taken_over:
-                raise
-            if self._is_late():
+        except FileNotFoundError:
+            if self.was_taken_over and self._is_late():
                 return self._give_way()
-            raise self.taken_over() from error
+            raise
         everything = {**provenance(), "seconds": round(time.monotonic() - self._started, 3), **(made or {})}
         manifest = Manifest(self.kind, self.key, self.recipe, self.folder.name, facts, as_json(measured), as_json(everything))
         # Overwrite the manifest that is replaced, so that readers find an entry at every moment.
@@ -187,14 +172,6 @@ class Draft:
         """Give up and delete the files: for work that no later run can continue."""
         self._ended = True
         self.folder.remove_tree()
-
-    def taken_over(self) -> StoreError:
-        """The error to raise if ``was_taken_over``."""
-        return StoreError(
-            f"Another run took the work on {self.kind}/{self.key} over: its folder {self.folder} is gone",
-            allowed="this process showing that it lives in time; one that was stopped, or cut off from the store, does not",
-            remedy=Remedy("repeat", text="it continues from what the other run has finished"),
-        )
 
     def _give_way(self) -> Entry:
         entry = read_entry(self._entry_folder)

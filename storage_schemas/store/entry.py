@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, Remedy, StoreError
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, Remedy, SchemaVersionError, StoreError
 from storage_schemas.paths.facts import FileProblem, check_file, facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.manifest import MANIFEST, Manifest
 
-__all__ = ["ASIDE", "Entry", "read_entry", "set_aside"]
+__all__ = ["ASIDE", "Entry", "delete", "read_entry", "remove_manifest", "set_aside"]
 
 ASIDE = f"{MANIFEST}.damaged-"
 """Prefix of manifests that were set aside so that readers skip them."""
@@ -77,10 +78,6 @@ class Entry:
     def fetch(self) -> LocalPath:
         """The folder with all of the entry's files on this node; see ``path``."""
         return self.whole().fetch()
-
-    def problems(self) -> list[str]:
-        """The problems of all files, one line each; empty if every file has the size and sha256 of the manifest."""
-        return [f"{name} {problem}" for name, problem in self.damaged().items()]
 
     def damaged(self, advance: Callable[[], None] = lambda: None) -> dict[str, FileProblem]:
         """The problem of each file that differs from the manifest, by name; call ``advance`` after each file."""
@@ -200,3 +197,42 @@ def set_aside(manifest: StorePath) -> StorePath:
     aside = manifest.with_name(f"{ASIDE}{uuid.uuid4().hex[:8]}")
     manifest.move_to(aside)
     return aside
+
+
+def remove_manifest(folder: StorePath, stays: Callable[[Manifest | None], bool]) -> bool:
+    """Delete the manifest of the folder ``<store>/<kind>/<key>``; True if there is none any more.
+
+    ``stays`` gets the manifest, or None if it is unusable, once it is set aside: from then on no reader finds the entry. If it
+    returns True or raises, the manifest is put back.
+    """
+    manifest = folder / MANIFEST
+    try:
+        aside = set_aside(manifest)
+    except FileNotFoundError:
+        return True
+    is_kept = True
+    try:
+        is_kept = stays(_decoded(aside))
+    finally:
+        if is_kept:
+            # A writer that missed it may have committed: its manifest stays.
+            with suppress(FileExistsError):
+                manifest.write_atomic(aside.read_bytes(), exclusive=True)
+        delete(aside)
+    folder.sync_files([])
+    return not is_kept
+
+
+def _decoded(manifest: StorePath) -> Manifest | None:
+    try:
+        return Manifest.decode(manifest.read_bytes(), where=str(manifest))
+    except (CorruptEntryError, SchemaVersionError, IsADirectoryError):
+        return None
+
+
+def delete(path: StorePath) -> None:
+    """Delete a file or a folder, if it exists."""
+    if path.is_dir():
+        path.remove_tree()
+    else:
+        path.unlink(missing_ok=True)

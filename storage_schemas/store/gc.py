@@ -7,6 +7,7 @@ lease within a minute.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,14 @@ from typing import Literal
 
 from storage_schemas.errors import CorruptEntryError, Remedy, SchemaVersionError, StoreError, UnreadableEntryError
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.entry import ASIDE, Entry, read_entry, set_aside
+from storage_schemas.store.entry import ASIDE, Entry, delete, read_entry, remove_manifest
 from storage_schemas.store.lease import EXPIRE_SECONDS, Writers, lease_of
-from storage_schemas.store.manifest import MANIFEST, Manifest
+from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Store
 
 __all__ = ["Garbage", "find_garbage", "garbage_at", "remove"]
+
+log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 
@@ -42,9 +45,7 @@ class Garbage:
     """The writers of the entry, watched since the scan."""
 
 
-def find_garbage(
-    store: Store, used: Collection[str], *, min_age_seconds: float, tell: Callable[[str], None]
-) -> tuple[list[Garbage], dict[str, str]]:
+def find_garbage(store: Store, used: Collection[str], *, min_age_seconds: float) -> tuple[list[Garbage], dict[str, str]]:
     """Everything that may be deleted, and the entry ids that were skipped, each with the reason.
 
     ``used`` are the entry ids that experiments refer to.
@@ -63,7 +64,7 @@ def find_garbage(
         except OSError as error:
             left[_entry_id(entry_folder)] = f"{entry_folder} cannot be read ({error.strerror or error})"
     # A lease that changed within the expiry time belongs to a live writer and is not watched.
-    busy = _busy(watched, now - max(min_age_seconds, EXPIRE_SECONDS), tell)
+    busy = _busy(watched, now - max(min_age_seconds, EXPIRE_SECONDS))
     garbage: list[Garbage] = []
     for entry_folder, writers in watched.items():
         is_used = _entry_id(entry_folder) in used
@@ -80,7 +81,7 @@ def _entry_id(entry_folder: StorePath) -> str:
     return f"{entry_folder.parent.name}/{entry_folder.name}"
 
 
-def garbage_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> list[Garbage]:
+def garbage_at(store: Store, entry_id: str) -> list[Garbage]:
     """What the user's wish to delete an entry deletes: the entry, or all that is left of one with an unusable manifest.
 
     Raises:
@@ -92,8 +93,7 @@ def garbage_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> l
     try:
         entry = read_entry(entry_folder)
     except (CorruptEntryError, SchemaVersionError):
-        busy = _busy({entry_folder: writers}, now - EXPIRE_SECONDS, tell)
-        if busy:
+        if busy := _busy({entry_folder: writers}, now - EXPIRE_SECONDS):
             raise StoreError(
                 f"{entry_id} stays: {busy[entry_folder]}",
                 allowed="an entry without a live writer",
@@ -107,25 +107,23 @@ def garbage_at(store: Store, entry_id: str, *, tell: Callable[[str], None]) -> l
     return [replace(item, writers=None) for item in found if item.what == "entry"]
 
 
-def _busy(
-    entry_folders: Mapping[StorePath, Writers], changed_before: float, tell: Callable[[str], None]
-) -> dict[StorePath, str]:
+def _busy(entry_folders: Mapping[StorePath, Writers], changed_before: float) -> dict[StorePath, str]:
     """The entry folders with live writers, and who they are.
 
     A lease that is old enough for its work to be deleted is watched until the writer is known to be dead.
     """
     living = {folder: found for folder, writers in entry_folders.items() if (found := writers.living())}
-    doubtful = {
+    doubtful = [
         folder
         for folder, found in living.items()
         if all(watch.path.usage().changed < changed_before for watch in found.values())
-    }
+    ]
     if doubtful:
-        tell(f"Watching for {EXPIRE_SECONDS:.0f} s whether the writers of {len(doubtful)} entries live")
+        log.info("Watching for %.0f s whether the writers of %d entries live", EXPIRE_SECONDS, len(doubtful))
     end = time.monotonic() + EXPIRE_SECONDS + _POLL_SECONDS
     while doubtful and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
-        doubtful = {folder for folder in doubtful if entry_folders[folder].living()}
+        doubtful = [folder for folder in doubtful if entry_folders[folder].living()]
     living = {folder: found for folder in living if (found := entry_folders[folder].living())}
     return {folder: f"{next(iter(found.values())).holder()} is making it" for folder, found in living.items()}
 
@@ -204,16 +202,15 @@ def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
     if item.what == "entry":
         if entry is None or entry.folder not in item.paths or not store.discard(entry, is_needed=is_used):
             return False
-    else:
+    elif entry is not None and entry.folder in item.paths:
         # A writer has committed since the scan.
-        if entry is not None and {entry.folder, entry_folder / MANIFEST} & set(item.paths):
-            return False
+        return False
+    elif item.paths[0] == entry_folder / MANIFEST:
+        return remove_manifest(entry_folder, lambda found: found is not None)
+    else:
         for path in item.paths:
-            if path == entry_folder / MANIFEST and _is_back(path):
-                return False
-            _remove(path)
-    stays = [path for path in item.paths if path.exists() or path.is_dir()]
-    if stays:
+            delete(path)
+    if stays := [path for path in item.paths if path.exists() or path.is_dir()]:
         raise _stays(item, stays[0], "it is still there")
     return True
 
@@ -224,24 +221,3 @@ def _stays(item: Garbage, path: object, why: str) -> StoreError:
         allowed="a store that this user may write",
         remedy=Remedy("repeat", text="as a user who may write there"),
     )
-
-
-def _is_back(manifest: StorePath) -> bool:
-    """Delete an unusable manifest; True if it is valid and was put back, since a writer has just committed."""
-    try:
-        aside = set_aside(manifest)
-        Manifest.decode(aside.read_bytes(), where=str(aside))
-    except (CorruptEntryError, SchemaVersionError, IsADirectoryError):
-        _remove(aside)
-        return False
-    except FileNotFoundError:
-        return False
-    aside.move_to(manifest)
-    return True
-
-
-def _remove(path: StorePath) -> None:
-    if path.is_dir():
-        path.remove_tree()
-    else:
-        path.unlink(missing_ok=True)

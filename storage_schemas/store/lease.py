@@ -87,11 +87,6 @@ class LeaseWatch:
         facts = self._read() or {}
         return f"process {facts.get('pid', '?')} on {facts.get('host', '?')}"
 
-    def is_own(self) -> bool:
-        """True if this very process is the holder."""
-        facts = self._read()
-        return facts is not None and _ran_here(facts) and facts.items() >= _this_process().items()
-
     def is_dead(self) -> bool:
         """True if there is no holder, if it ran here and is gone, or if nothing has changed for ``EXPIRE_SECONDS``."""
         facts = self._read()
@@ -145,18 +140,12 @@ class Writers:
         """The folders that ``living`` found dead; the newest comes first, since it has adopted the most parts."""
         return [path for path, watch in reversed(self._watches.items()) if watch.is_dead()]
 
-    def wait(self, entry_id: str, notify: Callable[[str], None], *, is_there: Callable[[], bool]) -> None:
-        """Wait until the entry exists or no writer lives.
-
-        Raises:
-            RuntimeError: this process is one of the writers and would wait for itself, which is a bug.
-        """
+    def wait(self, entry_id: str, *, is_there: Callable[[], bool]) -> None:
+        """Wait until the entry exists or no writer lives."""
         has_notified = False
         while not is_there() and (living := self.living()):
-            if any(watch.is_own() for watch in living.values()):
-                raise RuntimeError(f"{entry_id} was begun twice by this process, which cannot wait for itself")
             if not has_notified:
-                notify(f"Waiting for {entry_id}, which {next(iter(living.values())).holder()} is making")
+                log.info("Waiting for %s, which %s is making", entry_id, next(iter(living.values())).holder())
                 has_notified = True
             time.sleep(_POLL_SECONDS)
 

@@ -253,9 +253,7 @@ def _members(path: Path, tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     return members
 
 
-def import_entry(
-    store: Store, export: Export, manifest: Manifest, *, advance: Callable[[], None], notify: Callable[[str], None]
-) -> Outcome:
+def import_entry(store: Store, export: Export, manifest: Manifest, *, advance: Callable[[], None]) -> Outcome:
     """Copy one entry of the export into the store, unless it exists there; call ``advance`` after each file.
 
     Raises:
@@ -264,11 +262,11 @@ def import_entry(
     """
     try:
         # The parts of a dead writer are not adopted: they may have other bits.
-        with store.draft(manifest.kind, manifest.recipe, adopt=False, tell=notify) as draft:
+        with store.draft(manifest.kind, manifest.recipe, adopt=False) as draft:
             if isinstance(draft, Draft):
                 _fill(draft, export, manifest, advance)
                 facts = manifest.files
-                entry = draft.commit(list(facts), measured=manifest.measured, made=manifest.made, expected=facts)
+                entry = draft.commit(list(facts), measured=manifest.measured, made=manifest.made)
                 if entry.folder == draft.folder:
                     return "imported"
             else:

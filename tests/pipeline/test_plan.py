@@ -10,8 +10,12 @@ from pipeline import graph
 from pipeline import plan as dry_run
 from pipeline.plan import plan, render_plan
 from stages import distill, prepare, teachers
-from stages.base import StageName
+from stages.base import StageName, Step
+from storage_schemas.paths.local import LocalPath
+from storage_schemas.store import draft as draft_module
+from storage_schemas.store.store import Store
 from tests.support.step_samples import leave_entry, make_context, with_all, with_instances
+from tests.support.store_samples import RECIPE, entries_of, make_entry
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +172,20 @@ def test_another_view_is_not_an_earlier_version_of_a_view(tmp_path: Path) -> Non
 )
 def test_different_values_are_shortened_to_different_texts(values: tuple[object, object], shown: list[str]) -> None:
     assert dry_run._short(*values) == shown
+
+
+def test_the_nearest_entry_is_the_newest_one_with_the_fewest_differences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(LocalPath(tmp_path))
+    step = Step("targets", "targets", "bits", RECIPE)
+    assert dry_run.nearest_fields(step, (), ()) == []
+    near = [{**RECIPE, "threshold": 0.4}, {**RECIPE, "threshold": 0.3}, {**RECIPE, "threshold": 0.2, "of": {"seed": 1}}]
+    for day, recipe in enumerate(near):
+        monkeypatch.setattr(draft_module, "provenance", lambda day=day: {"at": f"2024-01-0{day + 1}"})
+        make_entry(store, recipe)
+    make_entry(store, {"quite": "another"})
+    entries = entries_of(store)
+    assert dry_run.nearest_fields(step, entries, ()) == [("threshold", 0.5, 0.3)]
+    newest = next(entry.entry_id for entry in entries if entry.manifest.recipe.get("threshold") == 0.3)
+    assert dry_run.nearest_fields(step, entries, {newest}) == [("threshold", 0.5, 0.4)]

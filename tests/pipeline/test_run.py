@@ -22,6 +22,7 @@ from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Store
 from tests.support.buckets import local
 from tests.support.small_disk import remount, small_disk
+from tests.support.store_samples import entries_of
 from tests.support.warm_ray import warm_ray
 from tests.support.whole_runs import cache, copy_without, done, entry_of, kill_when, metrics, payloads, run, start
 
@@ -172,7 +173,7 @@ def test_a_killed_targets_stage_continues_and_ends_with_the_same_payload(finishe
     files = {(part.parent, name) for part in parts() for name in json.loads(part.read_text())["files"]}
     written = {(folder.parent.name, name): (folder / name).stat().st_mtime_ns for folder, name in files}
     done(home, "targets")
-    entries = {entry.key: entry for entry in Store(home / "store").entries("targets")}
+    entries = {entry.key: entry for entry in entries_of(Store(home / "store"), "targets")}
     shards = {(key, name): time for (key, name), time in written.items() if name in entries[key].manifest.files}
     kept = {(key, name): entries[key].path(name).stat().st_mtime_ns for key, name in shards}
     assert kept == shards != {}, "finished blocks are not computed again"
@@ -225,7 +226,7 @@ def test_after_a_full_disk_the_same_command_continues(finished: LocalPath, tmp_p
     roomy = "size=2g"
     with small_disk(tmp_path / "disk", roomy):
         home = copy_without(finished, tmp_path / "disk" / "home", *kinds, "evaluations", "reports")
-        needed = sum(sum(entry.manifest.size for entry in Store(finished / "store").entries(kind)) for kind in kinds[:1])
+        needed = sum(sum(entry.manifest.size for entry in entries_of(Store(finished / "store"), kind)) for kind in kinds[:1])
         before = {kind.name: payloads(home, kind.name) for kind in (home / "store").iterdir()}
         remount(tmp_path / "disk", f"size={shutil.disk_usage(tmp_path / 'disk').used + needed // 2}")
         # Without retries: Ray Train would find the disk as full again.
@@ -233,8 +234,8 @@ def test_after_a_full_disk_the_same_command_continues(finished: LocalPath, tmp_p
         assert failed.status == 2, failed.out + failed.err
         assert "No space left on device" in failed.err
         assert "Traceback" not in failed.err
-        found = [entry for kind in before for entry in Store(home / "store").entries(kind)]
-        assert [problem for entry in found for problem in entry.problems()] == []
+        found = [entry for kind in before for entry in entries_of(Store(home / "store"), kind)]
+        assert [problem for entry in found for problem in entry.damaged()] == []
         assert {kind: payloads(home, kind) for kind in before} == before
         remount(tmp_path / "disk", roomy)
         done(home, stage)
@@ -296,7 +297,7 @@ def test_repair_rebuilds_damaged_shards_and_nothing_else(home: LocalPath) -> Non
     for entry in (crops, targets):
         repaired = cache(home, "repair", entry.key)
         assert repaired.status == 0, repaired.err
-        assert entry.problems() == []
+        assert entry.damaged() == {}
     assert repaired.out.splitlines()[:2] == ["bits/c/1/0", "peak/zarr.json"]
     assert targets.path("bits/c/0/0").stat().st_mtime_ns == untouched
     assert not list((home / "store").rglob("repair-*")), "no temporary file is left"

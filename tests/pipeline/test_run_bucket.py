@@ -28,6 +28,7 @@ from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.store import Store
 from tests.support.buckets import Server, served
+from tests.support.store_samples import entries_of
 from tests.support.warm_ray import Ran, run_here, warm_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")]
@@ -159,12 +160,12 @@ def test_the_cache_commands_work_on_a_bucket(nodes: _Nodes, tmp_path: LocalPath)
 
 def test_repair_restores_a_deleted_shard_in_a_bucket(nodes: _Nodes) -> None:
     store = Store(parse_path(CLEAN) / "store")
-    entry = next(entry for entry in store.entries("targets") if "bits/c/0/0" in entry.manifest.files)
+    entry = next(entry for entry in entries_of(store, "targets") if "bits/c/0/0" in entry.manifest.files)
     (entry.folder / "bits/c/0/0").unlink(missing_ok=True)
     refused = nodes.cache("verify", entry.entry_id)
     assert (refused.status, "bits/c/0/0" in refused.out) == (2, True)
     assert _done(nodes.cache("repair", entry.entry_id)).out.splitlines()[0] == "bits/c/0/0"
-    assert entry.problems() == []
+    assert entry.damaged() == {}
 
 
 def test_a_data_set_in_a_bucket_gives_the_same_table_as_in_a_folder(nodes: _Nodes, tmp_path: LocalPath) -> None:
@@ -177,8 +178,8 @@ def test_a_data_set_in_a_bucket_gives_the_same_table_as_in_a_folder(nodes: _Node
         },
     }
     assert _done(nodes.run("prepare", str(tmp_path / "home"), f"--set=data={json.dumps(data)}")).used_cluster
-    tables = list(Store(tmp_path / "home" / "store").entries("instances"))
-    drawn = {entry.content for entry in Store(parse_path(CLEAN) / "store").entries("instances")}
+    tables = entries_of(Store(tmp_path / "home" / "store"), "instances")
+    drawn = {entry.content for entry in entries_of(Store(parse_path(CLEAN) / "store"), "instances")}
     assert {entry.content for entry in tables} == drawn
     # The local copy of an image is outdated, so the loader fetches the one that the table names.
     table = read_instances(tables[0].path("instances.parquet"))

@@ -18,12 +18,12 @@ HOUR = 3600.0
 
 def find(store: Store, used: Collection[str] = (), hours: float = 24.0) -> list[Garbage]:
     """Find the garbage that is older than ``hours``."""
-    return find_garbage(store, used, min_age_seconds=hours * HOUR, tell=lambda _: None)[0]
+    return find_garbage(store, used, min_age_seconds=hours * HOUR)[0]
 
 
 def left_alone(store: Store, used: Collection[str] = ()) -> dict[str, str]:
     """Return the entries that the search leaves alone, with the reasons."""
-    return find_garbage(store, used, min_age_seconds=0, tell=lambda _: None)[1]
+    return find_garbage(store, used, min_age_seconds=0)[1]
 
 
 def ids_and_kinds(garbage: Collection[Garbage]) -> list[tuple[str, str]]:

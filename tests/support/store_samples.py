@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas.paths.path import StorePath
+from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 
@@ -18,6 +19,7 @@ __all__ = [
     "FILES",
     "RECIPE",
     "WRITER",
+    "entries_of",
     "fill",
     "flip_bit",
     "make_entry",
@@ -54,6 +56,11 @@ def fill(draft: Draft) -> None:
         write_file(draft, name)
     for block in (0, 1):
         finish_part(draft.folder, f"block-{block}", [f"bits/c/{block}"], notes={"bad": block})
+
+
+def entries_of(store: Store, kind: str = "targets") -> list[Entry]:
+    """Return the readable entries of a kind."""
+    return [entry for entry in take_inventory(store).entries.values() if entry.manifest.kind == kind]
 
 
 def make_entry(store: Store, recipe: Mapping[str, Any] = RECIPE, measured: Mapping[str, Any] | None = None) -> Entry:

@@ -13,6 +13,7 @@ Results are printed as lines of JSON.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -35,13 +36,23 @@ def _say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201
 
 
+class _Messages(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.INFO:
+            _say(message=record.getMessage())
+
+
+def _problems(entry: Entry) -> list[str]:
+    return [f"{name} {problem}" for name, problem in entry.damaged().items()]
+
+
 def _make(root: StorePath, *, pause: float = 0.0, replace: bool = False) -> tuple[Entry, list[str]]:
     """Return the entry and the files that this process wrote; with ``replace`` it replaces an existing entry."""
     wrote: list[str] = []
     store = Store(root)
     if replace and (old := store.find("targets", RECIPE)):
         store.replace(old)
-    with store.draft("targets", RECIPE, tell=lambda message: _say(told=message)) as draft:
+    with store.draft("targets", RECIPE) as draft:
         if isinstance(draft, Entry):
             return draft, wrote
         done = draft.parts()
@@ -117,7 +128,7 @@ def _report(root: StorePath, *, replace: bool = False, **facts: object) -> None:
     entry, wrote = _make(root, replace=replace)
     files = set(entry.folder.parent.files_below())
     mine = {f"{entry.folder.name}/{name}" for name in entry.manifest.files} | {"manifest.json"}
-    _say(payload=entry.manifest.payload, problems=entry.problems(), wrote=wrote, litter=sorted(files - mine), **facts)
+    _say(payload=entry.manifest.payload, problems=_problems(entry), wrote=wrote, litter=sorted(files - mine), **facts)
 
 
 def _kills(root: StorePath, *, replace: bool = False) -> None:
@@ -138,7 +149,7 @@ def _kills(root: StorePath, *, replace: bool = False) -> None:
         # In a process of its own, because the client of a bucket does not survive a fork.
         def again(home: StorePath = home, killed: bool = killed) -> None:
             found = Store(home).find("targets", RECIPE)
-            before = None if found is None else {"payload": found.manifest.payload, "problems": found.problems()}
+            before = None if found is None else {"payload": found.manifest.payload, "problems": _problems(found)}
             _report(home, replace=replace, killed=killed, before=before)
 
         _forked(again)()
@@ -152,7 +163,7 @@ def _race(root: StorePath) -> None:
         def run(delay: float, home: StorePath = home, start: float = start) -> None:
             time.sleep(max(0.0, start + delay - time.monotonic()))
             entry, wrote = _make(home, pause=0.01)
-            _say(round=home.name, folder=entry.folder.name, problems=entry.problems(), wrote=wrote)
+            _say(round=home.name, folder=entry.folder.name, problems=_problems(entry), wrote=wrote)
 
         first, second = _forked(partial(run, 0.0)), _forked(partial(run, 0.003 * number))
         killed = [first(), second()]

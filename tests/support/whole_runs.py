@@ -16,6 +16,7 @@ from pipeline.cache.__main__ import main as cache_main
 from pipeline.run import main as run_main
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Entry, Store
+from tests.support.store_samples import entries_of
 from tests.support.warm_ray import Ran, run_here
 
 __all__ = [
@@ -96,7 +97,7 @@ def payloads(home: LocalPath, kind: str) -> dict[str, str]:
 def entry_of(home: LocalPath, title: str) -> Entry:
     """The entry that the figures name by ``title``."""
     kind, _, key = metrics(home)["entries"][title].partition("/")
-    (found,) = [entry for entry in Store(home / "store").entries(kind) if entry.key == key]
+    (found,) = [entry for entry in entries_of(Store(home / "store"), kind) if entry.key == key]
     return found
 
 

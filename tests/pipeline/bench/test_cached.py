@@ -52,7 +52,7 @@ def test_a_drawn_row_does_not_depend_on_the_other_rows(data: Data) -> None:
 
 
 def test_drawn_entries_verify(data: Data) -> None:
-    assert data.cached.view.problems() == data.cached.targets["primary"].problems() == []
+    assert data.cached.view.damaged() == data.cached.targets["primary"].damaged() == {}
 
 
 def test_every_reader_gives_the_same_targets(data: Data, tmp_path: LocalPath) -> None:

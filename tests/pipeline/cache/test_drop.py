@@ -179,7 +179,7 @@ def test_an_entry_that_is_committed_as_its_damaged_manifest_goes_stays(cache: Ca
     whole = manifest.read_bytes()
     manifest.write_bytes(b"")
     store = store_of(cache.home)
-    item = next(item for item in garbage_at(store, entry.entry_id, tell=print) if item.what == "damaged manifest")
+    item = next(item for item in garbage_at(store, entry.entry_id) if item.what == "damaged manifest")
     reads = Path.read_bytes
 
     def committing(path: Path) -> bytes:

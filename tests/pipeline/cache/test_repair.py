@@ -65,7 +65,7 @@ def test_what_a_teams_home_has_is_taken_from_there_and_not_made_again(
     assert suggested(caught.value) == command
     assert cache(*command.split()[3:]) == DONE
     assert cache.out.splitlines()[-1] == f"{entry.entry_id}: 1 file copied from {team}"
-    assert entry.problems() == []
+    assert entry.damaged() == {}
     assert cache("verify") == DONE
 
 
@@ -80,7 +80,7 @@ def test_what_is_damaged_in_the_teams_home_too_is_made_again(cache: Cache, made:
         f" --stage distill --force {entry.entry_id}"
     )
     assert cache.err.endswith(f"  Next:    {again}\n")
-    assert entry.problems() == ["file does not match its sha256"], "nothing wrong is put in its place"
+    assert [*entry.damaged()] == ["file"], "nothing wrong is put in its place"
 
 
 def test_of_an_entry_with_other_bits_nothing_is_taken(cache: Cache, made: dict[str, Entry], tmp_path: LocalPath) -> None:
@@ -259,6 +259,6 @@ def test_whatever_lies_where_a_lost_file_belongs_it_is_repaired(
     elif not lies_there.startswith("nothing"):
         path.symlink_to(tmp_path / ("elsewhere" if lies_there == "link to a folder" else "nowhere"))
     assert cache("repair", entry.entry_id, "--upstream", str(team)) == DONE
-    assert entry.problems() == []
+    assert entry.damaged() == {}
     assert cache("verify") == DONE
     assert (tmp_path / "elsewhere" / "own").exists()

@@ -55,7 +55,7 @@ def test_damaged_files_are_replaced_by_the_teams_and_others_stay(own: Entry, tea
     _damage(own, SECOND)
     before = team.folder.files_below()
     assert fetch(own, twin, [FIRST, SECOND]) == [FIRST, SECOND]
-    assert own.problems() == []
+    assert own.damaged() == {}
     assert own.path(FIRST).read_bytes() == CONTENT[FIRST]
     assert set(own.folder.files_below()) == set(own.manifest.files), "nothing is left beside them"
     assert team.folder.files_below() == before

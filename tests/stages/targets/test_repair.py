@@ -108,7 +108,7 @@ def _damage(entry: Entry, *names: str) -> None:
 
 def _is_whole(entry: Entry) -> bool:
     beside = [path.name for path in local(entry.folder).iterdir() if path.name.startswith("repair-")]
-    return entry.problems() == [] and beside == []
+    return entry.damaged() == {} and beside == []
 
 
 def test_damaged_views_and_bits_of_the_validation_set_are_recomputed(home: Path) -> None:

@@ -44,7 +44,7 @@ def test_put_back_accepts_only_the_original_bytes(store: Store, tmp_path: LocalP
     assert not made.put_back("bits/c/0", tmp_path / "not made")
     other.write_bytes(truth)
     assert made.put_back("bits/c/0", other)
-    assert made.problems() == []
+    assert made.damaged() == {}
     assert not other.exists()
 
 
@@ -65,7 +65,7 @@ def test_put_back_deletes_a_file_or_folder_in_the_way(store: Store, tmp_path: Lo
     for name in ("bits/c/0", "bits/c/1"):
         other.write_bytes(CONTENT[name])
         assert made.put_back(name, other)
-    assert made.problems() == []
+    assert made.damaged() == {}
 
 
 def test_put_back_refuses_a_discarded_entry(store: Store, tmp_path: LocalPath) -> None:
@@ -112,4 +112,4 @@ def test_problems_name_an_unreadable_file(store: Store, monkeypatch: pytest.Monk
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(LocalPath, "sha256", broken)
-    assert made.problems()[0] == "bits/c/0 cannot be read (Input/output error)"
+    assert str(made.damaged()["bits/c/0"]) == "cannot be read (Input/output error)"

@@ -37,7 +37,7 @@ def test_gc_deletes_an_old_unused_entry_and_keeps_a_used_one(store: Store) -> No
     assert item.age_seconds == pytest.approx(25 * HOUR, abs=60)
     assert remove(store, item, lambda: False)
     assert list(local(unused.folder.parent).iterdir()) == []
-    assert used.problems() == []
+    assert used.damaged() == {}
 
 
 def test_gc_keeps_an_entry_whose_manifest_is_young(store: Store) -> None:
@@ -64,7 +64,7 @@ def test_gc_deletes_the_manifest_before_the_files(store: Store, monkeypatch: pyt
         remove(store, item, lambda: False)
     monkeypatch.undo()
     assert store.find("targets", RECIPE) is None
-    assert made.problems() == []
+    assert made.damaged() == {}
     grow_old(local(store.root), 25)
     assert ids_and_kinds(find(store)) == [(ENTRY_ID, "unfinished work")], "what is left goes next time"
 
@@ -106,7 +106,7 @@ def test_gc_puts_the_manifest_back_if_a_run_notes_the_entry_meanwhile(store: Sto
     assert not remove(store, item, is_used)
     assert found == [made, None]
     assert store.find("targets", RECIPE) == made
-    assert made.problems() == []
+    assert made.damaged() == {}
     assert files_of_entry(store) == {"manifest.json", made.folder.name}
 
 
@@ -124,7 +124,7 @@ def test_gc_keeps_the_entry_that_replaces_the_deleted_one_meanwhile(store: Store
 
     assert not remove(store, item, is_used)
     assert [store.find("targets", RECIPE)] == again
-    assert again[0].problems() == []
+    assert again[0].damaged() == {}
 
 
 def test_gc_keeps_an_entry_if_reading_its_users_fails(store: Store) -> None:
@@ -150,7 +150,7 @@ def test_gc_keeps_an_entry_that_was_rebuilt_since_the_scan(store: Store) -> None
     second = make_entry(store)
     assert not remove(store, item, lambda: False)
     assert store.find("targets", RECIPE) == second
-    assert second.problems() == []
+    assert second.damaged() == {}
 
 
 def test_gc_reports_a_file_that_it_cannot_delete(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_gc_deletes_superseded_work_of_a_used_entry(store: Store) -> None:
     assert item.size == 5, "what the entry shares frees nothing"
     assert remove(store, item, lambda: True)
     assert files_of_entry(store) == {"manifest.json", made.folder.name}
-    assert made.problems() == []
+    assert made.damaged() == {}
 
 
 def test_gc_keeps_work_that_was_committed_since_the_scan(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_gc_keeps_work_that_was_committed_since_the_scan(store: Store, monkeypat
         (item,) = find(store)
         made = draft.commit(FILES, measured={})
     assert not remove(store, item, lambda: False)
-    assert made.problems() == []
+    assert made.damaged() == {}
 
 
 def test_gc_deletes_leases_of_dead_writers_damaged_manifests_and_partial_files(store: Store) -> None:
@@ -230,7 +230,7 @@ def test_gc_deletes_leases_of_dead_writers_damaged_manifests_and_partial_files(s
     assert sorted(item.what for item in find(store, {ENTRY_ID})) == ["damaged manifest", "lease", "lease", "partial file"]
     collect(store, {ENTRY_ID})
     assert files_of_entry(store) == {"manifest.json", made.folder.name}
-    assert made.problems() == []
+    assert made.damaged() == {}
 
 
 def _damage(entry: Entry) -> Path:
@@ -270,4 +270,4 @@ def test_gc_keeps_a_manifest_that_was_repaired_since_the_scan(store: Store) -> N
     again = make_entry(store)
     assert [remove(store, item, lambda: False) for item in garbage] == [False, True]
     assert store.find("targets", RECIPE) == again
-    assert again.problems() == []
+    assert again.damaged() == {}

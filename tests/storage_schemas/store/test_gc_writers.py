@@ -47,7 +47,7 @@ def test_gc_deletes_nothing_if_a_writer_began_since_the_scan(store: Store) -> No
         assert not remove(store, item, lambda: False)
         for name in FILES[1:]:
             write_file(draft, name)
-        assert draft.commit(FILES, measured={}).problems() == []
+        assert draft.commit(FILES, measured={}).damaged() == {}
 
 
 class _Elsewhere:
@@ -74,14 +74,13 @@ class _Elsewhere:
 
 @pytest.mark.parametrize("lives", [False, True])
 def test_gc_watches_a_writer_on_another_machine_for_a_minute(
-    store: Store, monkeypatch: pytest.MonkeyPatch, lives: bool
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lives: bool
 ) -> None:
     folder = unfinished(store, (0,))
     grow_old(local(store.root), 25)
     elsewhere = _Elsewhere(local(folder), monkeypatch, lives=lives)
-    told: list[str] = []
-    found, left = find_garbage(store, (), min_age_seconds=24 * HOUR, tell=told.append)
-    assert told == ["Watching for 60 s whether the writers of 1 entries live"]
+    found, left = find_garbage(store, (), min_age_seconds=24 * HOUR)
+    assert caplog.messages == ["Watching for 60 s whether the writers of 1 entries live"]
     assert 60 < elsewhere.now - 1000 < 63
     if lives:
         assert (found, left) == ([], {ENTRY_ID: "process 1 on elsewhere is making it"})

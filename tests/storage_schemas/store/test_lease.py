@@ -188,17 +188,6 @@ def test_only_a_holder_on_this_machine_is_surely_gone(tmp_path: LocalPath, monke
     assert not watch.is_gone()
 
 
-def test_a_process_recognizes_its_own_lease(tmp_path: LocalPath) -> None:
-    path = tmp_path / "lease"
-    assert not LeaseWatch(path).is_own()
-    with Lease(path):
-        assert LeaseWatch(path).is_own()
-        facts = json.loads(path.read_text())
-        for change in ({"pid": "1"}, {"started": "1"}, {"machine": "other"}, {"host": "elsewhere"}):
-            path.write_text(json.dumps({**facts, **change}))
-            assert not LeaseWatch(path).is_own()
-
-
 def test_the_thread_of_a_lease_renews_it_and_ends_with_it(tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
 

@@ -163,16 +163,6 @@ def test_decode_names_another_schema_version() -> None:
         assert caught.value.seen == f"here has schema version {said}"
 
 
-def test_decode_recognizes_a_manifest_of_version_1() -> None:
-    """Its hash was that of its fields in canonical JSON."""
-    body = {**json.loads(MANIFEST.encode()), "schema": 1}
-    del body["sha256"]
-    body["sha256"] = hashlib.sha256(canonical_json(body)).hexdigest()
-    data = (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
-    with pytest.raises(StoreError, match="schema version 1"):
-        Manifest.decode(data, where="here")
-
-
 def test_decode_refuses_a_missing_or_unknown_field() -> None:
     body = json.loads(MANIFEST.encode())
     without = {name: value for name, value in body.items() if name != "made"}

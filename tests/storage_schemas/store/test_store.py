@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from storage_schemas.errors import StoreError
+from storage_schemas.paths.facts import FileProblem
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import draft as draft_module
+from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.manifest import Manifest
 from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
 from tests.support.errors import suggested
-from tests.support.store_samples import FILES, RECIPE, fill, make_entry, signed
+from tests.support.store_samples import FILES, RECIPE, entries_of, fill, make_entry, signed
 
 
 @pytest.fixture
@@ -112,11 +114,11 @@ def test_draft_sets_a_damaged_manifest_aside(
     damaged = _damage_manifest(store, change)
     assert store.find("targets", RECIPE) is None
     assert said in caplog.text
-    assert list(store.entries("targets")) == []
+    assert entries_of(store) == []
     content = damaged.read_bytes()
     again = make_entry(store)
     assert _found(store) == again
-    assert again.problems() == []
+    assert again.damaged() == {}
     (aside,) = damaged.parent.glob("manifest.json.damaged-*")
     assert aside.read_bytes() == content
 
@@ -145,7 +147,7 @@ def test_find_refuses_a_file_that_lies_where_a_folder_belongs(store: Store, wher
     path.write_bytes(b"")
     for look in (
         lambda: store.find("targets", RECIPE),
-        lambda: list(store.entries("targets")),
+        lambda: take_inventory(store),
         store.entry_folders,
         lambda: ExitStack().enter_context(store.draft("targets", RECIPE)),
     ):
@@ -177,7 +179,7 @@ def test_find_ignores_the_manifest_of_another_entry(store: Store, caplog: pytest
     local(made.folder.parent / "manifest.json").write_bytes((other.folder.parent / "manifest.json").read_bytes())
     assert store.find("targets", RECIPE) is None
     assert f"belongs to another entry, targets/{other.key}" in caplog.text
-    assert list(store.entries("targets")) == [other]
+    assert entries_of(store) == [other]
 
 
 # Taking out, and looking around
@@ -192,12 +194,12 @@ def test_replace_keeps_the_old_entry_until_the_commit(store: Store) -> None:
         assert draft.parts() == {}, "nothing of the old one is taken over"
         assert Store(store.root).find("targets", RECIPE) == old
     assert Store(store.root).find("targets", RECIPE) == old
-    assert old.problems() == []
+    assert old.damaged() == {}
     again = make_entry(store)
     assert again.folder != old.folder
     assert _found(store) == Store(store.root).find("targets", RECIPE) == again
     assert not old.folder.is_dir()
-    assert again.problems() == []
+    assert again.damaged() == {}
 
 
 def test_draft_returns_the_entry_that_another_run_rebuilt(store: Store) -> None:
@@ -224,19 +226,19 @@ def test_commit_returns_the_entry_that_another_run_rebuilt_meanwhile(store: Stor
         data = json.loads(old.manifest.encode())
         old_manifest.write_bytes(signed({**data, "folder": "another"}))
         assert draft.commit(FILES, measured={}).folder == other.folder
-    assert other.problems() == []
+    assert other.damaged() == {}
 
 
 def test_discard_deletes_the_manifest_before_any_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_entry(store)
-    seen: list[tuple[bool, list[str]]] = []
+    seen: list[tuple[bool, dict[str, FileProblem]]] = []
 
     def rmtree(folder: LocalPath, *, ignore_errors: bool) -> None:
-        seen.append(((folder.parent / "manifest.json").exists(), made.problems()))
+        seen.append(((folder.parent / "manifest.json").exists(), made.damaged()))
 
     monkeypatch.setattr(shutil, "rmtree", rmtree)
     store.discard(made)
-    assert seen == [(False, [])]
+    assert seen == [(False, {})]
 
 
 def test_a_discarded_entry_can_be_rebuilt(store: Store) -> None:
@@ -244,7 +246,7 @@ def test_a_discarded_entry_can_be_rebuilt(store: Store) -> None:
     store.discard(made)
     assert store.find("targets", RECIPE) is None
     assert not made.folder.exists()
-    assert make_entry(store).problems() == []
+    assert make_entry(store).damaged() == {}
 
 
 def test_discard_keeps_the_entry_that_another_run_rebuilt(store: Store) -> None:
@@ -253,30 +255,7 @@ def test_discard_keeps_the_entry_that_another_run_rebuilt(store: Store) -> None:
     new = make_entry(store)
     store.discard(old)
     assert _found(store) == new
-    assert new.problems() == []
-
-
-def test_nearest_returns_the_newest_entry_with_the_fewest_differences(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.nearest("targets", RECIPE) is None
-    for day, recipe in enumerate(
-        [{**RECIPE, "threshold": 0.4}, {**RECIPE, "threshold": 0.3}, {**RECIPE, "threshold": 0.2, "of": {"seed": 1}}]
-    ):
-        monkeypatch.setattr(draft_module, "provenance", lambda day=day: {"at": f"2024-01-0{day + 1}"})
-        make_entry(store, recipe)
-    make_entry(Store(store.root), {"quite": "another"})
-    found = store.nearest("targets", RECIPE)
-    assert found is not None
-    assert found[0].manifest.recipe["threshold"] == 0.3
-    assert found[1] == [("threshold", 0.5, 0.3)]
-
-
-def test_entries_skip_an_entry_that_is_deleted_meanwhile(store: Store) -> None:
-    entries = [make_entry(store, {**RECIPE, "threshold": value}) for value in (0.1, 0.2, 0.3)]
-    listing = store.entries("targets")
-    seen = [next(listing)]
-    (left,) = {entry.key for entry in entries if entry != seen[0]} - {max(entry.key for entry in entries)}
-    store.discard(next(entry for entry in entries if entry.key == left))
-    assert [*seen, *listing] == sorted((entry for entry in entries if entry.key != left), key=lambda entry: entry.key)
+    assert new.damaged() == {}
 
 
 def test_entries_skip_another_schema_version(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -287,6 +266,6 @@ def test_entries_skip_another_schema_version(store: Store, caplog: pytest.LogCap
         newer = replace(made.manifest, key=key_of("targets", RECIPE)).encode()
     local(made.folder.parent / "manifest.json").write_bytes(newer)
     with caplog.at_level(logging.WARNING):
-        assert list(store.entries("targets")) == []
+        assert entries_of(store) == []
     assert "schema version 4" in caplog.text
     assert Manifest.decode(made.manifest.encode(), where="here") == made.manifest

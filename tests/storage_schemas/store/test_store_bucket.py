@@ -23,7 +23,7 @@ from storage_schemas.store.store import Draft, Entry, Store
 from storage_schemas.store.verify import verify
 from tests.support.buckets import Server
 from tests.support.errors import suggested
-from tests.support.store_samples import CONTENT, FILES, RECIPE, fill, make_entry, unfinished, write_file
+from tests.support.store_samples import CONTENT, FILES, RECIPE, entries_of, fill, make_entry, unfinished, write_file
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_bucket_and_folder_give_the_same_payload(store: Store, payload: str) -> 
     assert made.manifest.payload == payload
     assert store.find("targets", RECIPE) == made
     assert store.find("targets", {**RECIPE, "threshold": 0.4}) is None
-    assert list(store.entries("targets")) == [made]
+    assert entries_of(store) == [made]
     assert entry_ids(store) == [made.entry_id]
     assert take_inventory(store).entries == {made.entry_id: made}
     names = {f"{made.entry_id}/{made.folder.name}/{name}" for name in FILES}
@@ -93,7 +93,7 @@ def test_fetch_refuses_a_damaged_object(
         with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}") as caught:
             read()
         assert suggested(caught.value) == f"python -m pipeline.cache repair {made.entry_id} --home {store.root.parent}"
-    assert made.problems() == [f"bits/c/0 {said}"]
+    assert {name: str(problem) for name, problem in made.damaged().items()} == {"bits/c/0": said}
     assert verify(take_inventory(store), advance=lambda: None).damaged == {made.entry_id: [f"bits/c/0 {said}"]}
     with pytest.raises(CorruptEntryError, match=f"bits/c/0 {said}"):
         made.check()
@@ -121,7 +121,7 @@ def test_put_back_accepts_only_the_original_object(store: Store) -> None:
     assert not made.put_back("bits/c/0", store.root / "wrong")
     assert list(made.damaged()) == ["bits/c/0"]
     assert made.put_back("bits/c/0", store.root / "right")
-    assert made.problems() == []
+    assert made.damaged() == {}
 
 
 def test_draft_sets_a_damaged_manifest_aside(store: Store) -> None:
@@ -146,14 +146,13 @@ def test_discard_deletes_all_objects(store: Store) -> None:
 
 
 def test_another_node_adopts_the_parts_of_a_dead_writer(
-    store: Store, payload: str, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+    store: Store, payload: str, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = unfinished(store, (0,))
     assert isinstance(dead, BucketPath)
     (dead / "rubbish").put(b"half written")
     _elsewhere(monkeypatch, tmp_path)
-    told: list[str] = []
-    with store.draft("targets", RECIPE, tell=told.append) as draft:
+    with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert set(draft.parts()) == {"block-0"}
         assert (draft.fetch("bits/") / "bits/c/0").read_bytes() == CONTENT["bits/c/0"]
@@ -161,8 +160,8 @@ def test_another_node_adopts_the_parts_of_a_dead_writer(
             write_file(draft, name)
         finish_part(draft.folder, "block-1", ["bits/c/1"])
         entry = draft.commit(FILES, measured={})
-    assert told == [f"{entry.entry_id}: resuming with 1 finished parts of an earlier run"]
-    assert (entry.manifest.payload, entry.problems()) == (payload, [])
+    assert caplog.messages == [f"{entry.entry_id}: resuming with 1 finished parts of an earlier run"]
+    assert (entry.manifest.payload, entry.damaged()) == (payload, {})
     assert {name.split("/")[2] for name in _names(store)} == {"manifest.json", entry.folder.name}
 
 
@@ -192,7 +191,7 @@ def test_a_repeated_commit_keeps_the_files(store: Store) -> None:
         first = draft.commit(FILES, measured={})
         draft._clean = real  # type: ignore[method-assign]
         assert draft.commit(FILES, measured={}) == first
-    assert first.problems() == []
+    assert first.damaged() == {}
     # Markers and the like go then, since nobody looks for them in an entry later.
     assert set(first.folder.files_below()) == set(FILES)
 
@@ -233,17 +232,17 @@ def test_the_second_writer_returns_the_entry_of_the_first(store: Store, monkeypa
         entries = [each.commit(FILES, measured={}) for each in (drafts[winner], drafts[1 - winner]) if isinstance(each, Draft)]
     assert entries[0] == entries[1] == store.find("targets", RECIPE)
     assert entries[0].folder == drafts[winner].folder
-    assert entries[0].problems() == []
+    assert entries[0].damaged() == {}
 
 
 def _race(store: Store, start: object, found: object) -> None:
-    with store.draft("targets", RECIPE, tell=lambda _: None) as draft:
+    with store.draft("targets", RECIPE) as draft:
         if isinstance(draft, Draft):
             for name in FILES:
                 write_file(draft, name)
             start.wait()  # type: ignore[attr-defined]
             draft = draft.commit(FILES, measured={})
-    found.put((draft.folder, draft.problems()))  # type: ignore[attr-defined]
+    found.put((draft.folder, draft.damaged()))  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -258,7 +257,7 @@ def test_one_of_several_simultaneous_commits_wins(store: Store) -> None:
     for process in processes:
         process.join()
     assert len({folder for folder, _ in results}) == 1
-    assert [problems for _, problems in results] == [[], [], []]
+    assert [problems for _, problems in results] == [{}, {}, {}]
 
 
 def _race_unwatched(root: BucketPath, start: object, found: object) -> None:
@@ -268,11 +267,11 @@ def _race_unwatched(root: BucketPath, start: object, found: object) -> None:
 
 def test_gc_deletes_dead_work_and_unused_entries_in_a_bucket(store: Store) -> None:
     dead, made = unfinished(store, (0,)), make_entry(store, {**RECIPE, "threshold": 0.4})
-    garbage, left = find_garbage(store, (), min_age_seconds=0, tell=lambda _: None)
+    garbage, left = find_garbage(store, (), min_age_seconds=0)
     assert left == {}
     assert {(item.what, item.paths[-1]) for item in garbage} == {("unfinished work", dead), ("entry", made.folder)}
-    assert find_garbage(store, (), min_age_seconds=3600, tell=lambda _: None) == ([], {})
-    assert find_garbage(store, {made.entry_id}, min_age_seconds=0, tell=lambda _: None)[0] != garbage
+    assert find_garbage(store, (), min_age_seconds=3600) == ([], {})
+    assert find_garbage(store, {made.entry_id}, min_age_seconds=0)[0] != garbage
     for item in garbage:
         assert item.size > 0
         assert remove(store, item, lambda: False)
@@ -282,7 +281,7 @@ def test_gc_deletes_dead_work_and_unused_entries_in_a_bucket(store: Store) -> No
 def test_a_lease_in_a_bucket_exists_while_it_is_held(store: Store) -> None:
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
-        assert LeaseWatch(lease_of(draft.folder)).is_own()
+        assert not LeaseWatch(lease_of(draft.folder)).is_dead()
     assert LeaseWatch(lease_of(draft.folder)).is_gone()
 
 
@@ -303,6 +302,6 @@ def test_entries_survive_failing_requests(
         assert {name: (entry.fetch() / name).read_bytes() for name in FILES} == CONTENT
     assert server.failed() > 20
     server.fail_every(0)
-    assert [entry.problems() for entry in entries] == [[]] * 5
+    assert [entry.damaged() for entry in entries] == [{}] * 5
     assert not dead.is_dir()
     assert len(entry_ids(store)) == 5

@@ -54,15 +54,16 @@ def payload(tmp_path: LocalPath) -> str:
     return make_entry(Store(tmp_path / "unbroken")).manifest.payload
 
 
-def test_the_next_process_adopts_the_parts_of_a_killed_one(root: StorePath, payload: str) -> None:
+def test_the_next_process_adopts_the_parts_of_a_killed_one(
+    root: StorePath, payload: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with _writer("hang", root) as (process, said):
         assert json.loads(said.readline()) == {"ready": True}
         process.kill()
         process.wait()
     store = Store(root)
     assert store.find("targets", RECIPE) is None
-    told: list[str] = []
-    with store.draft("targets", RECIPE, tell=told.append) as draft:
+    with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         # Its other file was written and not finished: nobody knows whether it is whole.
         assert set(draft.parts()) == {"block-0"}
@@ -71,20 +72,20 @@ def test_the_next_process_adopts_the_parts_of_a_killed_one(root: StorePath, payl
             write_file(draft, name)
         entry = draft.commit(FILES, measured={})
     assert entry.manifest.payload == payload
-    assert entry.problems() == []
-    assert told == [f"targets/{entry.key}: resuming with 1 finished parts of an earlier run"]
+    assert entry.damaged() == {}
+    assert caplog.messages == [f"targets/{entry.key}: resuming with 1 finished parts of an earlier run"]
 
 
 def test_a_waiting_process_takes_over_from_a_killed_writer(root: StorePath, payload: str) -> None:
     with _writer("hang", root) as (first, said):
         assert json.loads(said.readline()) == {"ready": True}
         with _writer("make", root) as (second, answer):
-            assert f"which process {first.pid} on " in json.loads(answer.readline())["told"]
+            assert f"which process {first.pid} on " in json.loads(answer.readline())["message"]
             time.sleep(0.6)
             assert second.poll() is None
             first.kill()
             start = time.monotonic()
-            assert "resuming with 1 finished parts" in json.loads(answer.readline())["told"]
+            assert "resuming with 1 finished parts" in json.loads(answer.readline())["message"]
             result = json.loads(answer.readline())
             assert time.monotonic() - start < 5
     assert (result["payload"], result["problems"], result["litter"]) == (payload, [], [])

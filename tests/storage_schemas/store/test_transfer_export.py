@@ -62,7 +62,7 @@ def test_an_exported_folder_is_a_home(tmp_path: LocalPath, entries: list[Entry])
     found = Store(tmp_path / "out" / "store").find("targets", RECIPE)
     assert found is not None
     assert found.manifest == entries[0].manifest
-    assert found.problems() == []
+    assert found.damaged() == {}
 
 
 def test_files_that_no_manifest_names_and_other_attempts_are_not_exported(tmp_path: LocalPath, entries: list[Entry]) -> None:
@@ -145,13 +145,14 @@ import os, signal, sys
 from pathlib import Path
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.transfer import export_entries
+from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.store import Store
 left = [int(sys.argv[3])]
 def die():
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-export_entries(list(Store(LocalPath(sys.argv[1])).entries("targets")), LocalPath(sys.argv[2]), advance=die)
+export_entries(list(take_inventory(Store(LocalPath(sys.argv[1]))).entries.values()), LocalPath(sys.argv[2]), advance=die)
 """
 
 

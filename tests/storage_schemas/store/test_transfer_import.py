@@ -49,7 +49,7 @@ def test_what_comes_in_is_what_went_out(tmp_path: LocalPath, store: Store, entri
     for before, recipe in zip(entries, (RECIPE, OTHER), strict=True):
         after = find_targets(store, recipe)
         assert after is not None
-        assert after.problems() == []
+        assert after.damaged() == {}
         assert {file: after.path(file).read_bytes() for file in FILES} == CONTENT
         for field in ("kind", "key", "recipe", "files", "measured", "made", "payload"):
             assert getattr(after.manifest, field) == getattr(before.manifest, field)
@@ -85,7 +85,7 @@ def test_a_damaged_manifest_in_the_store_is_set_aside(tmp_path: LocalPath, store
     assert imported(store, exported(entries[:1], tmp_path / "out")) == ["imported"]
     found = find_targets(store)
     assert found is not None
-    assert found.problems() == []
+    assert found.damaged() == {}
     assert len(list(local(manifest.parent).glob("manifest.json.damaged-*"))) == 1
 
 
@@ -99,7 +99,7 @@ def test_bits_that_a_dead_writer_left_are_not_mixed_in(tmp_path: LocalPath, stor
     found = find_targets(store)
     assert found is not None
     assert found.manifest.payload == entries[0].manifest.payload
-    assert found.problems() == []
+    assert found.damaged() == {}
     assert (draft.folder / "bits/c/0").read_bytes() == b"their shard", "nor written over"
 
 
@@ -158,7 +158,7 @@ def test_what_came_in_before_the_damage_is_whole(tmp_path: LocalPath, store: Sto
         imported(store, source)
     first = find_targets(store)
     assert first is not None
-    assert first.problems() == []
+    assert first.damaged() == {}
     assert find_targets(store, OTHER) is None
 
 

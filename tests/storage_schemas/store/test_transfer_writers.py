@@ -67,7 +67,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 with open_export(LocalPath(sys.argv[1])) as archive:
     store = Store(LocalPath(sys.argv[2]))
-    done = [import_entry(store, archive, each, advance=step, notify=lambda _: None) for each in archive.manifests()]
+    done = [import_entry(store, archive, each, advance=step) for each in archive.manifests()]
 print(json.dumps(done))
 """
 # The code beside these tests, wherever another copy may be installed.
@@ -92,7 +92,7 @@ def test_a_killed_import_leaves_no_entry_and_the_next_one_is_complete(
     assert imported(store, source) == ["imported", "imported"]
     found = find_targets(store)
     assert found is not None
-    assert found.problems() == []
+    assert found.damaged() == {}
 
 
 def test_two_imports_at_once_import_each_entry_once(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
@@ -119,19 +119,17 @@ def test_two_imports_at_once_import_each_entry_once(tmp_path: LocalPath, store: 
     for recipe in (RECIPE, OTHER):
         found = find_targets(store, recipe)
         assert found is not None
-        assert found.problems() == []
+        assert found.damaged() == {}
         assert {path.name for path in local(found.folder.parent).iterdir()} == {"manifest.json", found.folder.name}
 
 
 def test_an_import_waits_for_another_writer_and_takes_its_entry(
-    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = exported(entries[:1], tmp_path / "out")
     home = store.root / "targets" / key_of("targets", RECIPE)
     home.make_folders()
-    messages: list[str] = []
     with Lease(home / "20200101T000000000000-00000000.lease") as lease:
-        monkeypatch.setattr("storage_schemas.store.lease.LeaseWatch.is_own", lambda _: False)
 
         def finish(_: float) -> None:
             lease.path.unlink()
@@ -139,19 +137,18 @@ def test_an_import_waits_for_another_writer_and_takes_its_entry(
 
         monkeypatch.setattr("time.sleep", finish)
         with open_export(source) as archive:
-            outcome = import_entry(store, archive, archive.manifests()[0], advance=lambda: None, notify=messages.append)
+            outcome = import_entry(store, archive, archive.manifests()[0], advance=lambda: None)
     assert outcome == "exists already"
-    assert messages[0].startswith(f"Waiting for {entries[0].entry_id}, which process {os.getpid()}")
+    assert caplog.messages[0].startswith(f"Waiting for {entries[0].entry_id}, which process {os.getpid()}")
 
 
 def test_an_import_reports_nothing_about_the_parts_of_a_dead_writer(
-    tmp_path: LocalPath, store: Store, entries: list[Entry]
+    tmp_path: LocalPath, store: Store, entries: list[Entry], caplog: pytest.LogCaptureFixture
 ) -> None:
     unfinished(store, (0,))
-    messages: list[str] = []
     with open_export(exported(entries[:1], tmp_path / "out")) as archive:
-        import_entry(store, archive, archive.manifests()[0], advance=lambda: None, notify=messages.append)
-    assert messages == []
+        import_entry(store, archive, archive.manifests()[0], advance=lambda: None)
+    assert caplog.messages == []
 
 
 def test_an_entry_that_another_writer_commits_first_exists_already(

@@ -189,4 +189,5 @@ if __name__ == "__main__":
         "hang": _hang,
         "make": _report,
     }
+    logging.basicConfig(level=logging.INFO, handlers=[_Messages()])
     modes[sys.argv[1]](parse_path(sys.argv[2]))

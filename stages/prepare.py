@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,7 +57,7 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
     recipe: dict[str, Any] = {
         "source": context.sources[split],
         "split": split,
-        "skeleton": COCO_17.as_dict(),
+        "skeleton": asdict(COCO_17),
         "aspect_wh": width / height,
         "holdout_fraction": settings.prepare.holdout_fraction if split == "train" else 0.0,
         "rules": _RULES_VERSION,

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +52,7 @@ def encode_checkpoint(state: Mapping[str, Tensor], description: Mapping[str, str
 
     # safetensors refuses tensors that share memory, such as tied weights of an exported program.
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in sorted(state.items())}
-    record = {
-        "schema": CHECKPOINT_SCHEMA,
-        "description": dict(sorted(description.items())),
-        "sha256": _digest(tensors, description),
-    }
+    record = {"schema": CHECKPOINT_SCHEMA, "description": dict(description), "sha256": _digest(tensors, description)}
     return save(tensors, metadata={_KEY: json.dumps(record, sort_keys=True)})
 
 
@@ -68,27 +63,19 @@ def decode_checkpoint(data: bytes, *, source: str) -> Checkpoint:
 
     try:
         state = load(data)
-        record = _record(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+        # The header of a safetensors file: 8 bytes of length, then JSON.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        record = json.loads(header["__metadata__"][_KEY])
+        schema, description = record["schema"], record["description"]
+        if schema == CHECKPOINT_SCHEMA and _digest(state, description) != record["sha256"]:
+            raise ValueError("its contents differ from its digest")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"'{source}' is damaged or not a checkpoint: {error}", allowed="a file that save_weights wrote"
+            f"'{source}' is damaged or not a checkpoint: {error}", allowed="a file as save_weights wrote it"
         ) from error
-    if record["schema"] != CHECKPOINT_SCHEMA:
-        raise WeightsError(f"'{source}' has checkpoint schema {record['schema']}", allowed=f"schema {CHECKPOINT_SCHEMA}")
-    if _digest(state, record["description"]) != record["sha256"]:
-        raise WeightsError(
-            f"'{source}' is damaged: its contents differ from its digest", allowed="a file as save_weights wrote it"
-        )
-    return Checkpoint(state=state, description=record["description"])
-
-
-def _record(data: bytes) -> dict[str, Any]:
-    """Our metadata in the header of a safetensors file: 8 bytes of length, then JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    record = json.loads(header["__metadata__"][_KEY])
-    if not isinstance(record, dict) or not {"schema", "description", "sha256"} <= record.keys():
-        raise ValueError("its description is incomplete")
-    return record
+    if schema != CHECKPOINT_SCHEMA:
+        raise WeightsError(f"'{source}' has checkpoint schema {schema}", allowed=f"schema {CHECKPOINT_SCHEMA}")
+    return Checkpoint(state, description)
 
 
 def _digest(state: Mapping[str, Tensor], description: Mapping[str, str]) -> str:

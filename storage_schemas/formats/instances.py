@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.errors import DataError
-from storage_schemas.formats.parquet import TableFormat, from_lists, list_type, to_lists
+from storage_schemas.formats.parquet import TableFormat, from_lists, list_type, table_of
 from storage_schemas.formats.skeleton import Skeleton
 
 __all__ = [
@@ -114,68 +114,50 @@ class Instances:
     @staticmethod
     def from_records(records: Sequence[Record], facts: Mapping[int, ImageFacts], skeleton: Skeleton) -> Instances:
         """A row for each record, in their order; ``facts`` is by image id, all records have the same ``skeleton``."""
-        first_M, image_N = _first_seen(np.array([record.image_id for record in records], np.int64))
-        images = [records[row] for row in first_M]
-        keypoints_N = np.array([record.keypoints_K3 for record in records], np.float32)
-        return Instances(
-            skeleton=skeleton,
-            id_N=np.array([record.annotation_id for record in records], np.int64),
-            image_N=image_N,
-            box_N4=np.array([record.box_4 for record in records], np.float64).reshape(-1, 4),
-            center_N2=np.array([record.center_2 for record in records], np.float64).reshape(-1, 2),
-            size_N2=np.array([record.size_2 for record in records], np.float64).reshape(-1, 2),
-            area_N=np.array([record.area for record in records], np.float64),
-            keypoints_NK3=keypoints_N.reshape(-1, skeleton.num_keypoints, 3),
-            holdout_N=np.array([record.holdout for record in records], np.bool_),
-            mask_rle=pa.array([record.mask_rle for record in records], pa.binary()),
-            image_id_M=np.array([image.image_id for image in images], np.int64),
-            file_name_M=[image.file_name for image in images],
-            sha256_M=[facts[image.image_id].sha256 for image in images],
-            bytes_M=np.array([facts[image.image_id].bytes for image in images], np.int64),
-            width_M=np.array([image.width for image in images], np.int32),
-            height_M=np.array([image.height for image in images], np.int32),
-        )
+
+        def row(record: Record) -> dict[str, object]:
+            boxes = {"box": record.box_4, "center": record.center_2, "size": record.size_2}
+            image = {"image_sha256": facts[record.image_id].sha256, "image_bytes": facts[record.image_id].bytes}
+            keypoints = record.keypoints_K3.reshape(-1)
+            # The other columns have the names of the record's fields.
+            return {**vars(record), **boxes, **image, "id": record.annotation_id, "keypoints": keypoints}
+
+        return decode_table(pa.Table.from_pylist(list(map(row, records)), schema=instances_schema(skeleton)))
 
     def select(self, rows: Bools | I64) -> Instances:
         """The instances of a mask [N], or of row numbers in their order, with only the images that they need."""
-        chosen = np.arange(len(self.id_N))[rows]
-        first_M, image_N = _first_seen(self.image_N[chosen])
-        kept_M = self.image_N[chosen][first_M]
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        images = {name: values[name][kept_M] for name in ("image_id_M", "bytes_M", "width_M", "height_M")}
-        names = {name: [values[name][image] for image in kept_M] for name in ("file_name_M", "sha256_M")}
-        rows_N = {name: array[chosen] for name, array in values.items() if "_N" in name}
-        mask_rle = self.mask_rle.take(pa.array(chosen, pa.int64()))
-        return Instances(**{**rows_N, **images, **names, "image_N": image_N, "mask_rle": mask_rle, "skeleton": self.skeleton})
+        return decode_table(encode_table(self, np.arange(len(self.id_N))[rows]))
 
 
-def encode_table(instances: Instances) -> pa.Table:
-    """The table of ``instances_schema``."""
-    schema = instances_schema(instances.skeleton)
-    image_N = instances.image_N
+def encode_table(instances: Instances, rows: I64 | None = None) -> pa.Table:
+    """The table of ``instances_schema`` with all instances, or those of the row numbers ``rows``."""
+    rows_N = np.arange(len(instances.id_N)) if rows is None else rows
+    image_N = instances.image_N[rows_N]
     columns = {
-        "id": instances.id_N,
+        "id": instances.id_N[rows_N],
         "image_id": instances.image_id_M[image_N],
         "file_name": [instances.file_name_M[image] for image in image_N],
         "image_sha256": [instances.sha256_M[image] for image in image_N],
         "image_bytes": instances.bytes_M[image_N],
         "width": instances.width_M[image_N],
         "height": instances.height_M[image_N],
-        "box": to_lists(schema.field("box").type, instances.box_N4),
-        "center": to_lists(schema.field("center").type, instances.center_N2),
-        "size": to_lists(schema.field("size").type, instances.size_N2),
-        "area": instances.area_N,
-        "keypoints": to_lists(schema.field("keypoints").type, instances.keypoints_NK3),
-        "mask_rle": instances.mask_rle,
-        "holdout": instances.holdout_N,
+        "box": instances.box_N4[rows_N],
+        "center": instances.center_N2[rows_N],
+        "size": instances.size_N2[rows_N],
+        "area": instances.area_N[rows_N],
+        "keypoints": instances.keypoints_NK3[rows_N],
+        "mask_rle": instances.mask_rle.take(pa.array(rows_N)),
+        "holdout": instances.holdout_N[rows_N],
     }
-    return pa.table(columns, schema=schema)
+    return table_of(instances_schema(instances.skeleton), columns)
 
 
 def decode_table(table: pa.Table) -> Instances:
     """The instances of a table that ``encode_table`` returned."""
     skeleton = _skeleton_of(table.schema)
-    first_M, image_N = _first_seen(table["image_id"].to_numpy())
+    # The dictionary numbers the images in the order of first use.
+    image_N = table["image_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    first_M = np.unique(image_N, return_index=True)[1]
     images = table.select(["image_id", "file_name", "image_sha256", "image_bytes", "width", "height"]).take(first_M)
     return Instances(
         skeleton=skeleton,
@@ -225,12 +207,3 @@ def _skeleton_of(schema: pa.Schema) -> Skeleton:
 def _checksum(data: bytes) -> str:
     # Parquet has checksums for pages, but none for the metadata of the schema.
     return f"{zlib.crc32(data):08x}"
-
-
-def _first_seen(values_N: I64) -> tuple[I64, I64]:
-    """The first row of each distinct value, in order, and for each row the position of its value among these."""
-    _, first, inverse = np.unique(values_N, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return first[order], rank[inverse]

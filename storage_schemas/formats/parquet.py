@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from storage_schemas.errors import CorruptEntryError, Remedy, StoreError
 from storage_schemas.paths.local import LocalPath
 
-__all__ = ["TableFormat", "from_lists", "list_type", "to_lists"]
+__all__ = ["TableFormat", "from_lists", "list_type", "table_of"]
 
 T = TypeVar("T")
 
@@ -58,11 +59,11 @@ class TableFormat:
         schema = self._read(path, pq.read_schema)
         version = (schema.metadata or {}).get(f"odkd_{self.name}".encode(), b"none").decode(errors="replace")
         if version != str(self.version):
-            allowed, remedy = (
-                f"version {self.version}, which this odkd reads and writes",
-                Remedy("run", kind=self.kind, force=True),
+            raise StoreError(
+                f"The table of {self.name} {path} has version {version}",
+                allowed=f"version {self.version}, which this odkd reads and writes",
+                remedy=Remedy("run", kind=self.kind, force=True),
             )
-            raise StoreError(f"The table of {self.name} {path} has version {version}", allowed=allowed, remedy=remedy)
         return schema
 
     def corrupt(self, seen: str, *, allowed: str = "") -> CorruptEntryError:
@@ -81,9 +82,14 @@ def list_type(kind: pa.DataType, length: int) -> pa.DataType:
     return pa.list_(pa.field("element", kind), length)
 
 
-def to_lists(kind: pa.DataType, rows: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    """The rows of an array as lists of the type ``kind``."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=kind)
+def table_of(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any] | pa.Array]) -> pa.Table:
+    """A table of these columns; the rows of an array with several dimensions become lists."""
+    lists = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=schema.field(name).type)
+        for name, rows in columns.items()
+        if isinstance(rows, np.ndarray) and rows.ndim > 1
+    }
+    return pa.table({**columns, **lists}, schema=schema)
 
 
 def from_lists(table: pa.Table, name: str) -> npt.NDArray[Any]:

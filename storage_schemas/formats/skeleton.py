@@ -68,11 +68,6 @@ class Skeleton:
         sigmas_K.setflags(write=False)
         return sigmas_K
 
-    def as_dict(self) -> dict[str, Any]:
-        """The skeleton as plain JSON values, as recipes hold it."""
-        plain: dict[str, Any] = json.loads(self.encode())
-        return plain
-
     def encode(self) -> bytes:
         """Canonical JSON: equal skeletons give equal bytes."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

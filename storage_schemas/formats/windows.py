@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage_schemas.errors import CorruptEntryError
 from storage_schemas.formats.parquet import TableFormat
@@ -55,8 +56,7 @@ def write_shard(folder: Path, name: str, jpegs: Sequence[bytes]) -> list[tuple[i
 
 def write_index(folder: Path, windows: Sequence[StoredWindow]) -> None:
     """Write the index of ``windows`` into ``folder`` atomically."""
-    columns = {name: [getattr(window, name) for window in windows] for name in _SCHEMA.names}
-    _FORMAT.write(folder / WINDOWS_INDEX, pa.table(columns, schema=_SCHEMA))
+    _FORMAT.write(folder / WINDOWS_INDEX, pa.Table.from_pylist([vars(window) for window in windows], schema=_SCHEMA))
 
 
 class WindowShards:
@@ -87,11 +87,8 @@ class WindowShards:
 
     def rows_of(self, ids: I64) -> I64:
         """For each annotation id the row of its window, or -1 if it has none."""
-        if not len(self._id_N):
-            return np.full(len(ids), -1)
-        order_N = np.argsort(self._id_N)
-        found = order_N[np.minimum(np.searchsorted(self._id_N, ids, sorter=order_N), len(order_N) - 1)]
-        return np.where(self._id_N[found] == ids, found, -1)
+        rows: I64 = pc.index_in(pa.array(ids), value_set=pa.array(self._id_N)).fill_null(-1).to_numpy().astype(np.int64)
+        return rows
 
     def read(self, row: int) -> bytes:
         """The JPEG of a row; raises ``CorruptEntryError`` if it differs from the bytes written."""

@@ -52,8 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _repeatable(options: argparse.Namespace) -> str:
     """The command that was typed, without the stage; commands that errors suggest begin with it."""
-    given = {name: getattr(options, name) or "" for name in ("config", "name", "home", "upstream")}
-    return run_command(**given, settings=options.set)
+    config, name, home, upstream = (getattr(options, name) or "" for name in ("config", "name", "home", "upstream"))
+    typed = Remedy("run", config=config, name=name, home=home, upstream=upstream, settings=tuple(options.set))
+    return run_command(typed)
 
 
 def _run(options: argparse.Namespace) -> None:

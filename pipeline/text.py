@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 __all__ = ["printable", "table", "tree", "values_text"]
 
@@ -28,19 +28,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
 
 def tree(value: Mapping[str, object], indent: str = "  ") -> str:
     """A mapping as indented lines; a list of mappings shows its first one and the number of the others."""
-    return "\n".join(_lines(value, indent))
-
-
-def _lines(value: Mapping[str, object], indent: str) -> Iterator[str]:
+    lines = []
     for name, below in value.items():
         label, shown = printable(name), below
         if isinstance(below, list) and below and isinstance(below[0], Mapping):
             label, shown = f"{label}[0{f' and {len(below) - 1} more' if len(below) > 1 else ''}]", below[0]
         if isinstance(shown, Mapping) and shown:
-            yield f"{indent}{label}:"
-            yield from _lines(shown, f"{indent}  ")
+            lines += [f"{indent}{label}:", tree(shown, f"{indent}  ")]
         else:
-            yield f"{indent}{label}: {_inline(shown)}"
+            lines.append(f"{indent}{label}: {_inline(shown)}")
+    return "\n".join(lines)
 
 
 def _inline(value: object) -> str:

@@ -68,9 +68,9 @@ def _large_entry(store: Store, cached: CachedView, num: int) -> Entry:
 
 
 def _verify(store: Store) -> None:
-    verdict = verify(take_inventory(store), advance=lambda: None)
-    assert verdict.entries, "nothing was verified"
-    assert not verdict.damaged, "a new entry is damaged"
+    inventory = take_inventory(store)
+    assert inventory.entries, "nothing is verified"
+    assert not verify(inventory, advance=lambda: None), "a new entry is damaged"
 
 
 def _many_manifests(store: Store, manifest: Manifest, num: int) -> None:

@@ -38,58 +38,66 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, parents=[behind], help=text, description=f"{text[0].upper()}{text[1:]}.")
+    def add(name: str, work: Callable[[argparse.Namespace], Result], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, parents=[behind], help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added.set_defaults(work=work)
+        return added
 
-    ls_parser = add("ls", "list the entries, one a line")
+    ls_parser = add("ls", ls, "list the entries, one a line")
     ls_parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}; default: all")
-    add("show", "show one entry: its inputs, its recipe, what was measured, who uses it").add_argument("key", metavar="KEY")
-    verify_parser = add("verify", "read every file and compare size and sha256 with the manifest; without KEY for all entries")
+    show_parser = add("show", show, "show one entry: its inputs, its recipe, what was measured, who uses it")
+    verify_parser = add(
+        "verify", verify, "read every file and compare size and sha256 with the manifest; without KEY for all entries"
+    )
     verify_parser.add_argument("keys", nargs="*", metavar="KEY")
     verify_parser.add_argument(
         "--sample",
-        type=_count,
+        type=_at_least(1, int, "instances"),
         metavar="N",
         help="instead, run the teachers of targets again on N random instances and print the share of bits that differ",
     )
     repair_parser = add(
-        "repair", "replace damaged files: copy them from the upstream home, or recompute those of views and targets"
+        "repair", _repair, "replace damaged files: copy them from the upstream home, or recompute those of views and targets"
     )
-    repair_parser.add_argument("key", metavar="KEY")
-    add("diff", "show the fields in which the recipes of two entries differ").add_argument("keys", nargs=2, metavar="KEY")
-    gc_parser = add("gc", "delete entries that no experiment uses, and leftovers of dead writers")
-    gc_parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
+    for of_one_entry in (show_parser, repair_parser):
+        of_one_entry.add_argument("key", metavar="KEY")
+    diff_parser = add("diff", diff, "show the fields in which the recipes of two entries differ")
+    diff_parser.add_argument("keys", nargs=2, metavar="KEY")
+    gc_parser = add("gc", gc, "delete entries that no experiment uses, and leftovers of dead writers")
     gc_parser.add_argument(
-        "--min-age", type=_hours, default=24.0, metavar="HOURS", help="keep files that are younger (default: 24)"
+        "--min-age",
+        type=_at_least(0, float, "hours"),
+        default=24.0,
+        metavar="HOURS",
+        help="keep files that are younger (default: 24)",
     )
-    drop_parser = add("drop", "delete entries, even damaged ones; print how to rebuild them and what depends on them")
+    drop_parser = add("drop", drop, "delete entries, even damaged ones; print how to rebuild them and what depends on them")
     drop_parser.add_argument("keys", nargs="+", metavar="KEY")
     drop_parser.add_argument("--used", action="store_true", help="even if an experiment or a run needs them")
-    drop_parser.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
-    export_parser = add("export", "copy entries, or all those of an experiment, to a new home: a folder or a tar file")
+    for deletes in (gc_parser, drop_parser):
+        deletes.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
+    export_parser = add(
+        "export", transfer.export, "copy entries, or all those of an experiment, to a new home: a folder or a tar file"
+    )
     export_parser.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
     export_parser.add_argument("target", metavar="DEST", help="a new folder, or a tar file if it ends in .tar")
     for reads_inputs in (verify_parser, repair_parser, drop_parser, export_parser):
         reads_inputs.add_argument("--upstream", metavar="HOME", help=UPSTREAM_HELP)
-    import_parser = add("import", "copy the entries of an export, or of a home, into the store; entries that exist stay")
+    import_parser = add(
+        "import", transfer.import_from, "copy the entries of an export, or of a home, into the store; entries that exist stay"
+    )
     import_parser.add_argument("source", metavar="SOURCE", help="the folder or tar file of an export, or a home")
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of instances from 1 up")
-    return int(text)
+def _at_least(least: int, number: type[int] | type[float], unit: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if (value := number(text)) >= least:
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of {unit} from {least} up")
 
-
-def _hours(text: str) -> float:
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = -1.0
-    if not hours >= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of hours from 0 up")
-    return hours
+    return read
 
 
 def _repair(options: argparse.Namespace) -> Result:
@@ -99,23 +107,10 @@ def _repair(options: argparse.Namespace) -> Result:
     return repair(options)
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
-    "ls": ls,
-    "show": show,
-    "verify": verify,
-    "repair": _repair,
-    "diff": diff,
-    "gc": gc,
-    "drop": drop,
-    "export": transfer.export,
-    "import": transfer.import_from,
-}
-
-
 def _run(options: argparse.Namespace) -> None:
     # Only the result goes to standard output, so that a program can read it.
     with contextlib.redirect_stdout(sys.stderr):
-        answer = _COMMANDS[options.command](options)
+        answer = options.work(options)
     answer_with(json.dumps(answer.data, indent=1) if options.json else answer.text)
     if answer.error is not None:
         raise answer.error

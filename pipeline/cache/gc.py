@@ -32,17 +32,9 @@ def gc(options: argparse.Namespace) -> Result:
     if not options.dry_run:
         # Read the experiments again for each item: a run may have started since.
         gone, error = until_error(garbage, lambda item: remove(store, item, lambda: item.entry_id in _used(home)))
-    size = sum(item.size for item in gone)
-    kept = _unfinished(home, store)
-    data = {
-        "dry_run": options.dry_run,
-        "removed": [
-            {"entry": item.entry_id, "what": item.what, "size": item.size, "age_seconds": item.age_seconds} for item in gone
-        ],
-        "bytes": size,
-        "left": left,
-        "unfinished": kept,
-    }
+    size, kept = sum(item.size for item in gone), _unfinished(home, store)
+    removed = [{"entry": item.entry_id, "what": item.what, "size": item.size, "age_seconds": item.age_seconds} for item in gone]
+    data = {"dry_run": options.dry_run, "removed": removed, "bytes": size, "left": left, "unfinished": kept}
     rows = [(item.entry_id, item.what, size_text(item.size), age_text(item.age_seconds)) for item in gone]
     shown = [table(("entry", "what", "size", "age"), rows, right=("size", "age")), ""] if rows else []
     total = f"{size_text(size)} {'to be freed' if options.dry_run else 'freed'} in {store.root}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -31,12 +32,10 @@ def ls(options: argparse.Namespace) -> Result:
     """List the entries, of a kind or all: kinds in the order of the stages, and within a kind the newest last."""
     home, store = open_store(options)
     inventory, users = take_inventory(store), Users.of(home)
-    rows = [
-        _row(entry, inventory, users) for entry in inventory.entries.values() if options.kind in (None, entry.manifest.kind)
-    ]
-    rows.sort(key=lambda row: (order_of(row["kind"]), row["kind"], row["made_at"] or "", row["view"] or "", row["key"]))
-    now = datetime.now(UTC)
-    cells, unreadable = [_cells(row, now) for row in rows], {}
+    wanted = [entry for entry in inventory.entries.values() if options.kind in (None, entry.manifest.kind)]
+    rows = [_row(entry, inventory, users) for entry in wanted]
+    rows.sort(key=lambda row: (order_of(row["kind"]), row["made_at"] or "", row["view"] or "", row["key"]))
+    cells, unreadable = [_cells(row) for row in rows], {}
     for entry_id, error in inventory.unreadable.items():
         kind, _, key = entry_id.partition("/")
         if options.kind in (None, kind):
@@ -52,59 +51,66 @@ def ls(options: argparse.Namespace) -> Result:
 
 
 def show(options: argparse.Namespace) -> Result:
-    """Show one entry."""
+    """Show one entry: a few lines about it, then its inputs and its manifest."""
     home, store = open_store(options)
-    known = _facts(entry_at(home, store, find_entry_id(store, options.key)), take_inventory(store), Users.of(home))
-    return Result(known, _text(known))
+    entry = entry_at(store, find_entry_id(store, options.key))
+    manifest, inventory = entry.manifest, take_inventory(store)
+    known = {
+        **_row(entry, inventory, Users.of(home)),
+        "folder": str(entry.folder),
+        "payload": manifest.payload,
+        "made_from": inventory.made_from(entry),
+        "recipe": manifest.recipe,
+        "measured": manifest.measured,
+        "made": manifest.made,
+        "files": as_mappings(manifest.files),
+    }
+    about = ", ".join(known[name] for name in ("network", "view") if known[name])
+    head = {
+        "size": f"{size_text(manifest.size)} in {plural(len(manifest.files), 'file')}",
+        "folder": known["folder"],
+        "payload": manifest.payload,
+        "used by": ", ".join(known["experiments"]) or "no experiment",
+    }
+    parts = [entry.entry_id + (f"  ({printable(about)})" if about else ""), tree(head)]
+    for title in ("made_from", "recipe", "measured", "made"):
+        if known[title]:
+            parts += [title.replace("_", " "), tree(known[title])]
+    return Result(known, "\n".join(parts))
 
 
 def diff(options: argparse.Namespace) -> Result:
     """Show the fields in which the recipes of two entries differ."""
-    home, store = open_store(options)
-    first, second = (entry_at(home, store, find_entry_id(store, key)) for key in options.keys)
-    alike = first.manifest.kind == second.manifest.kind
-    fields = differing_fields(first.manifest.recipe, second.manifest.recipe) if alike else []
-    rows = [(name, *values_text(*values)) for name, *values in fields]
+    _, store = open_store(options)
+    first, second = (entry_at(store, find_entry_id(store, key)) for key in options.keys)
+    fields = []
     if first.entry_id == second.entry_id:
         text = f"{first.entry_id} is one entry"
-    elif not alike:
+    elif first.manifest.kind != second.manifest.kind:
         text = f"{first.entry_id} and {second.entry_id} are of different kinds, whose recipes cannot be compared"
     else:
-        text = table(("field", first.key, second.key), rows)
+        fields = differing_fields(first.manifest.recipe, second.manifest.recipe)
+        text = table(("field", first.key, second.key), [(name, *values_text(*values)) for name, *values in fields])
     data = {"first": first.entry_id, "second": second.entry_id, "fields": {name: list(values) for name, *values in fields}}
     return Result(data, text)
 
 
 def _row(entry: Entry, inventory: Inventory, users: Users) -> dict[str, Any]:
-    """The facts of one entry that ``ls`` prints; None for a fact that its kind does not have."""
+    """The facts of one entry that ``ls`` prints; None for a fact that it does not have."""
     manifest, runs = entry.manifest, users.runs.get(entry.entry_id, ())
-    return {
-        "kind": manifest.kind,
-        "key": manifest.key,
-        "size": manifest.size,
-        "num_files": len(manifest.files),
-        **{name: _fact(read, entry, inventory) for name, read in _FACTS.items()},
-        # The decoder by which the report of an experiment that uses the entry leads.
-        "decoder": next((run.decoder for run in runs if run.decoder), None),
-        "experiments": users.names(entry.entry_id),
-    }
+    row: dict[str, Any] = {"kind": manifest.kind, "key": manifest.key, "size": manifest.size, "num_files": len(manifest.files)}
+    for name, read in _FACTS.items():
+        try:
+            row[name] = read(entry, inventory)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            # Its kind has no such fact, or it is of another release: a blank cell is better than no table.
+            row[name] = None
+    # The decoder by which the report of an experiment that uses the entry leads.
+    decoder = next((run.decoder for run in runs if run.decoder), None)
+    return {**row, "decoder": decoder, "experiments": users.names(entry.entry_id)}
 
 
-def _fact(read: Callable[[Entry, Inventory], Any], entry: Entry, inventory: Inventory) -> Any:  # noqa: ANN401 (any fact)
-    try:
-        return read(entry, inventory)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        # An entry of another release may lack a field: a blank cell is better than no table.
-        return None
-
-
-def _instances(entry: Entry, _: Inventory) -> int | None:
-    """Instances of a table or of scores, or rows of arrays, one an instance."""
-    found = next((entry.measured[name] for name in ("instances", "rows") if name in entry.measured), None)
-    return None if found is None else int(found)
-
-
-def _view(entry: Entry, inventory: Inventory) -> str | None:
+def _view(entry: Entry, inventory: Inventory) -> str:
     """The split, and the number of the view: ``train``, ``val``, ``holdout``, ``train 3``."""
     recipe = entry.manifest.recipe
     if entry.manifest.kind == "targets":
@@ -113,8 +119,7 @@ def _view(entry: Entry, inventory: Inventory) -> str | None:
     if entry.manifest.kind == "views":
         splits = {str(table.manifest.recipe["split"]) for table in inventory.named_by(recipe["instances"])}
         return " ".join([*splits, str(recipe["view"])]) if len(splits) < 2 else str(recipe["view"])
-    found = recipe.get("split", recipe.get("subset"))
-    return None if found is None else str(found)
+    return str(recipe["split" if "split" in recipe else "subset"])
 
 
 def _network(entry: Entry, inventory: Inventory) -> str | None:
@@ -143,60 +148,32 @@ def _ap(entry: Entry, _: Inventory) -> dict[str, float]:
     return {name: float(scores["AP"]) for name, scores in measured.items() if isinstance(scores, Mapping) and "AP" in scores}
 
 
-def _made_at(entry: Entry, _: Inventory) -> str:
-    return datetime.fromisoformat(entry.manifest.made["at"]).astimezone(UTC).isoformat()
-
-
 _FACTS: dict[str, Callable[[Entry, Inventory], Any]] = {
-    "instances": _instances,
+    # Instances of a table or of scores, or rows of arrays, one an instance.
+    "instances": lambda entry, _: int(entry.measured["instances" if "instances" in entry.measured else "rows"]),
     "view": _view,
     "network": _network,
     "ap": _ap,
-    "made_at": _made_at,
+    "made_at": lambda entry, _: datetime.fromisoformat(entry.manifest.made["at"]).astimezone(UTC).isoformat(),
 }
 
 
-def _cells(row: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
-    age = "" if row["made_at"] is None else age_text((now - datetime.fromisoformat(row["made_at"])).total_seconds())
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    age = "" if row["made_at"] is None else age_text(time.time() - datetime.fromisoformat(row["made_at"]).timestamp())
     instances = "" if row["instances"] is None else f"{row['instances']:,}"
     names, more = row["experiments"][:_NAMED], len(row["experiments"]) - _NAMED
     used_by = ", ".join(names) + (f" and {more} more" if more > 0 else "")
-    middle = (row["view"] or "", row["network"] or "", _ap_text(row["ap"] or {}, row["decoder"]))
-    return (row["kind"], row["key"], size_text(row["size"]), instances, *middle, age, used_by)
-
-
-def _ap_text(ap: Mapping[str, float], decoder: str | None) -> str:
-    """One AP with its decoder: the report's, or without a report HRNet's own."""
-    name = next((name for name in (decoder, "quarter", "from_bits") if name in ap), None)
-    return "" if name is None else f"{ap[name]:.3f} {name.replace('_', ' ')}"
-
-
-def _facts(entry: Entry, inventory: Inventory, users: Users) -> dict[str, Any]:
-    """Everything that is known of one entry, as JSON."""
-    manifest = entry.manifest
-    return {
-        **_row(entry, inventory, users),
-        "folder": str(entry.folder),
-        "payload": manifest.payload,
-        "made_from": inventory.made_from(entry),
-        "recipe": manifest.recipe,
-        "measured": manifest.measured,
-        "made": manifest.made,
-        "files": as_mappings(manifest.files),
-    }
-
-
-def _text(known: Mapping[str, Any]) -> str:
-    """The facts of one entry as text: a few lines about it, then its inputs and its manifest."""
-    about = ", ".join(known[name] for name in ("network", "view") if known[name])
-    head = {
-        "size": f"{size_text(known['size'])} in {plural(known['num_files'], 'file')}",
-        "folder": known["folder"],
-        "payload": known["payload"],
-        "used by": ", ".join(known["experiments"]) or "no experiment",
-    }
-    parts = [f"{known['kind']}/{known['key']}" + (f"  ({printable(about)})" if about else ""), tree(head)]
-    for title in ("made_from", "recipe", "measured", "made"):
-        if known[title]:
-            parts += [title.replace("_", " "), tree(known[title])]
-    return "\n".join(parts)
+    # One AP with its decoder: the report's, or without a report HRNet's own.
+    decoder = next((name for name in (row["decoder"], "quarter", "from_bits") if name in (row["ap"] or ())), None)
+    ap = f"{row['ap'][decoder]:.3f} {decoder.replace('_', ' ')}" if decoder else ""
+    return (
+        row["kind"],
+        row["key"],
+        size_text(row["size"]),
+        instances,
+        row["view"] or "",
+        row["network"] or "",
+        ap,
+        age,
+        used_by,
+    )

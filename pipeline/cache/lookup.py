@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from pipeline.cache.users import Users
 from pipeline.home import has_store, home_of, make_home, upstream_if_there
-from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, UnreadableEntryError
+from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.inventory import find_entry
 from storage_schemas.store.store import Entry, Store
+from storage_schemas.store.verify import damage_of_manifest
 
 __all__ = ["Result", "entry_at", "open_store", "order_of", "until_error"]
 
@@ -41,7 +42,7 @@ def open_store(options: argparse.Namespace, *, make: bool = False) -> tuple[Stor
     return home, Store(home / "store")
 
 
-def entry_at(home: StorePath, store: Store, entry_id: str, *, upstream: StorePath | None = None) -> Entry:
+def entry_at(store: Store, entry_id: str, *, upstream: StorePath | None = None) -> Entry:
     """The entry with this id.
 
     Raises:
@@ -52,16 +53,17 @@ def entry_at(home: StorePath, store: Store, entry_id: str, *, upstream: StorePat
     try:
         return find_entry(store, entry_id)
     except CorruptEntryError as error:
+        home = store.root.parent
         # A run with this environment would find the entry in $ODKD_UPSTREAM.
         upstream = upstream or upstream_if_there(None, home)
-        unreadable = isinstance(error, UnreadableEntryError)
-        remedy = Users.of(home).remedy(entry_id, error, unreadable=unreadable, upstream=upstream)
+        remedy = Users.of(home).remedy(entry_id, damage_of_manifest(error), upstream)
         raise CorruptEntryError(error.seen, remedy=remedy) from error
 
 
-def order_of(kind: str) -> int:
-    """The position of a kind in the order of the stages, in which damaged entries can be repaired."""
-    return KINDS.index(kind) if kind in KINDS else len(KINDS)
+def order_of(entry_id: str) -> tuple[int, str]:
+    """Sorts entry ids by kind, in the order of the stages, in which damaged entries can be repaired."""
+    kind = entry_id.partition("/")[0]
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS)), kind
 
 
 def until_error(items: Iterable[Item], work: Callable[[Item], bool]) -> tuple[list[Item], OdkdError | None]:

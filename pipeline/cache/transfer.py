@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from pipeline.cache.advice import command
 from pipeline.cache.lookup import Result, entry_at, open_store
-from pipeline.cache.users import experiment_run, run_with
+from pipeline.cache.users import completed
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import upstream_of
 from pipeline.text import table
 from stages.humanize import plural, size_text
-from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, StoreError
+from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.inventory import entry_ids, find_entry_id
 from storage_schemas.store.manifest import Manifest
@@ -46,7 +45,7 @@ def export(options: argparse.Namespace) -> Result:
             raise
         stores = _wanted(options.wanted, [home, team])
     entries = [
-        entry_at(source.root.parent, source, entry_id, upstream=upstream if source == store else None)
+        entry_at(source, entry_id, upstream=upstream if source == store else None)
         for entry_id, source in sorted(stores.items())
     ]
     num_files = sum(len(entry.manifest.files) for entry in entries)
@@ -102,7 +101,7 @@ def _entries_of(experiment: Experiment, home: StorePath, known: Mapping[str, Sto
     raise MissingInputError(
         f"Experiment '{experiment.name}' cannot be exported: {problem}",
         allowed="a finished experiment, or keys of entries; or --upstream HOME, if that home has the missing entries",
-        remedy=replace(experiment_run(home, runs, upstream), stage="all"),
+        remedy=completed(Remedy("run", stage="all"), home, runs, upstream),
     )
 
 
@@ -138,6 +137,6 @@ def _report(outcomes: Sequence[tuple[Manifest, Outcome]], store: Store) -> str:
     if any(outcome == "exists already, with other bits" for _, outcome in outcomes):
         lines.append(_OTHER_BITS)
     if new:
-        use = command(replace(run_with(store.root.parent, None), stage="all"))
+        use = command(Remedy("run", stage="all", home=str(store.root.parent)))
         lines.append(f"To use them (FILE is a placeholder for their configuration): {use}")
     return "\n".join(lines)

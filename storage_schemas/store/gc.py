@@ -101,7 +101,11 @@ def garbage_at(store: Store, entry_id: str) -> list[Garbage]:
             ) from None
         return [item for item in _garbage_of(entry_folder, writers, None, now=now, is_used=False) if item.paths]
     except OSError as error:
-        raise UnreadableEntryError(f"{entry_folder / MANIFEST} cannot be read ({error.strerror})") from error
+        raise UnreadableEntryError(
+            f"{entry_folder / MANIFEST} cannot be read ({error.strerror})",
+            allowed="a manifest that this user may read",
+            remedy=Remedy("verify", entry_id=entry_id, home=str(store.root.parent)),
+        ) from error
     found = _garbage_of(entry_folder, writers, entry, now=now, is_used=False)
     # A writer beside a committed entry, even a live one, does not need it: it makes another one.
     return [replace(item, writers=None) for item in found if item.what == "entry"]

@@ -1,60 +1,50 @@
-"""Verify entries: size and sha256 of every file, and files that no manifest names."""
+"""Verify entries: size and sha256 of every file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from storage_schemas.errors import OdkdError, SchemaVersionError, UnreadableEntryError
+from storage_schemas.errors import CorruptEntryError, OdkdError, UnreadableEntryError
 from storage_schemas.store.inventory import Inventory
 from storage_schemas.store.store import Entry
 
-__all__ = ["Verdict", "verify"]
+__all__ = ["Damage", "damage_of_manifest", "verify"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The entries that were read; by entry id the problems (a line a file) and the files that the manifest does not name."""
+class Damage:
+    """What is wrong with an entry: a line for each file, or one for a manifest that cannot be used."""
 
-    entries: Sequence[Entry]
-    damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    unreadable: Collection[str] = ()
-    """The damaged entries with a file or manifest that cannot be read and may still be intact."""
-    other_versions: Sequence[str] = ()
-    """Ids of entries of other schema versions, which were not read."""
-    unnamed: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    @property
-    def num_files(self) -> int:
-        """Files that the manifests name."""
-        return sum(len(entry.manifest.files) for entry in self.entries)
-
-    @property
-    def size(self) -> int:
-        """Bytes of these files."""
-        return sum(entry.manifest.size for entry in self.entries)
+    problems: Sequence[str]
+    is_unreadable: bool
+    """True if a file or the manifest cannot be read and may still be intact."""
+    entry: Entry | None = None
+    """None if the manifest cannot be used."""
 
 
-def verify(inventory: Inventory, *, advance: Callable[[], None]) -> Verdict:
-    """Read every file of the inventory's entries, and call ``advance`` after each.
+def damage_of_manifest(error: CorruptEntryError) -> Damage:
+    """The damage of an entry from the error of its manifest."""
+    return Damage([error.seen], isinstance(error, UnreadableEntryError))
 
-    An unusable manifest counts as damage of its entry.
+
+def verify(inventory: Inventory, *, advance: Callable[[], None]) -> dict[str, Damage]:
+    """Read every file of the inventory's entries, and call ``advance`` after each; returns the damage by entry id.
+
+    Entries of other schema versions are skipped.
     """
-    others = [entry_id for entry_id, error in inventory.unreadable.items() if isinstance(error, SchemaVersionError)]
-    damaged = {entry_id: [error.seen] for entry_id, error in inventory.unreadable.items() if entry_id not in others}
-    unreadable = {entry_id for entry_id, error in inventory.unreadable.items() if isinstance(error, UnreadableEntryError)}
-    unnamed: dict[str, list[str]] = {}
-    for entry in inventory.entries.values():
+    damaged = {
+        entry_id: damage_of_manifest(error)
+        for entry_id, error in inventory.unreadable.items()
+        if isinstance(error, CorruptEntryError)
+    }
+    for entry_id, entry in inventory.entries.items():
         problems = entry.damaged(advance)
         # Not if the entry was deleted or rebuilt while its files were read.
         if problems and _is_in_store(entry):
-            damaged[entry.entry_id] = [f"{name} {problem}" for name, problem in problems.items()]
-            if any(problem.kind == "unreadable" for problem in problems.values()):
-                unreadable.add(entry.entry_id)
-        # Files that no manifest names: a killed writer or a user left them.
-        if files := sorted(entry.folder.files_below().keys() - set(entry.manifest.files)):
-            unnamed[entry.entry_id] = files
-    return Verdict(list(inventory.entries.values()), damaged, unreadable, others, unnamed)
+            lines = [f"{name} {problem}" for name, problem in problems.items()]
+            damaged[entry_id] = Damage(lines, any(problem.kind == "unreadable" for problem in problems.values()), entry)
+    return damaged
 
 
 def _is_in_store(entry: Entry) -> bool:

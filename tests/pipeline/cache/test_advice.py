@@ -75,7 +75,7 @@ def test_every_remedy_has_a_command(remedy: Remedy, text: str) -> None:
 
 
 def test_what_the_user_typed_is_repeated() -> None:
-    assert run_command(config="my.yaml", home="/a b") == RUN
-    assert run_command(settings=["a.b=[1, 2]"]) == "python -m pipeline.run --set 'a.b=[1, 2]'"
+    assert run_command(Remedy("run", config="my.yaml", home="/a b")) == RUN
+    assert run_command(Remedy("run", settings=("a.b=[1, 2]",))) == "python -m pipeline.run --set 'a.b=[1, 2]'"
     forced = Remedy("run", stage="teachers", entry_id="teachers/1", force=True, settings=("a=b",))
     assert command(forced, RUN) == f"{RUN} --stage teachers --force teachers/1 --set a=b"

@@ -194,7 +194,7 @@ def test_settings_that_cannot_be_used_do_not_keep_those_of_others_from_being_use
     _leave(context, "c", entry_id)
     _, step, run = step_of(tmp_path, entry_id, upstream=None)
     assert (step.kind, step.entry_id) == ("views", entry_id)
-    assert f"{tmp_path}/runs/c/config.resolved.yaml" in run.config
+    assert f"{tmp_path}/runs/c/config.resolved.yaml" in str(run.config)
 
 
 def test_settings_of_which_none_can_be_used_are_all_told(tmp_path: LocalPath) -> None:
@@ -220,7 +220,7 @@ def test_what_an_unfinished_run_of_other_settings_needs_is_repaired_with_those(t
     found, step, run = step_of(tmp_path, entry_id, upstream=None)
     assert step.entry_id == entry_id
     assert found.settings.views.seed == context.settings.views.seed != 9
-    assert "/runs/demo/unfinished/now/config.resolved.yaml" in run.config
+    assert "/runs/demo/unfinished/now/config.resolved.yaml" in str(run.config)
     assert step_of(tmp_path, other, upstream=None)[0].settings.views.seed == 9
 
 

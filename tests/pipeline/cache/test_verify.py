@@ -261,10 +261,3 @@ def test_lost_settings_are_told_and_stand_as_file_in_commands(
     assert cache("repair", made["train bits"].key) == USER_MISTAKE
     assert f"The settings of demo, which uses {made['train bits'].entry_id}, are lost" in cache.err
     assert f"  Next:    {again} --stage all\n" in cache.err
-
-
-def test_verify_mentions_files_that_no_manifest_names(cache: Cache, made: dict[str, Entry]) -> None:
-    local(made["train"].folder / "notes.txt").write_text("mine")
-    assert cache("verify") == DONE
-    assert cache.out.startswith(f"{made['train'].entry_id}: notes.txt is not named by the manifest, and not used\n")
-    assert cache.json("verify")["unnamed"] == {made["train"].entry_id: ["notes.txt"]}

@@ -10,7 +10,7 @@ import pytest
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.store import Entry, Store
-from storage_schemas.store.verify import Verdict, verify
+from storage_schemas.store.verify import Damage, verify
 from tests.support.buckets import local
 from tests.support.store_samples import FILES, RECIPE, make_entry
 
@@ -20,7 +20,7 @@ def store(tmp_path: LocalPath) -> Store:
     return Store(tmp_path)
 
 
-def _verify(store: Store, advance: Callable[[], None] = lambda: None) -> Verdict:
+def _verify(store: Store, advance: Callable[[], None] = lambda: None) -> dict[str, Damage]:
     return verify(take_inventory(store), advance=advance)
 
 
@@ -28,10 +28,9 @@ def test_verify_finds_no_problem_in_intact_entries(store: Store) -> None:
     for threshold in (0.5, 0.4):
         make_entry(store, {**RECIPE, "threshold": threshold})
     seen: list[None] = []
-    verdict = _verify(store, lambda: seen.append(None))
-    assert (verdict.damaged, verdict.unnamed) == ({}, {})
-    # Two entries of 11, 11 and 2 bytes.
-    assert (len(verdict.entries), verdict.num_files, verdict.size, len(seen)) == (2, 6, 48, 6)
+    assert _verify(store, lambda: seen.append(None)) == {}
+    # Two entries of three files.
+    assert len(seen) == 6
 
 
 def _flip(entry: Entry) -> None:
@@ -63,24 +62,22 @@ def test_verify_names_each_damaged_file(store: Store, damage: Callable[[Entry], 
     make_entry(store, {**RECIPE, "threshold": 0.4})
     made = make_entry(store)
     damage(made)
-    assert {entry_id: sorted(lines) for entry_id, lines in _verify(store).damaged.items()} == {made.entry_id: sorted(said)}
+    assert {entry_id: sorted(damage.problems) for entry_id, damage in _verify(store).items()} == {made.entry_id: sorted(said)}
 
 
 def test_verify_reports_an_unreadable_manifest(store: Store) -> None:
     made = make_entry(store)
     local(made.folder.parent / "manifest.json").write_bytes(b"")
-    verdict = _verify(store)
-    assert list(verdict.damaged) == [made.entry_id]
-    assert "is not a manifest" in verdict.damaged[made.entry_id][0]
+    damaged = _verify(store)
+    assert list(damaged) == [made.entry_id]
+    assert "is not a manifest" in damaged[made.entry_id].problems[0]
 
 
-def test_verify_lists_unnamed_files_apart_from_damage(store: Store) -> None:
+def test_files_that_no_manifest_names_are_no_damage(store: Store) -> None:
     made = make_entry(store)
     local(made.folder / "bits/c/2").write_bytes(b"left")
     local(made.folder / "link").symlink_to(local(made.folder / "zarr.json"))
-    verdict = _verify(store)
-    assert verdict.damaged == {}
-    assert verdict.unnamed == {made.entry_id: ["bits/c/2", "link"]}
+    assert _verify(store) == {}
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -95,4 +92,4 @@ def test_verify_skips_an_entry_that_is_deleted_meanwhile(store: Store, again: bo
                 make_entry(store)
         done.append("")
 
-    assert _verify(store, take_out).damaged == {}
+    assert _verify(store, take_out) == {}

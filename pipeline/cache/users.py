@@ -12,7 +12,7 @@ from pipeline.cache.advice import command
 from pipeline.experiments import Experiment, Run, experiments
 from storage_schemas.errors import Remedy
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import held
+from storage_schemas.store.inventory import entry_ids
 from storage_schemas.store.store import Store
 from storage_schemas.store.verify import Damage
 
@@ -76,7 +76,7 @@ class Users:
         if damage.entry:
             if is_used or (upstream and damage.entry.twin(upstream)):
                 return self.completed(damage.entry.remedy(upstream), entry_id, upstream)
-        elif is_used and not (upstream and held(Store(upstream / "store"), [entry_id])):
+        elif is_used and not (upstream and entry_id in entry_ids(Store(upstream / "store"))):
             # Without a readable manifest the entry is missing: no file can be repaired, and a run rebuilds it without --force.
             return self.completed(Remedy("run", entry_id=entry_id), entry_id, upstream)
         # No experiment needs it, or a run would use the upstream entry and leave this one.

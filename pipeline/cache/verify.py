@@ -15,7 +15,7 @@ from pipeline.text import printable
 from stages.humanize import plural, size_text
 from storage_schemas.errors import CorruptEntryError, OdkdError, Remedy, SchemaVersionError
 from storage_schemas.store import verify as verification
-from storage_schemas.store.inventory import Inventory, find_entry_id, held, take_inventory
+from storage_schemas.store.inventory import Inventory, entry_ids, find_entry_id, take_inventory
 from storage_schemas.store.store import Store
 
 __all__ = ["verify"]
@@ -81,7 +81,7 @@ def _missing(inventory: Inventory, users: Users, option: str | None) -> dict[str
     lacking = frozenset().union(*(run.entry_ids for run in finished)) - inventory.entries.keys() - inventory.unreadable.keys()
     upstream = upstream_of(option, users.home) if lacking else None
     if upstream:
-        lacking -= held(Store(upstream / "store"), list(lacking))
+        lacking -= set(entry_ids(Store(upstream / "store")))
     found = {}
     for run in finished:
         # By stage: building the first entry of an experiment may build others, which are made from it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
-from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, difference, facts_of, sha256_of
+from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, difference, sha256_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder, cache_root, downloaded, in_threads
 
@@ -208,15 +208,6 @@ class BucketPath:
         missing = {name: FileProblem("missing", "is missing") for name in files if name not in states}
         sizes = {name: FileFacts(states[name].size, files[name].sha256) for name in files if name not in missing}
         return missing | {name: problem for name, size in sizes.items() if (problem := difference(size, files[name]))}
-
-    def facts_below(self, names: Sequence[str], stated: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
-        states = self.files_below()
-        if lost := next((name for name in names if name in stated and name not in states), None):
-            raise FileNotFoundError(f"{self / lost} is missing")
-        return {
-            name: FileFacts(states[name].size, stated[name].sha256) if name in stated else facts_of(self.mirror() / name)
-            for name in sorted(names)
-        }
 
     def mirror(self) -> LocalPath:
         return LocalPath(cache_root() / self.bucket.replace("://", "/") / self.key)

@@ -8,14 +8,14 @@ import shlex
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
-from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, check_file, facts_of, sha256_of
+from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, check_file, sha256_of
 
 if TYPE_CHECKING:
     from storage_schemas.paths.path import StorePath
@@ -210,10 +210,6 @@ class LocalPath(PosixPath):
     def check_files(self, files: Mapping[str, FileFacts]) -> dict[str, FileProblem]:
         """The problems of ``files`` below, by name; in a bucket only sizes are compared, and ``fetch`` verifies the rest."""
         return {name: problem for name, facts in files.items() if (problem := check_file(self / name, facts))}
-
-    def facts_below(self, names: Sequence[str], stated: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
-        """The facts of the files ``names`` below; the sha256 of an uploaded object is taken from ``stated``."""
-        return {name: facts_of(self / name) for name in sorted(names)}
 
     def mirror(self) -> LocalPath:
         """Where this node writes and reads it: itself on a file system, else a path in the node cache."""

@@ -124,22 +124,20 @@ class Draft:
 
     def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
         marked = self._marked()
-        found = self.folder.facts_below(files, marked)
-        for name, facts in found.items():
-            if marked.get(name, facts) != facts:
-                raise CorruptEntryError(
-                    f"{self.folder / name} differs from the bytes that were written",
-                    allowed="the bytes that were written; a failing disk or another process has changed them",
-                    remedy=Remedy("repeat", text="it writes this part again"),
-                )
-        return found
+        known = {name: marked[name] for name in files if name in marked}
+        for name, problem in self.folder.check_files(known).items():
+            raise CorruptEntryError(
+                f"{self.folder / name} {problem}",
+                allowed="the bytes that were written; a failing disk or another process has changed them",
+                remedy=Remedy("repeat", text="it writes this part again"),
+            )
+        return {name: known.get(name) or facts_of(self.work / name) for name in sorted(files)}
 
     def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
         """Write the manifest of ``files`` (names below the folder); return the other entry if another writer was first.
 
         Raises:
-            CorruptEntryError: a file has changed since its part was finished.
-            FileNotFoundError: a file is missing, such as after ``was_taken_over``.
+            CorruptEntryError: a file has changed since its part was finished, or is missing.
         """
         if self._is_late():
             return self._give_way()
@@ -147,7 +145,7 @@ class Draft:
             facts = self._facts(files)
             self.folder.sync_files(facts)
             self.folder.upload(facts.keys() - self._marked().keys())
-        except FileNotFoundError:
+        except (FileNotFoundError, CorruptEntryError):
             if self.was_taken_over and self._is_late():
                 return self._give_way()
             raise

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from storage_schemas.errors import (
-    KINDS,
     ConfigError,
     CorruptEntryError,
     MissingInputError,
@@ -20,7 +19,7 @@ from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry, Store, read_entry
 
-__all__ = ["Inventory", "entry_ids", "find_entry", "find_entry_id", "held", "take_inventory"]
+__all__ = ["Inventory", "entry_ids", "find_entry", "find_entry_id", "take_inventory"]
 
 _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
 """Recipes name entries of these kinds by the hash of their content; views and targets by key."""
@@ -96,12 +95,6 @@ def _has_manifest(entry_folder: StorePath) -> bool:
         return True
 
 
-def held(store: Store, wanted: Sequence[str]) -> set[str]:
-    """Those of the entry ids ``wanted`` that have a manifest."""
-    there = store.root.map(lambda entry_id: _has_manifest(store.root / entry_id), wanted)
-    return {entry_id for entry_id, has in zip(wanted, there, strict=True) if has}
-
-
 def take_inventory(store: Store) -> Inventory:
     """Read every manifest and no other file.
 
@@ -145,11 +138,6 @@ def find_entry(store: Store, entry_id: str) -> Entry:
         raise MissingInputError(
             f"There is no entry {entry_id} in {store.root}", remedy=Remedy("list", home=str(store.root.parent))
         ) from error
-    except SchemaVersionError as error:
-        remedy = Remedy("drop", entry_id=entry_id, home=str(store.root.parent), dry_run=True)
-        raise SchemaVersionError(
-            error.seen, allowed=f"{error.allowed}; the release that wrote it reads it", remedy=remedy
-        ) from error
     except OSError as error:
         raise UnreadableEntryError(f"{entry_folder / MANIFEST} cannot be read ({error.strerror})") from error
 
@@ -169,13 +157,10 @@ def find_entry_id(store: Store, text: str, *, known: Collection[str] | None = No
     if len(found) == 1:
         return found[0]
     if not found:
-        is_kind = wanted in KINDS
         raise ConfigError(
-            f"'{wanted}' is a kind of entries, not an entry"
-            if is_kind
-            else f"No entry in {' or '.join(roots)} has a key that begins with '{text}'",
+            f"No entry in {' or '.join(roots)} has a key that begins with '{text}'",
             allowed="a key, or its beginning, alone or as kind/key",
-            remedy=Remedy("list", kind=wanted if is_kind else "", home=str(store.root.parent)),
+            remedy=Remedy("list", home=str(store.root.parent)),
         )
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise ConfigError(

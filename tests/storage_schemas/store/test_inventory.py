@@ -94,13 +94,6 @@ def test_find_entry_id_accepts_the_beginning_of_a_key(store: Store, spelling: st
     assert find_entry_id(store, spelling.format(key=made.key, short=made.key[:6], root=store.root)) == made.entry_id
 
 
-def test_find_entry_id_suggests_ls_for_a_kind(store: Store) -> None:
-    make_entry(store)
-    with pytest.raises(ConfigError, match="'targets' is a kind of entries") as caught:
-        find_entry_id(store, "targets")
-    assert suggested(caught.value) == f"python -m pipeline.cache ls targets --home {store.root.parent}"
-
-
 @pytest.mark.parametrize(
     "text", ["", "no such", "views/{key}", "target/{key}", "{key}0", "targets/{key}/manifest.json", "../{key}"]
 )

@@ -21,6 +21,9 @@ from storage_schemas.errors import KINDS
 __all__ = ["build_parser", "main"]
 
 
+Work = Callable[[argparse.Namespace], Result]
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     # These options stand before or behind the command; behind it, a default must not overwrite a value given before.
@@ -38,11 +41,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, work: Callable[[argparse.Namespace], Result], text: str) -> argparse.ArgumentParser:
+    def add(name: str, work: Work, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, parents=[behind], help=text, description=f"{text[0].upper()}{text[1:]}.")
         added.set_defaults(work=work)
         return added
 
+    _add_commands(add)
+    return parser
+
+
+def _add_commands(add: Callable[[str, Work, str], argparse.ArgumentParser]) -> None:
     ls_parser = add("ls", ls, "list the entries, one a line")
     ls_parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}; default: all")
     show_parser = add("show", show, "show one entry: its inputs, its recipe, what was measured, who uses it")
@@ -87,7 +95,6 @@ def build_parser() -> argparse.ArgumentParser:
         "import", transfer.import_from, "copy the entries of an export, or of a home, into the store; entries that exist stay"
     )
     import_parser.add_argument("source", metavar="SOURCE", help="the folder or tar file of an export, or a home")
-    return parser
 
 
 def _at_least(least: int, number: type[int] | type[float], unit: str) -> Callable[[str], float]:

@@ -85,10 +85,10 @@ def _missing(inventory: Inventory, users: Users, option: str | None) -> dict[str
     found = {}
     for run in finished:
         # By stage: building the first entry of an experiment may build others, which are made from it.
-        entry_ids = sorted(run.entry_ids & lacking, key=lambda entry_id: (order_of(entry_id), entry_id))
-        if entry_ids:
-            rebuild = completed(Remedy("run", entry_id=entry_ids[0]), users.home, [run], upstream)
-            found[run.experiment] = {"entries": entry_ids, "next": command(rebuild)}
+        missing = sorted(run.entry_ids & lacking, key=lambda entry_id: (order_of(entry_id), entry_id))
+        if missing:
+            rebuild = completed(Remedy("run", entry_id=missing[0]), users.home, [run], upstream)
+            found[run.experiment] = {"entries": missing, "next": command(rebuild)}
     return found
 
 

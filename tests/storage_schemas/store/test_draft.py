@@ -82,7 +82,7 @@ def test_commit_refuses_a_file_that_changed(store: Store) -> None:
         assert isinstance(draft, Draft)
         fill(draft)
         flip_bit(local(draft.folder / "bits/c/0"))
-        with pytest.raises(CorruptEntryError, match="bits/c/0 differs from the bytes"):
+        with pytest.raises(CorruptEntryError, match="bits/c/0 does not match its sha256"):
             draft.commit(FILES, measured={})
     assert store.find("targets", RECIPE) is None
     with store.draft("targets", RECIPE) as draft:

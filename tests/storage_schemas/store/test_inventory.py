@@ -14,7 +14,6 @@ from storage_schemas.store.recipe import key_of
 from storage_schemas.store.store import Store
 from tests.support.buckets import local
 from tests.support.cache_samples import a_home, put, store_of
-from tests.support.errors import suggested
 from tests.support.store_samples import make_entry, signed
 
 

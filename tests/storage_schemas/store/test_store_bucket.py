@@ -179,7 +179,7 @@ def test_commit_refuses_an_object_that_changed(store: Store) -> None:
         assert isinstance(draft, Draft)
         fill(draft)
         (draft.folder / "bits/c/0").write_atomic(b"first")
-        with pytest.raises(CorruptEntryError, match="bits.c.0 has 5 bytes"):
+        with pytest.raises(CorruptEntryError, match="bits/c/0 has 5 bytes"):
             draft.commit(FILES, measured={})
 
 

@@ -20,7 +20,6 @@ from storage_schemas.errors import KINDS
 
 __all__ = ["build_parser", "main"]
 
-
 Work = Callable[[argparse.Namespace], Result]
 
 
@@ -41,60 +40,41 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, work: Work, text: str) -> argparse.ArgumentParser:
+    def add(name: str, work: Work, text: str, *, keys: int | str = 0) -> argparse.ArgumentParser:
         added = commands.add_parser(name, parents=[behind], help=text, description=f"{text[0].upper()}{text[1:]}.")
         added.set_defaults(work=work)
+        if keys:
+            added.add_argument("keys", nargs=keys, metavar="KEY")
         return added
 
-    _add_commands(add)
-    return parser
-
-
-def _add_commands(add: Callable[[str, Work, str], argparse.ArgumentParser]) -> None:
     ls_parser = add("ls", ls, "list the entries, one a line")
     ls_parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}; default: all")
-    show_parser = add("show", show, "show one entry: its inputs, its recipe, what was measured, who uses it")
-    verify_parser = add(
-        "verify", verify, "read every file and compare size and sha256 with the manifest; without KEY for all entries"
-    )
-    verify_parser.add_argument("keys", nargs="*", metavar="KEY")
-    verify_parser.add_argument(
-        "--sample",
-        type=_at_least(1, int, "instances"),
-        metavar="N",
-        help="instead, run the teachers of targets again on N random instances and print the share of bits that differ",
-    )
-    repair_parser = add(
-        "repair", _repair, "replace damaged files: copy them from the upstream home, or recompute those of views and targets"
-    )
-    for of_one_entry in (show_parser, repair_parser):
-        of_one_entry.add_argument("key", metavar="KEY")
-    diff_parser = add("diff", diff, "show the fields in which the recipes of two entries differ")
-    diff_parser.add_argument("keys", nargs=2, metavar="KEY")
+    add("show", show, "show one entry: its inputs, its recipe, what was measured, who uses it", keys=1)
+    text = "read every file and compare size and sha256 with the manifest; without KEY for all entries"
+    verify_parser = add("verify", verify, text, keys="*")
+    text = "instead, run the teachers of targets again on N random instances and print the share of bits that differ"
+    verify_parser.add_argument("--sample", type=_at_least(1, int, "instances"), metavar="N", help=text)
+    text = "replace damaged files: copy them from the upstream home, or recompute those of views and targets"
+    repair_parser = add("repair", _repair, text, keys=1)
+    add("diff", diff, "show the fields in which the recipes of two entries differ", keys=2)
     gc_parser = add("gc", gc, "delete entries that no experiment uses, and leftovers of dead writers")
-    gc_parser.add_argument(
-        "--min-age",
-        type=_at_least(0, float, "hours"),
-        default=24.0,
-        metavar="HOURS",
-        help="keep files that are younger (default: 24)",
-    )
-    drop_parser = add("drop", drop, "delete entries, even damaged ones; print how to rebuild them and what depends on them")
-    drop_parser.add_argument("keys", nargs="+", metavar="KEY")
+    text = "keep files that are younger (default: 24)"
+    gc_parser.add_argument("--min-age", type=_at_least(0, float, "hours"), default=24.0, metavar="HOURS", help=text)
+    text = "delete entries, even damaged ones; print how to rebuild them and what depends on them"
+    drop_parser = add("drop", drop, text, keys="+")
     drop_parser.add_argument("--used", action="store_true", help="even if an experiment or a run needs them")
     for deletes in (gc_parser, drop_parser):
         deletes.add_argument("--dry-run", action="store_true", help="only print what would be deleted")
-    export_parser = add(
-        "export", transfer.export, "copy entries, or all those of an experiment, to a new home: a folder or a tar file"
-    )
+    text = "copy entries, or all those of an experiment, to a new home: a folder or a tar file"
+    export_parser = add("export", transfer.export, text)
     export_parser.add_argument("wanted", nargs="+", metavar="KEY|RUN", help="an entry, or the name of an experiment")
     export_parser.add_argument("target", metavar="DEST", help="a new folder, or a tar file if it ends in .tar")
     for reads_inputs in (verify_parser, repair_parser, drop_parser, export_parser):
         reads_inputs.add_argument("--upstream", metavar="HOME", help=UPSTREAM_HELP)
-    import_parser = add(
-        "import", transfer.import_from, "copy the entries of an export, or of a home, into the store; entries that exist stay"
-    )
+    text = "copy the entries of an export, or of a home, into the store; entries that exist stay"
+    import_parser = add("import", transfer.import_from, text)
     import_parser.add_argument("source", metavar="SOURCE", help="the folder or tar file of an export, or a home")
+    return parser
 
 
 def _at_least(least: int, number: type[int] | type[float], unit: str) -> Callable[[str], float]:

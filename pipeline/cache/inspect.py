@@ -53,7 +53,7 @@ def ls(options: argparse.Namespace) -> Result:
 def show(options: argparse.Namespace) -> Result:
     """Show one entry: a few lines about it, then its inputs and its manifest."""
     home, store = open_store(options)
-    entry = entry_at(store, find_entry_id(store, options.key))
+    entry = entry_at(store, find_entry_id(store, options.keys[0]))
     manifest, inventory = entry.manifest, take_inventory(store)
     known = {
         **_row(entry, inventory, Users.of(home)),

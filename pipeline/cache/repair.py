@@ -39,7 +39,7 @@ def repair(options: argparse.Namespace) -> Result:
     home, store = open_store(options)
     # The upstream of the environment is needed, and must be reachable, only if something is damaged.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
-    entry = entry_at(store, find_entry_id(store, options.key), upstream=upstream)
+    entry = entry_at(store, find_entry_id(store, options.keys[0]), upstream=upstream)
     entry_id, damaged = entry.entry_id, entry.damaged()
     if not damaged:
         return Result({"entry": entry_id, "repaired": [], "fetched": []}, f"{entry_id}: nothing was damaged")

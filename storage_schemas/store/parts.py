@@ -77,14 +77,14 @@ def markers_of(folder: StorePath) -> list[Part]:
     return [part for part in folder.map(read_marker, markers) if part]
 
 
-def finished_parts(folder: StorePath) -> list[Part]:
-    """The parts of a folder whose files are unchanged, as ``StorePath.check_files`` sees them; others are logged."""
-    parts = markers_of(folder)
-    problems = folder.check_files({name: facts for part in parts for name, facts in part.files.items()})
+def finished_parts(folder: StorePath, name: str | None = None) -> list[Part]:
+    """The parts of a folder whose files are unchanged, all or the one called ``name``; the others are logged."""
+    parts = [part for part in markers_of(folder) if name in (None, part.name)]
+    problems = folder.check_files({file: facts for part in parts for file, facts in part.files.items()})
     finished = []
     for part in parts:
-        if bad := next((name for name in part.files if name in problems), None):
-            _warn(folder, f"{bad} {problems[bad]}")
+        if bad := next((file for file in part.files if file in problems), None):
+            log.warning("Unfinished work in %s is not used: %s %s", folder, bad, problems[bad])
         else:
             finished.append(part)
     return finished
@@ -96,19 +96,12 @@ def read_part(folder: StorePath, name: str) -> Part | None:
     Raises:
         OSError: a bucket, or this node's disk, does not answer.
     """
-    part = read_marker(folder / f"{name}{MARKER}")
-    if part is None:
-        return None
-    for file, problem in folder.check_files(part.files).items():
-        _warn(folder, f"{file} {problem}")
+    parts = finished_parts(folder, name)
+    if not parts:
         return None
     try:
-        folder.folder(lambda: part.files).fetch()
+        folder.folder(lambda: parts[0].files).fetch()
     except CorruptEntryError as error:
-        _warn(folder, str(error))
+        log.warning("Unfinished work in %s is not used: %s", folder, error)
         return None
-    return part
-
-
-def _warn(folder: StorePath, problem: str) -> None:
-    log.warning("Unfinished work in %s is not used: %s", folder, problem)
+    return parts[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
+from pathlib import Path
 
 from storage_schemas.errors import Remedy, StoreError
 from storage_schemas.paths.bucket import SCHEMES
@@ -35,9 +37,9 @@ def home_of(option: str | None) -> StorePath:
         raise StoreError(
             f"The home '{text}' is relative" + (" (ODKD_HOME)" if option is None else ""),
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
-            remedy=Remedy("repeat", home=str(home.absolute())),
+            remedy=Remedy("repeat", home=str(Path(text).absolute())),
         )
-    if not home.can_be_folder():
+    if home.not_a_folder():
         raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
     return home
 
@@ -69,7 +71,7 @@ def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
         raise StoreError(
             f"The upstream home '{text}' is relative",
             allowed="an absolute path, which every node sees, or s3://BUCKET/PREFIX",
-            remedy=Remedy("repeat", upstream=str(home.absolute())),
+            remedy=Remedy("repeat", upstream=str(Path(text).absolute())),
         )
     try:
         if (home / "store").is_dir():
@@ -85,26 +87,26 @@ def upstream_of(option: str | None, own: StorePath) -> StorePath | None:
 
 
 def _place(what: str, text: str) -> StorePath:
-    scheme, is_url, _ = text.partition("://")
+    scheme, is_url, rest = text.partition("://")
     if is_url and scheme not in SCHEMES:
         raise StoreError(f"The {what} '{text}' is a URI", allowed=_ALLOWED)
-    place = parse_path(text)
-    if fault := place.fault_as_home():
-        raise StoreError(f"The {what} '{text}' {fault}", allowed="s3://BUCKET/PREFIX without . and ..")
-    try:
-        return place.expanduser()
-    except RuntimeError as error:
-        raise StoreError(f"The {what} '{text}': {error}", allowed="an absolute path") from error
+    # A home without a prefix would share the bucket with everything else in it.
+    if is_url and ("/" not in rest.strip("/") or {".", ".."} & set(rest.split("/"))):
+        raise StoreError(f"The {what} '{text}' names no folder in a bucket", allowed="s3://BUCKET/PREFIX without . and ..")
+    return parse_path(text)
 
 
 def make_home(home: StorePath) -> None:
-    """Make the folder if needed; of a bucket check that it answers.
+    """Make the folder if needed, and check that this user may write into it.
 
     Raises:
         StoreError: this user may not make it, or not write into it.
     """
+    probe = home / f".probe-{uuid.uuid4().hex[:8]}"
     try:
-        home.make_writable()
+        home.make_folders()
+        probe.write_atomic(b"", durable=False)
+        probe.unlink()
     except OSError as error:
         raise _unusable(home, error) from error
 

@@ -24,7 +24,7 @@ from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, read_skeleton, write_instances
 from storage_schemas.formats.windows import WINDOWS_INDEX, StoredWindow, write_index
-from storage_schemas.paths.facts import facts_of, sha256_known
+from storage_schemas.paths.facts import known_facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.parts import MARKER, Part, copy_part, finish_part, read_marker
@@ -111,14 +111,17 @@ def _source(context: Context, split: Split) -> Mapping[str, Any]:
                 f"The {what} {path} (data.{split}) does not exist", allowed="an existing path that every node can read"
             )
     return {
-        "annotations": sha256_known(source.annotations),
-        "images": _listing_once(source.images, source.images.mtime_ns()),
+        "annotations": known_facts_of(source.annotations).sha256,
+        "images": _listing_once(source.images, context.run),
     }
 
 
 @lru_cache(maxsize=8)
-def _listing_once(root: StorePath, changed_ns: int) -> str:
-    """A hash over the names and sizes of all files below ``root``; hashes of the images' bytes are in the table."""
+def _listing_once(root: StorePath, run: str) -> str:
+    """A hash over the names and sizes of all files below ``root``, computed once in a run.
+
+    Hashes of the images' bytes are in the table.
+    """
     return hashlib.sha256(canonical_json(root.listing())).hexdigest()
 
 
@@ -162,11 +165,11 @@ def _annotations_of(context: Context, split: Split) -> Path:
         folder, name = _embedded(context), f"annotations/{split}.json"
         part = _drawn(folder)
         assert part is not None, "_embedded has drawn it"
-        return (folder / name).file(lambda: part.files[name]).fetch()
+        return (folder / name).file(part.files[name]).fetch()
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
     annotations = source.annotations
-    return annotations.file(lambda: facts_of(annotations)).fetch()
+    return annotations.file(known_facts_of(annotations)).fetch()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights
 from storage_schemas.errors import WeightsError
-from storage_schemas.paths.facts import sha256_known
+from storage_schemas.paths.facts import known_facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry
 
@@ -104,7 +104,7 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
         given = {
             "network": source.network,
             "size_wh": size_wh,
-            "weights": sha256_known(LocalPath(source.weights)),
+            "weights": known_facts_of(LocalPath(source.weights)).sha256,
             "version": _VERSION,
         }
         return TeacherStep(title=title, recipe=given, part=part, same=_NO_SENIOR)

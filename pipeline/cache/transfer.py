@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.cache.advice import command
-from pipeline.cache.lookup import Result, entry_at, open_store
+from pipeline.cache.lookup import Result, entry_at, open_store, until_error
 from pipeline.cache.users import completed
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import upstream_of
 from pipeline.text import table
 from stages.humanize import plural, size_text
-from storage_schemas.errors import ConfigError, MissingInputError, OdkdError, Remedy, StoreError
-from storage_schemas.paths.path import StorePath
+from storage_schemas.errors import ConfigError, MissingInputError, Remedy, StoreError
+from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.inventory import entry_ids, find_entry_id
 from storage_schemas.store.manifest import Manifest
 from storage_schemas.store.store import Store
-from storage_schemas.store.transfer import Outcome, check_target, export_entries, import_entry, open_export
+from storage_schemas.store.transfer import Outcome, export_entries, import_entry, open_export
 
 __all__ = ["export", "import_from"]
 
@@ -33,9 +33,8 @@ def export(options: argparse.Namespace) -> Result:
 
     home, store = open_store(options)
     target = Path(options.target).absolute()
-    if store.root.contains(target):
+    if target.resolve().is_relative_to(store.root.mirror().resolve()):
         raise StoreError(f"{target} is inside of the store", allowed="a folder or a .tar file elsewhere")
-    check_target(target)
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
     try:
         stores = _wanted(options.wanted, [home])
@@ -110,20 +109,17 @@ def import_from(options: argparse.Namespace) -> Result:
     from stages.progress import progress
 
     _, store = open_store(options, make=True)
+    source = open_export(parse_path(options.source))
+    manifests = source.manifests()
     outcomes: list[tuple[Manifest, Outcome]] = []
-    error: OdkdError | None = None
-    try:
-        with open_export(Path(options.source).absolute()) as source:
-            manifests = source.manifests()
-            with progress("import", sum(len(manifest.files) for manifest in manifests), "files") as bar:
-                for manifest in manifests:
-                    outcome = import_entry(store, source, manifest, advance=bar.advance)
-                    outcomes.append((manifest, outcome))
-    except OdkdError as raised:
-        if not outcomes:
-            raise
-        # The entries before the damaged one are complete: report them too.
-        error = raised
+    with progress("import", sum(len(manifest.files) for manifest in manifests), "files") as bar:
+
+        def work(manifest: Manifest) -> bool:
+            outcomes.append((manifest, import_entry(store, source, manifest, advance=bar.advance)))
+            return True
+
+        # The entries before a damaged one are complete: they are reported too.
+        _, error = until_error(manifests, work)
     data = {name: [manifest.entry_id for manifest, outcome in outcomes if outcome == name] for name in get_args(Outcome)}
     return Result(data, _report(outcomes, store), error)
 

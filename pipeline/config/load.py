@@ -73,10 +73,6 @@ def _read(config: str) -> Tree:
     if config in names:
         return _parse_preset(config)
     path = parse_path(config)
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"--config '{config}': {error}", allowed="a path to a YAML file") from error
     if not config or not path.is_file():
         near = difflib.get_close_matches(config, names, n=1)
         raise ConfigError(

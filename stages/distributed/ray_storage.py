@@ -30,7 +30,7 @@ class _Upload(io.BytesIO):
 
     def close(self) -> None:
         if not self.closed:
-            self._target.put(self.getvalue())
+            self._target.write_atomic(self.getvalue())
         super().close()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from stages.settings import DecoderName, Settings
 from storage_schemas.errors import DataError
-from storage_schemas.paths.facts import sha256_known
+from storage_schemas.paths.facts import known_facts_of
 from storage_schemas.paths.local import LocalPath
 
 __all__ = ["GROUND_TRUTH_BOXES", "Counts", "DecoderChoice", "DetectedBoxes", "Protocol"]
@@ -42,7 +42,7 @@ class DetectedBoxes:
         try:
             if path.exists() and not path.is_file():
                 raise DataError(f"The detections file {path} (evaluate.boxes) is not a file", allowed=_ALLOWED_BOXES)
-            return cls(path, sha256_known(LocalPath(path)))
+            return cls(path, known_facts_of(LocalPath(path)).sha256)
         except FileNotFoundError as error:
             raise DataError(f"The detections file {path} (evaluate.boxes) is missing", allowed=_ALLOWED_BOXES) from error
         except OSError as error:

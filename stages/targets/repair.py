@@ -87,7 +87,7 @@ def fetch(entry: Entry, twin: Entry, damaged: Sequence[str]) -> list[str]:
     """
     with _scratch(entry) as folder:
         copied = [name for name in damaged if _copied(twin, name, folder.mirror() / name)]
-        folder.upload(copied)
+        folder.share(copied)
         return _put_back(entry, folder, copied)
 
 
@@ -165,7 +165,7 @@ def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence
     table = context.need(instances_step(context, split))
     specs = array_specs(context, step)
     create_arrays(folder.mirror(), specs, num)
-    folder.upload(metadata_files(specs))
+    folder.share(metadata_files(specs))
     blocks = [
         block for block in range(-(-num // rows_per_block(num))) if not set(block_files(specs, block)).isdisjoint(damaged)
     ]

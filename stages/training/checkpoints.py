@@ -35,7 +35,7 @@ def save_checkpoint(folder: StorePath, network: nn.Module, optimizer: torch.opti
     curve = path.with_suffix(".jsonl")
     shutil.copyfile(work / METRICS, curve)
     # The driver reads the progress from this file.
-    folder.upload([METRICS])
+    folder.share([METRICS])
     finish_part(folder, name, [path.name, curve.name])
     for old in _finished(folder)[:-_KEPT_CHECKPOINTS]:
         for suffix in (MARKER, ".jsonl", ".pt"):

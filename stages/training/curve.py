@@ -63,7 +63,7 @@ class CurveWriter:
             self._events.flush()
             assert self._shared_events is not None
             try:
-                self._shared_events.upload(self._shared_events.mirror().files_below().keys() - self._others)
+                self._shared_events.share(self._shared_events.mirror().files_below().keys() - self._others)
             except OSError as error:
                 log.warning("The TensorBoard events of this epoch could not be written to %s: %s", self._shared_events, error)
 

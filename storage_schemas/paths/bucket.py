@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
-from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, difference, sha256_of
+from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, difference, facts_of
 from storage_schemas.paths.local import LocalPath
-from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder, cache_root, downloaded, in_threads
+from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder, cache_root, in_threads
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -75,12 +75,6 @@ class BucketPath:
     def is_absolute(self) -> bool:
         return True
 
-    def absolute(self) -> BucketPath:
-        return self
-
-    def expanduser(self) -> BucketPath:
-        return self
-
     def impatient(self) -> BucketPath:
         return replace(self, hurried=True)
 
@@ -93,46 +87,29 @@ class BucketPath:
         return next(self._listed(), None) is not None
 
     def state(self) -> FileState | None:
-        import obstore
-
         try:
-            with self._errors():
-                return _state(obstore.head(self._store, self.key))
+            with self._client() as client:
+                return _state(client.head(self.key))
         except FileNotFoundError:
             return None
 
     def read_bytes(self) -> bytes:
-        import obstore
-
-        with self._errors():
-            return bytes(obstore.get(self._store, self.key).bytes())
+        with self._client() as client:
+            return bytes(client.get(self.key).bytes())
 
     def blocks(self) -> Iterator[bytes]:
-        import obstore
+        with self._client() as client:
+            yield from map(bytes, client.get(self.key).stream())
 
-        with self._errors():
-            for block in obstore.get(self._store, self.key).stream():
-                yield bytes(block)
-
-    def sha256(self) -> str:
-        return sha256_of(self.blocks())
-
-    def put(self, data: bytes | Path, *, exclusive: bool = False) -> None:
-        """Write the whole object from memory or from a file; with ``exclusive`` it must not exist yet."""
-        import obstore
-
-        with self._errors():
-            obstore.put(self._store, self.key, data, mode="create" if exclusive else "overwrite")
-
-    def write_atomic(self, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
-        self.put(data, exclusive=exclusive)
+    def write_atomic(self, data: bytes | Path, *, exclusive: bool = False, durable: bool = True) -> None:
+        """Write the whole object from memory or from a file."""
+        with self._client() as client:
+            client.put(self.key, data, mode="create" if exclusive else "overwrite")
 
     def link_as(self, target: StorePath) -> None:
-        import obstore
-
         assert isinstance(target, BucketPath)
-        with self._errors():
-            obstore.copy(self._store, self.key, target.key)
+        with self._client() as client:
+            client.copy(self.key, target.key)
 
     def move_to(self, target: StorePath) -> None:
         self.link_as(target)
@@ -140,20 +117,13 @@ class BucketPath:
 
     def unlink(self, *, missing_ok: bool = True) -> None:
         """Delete the object; the answer does not say whether it existed."""
-        import obstore
-
         assert missing_ok
-        try:
-            with self._errors():
-                obstore.delete(self._store, self.key)
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError), self._client() as client:
+            client.delete(self.key)
 
     def children(self) -> tuple[list[BucketPath], list[BucketPath]]:
-        import obstore
-
-        with self._errors():
-            found = obstore.list_with_delimiter(self._store, self.key or None)
+        with self._client() as client:
+            found = client.list_with_delimiter(self.key or None)
         folders = [BucketPath(self.bucket, key.rstrip("/")) for key in found["common_prefixes"]]
         return sorted(folders), sorted(BucketPath(self.bucket, facts["path"]) for facts in found["objects"])
 
@@ -164,32 +134,23 @@ class BucketPath:
     def listing(self) -> list[tuple[str, int]]:
         return sorted((name, state.size) for name, state in self.files_below().items())
 
-    def mtime_ns(self) -> int:
-        return 0
-
     def usage(self) -> FileState:
         own = self.state()
         states = [own] if own else list(self.files_below().values())
         return FileState(sum(state.size for state in states), max((state.changed for state in states), default=0.0))
 
     def not_a_folder(self) -> StoreError | None:
+        """None: a bucket has no folders, so nothing is in their way, and none is made or deleted."""
         return None
 
-    def not_a_file(self) -> StoreError | None:
-        return None
-
-    def make_folder(self) -> None:
-        self.mirror().mkdir(parents=True, exist_ok=True)
-        (self / _BEGUN).put(b"")
-
-    def make_folders(self) -> None:
-        """Do nothing: a bucket has no folders."""
-
-    def make_writable(self) -> None:
-        self.is_dir()
+    not_a_file = make_folders = remove_if_empty = not_a_folder
 
     def clear_way(self, name: str) -> None:
         """Do nothing: an object is overwritten."""
+
+    def make_folder(self) -> None:
+        self.mirror().mkdir(parents=True, exist_ok=True)
+        (self / _BEGUN).write_atomic(b"")
 
     def remove_tree(self) -> None:
         with suppress(OSError):
@@ -197,17 +158,15 @@ class BucketPath:
             list(in_threads(lambda name: (self / name).unlink(), self.files_below()))
         self.mirror().remove_tree()
 
-    def remove_if_empty(self) -> None:
-        """Do nothing: a bucket has no folders."""
-
-    def sync_files(self, names: Iterable[str]) -> None:
-        """Do nothing: an object is durable when it is written."""
-
     def check_files(self, files: Mapping[str, FileFacts]) -> dict[str, FileProblem]:
         states = self.files_below()
-        missing = {name: FileProblem("missing", "is missing") for name in files if name not in states}
-        sizes = {name: FileFacts(states[name].size, files[name].sha256) for name in files if name not in missing}
-        return missing | {name: problem for name, size in sizes.items() if (problem := difference(size, files[name]))}
+        found = {name: FileFacts(states[name].size, facts.sha256) for name, facts in files.items() if name in states}
+        return {name: problem for name, facts in files.items() if (problem := difference(found.get(name), facts))}
+
+    def share(self, names: Collection[str], *, shared: Collection[str] = ()) -> dict[str, FileFacts]:
+        new = [name for name in names if name not in shared]
+        list(in_threads(lambda name: (self / name).write_atomic(self.mirror() / name), new))
+        return {name: facts_of(self.mirror() / name) for name in new}
 
     def mirror(self) -> LocalPath:
         return LocalPath(cache_root() / self.bucket.replace("://", "/") / self.key)
@@ -215,33 +174,18 @@ class BucketPath:
     def fetch(self, *, again: bool = False) -> LocalPath:
         target = self.mirror()
         if again or not target.is_file():
-            with downloaded(self, target) as (partial, _):
-                partial.replace(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_atomic(self.read_bytes(), durable=False)
         return target
 
-    def upload(self, names: Iterable[str]) -> None:
-        list(in_threads(lambda name: (self / name).put(self.mirror() / name), names))
+    def file(self, facts: FileFacts, remedy: Remedy | None = None) -> RemoteFile:
+        return RemoteFile(self, facts, remedy)
 
-    def file(self, facts: Callable[[], FileFacts], remedy: Remedy | None = None) -> RemoteFile:
-        return RemoteFile(self, facts(), remedy)
-
-    def folder(self, files: Callable[[], Mapping[str, FileFacts]], remedy: Remedy | None = None) -> RemoteFolder:
-        return RemoteFolder(self, tuple(files().items()), remedy)
+    def folder(self, files: Mapping[str, FileFacts], remedy: Remedy | None = None) -> RemoteFolder:
+        return RemoteFolder(self, tuple(files.items()), remedy)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         return in_threads(function, items)
-
-    def fault_as_home(self) -> str:
-        # A home without a prefix would share the bucket with everything else in it.
-        if self.bucket.endswith("://") or not self.key:
-            return "names no folder in a bucket"
-        return "has parts that lead elsewhere" if {".", ".."} & set(self.key.split("/")) else ""
-
-    def can_be_folder(self) -> bool:
-        return True
-
-    def contains(self, path: Path) -> bool:
-        return False
 
     def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
         return {"storage_path": self.key, "storage_filesystem": make(self.bucket)}
@@ -254,32 +198,26 @@ class BucketPath:
         return f"{tool} --recursive {shlex.quote(str(self))}"
 
     def _listed(self) -> Iterator[Any]:
-        import obstore
-
-        with self._errors():
-            for some in obstore.list(self._store, self.key or None):
+        with self._client() as client:
+            for some in client.list(self.key or None):
                 yield from some
 
-    @property
-    def _store(self) -> ObjectStore:
-        return _client(self.bucket, hurried=self.hurried)
-
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn the client's errors into those of files, with a message of one line."""
+    def _client(self) -> Iterator[ObjectStore]:
+        """The client of the bucket; its errors become those of files, with a message of one line."""
+        client = _client(self.bucket, hurried=self.hurried)
         from obstore.exceptions import AlreadyExistsError, BaseError
 
         try:
-            yield
+            yield client
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", str(self)) from error
         except AlreadyExistsError as error:
             raise FileExistsError(errno.EEXIST, "the object exists already", str(self)) from error
-        except ValueError as error:
-            # The name is impossible, such as one with an empty part.
-            raise OSError(errno.EINVAL, str(error).partition("\n")[0], str(self)) from error
-        except BaseError as error:
-            raise OSError(errno.EIO, str(error).partition("\n")[0], str(self)) from error
+        except (BaseError, ValueError) as error:
+            # A ValueError means that the name is impossible, such as one with an empty part.
+            number = errno.EINVAL if isinstance(error, ValueError) else errno.EIO
+            raise OSError(number, str(error).partition("\n")[0], str(self)) from error
 
 
 def _state(found: Any) -> FileState:  # noqa: ANN401 (obstore's ObjectMeta is only for type checkers)

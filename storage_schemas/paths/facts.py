@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,8 +19,7 @@ __all__ = [
     "check_file",
     "difference",
     "facts_of",
-    "sha256_known",
-    "sha256_of",
+    "known_facts_of",
 ]
 
 
@@ -56,8 +53,10 @@ def as_mappings(files: Mapping[str, FileFacts]) -> dict[str, dict[str, Any]]:
     return {name: facts._asdict() for name, facts in files.items()}
 
 
-def difference(found: FileFacts, wanted: FileFacts) -> FileProblem | None:
-    """How the file ``found`` differs from the file ``wanted``; None if they are equal."""
+def difference(found: FileFacts | None, wanted: FileFacts) -> FileProblem | None:
+    """How the file ``found``, if there is one, differs from the file ``wanted``; None if they are equal."""
+    if found is None:
+        return FileProblem("missing", "is missing")
     if found.size != wanted.size:
         return FileProblem("size", f"has {found.size} bytes where the manifest says {wanted.size}")
     return None if found.sha256 == wanted.sha256 else FileProblem("content", "does not match its sha256")
@@ -67,9 +66,8 @@ def check_file(path: StorePath, facts: FileFacts) -> FileProblem | None:
     """Compare a file with ``facts``; only a file of the right size is read."""
     try:
         state = path.state()
-        if state is None:
-            return FileProblem("missing", "is missing")
-        return difference(FileFacts(state.size, path.sha256() if state.size == facts.size else ""), facts)
+        found = state and (facts_of(path) if state.size == facts.size else FileFacts(state.size, ""))
+        return difference(found, facts)
     except OSError as error:
         return FileProblem("unreadable", f"cannot be read ({error.strerror})")
 
@@ -80,33 +78,18 @@ def facts_of(path: StorePath) -> FileFacts:
     Raises:
         OSError: there is no such file, or it cannot be read.
     """
-    return FileFacts(_state(path).size, path.sha256())
+    digest, size = hashlib.sha256(), 0
+    for block in path.blocks():
+        digest.update(block)
+        size += len(block)
+    return FileFacts(size, digest.hexdigest())
 
 
-def sha256_known(path: StorePath) -> str:
-    """The sha256 of a file, read once a process as long as size and time of change stay the same.
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-    """
-    return _sha256(path, _state(path), os.getpid())
+def known_facts_of(path: StorePath) -> FileFacts:
+    """As ``facts_of``, but the file is read once a process as long as its size and time of change stay the same."""
+    return _facts_in_state(path, path.state())
 
 
 @lru_cache(maxsize=1 << 16)
-def _sha256(path: StorePath, state: FileState, process: int) -> str:
-    return path.sha256()
-
-
-def _state(path: StorePath) -> FileState:
-    state = path.state()
-    if state is None:
-        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
-    return state
-
-
-def sha256_of(blocks: Iterable[bytes]) -> str:
-    """The sha256, in hexadecimal, of all blocks together."""
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-    return digest.hexdigest()
+def _facts_in_state(path: StorePath, state: FileState | None) -> FileFacts:
+    return facts_of(path)

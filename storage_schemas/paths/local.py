@@ -8,14 +8,14 @@ import shlex
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from storage_schemas.errors import Remedy, StoreError
-from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, check_file, sha256_of
+from storage_schemas.paths.facts import FileFacts, FileProblem, FileState, check_file, facts_of
 
 if TYPE_CHECKING:
     from storage_schemas.paths.path import StorePath
@@ -51,9 +51,15 @@ class LocalPath(PosixPath):
             while block := stream.read(_READ_BYTES):
                 yield block
 
-    def sha256(self) -> str:
-        """The sha256 of the file's bytes, in hexadecimal."""
-        return sha256_of(self.blocks())
+    def write_blocks(self, blocks: Iterable[bytes], facts: FileFacts) -> FileProblem | None:
+        """Write a new file and the folders above it; return how it differs from ``facts``, if it does."""
+        self.parent.mkdir(parents=True, exist_ok=True)
+        with self.open("xb") as stream:
+            try:
+                stream.writelines(blocks)
+            except FileNotFoundError:
+                return FileProblem("missing", "is missing")
+        return check_file(self, facts)
 
     def write_atomic(self, data: bytes, *, exclusive: bool = False, durable: bool = True) -> None:
         """Write the file so that a reader sees all of it or none.
@@ -119,10 +125,6 @@ class LocalPath(PosixPath):
             found += [(str(below / name), (Path(folder) / name).stat().st_size) for name in sorted(files)]
         return found
 
-    def mtime_ns(self) -> int:
-        """When names in the folder last changed; 0 in a bucket, which does not know."""
-        return self.stat().st_mtime_ns
-
     def usage(self) -> FileState:
         """The bytes that deleting a file or folder frees, and when anything in it last changed."""
         found = [found for _, found in self._below()]
@@ -161,24 +163,14 @@ class LocalPath(PosixPath):
         except (FileExistsError, NotADirectoryError) as error:
             raise self.not_a_folder() or error from error
 
-    def make_writable(self) -> None:
-        """Make the folder if needed and check that this user may write into it; check that a bucket answers."""
-        self.mkdir(parents=True, exist_ok=True)
-        if not os.access(self, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "it is not writable", str(self))
-
     def clear_way(self, name: str) -> None:
-        """Delete what keeps the file ``name`` below from being written: a folder or link of that name, a file above it."""
-        path = self / name
+        """Delete what keeps a file from being moved to the name ``name`` below: a folder of that name, a file above it."""
         for folder in [self / parent for parent in reversed(Path(name).parents[:-1])]:
             # A link to a folder stays: it may lead to another disk.
             if not folder.is_dir():
                 folder.unlink(missing_ok=True)
             folder.mkdir(exist_ok=True)
-        if path.is_symlink():
-            path.unlink()
-        elif path.is_dir():
-            shutil.rmtree(path)
+        (self / name).remove_tree()
 
     def remove_tree(self) -> None:
         """Delete the folder as far as possible, and this node's mirror of it."""
@@ -190,8 +182,9 @@ class LocalPath(PosixPath):
             self.rmdir()
 
     def move_to(self, target: StorePath) -> None:
-        """Rename the file; both paths lie in one store."""
+        """Rename the file durably; both paths lie in one store."""
         self.replace(str(target))
+        _sync_folder(Path(str(target)).parent)
 
     def link_as(self, target: StorePath) -> None:
         """Give the file a second name (in a bucket a copy); both paths lie in one store."""
@@ -211,6 +204,14 @@ class LocalPath(PosixPath):
         """The problems of ``files`` below, by name; in a bucket only sizes are compared, and ``fetch`` verifies the rest."""
         return {name: problem for name, facts in files.items() if (problem := check_file(self / name, facts))}
 
+    def share(self, names: Collection[str], *, shared: Collection[str] = ()) -> dict[str, FileFacts]:
+        """Make files that this node wrote (``names`` below the mirror) durable and visible to all nodes.
+
+        Return the facts of all but those that were ``shared`` before.
+        """
+        self.sync_files(names)
+        return {name: facts_of(self / name) for name in names if name not in shared}
+
     def mirror(self) -> LocalPath:
         """Where this node writes and reads it: itself on a file system, else a path in the node cache."""
         return self
@@ -219,14 +220,11 @@ class LocalPath(PosixPath):
         """The file on this node, not verified; downloaded from a bucket if this node has no copy, or ``again``."""
         return self
 
-    def upload(self, names: Iterable[str]) -> None:
-        """Bring files that this node wrote (``names`` below the mirror) to where all nodes see them."""
-
-    def file(self, facts: Callable[[], FileFacts], remedy: Remedy | None = None) -> LocalPath:
+    def file(self, facts: FileFacts, remedy: Remedy | None = None) -> LocalPath:
         """The file for another process, which fetches and verifies it; ``remedy`` is what to do if it is damaged."""
         return self
 
-    def folder(self, files: Callable[[], Mapping[str, FileFacts]], remedy: Remedy | None = None) -> LocalPath:
+    def folder(self, files: Mapping[str, FileFacts], remedy: Remedy | None = None) -> LocalPath:
         """The folder with these files for another process; see ``file``."""
         return self
 
@@ -237,18 +235,6 @@ class LocalPath(PosixPath):
     def impatient(self) -> Self:
         """The same path with requests that give up after seconds: for what is repeated soon anyway."""
         return self
-
-    def fault_as_home(self) -> str:
-        """Why the path cannot be a home, as the end of a sentence; empty if it can."""
-        return ""
-
-    def can_be_folder(self) -> bool:
-        """False if a file lies at it or at a folder above it."""
-        return next(path for path in (self, *self.parents) if path.exists()).is_dir()
-
-    def contains(self, path: Path) -> bool:
-        """True if a path of this machine lies below it."""
-        return path.resolve().is_relative_to(self.resolve())
 
     def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
         """The arguments of Ray's ``RunConfig`` for this path; ``make`` builds the file system of a bucket from its name."""

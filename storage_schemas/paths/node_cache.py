@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from storage_schemas.errors import CorruptEntryError, Remedy
-from storage_schemas.paths.facts import FileFacts, difference, sha256_known
+from storage_schemas.paths.facts import FileFacts, known_facts_of
 from storage_schemas.paths.local import LocalPath
 
 if TYPE_CHECKING:
     from storage_schemas.paths.bucket import BucketPath
 
-__all__ = ["RemoteFile", "RemoteFolder", "cache_root", "downloaded", "in_threads"]
+__all__ = ["RemoteFile", "RemoteFolder", "cache_root", "in_threads"]
 
 log = logging.getLogger(__name__)
 
@@ -55,27 +55,21 @@ class RemoteFile:
                 return path
             if path.exists():
                 log.warning("%s differs from the manifest; downloading it again", path)
+            partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
             try:
-                with downloaded(self.path, path) as (partial, found):
-                    if problem := difference(found, self.facts):
-                        raise self._corrupt(str(problem))
-                    partial.replace(path)
-            except FileNotFoundError as error:
-                raise self._corrupt("is missing") from error
-        return path
+                if problem := partial.write_blocks(self.path.blocks(), self.facts):
+                    allowed = "the object that its manifest describes, unchanged"
+                    raise CorruptEntryError(f"{self.path} {problem}", allowed=allowed, remedy=self.remedy)
+                return partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def is_cached(self) -> bool:
         """True if this node has the file; its bytes are hashed once a process."""
-        path = self.path.mirror()
         try:
-            return path.stat().st_size == self.facts.size and sha256_known(path) == self.facts.sha256
+            return known_facts_of(self.path.mirror()) == self.facts
         except OSError:
             return False
-
-    def _corrupt(self, problem: str) -> CorruptEntryError:
-        return CorruptEntryError(
-            f"{self.path} {problem}", allowed="the object that its manifest describes, unchanged", remedy=self.remedy
-        )
 
 
 @dataclass(frozen=True)
@@ -109,23 +103,6 @@ def _locked(path: Path) -> Iterator[None]:
     with (locks / hashlib.sha256(str(path).encode()).hexdigest()[:2]).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def downloaded(source: BucketPath, target: LocalPath) -> Iterator[tuple[LocalPath, FileFacts]]:
-    """The object under a temporary name beside ``target``, with its facts."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    digest, size = hashlib.sha256(), 0
-    try:
-        with partial.open("xb") as stream:
-            for block in source.blocks():
-                stream.write(block)
-                digest.update(block)
-                size += len(block)
-        yield partial, FileFacts(size, digest.hexdigest())
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

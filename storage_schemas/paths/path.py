@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from storage_schemas.paths.bucket import SCHEMES, BucketPath
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.node_cache import RemoteFile, RemoteFolder
@@ -17,9 +19,9 @@ Folder = LocalPath | RemoteFolder
 
 
 def parse_path(text: str) -> StorePath:
-    """The path that a text names: ``s3://bucket/prefix`` and ``gs://bucket/prefix``, or else a path of the file system."""
+    """The path that a text names: ``s3://bucket/prefix`` and ``gs://bucket/prefix``, or else one of the file system."""
     scheme, is_url, rest = text.partition("://")
     if not is_url or scheme not in SCHEMES:
-        return LocalPath(text)
+        return LocalPath(os.path.expanduser(text))  # noqa: PTH111 (leaves a path of an unknown user as it is)
     bucket, _, key = rest.partition("/")
     return BucketPath(f"{scheme}://{bucket}", "/".join(part for part in key.split("/") if part))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, Remedy
-from storage_schemas.paths.facts import FileFacts, facts_of
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.entry import Entry, read_entry
@@ -63,29 +63,17 @@ class Draft:
 
     def fetch(self, *prefixes: str) -> LocalPath:
         """The folder on this node with those files of finished parts whose names begin with one of ``prefixes``."""
-
-        def files() -> dict[str, FileFacts]:
-            facts = {name: facts for part in self.parts().values() for name, facts in part.files.items()}
-            return {name: facts[name] for name in facts if name.startswith(prefixes)}
-
-        return self.folder.folder(files).fetch()
+        return self.folder.folder({name: facts for name, facts in self._marked().items() if name.startswith(prefixes)}).fetch()
 
     def part_folder(self, name: str) -> Folder:
         """The folder with the files of the finished part ``name``, for another process."""
         part = read_marker(self.folder / f"{name}{MARKER}")
         assert part is not None, f"{name} is not finished"
-        return self.folder.folder(lambda: part.files)
+        return self.folder.folder(part.files)
 
     def file(self, name: str) -> File:
         """A file of a finished part, or one that this process wrote, for another process."""
-
-        def facts() -> FileFacts:
-            marked = self._marked()
-            if name not in marked:
-                self.folder.upload([name])
-            return marked.get(name) or facts_of(self.work / name)
-
-        return (self.folder / name).file(facts)
+        return (self.folder / name).file(self._marked().get(name) or self.folder.share([name])[name])
 
     def _marked(self) -> dict[str, FileFacts]:
         """The facts of all files that markers name."""
@@ -131,7 +119,7 @@ class Draft:
                 allowed="the bytes that were written; a failing disk or another process has changed them",
                 remedy=Remedy("repeat", text="it writes this part again"),
             )
-        return {name: known.get(name) or facts_of(self.work / name) for name in sorted(files)}
+        return known | self.folder.share(files, shared=known)
 
     def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
         """Write the manifest of ``files`` (names below the folder); return the other entry if another writer was first.
@@ -143,8 +131,6 @@ class Draft:
             return self._give_way()
         try:
             facts = self._facts(files)
-            self.folder.sync_files(facts)
-            self.folder.upload(facts.keys() - self._marked().keys())
         except (FileNotFoundError, CorruptEntryError):
             if self.was_taken_over and self._is_late():
                 return self._give_way()

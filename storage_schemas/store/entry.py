@@ -69,11 +69,11 @@ class Entry:
                 allowed=f"the files that its manifest names, such as {next(iter(self.manifest.files), 'none')}",
                 remedy=self.remake(),
             )
-        return (self.folder / name).file(lambda: self.manifest.files[name], self.remedy())
+        return (self.folder / name).file(self.manifest.files[name], self.remedy())
 
     def whole(self, upstream: StorePath | None = None) -> Folder:
         """The folder with all of the entry's files, for another process; ``upstream`` is as for ``remedy``."""
-        return self.folder.folder(lambda: self.manifest.files, self.remedy(upstream))
+        return self.folder.folder(self.manifest.files, self.remedy(upstream))
 
     def fetch(self) -> LocalPath:
         """The folder with all of the entry's files on this node; see ``path``."""
@@ -115,7 +115,6 @@ class Entry:
             raise MissingInputError(
                 f"The entry {self.entry_id} was deleted", remedy=Remedy("run", kind=self.manifest.kind)
             ) from error
-        self.folder.sync_files([name])
         return True
 
     def twin(self, upstream: StorePath) -> Entry | None:
@@ -219,7 +218,6 @@ def remove_manifest(folder: StorePath, stays: Callable[[Manifest | None], bool])
             with suppress(FileExistsError):
                 manifest.write_atomic(aside.read_bytes(), exclusive=True)
         delete(aside)
-    folder.sync_files([])
     return not is_kept
 
 

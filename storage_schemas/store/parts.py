@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.paths.facts import FileFacts, as_mappings, facts_of
+from storage_schemas.paths.facts import FileFacts, as_mappings
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 
@@ -44,9 +44,7 @@ def finish_part(folder: StorePath, name: str, files: Sequence[str], *, notes: Ma
 
     They are names below ``folder``, or where that lies in a bucket, below its mirror on this node.
     """
-    folder.sync_files(files)
-    part = Part(name, {file: facts_of(folder.mirror() / file) for file in files}, dict(notes or {}))
-    folder.upload(files)
+    part = Part(name, folder.share(files), dict(notes or {}))
     text = json.dumps({**vars(part), "files": as_mappings(part.files)}, allow_nan=False)
     (folder / f"{name}{MARKER}").write_atomic(text.encode())
     return part
@@ -100,7 +98,7 @@ def read_part(folder: StorePath, name: str) -> Part | None:
     if not parts:
         return None
     try:
-        folder.folder(lambda: parts[0].files).fetch()
+        folder.folder(parts[0].files).fetch()
     except CorruptEntryError as error:
         log.warning("Unfinished work in %s is not used: %s", folder, error)
         return None

@@ -147,7 +147,7 @@ def _probed(path: StorePath, name: str, upstream: StorePath | None = None) -> st
 
 def test_a_home_that_creates_a_file_twice_is_refused(server: Server, bucket: BucketPath) -> None:
     assert "not seen" in _probed(bucket / "home", "node")
-    (bucket / "home" / "first").put(b"")
+    (bucket / "home" / "first").write_atomic(b"")
     assert _probed(bucket / "home", "node") == ""
     server.overwrite(True)
     assert "would both succeed" in _probed(bucket / "home", "other")

@@ -60,8 +60,8 @@ def two_entries(root: LocalPath) -> list[Entry]:
 
 def imported(store: Store, source: Path, advance: Callable[[], None] = lambda: None) -> list[Outcome]:
     """Import every entry of an export, and return the outcomes."""
-    with open_export(source) as export:
-        return [import_entry(store, export, each, advance=advance) for each in export.manifests()]
+    export = open_export(LocalPath(source))
+    return [import_entry(store, export, each, advance=advance) for each in export.manifests()]
 
 
 def exported(entries: list[Entry], target: Path) -> Path:

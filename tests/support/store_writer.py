@@ -79,7 +79,7 @@ def _die_before(number: int, root: StorePath) -> None:
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for name in ("put", "link_as", "unlink") if isinstance(root, BucketPath) else ():
+    for name in ("write_atomic", "link_as", "unlink") if isinstance(root, BucketPath) else ():
         setattr(BucketPath, name, _counted(getattr(BucketPath, name), count))
 
     def audit(event: str, args: tuple[Any, ...]) -> None:

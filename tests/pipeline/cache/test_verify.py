@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_not_to_be_made_again(
     def broken(_: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(LocalPath, "sha256", broken)
+    monkeypatch.setattr(LocalPath, "blocks", broken)
     for entry in (made["student"], made["train bits"]):
         found = cache.json("verify", entry.entry_id)["damaged"][entry.entry_id]
         assert "cannot be read (Input/output error)" in " ".join(found["problems"])

@@ -39,7 +39,7 @@ def _damage(entry: Entry, name: str) -> None:
     data = file.read_bytes()
     flipped = bytes([data[0] ^ 1]) + data[1:]
     if isinstance(file, BucketPath):
-        file.put(flipped)
+        file.write_atomic(flipped)
         # This node made the entry, and has an intact copy.
         (entry.folder.mirror() / name).unlink()
     else:

@@ -27,8 +27,8 @@ def test_parse_path_returns_a_bucket_or_a_local_path() -> None:
 
 def test_a_bucket_path_writes_reads_lists_and_deletes_objects(bucket: BucketPath) -> None:
     name = "we ird+name%25é.json"
-    (bucket / "a" / "b" / name).put(b"1")
-    (bucket / "a" / "c").put(b"234")
+    (bucket / "a" / "b" / name).write_atomic(b"1")
+    (bucket / "a" / "c").write_atomic(b"234")
     assert (bucket / "a" / "b" / name).read_bytes() == b"1"
     assert {name: facts.size for name, facts in (bucket / "a").files_below().items()} == {f"b/{name}": 1, "c": 3}
     assert (bucket / "a").children() == ([bucket / "a" / "b"], [bucket / "a" / "c"])

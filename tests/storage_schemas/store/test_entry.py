@@ -111,5 +111,5 @@ def test_problems_name_an_unreadable_file(store: Store, monkeypatch: pytest.Monk
     def broken(_: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(LocalPath, "sha256", broken)
+    monkeypatch.setattr(LocalPath, "blocks", broken)
     assert str(made.damaged()["bits/c/0"]) == "cannot be read (Input/output error)"

@@ -128,7 +128,7 @@ def test_put_back_accepts_only_the_original_object(store: Store) -> None:
 def test_draft_sets_a_damaged_manifest_aside(store: Store) -> None:
     manifest = make_entry(store).folder.parent / "manifest.json"
     assert isinstance(manifest, BucketPath)
-    manifest.put(b"{}")
+    manifest.write_atomic(b"{}")
     assert store.find("targets", RECIPE) is None
     again = make_entry(store)
     assert store.find("targets", RECIPE) == again
@@ -151,7 +151,7 @@ def test_another_node_adopts_the_parts_of_a_dead_writer(
 ) -> None:
     dead = unfinished(store, (0,))
     assert isinstance(dead, BucketPath)
-    (dead / "rubbish").put(b"half written")
+    (dead / "rubbish").write_atomic(b"half written")
     _elsewhere(monkeypatch, tmp_path)
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -38,10 +39,10 @@ def _member(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
 @pytest.mark.parametrize(
     ("member", "said"),
     [
-        (_member("/etc/cron.d/x", tarfile.REGTYPE), "'/etc/cron.d/x', which is no plain name"),
-        (_member("../outside", tarfile.REGTYPE), "'../outside', which is no plain name"),
-        (_member("targets/../../outside", tarfile.REGTYPE), "which is no plain name"),
-        (_member("./store", tarfile.REGTYPE), "which is no plain name"),
+        (_member("/etc/cron.d/x", tarfile.REGTYPE), "'/etc/cron.d/x', which is no plain file"),
+        (_member("../outside", tarfile.REGTYPE), "'../outside', which is no plain file"),
+        (_member("targets/../../outside", tarfile.REGTYPE), "which is no plain file"),
+        (_member("./store", tarfile.REGTYPE), "which is no plain file"),
         (_member("link", tarfile.SYMTYPE, "/etc/passwd"), "'link', which is no plain file"),
         (_member("link", tarfile.LNKTYPE, "store"), "'link', which is no plain file"),
         (_member("device", tarfile.CHRTYPE), "'device', which is no plain file"),
@@ -92,7 +93,7 @@ FACTS = {"size": 1, "sha256": "00"}
         ({"files": {"../../../../outside": FACTS}}, "names files outside its folder"),
         ({"files": {"/tmp/outside": FACTS}}, "names files outside its folder"),
         ({"files": {"a/./b": FACTS}}, "names files outside its folder"),
-        ({"files": {"a": FACTS, "a/b": FACTS}}, "one name for a file and a folder"),
+        ({"files": {"a": FACTS, "a/b": FACTS}}, "a is missing"),
         ({"kind": "views"}, "does not follow from its recipe"),
         ({"recipe": OTHER}, "does not follow from its recipe"),
     ],
@@ -104,6 +105,17 @@ def test_a_manifest_that_lies_is_refused(
         files[manifest] = signed({**json.loads(files[manifest]), **changes})
 
     with pytest.raises(CorruptEntryError, match=said):
+        imported(store, _hostile(tmp_path, entries[0], change))
+    assert is_untouched(store)
+
+
+def test_one_name_for_a_file_and_a_folder_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    def change(files: dict[str, bytes], manifest: str) -> None:
+        facts = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+        files[manifest] = signed({**json.loads(files[manifest]), "files": {"a": facts, "a/b": facts}})
+        files |= {of_first(entries, name): b"x" for name in ("a", "a/b")}
+
+    with pytest.raises(StoreError, match="cannot be imported: File exists"):
         imported(store, _hostile(tmp_path, entries[0], change))
     assert is_untouched(store)
 
@@ -145,7 +157,7 @@ def test_links_in_a_folder_are_not_followed(tmp_path: LocalPath, store: Store, e
     elsewhere = tmp_path / "elsewhere"
     shutil.move(path, elsewhere)
     path.symlink_to(elsewhere)
-    with pytest.raises(CorruptEntryError, match=r"bits/c/. is missing" if what == "file" else "a link to a folder"):
+    with pytest.raises(CorruptEntryError, match=r"bits/c/. is missing"):
         imported(store, source)
     assert is_untouched(store)
 
@@ -191,7 +203,7 @@ def test_a_link_to_a_folder_is_refused(tmp_path: LocalPath, store: Store, entrie
     kind = source / "store" / "targets"
     kind.rename(tmp_path / "elsewhere")
     kind.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CorruptEntryError, match="a link to a folder"):
+    with pytest.raises(CorruptEntryError, match="holds no entries"):
         imported(store, source)
 
 

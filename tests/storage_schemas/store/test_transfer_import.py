@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from storage_schemas.errors import CorruptEntryError, OdkdError, StoreError
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
+from storage_schemas.store.transfer import import_entry, open_export
 from tests.support.archive_samples import (
     BOTH,
     OTHER,
@@ -118,9 +120,9 @@ def test_an_entry_without_files_comes_in(tmp_path: LocalPath, store: Store) -> N
     ("data", "said"),
     [
         (b"first sharD", "is damaged: {entry_id}, bits/c/0 does not match its sha256"),
-        (b"first", "is incomplete: {entry_id}, bits/c/0 has 5 bytes where the manifest says 11"),
-        (b"", "is incomplete: {entry_id}, bits/c/0 has 0 bytes where the manifest says 11"),
-        (None, "is incomplete: {entry_id}, bits/c/0 is missing"),
+        (b"first", "is damaged: {entry_id}, bits/c/0 has 5 bytes where the manifest says 11"),
+        (b"", "is damaged: {entry_id}, bits/c/0 has 0 bytes where the manifest says 11"),
+        (None, "is damaged: {entry_id}, bits/c/0 is missing"),
     ],
 )
 def test_a_damaged_file_keeps_its_entry_out_and_is_named(
@@ -255,3 +257,13 @@ def test_what_is_not_there_or_no_tar_is_told(tmp_path: LocalPath, store: Store) 
     (tmp_path / "text.tar").write_text("no tar" * 1000)
     with pytest.raises(CorruptEntryError, match="cannot be read as a tar file"):
         imported(store, tmp_path / "text.tar")
+
+
+def test_entries_come_from_a_home_in_a_bucket(tmp_path: LocalPath, store: Store, bucket: BucketPath) -> None:
+    made = [make_entry(Store(bucket / "home" / "store")), make_entry(Store(bucket / "home" / "store"), OTHER)]
+    export = open_export(bucket / "home")
+    outcomes = [import_entry(store, export, each, advance=lambda: None) for each in export.manifests()]
+    assert outcomes == ["imported", "imported"]
+    found = find_targets(store)
+    assert found is not None
+    assert (found.manifest.files, found.damaged()) == (made[0].manifest.files, {})

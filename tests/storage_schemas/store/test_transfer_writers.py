@@ -65,9 +65,8 @@ def step():
         os.kill(os.getpid(), signal.SIGKILL)
 print("ready", flush=True)
 sys.stdin.readline()
-with open_export(LocalPath(sys.argv[1])) as archive:
-    store = Store(LocalPath(sys.argv[2]))
-    done = [import_entry(store, archive, each, advance=step) for each in archive.manifests()]
+archive, store = open_export(LocalPath(sys.argv[1])), Store(LocalPath(sys.argv[2]))
+done = [import_entry(store, archive, each, advance=step) for each in archive.manifests()]
 print(json.dumps(done))
 """
 # The code beside these tests, wherever another copy may be installed.
@@ -136,8 +135,8 @@ def test_an_import_waits_for_another_writer_and_takes_its_entry(
             make_entry(store)
 
         monkeypatch.setattr("time.sleep", finish)
-        with open_export(source) as archive:
-            outcome = import_entry(store, archive, archive.manifests()[0], advance=lambda: None)
+        archive = open_export(LocalPath(source))
+        outcome = import_entry(store, archive, archive.manifests()[0], advance=lambda: None)
     assert outcome == "exists already"
     assert caplog.messages[0].startswith(f"Waiting for {entries[0].entry_id}, which process {os.getpid()}")
 
@@ -146,8 +145,8 @@ def test_an_import_reports_nothing_about_the_parts_of_a_dead_writer(
     tmp_path: LocalPath, store: Store, entries: list[Entry], caplog: pytest.LogCaptureFixture
 ) -> None:
     unfinished(store, (0,))
-    with open_export(exported(entries[:1], tmp_path / "out")) as archive:
-        import_entry(store, archive, archive.manifests()[0], advance=lambda: None)
+    archive = open_export(LocalPath(exported(entries[:1], tmp_path / "out")))
+    import_entry(store, archive, archive.manifests()[0], advance=lambda: None)
     assert caplog.messages == []
 
 

@@ -114,7 +114,7 @@ def test_a_changed_byte_in_a_bucket_is_repaired_like_a_missing_object(bucket: Bu
     name = "bits/c/0"
     damaged = mine.folder / name
     assert isinstance(damaged, BucketPath)
-    damaged.put(bytes([CONTENT[name][0] ^ 1]) + CONTENT[name][1:])
+    damaged.write_atomic(bytes([CONTENT[name][0] ^ 1]) + CONTENT[name][1:])
     (mine.folder.mirror() / name).unlink()
     with pytest.raises(CorruptEntryError) as caught:
         mine.check(upstream=tmp_path)

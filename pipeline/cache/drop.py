@@ -20,12 +20,7 @@ __all__ = ["drop"]
 
 
 def drop(options: argparse.Namespace) -> Result:
-    """Delete entries, even with damaged manifests or of another schema version.
-
-    Raises:
-        StoreError: an experiment uses one of them, or may use it, and ``--used`` is not given; then none is deleted.
-        UnreadableEntryError: this user cannot read a manifest, which may be intact.
-    """
+    """Delete entries, even with damaged manifests or of another schema version; none if one of them is refused."""
     home, store = open_store(options)
     # Only for suggested commands: an unreachable upstream must not block the deletion.
     upstream = upstream_if_there(options.upstream, home)

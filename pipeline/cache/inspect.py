@@ -43,7 +43,7 @@ def ls(options: argparse.Namespace) -> Result:
             if not is_other:
                 log.warning("%s", error.seen)
             problem = "other schema version" if is_other else "cannot be read"
-            cells.append((kind, key, *[""] * (len(_COLUMNS) - 3), problem))
+            cells.append([kind, key, *[""] * (len(_COLUMNS) - 3), problem])
             unreadable[entry_id] = error.seen
     total = f"{plural(len(rows), 'entry')}, {size_text(sum(row['size'] for row in rows))} in {store.root}"
     text = "\n\n".join([*([table(_COLUMNS, cells, right=_RIGHT)] if cells else []), total])
@@ -118,7 +118,7 @@ def _view(entry: Entry, inventory: Inventory) -> str:
         return _view(crops, inventory)
     if entry.manifest.kind == "views":
         splits = {str(table.manifest.recipe["split"]) for table in inventory.named_by(recipe["instances"])}
-        return " ".join([*splits, str(recipe["view"])]) if len(splits) < 2 else str(recipe["view"])
+        return " ".join([*sorted(splits), str(recipe["view"])])
     return str(recipe["split" if "split" in recipe else "subset"])
 
 
@@ -158,22 +158,16 @@ _FACTS: dict[str, Callable[[Entry, Inventory], Any]] = {
 }
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    age = "" if row["made_at"] is None else age_text(time.time() - datetime.fromisoformat(row["made_at"]).timestamp())
-    instances = "" if row["instances"] is None else f"{row['instances']:,}"
+def _cells(row: Mapping[str, Any]) -> list[str]:
     names, more = row["experiments"][:_NAMED], len(row["experiments"]) - _NAMED
-    used_by = ", ".join(names) + (f" and {more} more" if more > 0 else "")
     # One AP with its decoder: the report's, or without a report HRNet's own.
     decoder = next((name for name in (row["decoder"], "quarter", "from_bits") if name in (row["ap"] or ())), None)
-    ap = f"{row['ap'][decoder]:.3f} {decoder.replace('_', ' ')}" if decoder else ""
-    return (
-        row["kind"],
-        row["key"],
-        size_text(row["size"]),
-        instances,
-        row["view"] or "",
-        row["network"] or "",
-        ap,
-        age,
-        used_by,
-    )
+    shown = {
+        **row,
+        "size": size_text(row["size"]),
+        "instances": row["instances"] and f"{row['instances']:,}",
+        "AP": decoder and f"{row['ap'][decoder]:.3f} {decoder.replace('_', ' ')}",
+        "age": row["made_at"] and age_text(time.time() - datetime.fromisoformat(row["made_at"]).timestamp()),
+        "used by": ", ".join(names) + (f" and {more} more" if more > 0 else ""),
+    }
+    return [shown[name] or "" for name in _COLUMNS]

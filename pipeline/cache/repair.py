@@ -28,14 +28,7 @@ log = logging.getLogger("pipeline")
 
 
 def repair(options: argparse.Namespace) -> Result:
-    """Replace the damaged files of an entry: copy them from the upstream home, or recompute those of views and targets.
-
-    Raises:
-        StoreError: the entry has no blocks that could be recomputed.
-        MissingInputError: no experiment uses the entry.
-        CorruptEntryError: its manifest is damaged; or files cannot be read, and may be intact.
-        OdkdError: as ``step_of`` and ``stages.targets.repair.repair``.
-    """
+    """Replace the damaged files of an entry: copy them from the upstream home, or recompute those of views and targets."""
     home, store = open_store(options)
     # The upstream of the environment is needed, and must be reachable, only if something is damaged.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)

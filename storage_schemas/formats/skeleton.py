@@ -77,8 +77,8 @@ class Skeleton:
         """The inverse of ``encode``; raises ``DataError`` for anything else."""
         try:
             fields: dict[str, Any] = json.loads(data)
-            limbs = tuple((int(first), int(second)) for first, second in fields.pop("limbs"))
-            lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-            return Skeleton(**lists, limbs=limbs)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            fields["limbs"] = map(tuple, fields["limbs"])
+            parts: dict[str, Any] = {name: value if name == "name" else tuple(value) for name, value in fields.items()}
+            return Skeleton(**parts)
+        except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{data[:80]!r} is not a skeleton: {error}", allowed="the JSON that odkd writes") from error

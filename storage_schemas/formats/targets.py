@@ -50,11 +50,7 @@ def pack_bits(bits_Nx: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
 
 
 def unpack_bits(packed_NP: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Unpack uint8 [N, P] to booleans [N, *shape].
-
-    Raises:
-        CorruptEntryError: the rows do not hold that many bits.
-    """
+    """Unpack uint8 [N, P] to booleans [N, *shape]; raises ``CorruptEntryError`` if the rows hold another number of bits."""
     count = math.prod(shape)
     if packed_NP.shape[1] * 8 != count:
         raise CorruptEntryError(f"Rows of {packed_NP.shape[1]} bytes cannot hold {count} bits", allowed=f"{count // 8} bytes")
@@ -82,19 +78,18 @@ class ArraySpec:
 
 def view_arrays(heatmap_wh: tuple[int, int]) -> tuple[ArraySpec, ...]:
     """The arrays of a view: its affine and flip, and the mask of the instance at heatmap size (W, H)."""
-    width, height = heatmap_wh
     return (
         ArraySpec("affine", (2, 3), "float32"),
         ArraySpec("flip", (), "bool"),
-        ArraySpec("mask", (height * width // 8,), "uint8"),
+        ArraySpec("mask", (math.prod(heatmap_wh) // 8,), "uint8"),
         ArraySpec("has_mask", (), "bool"),
     )
 
 
 def target_arrays(heatmap_wh: tuple[int, int], num_keypoints: int) -> tuple[ArraySpec, ...]:
     """The arrays of one teacher's targets of one view, for heatmaps of (W, H)."""
-    width, height = heatmap_wh
-    return (ArraySpec("bits", (num_keypoints * height * width // 8,), "uint8"), ArraySpec("peak", (num_keypoints,), "float16"))
+    bits = num_keypoints * math.prod(heatmap_wh)
+    return (ArraySpec("bits", (bits // 8,), "uint8"), ArraySpec("peak", (num_keypoints,), "float16"))
 
 
 def create_arrays(folder: Path, specs: tuple[ArraySpec, ...], num_rows: int) -> None:
@@ -150,12 +145,9 @@ def write_block(folder: Path, block: int, arrays: Mapping[str, npt.NDArray[np.ge
 
 
 def read_rows(folder: Path, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.generic]:
-    """Rows ``start`` to ``stop`` of an array.
+    """Rows ``start`` to ``stop`` of an array; raises ``CorruptEntryError`` if a chunk does not decode or match its checksum.
 
     Zarr reads a missing or empty shard as zeros without an error: verify the entry against its manifest first.
-
-    Raises:
-        CorruptEntryError: a chunk does not decode or fails its checksum.
     """
     try:
         array = zarr.open_array(LocalStore(folder, read_only=True), path=name, mode="r")

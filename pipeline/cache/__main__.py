@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from pipeline.cache import transfer
 from pipeline.cache.drop import drop
+from pipeline.cache.entries import Result
 from pipeline.cache.gc import gc
 from pipeline.cache.inspect import diff, ls, show
-from pipeline.cache.lookup import Result
 from pipeline.cache.verify import verify
 from pipeline.cli import USER_MISTAKE, answer_with, exit_status
 from pipeline.home import HOME_HELP, UPSTREAM_HELP

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.cache.advice import command
-from pipeline.cache.lookup import Result, open_store, until_error
-from pipeline.cache.users import Users
+from pipeline.cache.entries import Result, Users, open_store, until_error
 from pipeline.home import upstream_if_there
 from stages.humanize import plural, size_text
 from storage_schemas.errors import Remedy, StoreError

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cache.lookup import Result, open_store, until_error
-from pipeline.cache.users import experiment_remedy
+from pipeline.cache.entries import Result, experiment_remedy, open_store, until_error
 from pipeline.experiments import experiments
 from pipeline.text import table
 from stages.humanize import age_text, plural, size_text

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.cache.lookup import Result, entry_at, open_store, order_of
-from pipeline.cache.users import Users
+from pipeline.cache.entries import Result, Users, entry_at, open_store, order_of
 from pipeline.text import printable, table, tree, values_text
 from stages.humanize import age_text, plural, size_text
 from storage_schemas.errors import SchemaVersionError

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from pipeline import cluster, graph
-from pipeline.cache.lookup import Result, entry_at, open_store
-from pipeline.cache.users import Users, completed
+from pipeline.cache.entries import Result, Users, completed, entry_at, open_store
 from pipeline.config.load import load_settings
 from pipeline.experiments import Run
 from pipeline.home import upstream_of

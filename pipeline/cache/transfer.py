@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.cache.advice import command
-from pipeline.cache.lookup import Result, entry_at, open_store, until_error
-from pipeline.cache.users import completed
+from pipeline.cache.entries import Result, completed, entry_at, open_store, until_error
 from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import upstream_of
 from pipeline.text import table

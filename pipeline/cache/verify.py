@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.cache.advice import command
-from pipeline.cache.lookup import Result, open_store, order_of
-from pipeline.cache.users import Users, completed
+from pipeline.cache.entries import Result, Users, completed, open_store, order_of
 from pipeline.home import upstream_if_there, upstream_of
 from pipeline.text import printable
 from stages.humanize import plural, size_text

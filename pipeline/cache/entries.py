@@ -1,24 +1,48 @@
-"""Who uses an entry, and the commands that follow from it: run, repair or drop."""
+"""What the commands on entries share: the store, who uses its entries, the remedies that follow, and the answer."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import TypeVar
 
 from pipeline.cache.advice import command
 from pipeline.experiments import Experiment, Run, experiments
-from storage_schemas.errors import Remedy
+from pipeline.home import has_store, home_of, make_home, upstream_if_there
+from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import entry_ids
-from storage_schemas.store.store import Store
-from storage_schemas.store.verify import Damage
+from storage_schemas.store.inventory import entry_ids, find_entry
+from storage_schemas.store.store import Entry, Store
+from storage_schemas.store.verify import Damage, damage_of_manifest
 
-__all__ = ["Users", "completed", "experiment_remedy"]
+__all__ = ["Result", "Users", "completed", "entry_at", "experiment_remedy", "open_store", "order_of", "until_error"]
 
 log = logging.getLogger("pipeline")
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command found: the data for ``--json``, the text for people, and the error that the command ends with, if any."""
+
+    data: object
+    text: str
+    error: OdkdError | None = None
+
+
+def open_store(options: argparse.Namespace, *, make: bool = False) -> tuple[StorePath, Store]:
+    """The home and its store; warn if the home has no store yet."""
+    home = home_of(options.home)
+    if make:
+        make_home(home)
+    elif not has_store(home):
+        log.warning("There is no store in %s: nothing was made there yet, or another --home is meant", home)
+    return home, Store(home / "store")
 
 
 @dataclass(frozen=True)
@@ -113,3 +137,39 @@ def _warn_of_lost(name: str, folder: StorePath) -> None:
     log.warning(
         "The settings of experiment '%s' in %s are lost: FILE in a suggested command is a placeholder for them", name, folder
     )
+
+
+def entry_at(store: Store, entry_id: str, *, upstream: StorePath | None = None) -> Entry:
+    """The entry with this id.
+
+    Raises:
+        MissingInputError: it does not exist.
+        CorruptEntryError: its manifest cannot be read; the remedy rebuilds or deletes the entry.
+        SchemaVersionError: it has another schema version.
+    """
+    try:
+        return find_entry(store, entry_id)
+    except CorruptEntryError as error:
+        home = store.root.parent
+        # A run with this environment would find the entry in $ODKD_UPSTREAM.
+        upstream = upstream or upstream_if_there(None, home)
+        remedy = Users.of(home).remedy(entry_id, damage_of_manifest(error), upstream)
+        raise CorruptEntryError(error.seen, remedy=remedy) from error
+
+
+def order_of(entry_id: str) -> tuple[int, str]:
+    """Sorts entry ids by kind, in the order of the stages, in which damaged entries can be repaired."""
+    kind = entry_id.partition("/")[0]
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS)), kind
+
+
+def until_error(items: Iterable[Item], work: Callable[[Item], bool]) -> tuple[list[Item], OdkdError | None]:
+    """Call ``work`` for each item: the items for which it returned True, and the error that stopped it, if any."""
+    done: list[Item] = []
+    for item in items:
+        try:
+            if work(item):
+                done.append(item)
+        except OdkdError as error:
+            return done, error
+    return done, None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
@@ -90,18 +89,6 @@ class OdkdError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the parts: Ray pickles errors between processes."""
         return (_rebuild, (type(self), self.seen, self.allowed, self.remedy))
-
-    def encode(self) -> bytes:
-        """The error as JSON, for a process that reads it from a file."""
-        remedy = self.remedy and asdict(self.remedy)
-        return json.dumps([type(self).__name__, self.seen, self.allowed, remedy]).encode()
-
-    @staticmethod
-    def decode(data: bytes) -> OdkdError:
-        """The error that ``encode`` wrote."""
-        name, seen, allowed, raw = json.loads(data)
-        remedy = raw and Remedy(**{**raw, "settings": tuple(raw["settings"])})
-        return _rebuild(globals()[name], seen, allowed, remedy)
 
 
 def _rebuild(kind: type[OdkdError], seen: str, allowed: str, remedy: Remedy | None) -> OdkdError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -19,6 +21,7 @@ from stages.settings import TrainSettings
 from stages.training.curve import last_step
 from stages.training.loop import Worker, train, training_rows
 from stages.training.plan import TrainingPlan
+from storage_schemas import errors
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.formats.instances import read_instances
 
@@ -190,7 +193,8 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _write_error(plan: TrainingPlan, error: OdkdError) -> None:
     """Write the error's fields to a file for the driver, because Ray Train passes errors on as text only."""
-    (plan.folder / _ERROR).write_atomic(error.encode())
+    fields = {"seen": error.seen, "allowed": error.allowed, "remedy": error.remedy and asdict(error.remedy)}
+    (plan.folder / _ERROR).write_atomic(json.dumps({"type": type(error).__name__, **fields}).encode())
 
 
 def _distributed(network: torch.nn.Module) -> torch.nn.Module:
@@ -210,9 +214,10 @@ def _mean(value: torch.Tensor) -> torch.Tensor:
 def _raise_written(plan: TrainingPlan) -> None:
     path = plan.folder / _ERROR
     if path.exists():
-        error = OdkdError.decode(path.read_bytes())
+        fields = json.loads(path.read_bytes())
         path.unlink()
-        raise error
+        kind: type[OdkdError] = getattr(errors, fields["type"])
+        raise kind(fields["seen"], allowed=fields["allowed"], remedy=fields["remedy"] and Remedy(**fields["remedy"]))
 
 
 def _translated(error: TrainingFailedError, plan: TrainingPlan) -> Exception:

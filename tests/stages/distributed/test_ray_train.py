@@ -13,8 +13,9 @@ import ray
 import torch
 from torch import nn
 
+from pipeline.cache.advice import command
 from stages.base import Context
-from stages.distributed.ray_train import cpus_of_process, run_trainings
+from stages.distributed.ray_train import _raise_written, _write_error, cpus_of_process, run_trainings
 from stages.networks.spec import NetworkSpec
 from stages.settings import (
     ClusterSettings,
@@ -28,7 +29,7 @@ from stages.settings import (
 from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights
-from storage_schemas.errors import CorruptEntryError
+from storage_schemas.errors import CorruptEntryError, Remedy
 from storage_schemas.formats.checkpoints import load_weights
 from storage_schemas.formats.targets import create_arrays, target_arrays, write_block
 from storage_schemas.paths.local import LocalPath
@@ -53,6 +54,19 @@ from tests.support.warm_ray import warm_ray
 )
 def test_every_process_gets_the_most_cpus_with_which_all_fit(nodes: list[int], processes: int, cpus: float) -> None:
     assert cpus_of_process(nodes, processes) == cpus
+
+
+@pytest.mark.parametrize("remedy", [None, Remedy("run", kind="instances", force=True, settings=("cluster.device=cpu",))])
+def test_the_driver_raises_the_error_of_a_worker_with_all_its_parts(tmp_path: LocalPath, remedy: Remedy | None) -> None:
+    plan = make_plan(tmp_path, on_labels(1), images=(1,))
+    _raise_written(plan)
+    error = CorruptEntryError("views/1 is damaged", allowed="whole files", remedy=remedy)
+    _write_error(plan, error)
+    with pytest.raises(CorruptEntryError) as caught:
+        _raise_written(plan)
+    assert (caught.value.seen, caught.value.allowed) == (error.seen, error.allowed)
+    assert (caught.value.remedy and command(caught.value.remedy)) == (remedy and command(remedy))
+    _raise_written(plan)
 
 
 class _WithoutBatchNorm(nn.Module):

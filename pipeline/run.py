@@ -17,7 +17,7 @@ from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import HOME_HELP, UPSTREAM_HELP, home_of, make_home, upstream_of
 from stages.base import Context, StageName
-from storage_schemas.errors import ConfigError, Remedy
+from storage_schemas.errors import ConfigError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
 
 __all__ = ["build_parser", "main"]
@@ -98,8 +98,10 @@ def _run(options: argparse.Namespace) -> None:
     context.run_dir.make_folders()
     for name in (RESOLVED, METRICS, REPORT):
         # Before any work, since the run could not write its results at the end.
-        if stray := (context.run_dir / name).not_a_file():
-            raise stray
+        if (path := context.run_dir / name).is_dir():
+            raise StoreError(
+                f"{path} is a folder, and a file belongs there", allowed="a file, or nothing: move the folder away"
+            )
     resolved = resolved_yaml(settings)
     with experiments.noting(context.run_dir, context.run, resolved):
         _work(context, stages, resolved, force=options.force, connect=connect)

@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,8 @@ __all__ = ["SCHEMES", "BucketPath"]
 
 SCHEMES = ("s3", "gs")
 _BEGUN = ".begun"
+_SHORT, _LONG = 10.0, 300.0
+"""Seconds after which a request is taken to hang: one without content, and one that reads or writes a large object."""
 _OF_ONE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 _RETRIES: Any = {
     "max_retries": 10,
@@ -47,8 +49,6 @@ class BucketPath:
 
     bucket: str
     key: str
-    hurried: bool = field(default=False, compare=False)
-    """Whether requests give up after seconds rather than minutes."""
     listing_seconds: ClassVar[float] = 5.0
 
     def __str__(self) -> str:
@@ -75,9 +75,6 @@ class BucketPath:
     def is_absolute(self) -> bool:
         return True
 
-    def impatient(self) -> BucketPath:
-        return replace(self, hurried=True)
-
     def exists(self) -> bool:
         return self.state() is not None
 
@@ -88,7 +85,7 @@ class BucketPath:
 
     def state(self) -> FileState | None:
         try:
-            with self._client() as client:
+            with self._client(seconds=_SHORT) as client:
                 return _state(client.head(self.key))
         except FileNotFoundError:
             return None
@@ -103,7 +100,7 @@ class BucketPath:
 
     def write_atomic(self, data: bytes | Path, *, exclusive: bool = False, durable: bool = True) -> None:
         """Write the whole object from memory or from a file."""
-        with self._client() as client:
+        with self._client(seconds=_LONG if durable else _SHORT) as client:
             client.put(self.key, data, mode="create" if exclusive else "overwrite")
 
     def link_as(self, target: StorePath) -> None:
@@ -143,7 +140,7 @@ class BucketPath:
         """None: a bucket has no folders, so nothing is in their way, and none is made or deleted."""
         return None
 
-    not_a_file = make_folders = remove_if_empty = not_a_folder
+    make_folders = remove_if_empty = not_a_folder
 
     def clear_way(self, name: str) -> None:
         """Do nothing: an object is overwritten."""
@@ -203,9 +200,9 @@ class BucketPath:
                 yield from some
 
     @contextmanager
-    def _client(self) -> Iterator[ObjectStore]:
-        """The client of the bucket; its errors become those of files, with a message of one line."""
-        client = _client(self.bucket, hurried=self.hurried)
+    def _client(self, *, seconds: float = _LONG) -> Iterator[ObjectStore]:
+        """The client, which repeats requests that hang for ``seconds``; errors become those of files, with short messages."""
+        client = _connect(self.bucket, seconds)
         from obstore.exceptions import AlreadyExistsError, BaseError
 
         try:
@@ -225,7 +222,7 @@ def _state(found: Any) -> FileState:  # noqa: ANN401 (obstore's ObjectMeta is on
 
 
 @lru_cache(maxsize=8)
-def _client(bucket: str, *, hurried: bool) -> ObjectStore:
+def _connect(bucket: str, seconds: float) -> ObjectStore:
     """The client of a bucket; credentials, region and endpoint come from the variables of every AWS or Google client."""
     try:
         from obstore.store import from_url
@@ -237,7 +234,9 @@ def _client(bucket: str, *, hurried: bool) -> ObjectStore:
         ) from error
     # An endpoint without TLS is allowed only if the user names one.
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    timeout = timedelta(seconds=10) if hurried else timedelta(minutes=5)
-    options: Any = {"timeout": timeout, "connect_timeout": timedelta(seconds=10), "allow_http": plain}
-    retries: Any = {**_RETRIES, "max_retries": 4, "retry_timeout": timedelta(seconds=15)} if hurried else _RETRIES
-    return from_url(bucket, client_options=options, retry_config=retries)
+    options: Any = {
+        "timeout": timedelta(seconds=seconds),
+        "connect_timeout": timedelta(seconds=_SHORT),
+        "allow_http": plain,
+    }
+    return from_url(bucket, client_options=options, retry_config=_RETRIES)

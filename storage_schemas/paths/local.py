@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -45,11 +46,13 @@ class LocalPath(PosixPath):
             raise
         return FileState(found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
-    def blocks(self) -> Iterator[bytes]:
-        """The file block by block."""
+    def blocks(self, start: int = 0, size: int = sys.maxsize) -> Iterator[bytes]:
+        """The file, or ``size`` bytes of it from ``start`` on, block by block."""
         with self.open("rb") as stream:
-            while block := stream.read(_READ_BYTES):
+            stream.seek(start)
+            while block := stream.read(min(_READ_BYTES, size)):
                 yield block
+                size -= len(block)
 
     def write_blocks(self, blocks: Iterable[bytes], facts: FileFacts) -> FileProblem | None:
         """Write a new file and the folders above it; return how it differs from ``facts``, if it does."""
@@ -65,7 +68,8 @@ class LocalPath(PosixPath):
         """Write the file so that a reader sees all of it or none.
 
         With ``exclusive`` the file must not exist yet: a hard link is created atomically on local disks and on NFS, so that of
-        two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file.
+        two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file;
+        in a bucket the file must be small, and a request that hangs is soon repeated.
         """
         partial = self.with_name(f".{self.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
@@ -145,12 +149,13 @@ class LocalPath(PosixPath):
                     allowed="a link to an existing folder on a mounted disk, or no link",
                     remedy=Remedy("shell", text=f"ls -l {shlex.quote(str(path))}"),
                 )
-            return _misplaced(path, "a file", "a folder")
+            free = next(aside for number in count() if not os.path.lexists(aside := f"{path}.aside{number or ''}"))
+            return StoreError(
+                f"{path} is a file, and a folder belongs there",
+                allowed="a folder; odkd does not delete what it did not write, so move it to another name",
+                remedy=Remedy("shell", text=f"mv {shlex.quote(str(path))} {shlex.quote(free)}"),
+            )
         return None
-
-    def not_a_file(self) -> StoreError | None:
-        """The error if a folder lies where this file belongs."""
-        return _misplaced(self, "a folder", "a file") if self.is_dir() else None
 
     def make_folder(self) -> None:
         """Make a new folder that others see although it is empty."""
@@ -232,10 +237,6 @@ class LocalPath(PosixPath):
         """Like ``map``; in threads where each call waits for a bucket."""
         return map(function, items)
 
-    def impatient(self) -> Self:
-        """The same path with requests that give up after seconds: for what is repeated soon anyway."""
-        return self
-
     def in_file_system(self, make: Callable[[str], Any]) -> dict[str, Any]:
         """The arguments of Ray's ``RunConfig`` for this path; ``make`` builds the file system of a bucket from its name."""
         return {"storage_path": str(self)}
@@ -255,12 +256,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _misplaced(path: Path, found: str, expected: str) -> StoreError:
-    free = next(aside for number in count() if not os.path.lexists(aside := f"{path}.aside{number or ''}"))
-    return StoreError(
-        f"{path} is {found}, and {expected} belongs there",
-        allowed=f"{expected}; odkd does not delete what it did not write, so move it to another name",
-        remedy=Remedy("shell", text=f"mv {shlex.quote(str(path))} {shlex.quote(free)}"),
-    )

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -51,8 +51,9 @@ class RemoteFile:
         """
         path = self.path.mirror()
         with _locked(path):
-            if self.is_cached():
-                return path
+            with suppress(OSError):
+                if known_facts_of(path) == self.facts:
+                    return path
             if path.exists():
                 log.warning("%s differs from the manifest; downloading it again", path)
             partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -63,13 +64,6 @@ class RemoteFile:
                 return partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
-
-    def is_cached(self) -> bool:
-        """True if this node has the file; its bytes are hashed once a process."""
-        try:
-            return known_facts_of(self.path.mirror()) == self.facts
-        except OSError:
-            return False
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class RemoteFolder:
     def fetch(self) -> LocalPath:
         """The folder on this node, with every file as ``RemoteFile.fetch`` leaves it."""
         files = [RemoteFile(self.path / name, facts, self.remedy) for name, facts in self.files]
-        list(in_threads(RemoteFile.fetch, [file for file in files if not file.is_cached()]))
+        list(in_threads(RemoteFile.fetch, files))
         return self.path.mirror()
 
 

@@ -41,7 +41,7 @@ class Lease:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Lease:
-        self._write(self.path)
+        self._write()
         threading.Thread(target=self._renew, name="odkd-lease", daemon=True).start()
         return self
 
@@ -57,10 +57,9 @@ class Lease:
             if self._ended.is_set():
                 return
             try:
-                # A request that hangs must not let the lease expire. On NFS even this can fail, with ESTALE or EIO.
-                path = self.path.impatient()
-                if path.exists():
-                    self._write(path)
+                # On NFS even this can fail, with ESTALE or EIO.
+                if self.path.exists():
+                    self._write()
             except Exception as error:
                 log.warning("The lease %s could not be renewed: %s", self.path, error)
 
@@ -68,9 +67,9 @@ class Lease:
         while not self._ended.wait(BEAT_SECONDS):
             self.beat()
 
-    def _write(self, path: StorePath) -> None:
+    def _write(self) -> None:
         # Not durable: a power failure also ends the process that holds the lease.
-        path.write_atomic(json.dumps({**self._facts, "beat": uuid.uuid4().hex}).encode(), durable=False)
+        self.path.write_atomic(json.dumps({**self._facts, "beat": uuid.uuid4().hex}).encode(), durable=False)
 
 
 class LeaseWatch:

@@ -33,7 +33,6 @@ _STORE = "store"
 _PART = "imported"
 _OTHER_ARCHIVES = (".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
 _TAR_END = bytes(2 * tarfile.BLOCKSIZE)
-_READ_BYTES = 1 << 20
 
 
 def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[[], None]) -> None:
@@ -187,12 +186,7 @@ def _open_tar(path: LocalPath) -> Export:
         member = members.get(f"{_STORE}/{name}")
         if member is None:
             raise FileNotFoundError(name)
-        with path.open("rb") as stream:
-            stream.seek(member.offset_data)
-            left = member.size
-            while left > 0 and (block := stream.read(min(left, _READ_BYTES))):
-                yield block
-                left -= len(block)
+        yield from path.blocks(member.offset_data, max(0, member.size))
 
     parts = [name.split("/") for name in members]
     entry_ids = {f"{part[1]}/{part[2]}" for part in parts if part[0] == _STORE and len(part) > len((_STORE, "kind", "key"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -101,24 +102,19 @@ def take_inventory(store: Store) -> Inventory:
     Raises:
         StoreError: as ``Store.entry_folders``.
     """
-    entries: dict[str, Entry] = {}
-    unreadable: dict[str, Unreadable] = {}
     there = entry_ids(store)
-    for entry_id, found in zip(there, store.root.map(lambda entry_id: _found(store, entry_id), there), strict=True):
-        if isinstance(found, Entry):
-            entries[entry_id] = found
-        elif found is not None:
-            unreadable[entry_id] = found
-    return Inventory(entries, unreadable)
+    found = dict(zip(there, store.root.map(lambda entry_id: _found(store, entry_id), there), strict=True))
+    # The others were deleted since they were listed.
+    return Inventory(
+        {entry_id: entry for entry_id, entry in found.items() if isinstance(entry, Entry)},
+        {entry_id: error for entry_id, error in found.items() if isinstance(error, Unreadable)},
+    )
 
 
-def _found(store: Store, entry_id: str) -> Entry | Unreadable | None:
+def _found(store: Store, entry_id: str) -> Entry | Unreadable | MissingInputError:
     try:
         return find_entry(store, entry_id)
-    except MissingInputError:
-        # Deleted since it was listed.
-        return None
-    except (CorruptEntryError, SchemaVersionError) as error:
+    except (MissingInputError, CorruptEntryError, SchemaVersionError) as error:
         return error
 
 
@@ -172,7 +168,5 @@ def find_entry_id(store: Store, text: str, *, known: Collection[str] | None = No
 
 def _matching(known: Collection[str], text: str) -> list[str]:
     kind, slash, key = text.rpartition("/")
-    found = [entry_id.partition("/") for entry_id in known]
-    return [
-        "".join(entry_id) for entry_id in found if text and entry_id[2].startswith(key) and (not slash or entry_id[0] == kind)
-    ]
+    pattern = re.compile(rf"{re.escape(kind) if slash else '[^/]+'}/{re.escape(key)}.*")
+    return [entry_id for entry_id in known if text and pattern.fullmatch(entry_id)]

@@ -72,8 +72,8 @@ def find_garbage(store: Store, used: Collection[str], *, min_age_seconds: float)
         if reason:
             left[_entry_id(entry_folder)] = reason
         else:
-            found = _garbage_of(entry_folder, writers, entry, now=now, is_used=is_used)
-            garbage += [item for item in found if item.paths and item.age_seconds >= min_age_seconds]
+            old = [item for item in _garbage_of(entry_folder, writers, entry, now) if item.age_seconds >= min_age_seconds]
+            garbage += [item for item in old if not (item.if_unused and is_used)]
     return garbage, left
 
 
@@ -99,16 +99,15 @@ def garbage_at(store: Store, entry_id: str) -> list[Garbage]:
                 allowed="an entry without a live writer",
                 remedy=Remedy("repeat", text="later"),
             ) from None
-        return [item for item in _garbage_of(entry_folder, writers, None, now=now, is_used=False) if item.paths]
+        return list(_garbage_of(entry_folder, writers, None, now))
     except OSError as error:
         raise UnreadableEntryError(
             f"{entry_folder / MANIFEST} cannot be read ({error.strerror})",
             allowed="a manifest that this user may read",
             remedy=Remedy("verify", entry_id=entry_id, home=str(store.root.parent)),
         ) from error
-    found = _garbage_of(entry_folder, writers, entry, now=now, is_used=False)
     # A writer beside a committed entry, even a live one, does not need it: it makes another one.
-    return [replace(item, writers=None) for item in found if item.what == "entry"]
+    return [replace(item, writers=None) for item in _garbage_of(entry_folder, writers, entry, now) if item.what == "entry"]
 
 
 def _busy(entry_folders: Mapping[StorePath, Writers], changed_before: float) -> dict[StorePath, str]:
@@ -145,9 +144,7 @@ def _entry_of(entry_folder: StorePath, *, is_used: bool) -> tuple[Entry | None, 
         return None, error.seen if isinstance(error, StoreError) else str(error)
 
 
-def _garbage_of(
-    entry_folder: StorePath, writers: Writers, entry: Entry | None, *, now: float, is_used: bool
-) -> Iterator[Garbage]:
+def _garbage_of(entry_folder: StorePath, writers: Writers, entry: Entry | None, now: float) -> Iterator[Garbage]:
     """Everything of any age that may be deleted in an entry folder without live writers."""
 
     def item(what: What, *paths: StorePath, if_unused: bool = False) -> Garbage:
@@ -159,16 +156,14 @@ def _garbage_of(
         return Garbage(_entry_id(entry_folder), what, there, size, age, if_unused, writers)
 
     manifest = entry_folder / MANIFEST
-    if entry is not None and not is_used:
+    if entry is not None:
         yield item("entry", manifest, entry.folder, if_unused=True)
-    if entry is None and manifest.exists():
+    elif manifest.exists() or manifest.is_dir():
         yield item("damaged manifest", manifest, if_unused=True)
     for folder in writers.dead():
-        is_kept = entry is not None and folder == entry.folder
-        if folder.is_dir() and not is_kept:
+        if folder.is_dir() and not (entry is not None and folder == entry.folder):
             # While the entry is missing, an experiment resumes with the finished parts.
-            if entry is not None or not is_used:
-                yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
+            yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
         elif lease_of(folder).exists():
             yield item("lease", lease_of(folder))
     folders, files = entry_folder.children()

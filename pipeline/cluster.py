@@ -12,12 +12,12 @@ from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cli import own_term_handler
-from stages.base import Device
+from stages.base import Context, Device
 from stages.settings import ClusterSettings
 from storage_schemas.errors import ClusterError, OdkdError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
 
-__all__ = ["check_home", "check_resources", "connect", "device", "disconnect"]
+__all__ = ["check_home", "check_resources", "connect", "device", "disconnect", "join"]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,13 @@ def connect() -> None:
         ) from error
     where = f"joined {address}," if address else "local cluster with"
     log.info("Ray: %s %d CPUs and %d GPUs", where, *(ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")))
+
+
+def join(context: Context) -> None:
+    """Connect, and check the device, the resources and the homes of a run."""
+    connect()
+    check_resources(context.settings.cluster, context.device)
+    check_home(context.home, context.upstream)
 
 
 def _init(address: str) -> None:

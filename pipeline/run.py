@@ -88,9 +88,7 @@ def _run(options: argparse.Namespace) -> None:
     # Every stage calls this; connect, and warn, only once.
     @cache
     def connect() -> None:
-        cluster.connect()
-        cluster.check_resources(settings.cluster, context.device)
-        cluster.check_home(home, upstream)
+        cluster.join(context)
 
     graph.check(context, stages, options.force)
     # Only after all checks, so that a refused run creates no folder.

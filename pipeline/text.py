@@ -35,16 +35,13 @@ def tree(value: Mapping[str, object], indent: str = "  ") -> str:
             label, shown = f"{label}[0{f' and {len(below) - 1} more' if len(below) > 1 else ''}]", below[0]
         if isinstance(shown, Mapping) and shown:
             lines += [f"{indent}{label}:", tree(shown, f"{indent}  ")]
+        elif isinstance(shown, str):
+            lines.append(f"{indent}{label}: {printable(shown)}")
         else:
-            lines.append(f"{indent}{label}: {_inline(shown)}")
+            (text,) = values_text(shown)
+            more = f"... ({len(text)} characters)" if len(text) > _LINE else ""
+            lines.append(f"{indent}{label}: {text[:_LINE]}{more}")
     return "\n".join(lines)
-
-
-def _inline(value: object) -> str:
-    if isinstance(value, str):
-        return printable(value)
-    (text,) = values_text(value)
-    return text if len(text) <= _LINE else f"{text[:_LINE]}... ({len(text)} characters)"
 
 
 def values_text(*values: object) -> list[str]:

@@ -27,57 +27,49 @@ def drop(options: argparse.Namespace) -> Result:
     found = {entry_id: garbage_at(store, entry_id) for entry_id in entry_ids}
     users = Users.of(home)
     for entry_id in entry_ids:
-        _refuse_used(users, entry_id, allowed=options.used)
+        _is_used(users, entry_id, options.used)
     inventory = take_inventory(store)
 
     def work(entry_id: str) -> bool:
         # Read the experiments again for each item: a run may have started since.
-        def is_used() -> bool:
-            _refuse_used(Users.of(home), entry_id, allowed=options.used)
-            return False
-
-        if all(remove(store, item, is_used) for item in found[entry_id]):
+        if all(remove(store, item, lambda: _is_used(Users.of(home), entry_id, options.used)) for item in found[entry_id]):
             return True
-        raise StoreError(
-            f"{entry_id} stays: a run writes it, or has rebuilt it",
-            allowed="an entry that no run is making",
-            remedy=Remedy("repeat"),
-        )
+        seen = f"{entry_id} stays: a run writes it, or has rebuilt it"
+        raise StoreError(seen, allowed="an entry that no run is making", remedy=Remedy("repeat"))
 
     gone, error = (entry_ids, None) if options.dry_run else until_error(entry_ids, work)
     facts = list[dict[str, Any]]()
     for entry_id in gone:
         entry = inventory.entries.get(entry_id)
-        stage = entry.manifest.made.get("stage") if entry else None
-        rebuild = users.completed(Remedy("run", entry_id=entry_id, stage=stage or ""), entry_id, upstream)
-        about = {
-            "entry": entry_id,
-            "bytes": sum(item.size for item in found[entry_id]),
-            "experiments": users.names(entry_id),
-            "next": command(rebuild),
-            "made_from_it": sorted(_made_from(inventory, entry_id).difference(gone)),
-        }
-        facts.append(about)
+        rebuild = replace(entry.remake(), force=False) if entry else Remedy("run", entry_id=entry_id)
+        facts.append(
+            {
+                "entry": entry_id,
+                "bytes": sum(item.size for item in found[entry_id]),
+                "experiments": users.names(entry_id),
+                "next": command(users.completed(rebuild, entry_id, upstream)),
+                "made_from_it": sorted(_made_from(inventory, entry_id).difference(gone)),
+            }
+        )
     size = sum(about["bytes"] for about in facts)
     total = f"{plural(len(gone), 'entry')}, {size_text(size)} {'to be dropped' if options.dry_run else 'dropped'}"
     return Result({"dry_run": options.dry_run, "dropped": facts, "bytes": size}, "\n".join([*map(_text, facts), total]), error)
 
 
-def _refuse_used(users: Users, entry_id: str, *, allowed: bool) -> None:
-    """Raise ``StoreError`` if an experiment uses the entry, or may use it, and that is not ``allowed``."""
-    if entry_id in users.runs:
-        seen = f"{entry_id} is used by {', '.join(users.names(entry_id))}"
-    elif users.unknown:
+def _is_used(users: Users, entry_id: str, allowed: bool) -> bool:
+    """False; raise ``StoreError`` if an experiment uses the entry, or may use it, and that is not ``allowed``."""
+    names = users.names(entry_id)
+    if allowed or not (names or users.unknown):
+        return False
+    seen = f"{entry_id} is used by {', '.join(names)}"
+    if not names:
         unknown = users.unknown[0]
         seen = f"{entry_id} may be used by {unknown.name}, whose entries are unknown: {unknown.problem}"
-    else:
-        return
-    if not allowed:
-        raise StoreError(
-            seen,
-            allowed="entries that no experiment uses; with --used others too, which will have to be rebuilt",
-            remedy=replace(users.drop(entry_id, dry_run=True), used=True),
-        )
+    raise StoreError(
+        seen,
+        allowed="entries that no experiment uses; with --used others too, which will have to be rebuilt",
+        remedy=replace(users.drop(entry_id, dry_run=True), used=True),
+    )
 
 
 def _made_from(inventory: Inventory, entry_id: str) -> set[str]:

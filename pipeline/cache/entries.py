@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -69,12 +68,10 @@ class Users:
     @cached_property
     def runs(self) -> Mapping[str, Sequence[Run]]:
         """The runs that refer to an entry, by its id; finished runs first."""
-        found = defaultdict[str, list[Run]](list)
         runs = [run for experiment in self.experiments for run in experiment.runs]
-        for run in sorted(runs, key=lambda run: run.notes is not None):
-            for entry_id in run.entry_ids:
-                found[entry_id].append(run)
-        return dict(found)
+        runs.sort(key=lambda run: run.notes is not None)
+        used = {entry_id for run in runs for entry_id in run.entry_ids}
+        return {entry_id: [run for run in runs if entry_id in run.entry_ids] for entry_id in used}
 
     def names(self, entry_id: str) -> list[str]:
         """The names of the experiments that use the entry."""
@@ -140,13 +137,7 @@ def _warn_of_lost(name: str, folder: StorePath) -> None:
 
 
 def entry_at(store: Store, entry_id: str, *, upstream: StorePath | None = None) -> Entry:
-    """The entry with this id.
-
-    Raises:
-        MissingInputError: it does not exist.
-        CorruptEntryError: its manifest cannot be read; the remedy rebuilds or deletes the entry.
-        SchemaVersionError: it has another schema version.
-    """
+    """As ``find_entry``; if the manifest is damaged, the remedy of the error rebuilds or deletes the entry."""
     try:
         return find_entry(store, entry_id)
     except CorruptEntryError as error:

@@ -52,15 +52,9 @@ def repair(options: argparse.Namespace) -> Result:
             )
         with _step(home, entry_id, upstream) as (context, step):
             assert isinstance(step, ViewStep | TargetsStep)
-            blocks.repair(context, step, left, connect=lambda: _connect(context))
+            blocks.repair(context, step, left, connect=lambda: cluster.join(context))
         lines.append(f"{entry_id}: {plural(len(left), 'file')} recomputed")
     return Result({"entry": entry_id, "repaired": list(damaged), "fetched": fetched}, "\n".join(lines))
-
-
-def _connect(context: Context) -> None:
-    cluster.connect()
-    cluster.check_resources(context.settings.cluster, context.device)
-    cluster.check_home(context.home, context.upstream)
 
 
 def sampled(options: argparse.Namespace) -> Result:
@@ -114,18 +108,13 @@ def _step(home: StorePath, entry_id: str, upstream: StorePath | None) -> Iterato
 def step_of(home: StorePath, entry_id: str, *, upstream: StorePath | None) -> tuple[Context, Step, Run]:
     """The step that leaves this entry, with the context and the run that has its settings.
 
-    Its inputs are read from ``home``, or from the home ``upstream``.
-
-    Raises:
-        MissingInputError: no run of this home refers to it, or no run's settings lead to it on this machine; or inputs are
-            missing.
+    Raises ``MissingInputError`` if no settings lead to it on this machine, or inputs are in neither home.
     """
     users = Users.of(home)
     names, runs = ", ".join(users.names(entry_id)), [run for run in users.runs.get(entry_id, ()) if run.config]
     if not runs:
-        seen = (
-            f"The settings of {names}, which uses {entry_id}, are lost" if names else f"No experiment of {home} uses {entry_id}"
-        )
+        lost = f"The settings of {names}, which uses {entry_id}, are lost"
+        seen = lost if names else f"No experiment of {home} uses {entry_id}"
         raise MissingInputError(
             f"{seen}, so odkd does not know where its images are",
             allowed="an entry that 'ls' shows with an experiment, and its settings (as FILE, if they are lost)",

@@ -115,25 +115,23 @@ class LocalPath(PosixPath):
         }
 
     def _below(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """The file, or the folder and everything below it, in the order in which keys hash files."""
+        paths: list[Path] = [self]
         for folder, folders, files in os.walk(self):
-            for path in (Path(folder) / name for name in (*folders, *files)):
-                with suppress(FileNotFoundError):
-                    yield path, path.lstat()
+            folders.sort()
+            paths += [Path(folder) / name for name in (*folders, *sorted(files))]
+        for path in paths:
+            with suppress(FileNotFoundError):
+                yield path, path.lstat()
 
     def listing(self) -> list[tuple[str, int]]:
         """Relative names and sizes of all files below, in the order in which keys hash them; links are followed."""
-        found = []
-        for folder, names, files in os.walk(self):
-            names.sort()
-            below = Path(folder).relative_to(self)
-            found += [(str(below / name), (Path(folder) / name).stat().st_size) for name in sorted(files)]
-        return found
+        files = [path for path, _ in self._below() if not path.is_dir()]
+        return [(path.relative_to(self).as_posix(), path.stat().st_size) for path in files]
 
     def usage(self) -> FileState:
         """The bytes that deleting a file or folder frees, and when anything in it last changed."""
         found = [found for _, found in self._below()]
-        with suppress(FileNotFoundError):
-            found.append(self.lstat())
         # A file with a second name is also a file of the entry that has adopted it.
         sizes = (each.st_size for each in found if each.st_nlink == 1 and not stat.S_ISDIR(each.st_mode))
         return FileState(sum(sizes), max((each.st_mtime for each in found), default=0.0))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import tarfile
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, SchemaVersionError, StoreError
@@ -43,21 +42,16 @@ def export_entries(entries: Sequence[Entry], target: Path, *, advance: Callable[
         CorruptEntryError: a file does not match its manifest; then nothing is left at ``target``.
     """
     _check_target(target)
-    partial = LocalPath(target).with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    packed = partial.with_suffix(".tar.partial")
-    try:
-        names = [name for entry in entries for name in _export(entry, partial, advance)]
+    with TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as scratch:
+        made = LocalPath(scratch) / "home"
+        names = [name for entry in entries for name in _export(entry, made, advance)]
         if target.suffix == ".tar":
-            _pack(partial, names, packed)
-            packed.parent.sync_files([packed.name])
-            packed.rename(target)
+            made = _packed(made, names)
+            made.parent.sync_files([made.name])
         else:
-            partial.sync_files(names)
-            partial.rename(target)
-        partial.parent.sync_files([])
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        packed.unlink(missing_ok=True)
+            made.sync_files(names)
+        made.rename(target)
+        LocalPath(target.parent).sync_files([])
 
 
 def _check_target(target: Path) -> None:
@@ -89,9 +83,10 @@ def _export(entry: Entry, target: LocalPath, advance: Callable[[], None]) -> Ite
     yield f"{home}/{MANIFEST}"
 
 
-def _pack(folder: LocalPath, names: Sequence[str], target: Path) -> None:
-    """Move the files ``names`` below the folder into a tar file."""
-    with tarfile.open(target, "x") as tar:
+def _packed(folder: LocalPath, names: Sequence[str]) -> LocalPath:
+    """Move the files ``names`` below the folder into a tar file beside it."""
+    packed = folder.with_suffix(".tar")
+    with tarfile.open(packed, "x") as tar:
         for name in names:
             # Without the user, the mode and the time of this machine.
             member = tarfile.TarInfo(name)
@@ -100,6 +95,7 @@ def _pack(folder: LocalPath, names: Sequence[str], target: Path) -> None:
                 tar.addfile(member, content)
             # The disk need not hold every file twice.
             (folder / name).unlink()
+    return packed
 
 
 @dataclass(frozen=True)
@@ -153,8 +149,7 @@ def open_export(source: StorePath) -> Export:
         return _open_home(source)
     if source.is_file():
         return _open_tar(source.fetch(again=True))
-    seen = f"{source} is neither a file nor a folder" if source.exists() else f"There is no {source}"
-    raise StoreError(seen, allowed="a home, or a .tar file of an export")
+    raise StoreError(f"There is no file and no folder {source}", allowed="a home, or a .tar file of an export")
 
 
 def _bad(where: StorePath, what: str) -> CorruptEntryError:
@@ -189,8 +184,7 @@ def _open_tar(path: LocalPath) -> Export:
         yield from path.blocks(member.offset_data, max(0, member.size))
 
     parts = [name.split("/") for name in members]
-    entry_ids = {f"{part[1]}/{part[2]}" for part in parts if part[0] == _STORE and len(part) > len((_STORE, "kind", "key"))}
-    return Export(path, sorted(entry_ids), read)
+    return Export(path, sorted({f"{part[1]}/{part[2]}" for part in parts if part[0] == _STORE and part[3:]}), read)
 
 
 def _members(path: LocalPath) -> dict[str, tarfile.TarInfo]:

@@ -175,7 +175,7 @@ def test_headers_with_numbers_that_are_none_are_refused(tmp_path: LocalPath, sto
 
 def test_a_pipe_is_not_waited_for(tmp_path: LocalPath, store: Store) -> None:
     os.mkfifo(tmp_path / "out.tar")
-    with pytest.raises(StoreError, match="is neither a file nor a folder"):
+    with pytest.raises(StoreError, match="There is no file"):
         imported(store, tmp_path / "out.tar")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 __all__ = [
@@ -88,11 +89,7 @@ class OdkdError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the parts: Ray pickles errors between processes."""
-        return (_rebuild, (type(self), self.seen, self.allowed, self.remedy))
-
-
-def _rebuild(kind: type[OdkdError], seen: str, allowed: str, remedy: Remedy | None) -> OdkdError:
-    return kind(seen, allowed=allowed, remedy=remedy)
+        return partial(type(self), allowed=self.allowed, remedy=self.remedy), (self.seen,)
 
 
 class ConfigError(OdkdError):

@@ -1,4 +1,4 @@
-"""Objects of a bucket; the client retries failed requests by itself.
+"""Objects of a bucket; the client retries failed requests by itself, for up to three minutes.
 
 An exclusive write uses If-None-Match (S3) or a generation precondition (GCS). Errors become those of files: ``OSError`` and its
 children.
@@ -32,13 +32,8 @@ __all__ = ["SCHEMES", "BucketPath"]
 SCHEMES = ("s3", "gs")
 _BEGUN = ".begun"
 _SHORT, _LONG = 10.0, 300.0
-"""Seconds after which a request is taken to hang: one without content, and one that reads or writes a large object."""
+"""Seconds after which a request is taken to hang: one for a few bytes, and one that may move a large object."""
 _OF_ONE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
-_RETRIES: Any = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(minutes=3),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-}
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -201,7 +196,7 @@ class BucketPath:
 
     @contextmanager
     def _client(self, *, seconds: float = _LONG) -> Iterator[ObjectStore]:
-        """The client, which repeats requests that hang for ``seconds``; errors become those of files, with short messages."""
+        """The client, whose requests may take ``seconds``; its errors become those of files, with a message of one line."""
         client = _connect(self.bucket, seconds)
         from obstore.exceptions import AlreadyExistsError, BaseError
 
@@ -234,9 +229,5 @@ def _connect(bucket: str, seconds: float) -> ObjectStore:
         ) from error
     # An endpoint without TLS is allowed only if the user names one.
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    options: Any = {
-        "timeout": timedelta(seconds=seconds),
-        "connect_timeout": timedelta(seconds=_SHORT),
-        "allow_http": plain,
-    }
-    return from_url(bucket, client_options=options, retry_config=_RETRIES)
+    options: Any = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=_SHORT), "allow_http": plain}
+    return from_url(bucket, client_options=options)

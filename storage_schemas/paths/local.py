@@ -68,8 +68,8 @@ class LocalPath(PosixPath):
         """Write the file so that a reader sees all of it or none.
 
         With ``exclusive`` the file must not exist yet: a hard link is created atomically on local disks and on NFS, so that of
-        two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file;
-        in a bucket the file must be small, and a request that hangs is soon repeated.
+        two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file,
+        which must be small: in a bucket a request that hangs fails after seconds.
         """
         partial = self.with_name(f".{self.name}.{uuid.uuid4().hex[:8]}.partial")
         try:

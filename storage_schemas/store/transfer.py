@@ -116,26 +116,24 @@ class Export:
         """
         found, others = [], []
         for entry_id in self.entry_ids:
+            name = f"{entry_id}/{MANIFEST}"
             try:
-                found.append(self._manifest(entry_id))
+                manifest = Manifest.decode(b"".join(self.read(name)), where=f"{self.where}/{_STORE}/{name}")
             except FileNotFoundError:
                 # A run is writing the entry, or the copy of the home is incomplete.
                 log.warning("%s has no manifest of %s; that entry is not imported", self.where, entry_id)
             except SchemaVersionError as error:
                 log.warning("%s; the entry is not imported", error.seen)
                 others.append(error)
+            else:
+                if manifest.entry_id != entry_id:
+                    raise _bad(self.where, f"has at {entry_id} the manifest of {manifest.entry_id}")
+                if manifest.kind not in KINDS:
+                    raise _bad(self.where, f"holds an entry of the unknown kind '{manifest.kind}'")
+                found.append(manifest)
         if not found:
             raise others[0] if others else _bad(self.where, "holds no entries")
         return found
-
-    def _manifest(self, entry_id: str) -> Manifest:
-        data = b"".join(self.read(f"{entry_id}/{MANIFEST}"))
-        manifest = Manifest.decode(data, where=f"{self.where}/{_STORE}/{entry_id}/{MANIFEST}")
-        if manifest.entry_id != entry_id:
-            raise _bad(self.where, f"has at {entry_id} the manifest of {manifest.entry_id}")
-        if manifest.kind not in KINDS:
-            raise _bad(self.where, f"holds an entry of the unknown kind '{manifest.kind}'")
-        return manifest
 
 
 def open_export(source: StorePath) -> Export:
@@ -147,9 +145,9 @@ def open_export(source: StorePath) -> Export:
     """
     if source.is_dir():
         return _open_home(source)
-    if source.is_file():
-        return _open_tar(source.fetch(again=True))
-    raise StoreError(f"There is no file and no folder {source}", allowed="a home, or a .tar file of an export")
+    if source.mirror().is_file():
+        return _open_tar(source.mirror())
+    raise StoreError(f"There is no file and no folder {source}", allowed="a home, or a .tar file on this machine")
 
 
 def _bad(where: StorePath, what: str) -> CorruptEntryError:

@@ -12,17 +12,20 @@ Results are printed as lines of JSON.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from storage_schemas.paths.bucket import BucketPath
+from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
@@ -131,7 +134,16 @@ def _report(root: StorePath, *, replace: bool = False, **facts: object) -> None:
     _say(payload=entry.manifest.payload, problems=_problems(entry), wrote=wrote, litter=sorted(files - mine), **facts)
 
 
+def _warm_up() -> None:
+    """Make an entry in this process, so that the forked ones find all modules imported."""
+    with tempfile.TemporaryDirectory() as folder:
+        _make(LocalPath(folder))
+    # Imported, but not used before the forks: its threads would not survive one.
+    importlib.import_module("obstore.store")
+
+
 def _kills(root: StorePath, *, replace: bool = False) -> None:
+    _warm_up()
     killed, number = True, 0
     while killed:
         number += 1
@@ -156,6 +168,7 @@ def _kills(root: StorePath, *, replace: bool = False) -> None:
 
 
 def _race(root: StorePath) -> None:
+    _warm_up()
     for number in range(_ROUNDS):
         home = root / str(number)
         start = time.monotonic() + 0.05

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,7 +150,9 @@ def _drop(notes: StorePath) -> None:
     # The entries first: if this is interrupted, the rest names no entries, and the next run deletes it.
     (notes / _ENTRIES).unlink(missing_ok=True)
     notes.remove_tree()
-    notes.parent.remove_if_empty()
+    with suppress(OSError):
+        # Only if it is empty: other runs may have notes.
+        notes.parent.rmdir()
 
 
 def experiments(home: StorePath) -> list[Experiment]:

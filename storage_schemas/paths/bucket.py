@@ -135,7 +135,7 @@ class BucketPath:
         """None: a bucket has no folders, so nothing is in their way, and none is made or deleted."""
         return None
 
-    make_folders = remove_if_empty = not_a_folder
+    make_folders = rmdir = not_a_folder
 
     def clear_way(self, name: str) -> None:
         """Do nothing: an object is overwritten."""

@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from storage_schemas.paths.path import StorePath
 
-__all__ = [
-    "FileFacts",
-    "FileProblem",
-    "FileState",
-    "as_mappings",
-    "check_file",
-    "difference",
-    "facts_of",
-    "known_facts_of",
-]
+__all__ = ["FileFacts", "FileProblem", "FileState", "as_mappings", "check_file", "difference", "facts_of", "known_facts_of"]
 
 
 class FileFacts(NamedTuple):

@@ -25,7 +25,6 @@ __all__ = ["LocalPath"]
 
 _READ_BYTES = 1 << 20
 _NOT_OF_ONE_FILE = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -40,10 +39,8 @@ class LocalPath(PosixPath):
         """Size and time of change of the file; None if there is none."""
         try:
             found = self.stat()
-        except OSError as error:
-            if error.errno in _MISSING:
-                return None
-            raise
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         return FileState(found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def blocks(self, start: int = 0, size: int = sys.maxsize) -> Iterator[bytes]:
@@ -178,11 +175,6 @@ class LocalPath(PosixPath):
     def remove_tree(self) -> None:
         """Delete the folder as far as possible, and this node's mirror of it."""
         shutil.rmtree(self, ignore_errors=True)
-
-    def remove_if_empty(self) -> None:
-        """Delete the folder if nothing is in it."""
-        with suppress(OSError):
-            self.rmdir()
 
     def move_to(self, target: StorePath) -> None:
         """Rename the file durably; both paths lie in one store."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from storage_schemas.errors import KINDS, CorruptEntryError, Remedy, SchemaVersionError, StoreError
+from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy, SchemaVersionError, StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import MANIFEST, Manifest, is_plain_name
@@ -114,7 +114,8 @@ class Export:
             SchemaVersionError: all entries have another schema version.
             CorruptEntryError: there is no entry, or a manifest is damaged.
         """
-        found, others = [], []
+        found: list[Manifest] = []
+        fault: OdkdError = _bad(self.where, "holds no entries")
         for entry_id in self.entry_ids:
             name = f"{entry_id}/{MANIFEST}"
             try:
@@ -124,7 +125,7 @@ class Export:
                 log.warning("%s has no manifest of %s; that entry is not imported", self.where, entry_id)
             except SchemaVersionError as error:
                 log.warning("%s; the entry is not imported", error.seen)
-                others.append(error)
+                fault = error
             else:
                 if manifest.entry_id != entry_id:
                     raise _bad(self.where, f"has at {entry_id} the manifest of {manifest.entry_id}")
@@ -132,7 +133,7 @@ class Export:
                     raise _bad(self.where, f"holds an entry of the unknown kind '{manifest.kind}'")
                 found.append(manifest)
         if not found:
-            raise others[0] if others else _bad(self.where, "holds no entries")
+            raise fault
         return found
 
 

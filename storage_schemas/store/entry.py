@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from storage_schemas.errors import REPAIRABLE, CorruptEntryError, MissingInputError, Remedy, SchemaVersionError, StoreError
-from storage_schemas.paths.facts import FileProblem, check_file, facts_of
+from storage_schemas.errors import REPAIRABLE, CorruptEntryError, Remedy, SchemaVersionError, StoreError
+from storage_schemas.paths.facts import FileProblem, check_file
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.manifest import MANIFEST, Manifest
@@ -101,20 +101,12 @@ class Entry:
         Only the bytes that the manifest describes are accepted, so readers never see a wrong file.
 
         Raises:
-            MissingInputError: the entry was deleted meanwhile.
+            FileNotFoundError: the entry was deleted meanwhile.
         """
-        target = self.folder / name
-        try:
-            if facts_of(made) != self.manifest.files[name]:
-                return False
-            self.folder.clear_way(name)
-            made.move_to(target)
-        except FileNotFoundError as error:
-            if self.is_in_store():
-                return False
-            raise MissingInputError(
-                f"The entry {self.entry_id} was deleted", remedy=Remedy("run", kind=self.manifest.kind)
-            ) from error
+        if check_file(made, self.manifest.files[name]):
+            return False
+        self.folder.clear_way(name)
+        made.move_to(self.folder / name)
         return True
 
     def twin(self, upstream: StorePath) -> Entry | None:

@@ -78,7 +78,7 @@ class Users:
         return sorted({run.experiment for run in self.runs.get(entry_id, ())})
 
     def completed(self, remedy: Remedy, entry_id: str, upstream: StorePath | None) -> Remedy:
-        """As the function ``completed``, with the settings of a run that uses the entry."""
+        """The remedy as the function ``completed`` returns it, with the settings of a run that uses the entry."""
         return completed(remedy, self.home, self.runs.get(entry_id, ()), upstream)
 
     def drop(self, entry_id: str, *, dry_run: bool = False) -> Remedy:
@@ -115,7 +115,7 @@ def experiment_remedy(home: StorePath, experiment: Experiment) -> Remedy:
 
 
 def completed(remedy: Remedy, home: StorePath, runs: Sequence[Run], upstream: StorePath | None = None) -> Remedy:
-    """A remedy that is a run without a home, with these homes and the settings of the first of ``runs`` that has them still.
+    """Complete a run that has no home yet: with these homes, and the settings of the first of ``runs`` that still has them.
 
     Any other remedy stays as it is. Warn if the settings of all runs are lost.
     """
@@ -149,7 +149,7 @@ def entry_at(store: Store, entry_id: str, *, upstream: StorePath | None = None) 
 
 
 def order_of(entry_id: str) -> tuple[int, str]:
-    """Sorts entry ids by kind, in the order of the stages, in which damaged entries can be repaired."""
+    """The rank of the entry's kind in the order of the stages, in which damaged entries can be repaired."""
     kind = entry_id.partition("/")[0]
     return (KINDS.index(kind) if kind in KINDS else len(KINDS)), kind
 

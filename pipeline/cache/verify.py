@@ -69,7 +69,7 @@ def verify(options: argparse.Namespace) -> Result:
 
 
 def _repair_order(entry_id: str, inventory: Inventory) -> tuple[object, ...]:
-    """Sorts damaged entries in the order in which they can be repaired: inputs first."""
+    """The rank of a damaged entry in the order in which entries can be repaired: inputs first."""
     kind, entry = order_of(entry_id), inventory.entries.get(entry_id)
     return kind, sum(order_of(other) == kind for other in inventory.made_from(entry)) if entry else 0, entry_id
 

@@ -7,6 +7,7 @@ lease within a minute.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -187,7 +188,11 @@ def remove(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
     try:
         return _removed(store, item, is_used)
     except OSError as error:
-        raise _stays(item, error.filename or item.paths[0], error.strerror or str(error)) from error
+        raise StoreError(
+            f"{item.entry_id} stays: {error.filename or item.paths[0]} cannot be removed ({error.strerror or error})",
+            allowed="a store that this user may write",
+            remedy=Remedy("repeat", text="as a user who may write there"),
+        ) from error
 
 
 def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
@@ -210,13 +215,5 @@ def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
         for path in item.paths:
             delete(path)
     if stays := [path for path in item.paths if path.exists() or path.is_dir()]:
-        raise _stays(item, stays[0], "it is still there")
+        raise OSError(errno.EPERM, "it is still there", str(stays[0]))
     return True
-
-
-def _stays(item: Garbage, path: object, why: str) -> StoreError:
-    return StoreError(
-        f"{item.entry_id} stays: {path} cannot be removed ({why})",
-        allowed="a store that this user may write",
-        remedy=Remedy("repeat", text="as a user who may write there"),
-    )

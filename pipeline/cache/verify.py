@@ -36,8 +36,7 @@ def verify(options: argparse.Namespace) -> Result:
     # The upstream of the environment is needed, and must be reachable, only if something is missing.
     upstream = None if options.upstream is None else upstream_of(options.upstream, home)
     wanted = {find_entry_id(store, key) for key in options.keys}
-    inventory = take_inventory(store)
-    inventory = inventory.only(wanted) if wanted else inventory
+    inventory = take_inventory(store, wanted)
     users = Users.of(home)
     # Before the files are read, which may take hours: an unreachable upstream home is an error.
     missing = {} if wanted else _missing(inventory, users, options.upstream)

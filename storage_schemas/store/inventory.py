@@ -49,13 +49,6 @@ class Inventory:
         """The entries that a text of a recipe names: by key, by content, or by entry id (in reports)."""
         return self._named.get(text, [])
 
-    def only(self, entry_ids: Collection[str]) -> Inventory:
-        """The inventory of ``entry_ids`` only."""
-        return Inventory(
-            {entry_id: entry for entry_id, entry in self.entries.items() if entry_id in entry_ids},
-            {entry_id: error for entry_id, error in self.unreadable.items() if entry_id in entry_ids},
-        )
-
     def made_from(self, entry: Entry) -> dict[str, str]:
         """The entries of this store that the recipe of ``entry`` names: by entry id, the first field that names each."""
         found: dict[str, str] = {}
@@ -96,13 +89,13 @@ def _has_manifest(entry_folder: StorePath) -> bool:
         return True
 
 
-def take_inventory(store: Store) -> Inventory:
-    """Read every manifest and no other file.
+def take_inventory(store: Store, only: Collection[str] = ()) -> Inventory:
+    """Read every manifest, or those of the entry ids ``only``, and no other file.
 
     Raises:
         StoreError: as ``Store.entry_folders``.
     """
-    there = entry_ids(store)
+    there = [entry_id for entry_id in entry_ids(store) if not only or entry_id in only]
     found = dict(zip(there, store.root.map(lambda entry_id: _found(store, entry_id), there), strict=True))
     # The others were deleted since they were listed.
     return Inventory(

@@ -151,9 +151,9 @@ def test_made_from_names_all_entries_of_equal_content(store: Store) -> None:
     assert set(take_inventory(store).made_from(scores)) == {twin.entry_id for twin in twins}
 
 
-def test_only_returns_the_named_entries(tmp_path: LocalPath, store: Store) -> None:
+def test_take_inventory_reads_only_the_named_entries(tmp_path: LocalPath, store: Store) -> None:
     made = a_home(tmp_path)
     broken = made["val"].folder.parent / "manifest.json"
     local(broken).write_text("{")
-    part = take_inventory(store).only({made["train"].entry_id, made["val"].entry_id})
+    part = take_inventory(store, {made["train"].entry_id, made["val"].entry_id})
     assert (list(part.entries), list(part.unreadable)) == ([made["train"].entry_id], [made["val"].entry_id])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +22,10 @@ from tests.support.cache_samples import Cache, a_home
 # Tests may run on two cores, where the threads of several processes would starve each other.
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
+
+# The time of an example says nothing on a busy machine: timing belongs in the benchmark.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def test_an_empty_configuration_is_not_the_default() -> None:
 
 
 def test_the_home_of_an_unknown_user_is_refused() -> None:
-    assert "--config '~nosuchuser/x.yaml': " in _refusal("~nosuchuser/x.yaml")
+    assert "There is no preset and no file '~nosuchuser/x.yaml'" in _refusal("~nosuchuser/x.yaml")
 
 
 def test_a_repeated_key_is_refused_with_its_line(tmp_path: LocalPath) -> None:

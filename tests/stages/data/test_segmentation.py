@@ -59,7 +59,7 @@ def test_run_lengths_go_down_the_columns_and_begin_with_zeros() -> None:
     np.testing.assert_array_equal(mask_hw, [[0, 1, 0], [1, 0, 0]])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.integers(0, 1)))
 def test_both_kinds_of_run_lengths_decode_to_the_mask(mask_hw: npt.NDArray[np.uint8]) -> None:
     height, width = mask_hw.shape
@@ -113,7 +113,7 @@ def test_malformed_segmentations_raise_with_the_reason(segmentation: Any, reason
         mask_rle(segmentation, image_wh=(8, 6))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=12))
 def test_any_text_is_a_mask_of_the_images_size_or_raises(text: str) -> None:
     try:

@@ -118,7 +118,7 @@ def test_a_long_thin_component_is_kept_completely() -> None:
     assert torch.equal(bits_of(heat), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12), st.floats(0.2, 0.9))
 def test_flood_fill_is_a_breadth_first_search(seed: int, height: int, width: int, density: float) -> None:
     rng = np.random.default_rng(seed)
@@ -131,7 +131,7 @@ def test_flood_fill_is_a_breadth_first_search(seed: int, height: int, width: int
         np.testing.assert_array_equal(bits[index].numpy(), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["peak_component", "all"]), st.sampled_from(["relative", "absolute"]))
 def test_binarizing_bits_changes_nothing(seed: int, keep: str, mode: str) -> None:
     heat = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(seed))

@@ -65,7 +65,7 @@ def test_a_map_without_a_positive_value_is_at_the_origin(decoder: Decoder) -> No
     assert (position.tolist(), float(score)) == ([[[0.0, 0.0]]], 0.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(6, 40), st.floats(6, 56))
 def test_each_decoder_finds_the_centre_of_a_gaussian(x: float, y: float) -> None:
     errors: dict[Decoder, float] = {"quarter": 0.26, "dark": 0.01, "centroid": 0.26}

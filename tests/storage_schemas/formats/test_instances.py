@@ -96,13 +96,13 @@ def tables(draw: st.DrawFn) -> Instances:
     return Instances.from_records(rows, facts, COCO_17)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(tables())
 def test_a_table_decodes_to_what_was_encoded(instances: Instances) -> None:
     assert fields(decode_table(encode_table(instances))) == fields(instances)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tables())
 def test_a_file_returns_the_table_written(tmp_path: Path, instances: Instances) -> None:
     write_instances(tmp_path / "instances.parquet", instances)

@@ -233,7 +233,7 @@ def _views_of(
         own = [draft.folder for step, draft in ours if isinstance(step, ViewStep)]
         if not own and stored is None:
             # An earlier run has finished this block of the view: read it from the draft.
-            stored = drafts[crops.key][1].part_folder(part_name(block))
+            stored = drafts[crops.key][1].finished(*block_files(array_specs(context, crops), block))
         teachers = []
         for role in ROLES:
             outputs = tuple(
@@ -255,7 +255,7 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     if isinstance(step, TargetsStep):
         bad = sum(part.notes["bad"] for part in draft.parts().values())
         _refuse_if_too_bad(context, step, bad, num * skeleton_of(context, step.split).num_keypoints)
-        measured |= {"bad_maps": bad, "seen": _seen_share(draft.fetch("peak/"), step.rule)}
+        measured |= {"bad_maps": bad, "seen": _seen_share(draft.finished("peak/").fetch(), step.rule)}
         made |= {"batch_size": context.settings.targets.batch_size}
         if step.split == "val":
             measured |= _scores(context, step, draft)
@@ -288,7 +288,7 @@ def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]
     crops = context.need(view_step(context, "val", step.view))
     affine = read_rows(crops.fetch(), "affine").astype(np.float64)
     width, height = context.heatmap_wh
-    folder = draft.fetch("bits/", "peak/", "block-")
+    folder = draft.finished("bits/", "peak/", "block-").fetch()
     bits = unpack_bits(cast(Any, read_rows(folder, "bits")), (instances.skeleton.num_keypoints, height, width))
     xy, score = decode_bits(torch.from_numpy(bits), torch.from_numpy(read_rows(folder, "peak").astype(np.float32)))
     found = {"AP_from_bits": np.concatenate([to_image(xy, affine), score.numpy()[..., None]], -1).astype(np.float32)}

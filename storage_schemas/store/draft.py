@@ -16,7 +16,7 @@ from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.entry import Entry, read_entry
 from storage_schemas.store.lease import LeaseWatch, lease_of
 from storage_schemas.store.manifest import MANIFEST, Manifest, payload_of
-from storage_schemas.store.parts import MARKER, Part, finished_parts, markers_of, read_marker
+from storage_schemas.store.parts import MARKER, Part, finished_parts, markers_of
 from storage_schemas.store.provenance import provenance
 from storage_schemas.store.recipe import Recipe, as_json, key_of
 
@@ -61,15 +61,9 @@ class Draft:
         """The finished parts by name, own and adopted ones."""
         return {part.name: part for part in finished_parts(self.folder)}
 
-    def fetch(self, *prefixes: str) -> LocalPath:
-        """The folder on this node with those files of finished parts whose names begin with one of ``prefixes``."""
-        return self.folder.folder({name: facts for name, facts in self._marked().items() if name.startswith(prefixes)}).fetch()
-
-    def part_folder(self, name: str) -> Folder:
-        """The folder with the files of the finished part ``name``, for another process."""
-        part = read_marker(self.folder / f"{name}{MARKER}")
-        assert part is not None, f"{name} is not finished"
-        return self.folder.folder(part.files)
+    def finished(self, *prefixes: str) -> Folder:
+        """The folder with those files of finished parts whose names begin with one of ``prefixes``, for any process."""
+        return self.folder.folder({name: facts for name, facts in self._marked().items() if name.startswith(prefixes)})
 
     def file(self, name: str) -> File:
         """A file of a finished part, or one that this process wrote, for another process."""

@@ -89,11 +89,13 @@ class Entry:
         return found
 
     def is_in_store(self) -> bool:
-        """True if the store's manifest still names this folder; the folder alone proves nothing."""
+        """True if the store's manifest names this folder, or cannot be read; the folder alone proves nothing."""
         try:
             return read_entry(self.folder.parent).folder == self.folder
         except (FileNotFoundError, CorruptEntryError):
             return False
+        except (OSError, StoreError):
+            return True
 
     def put_back(self, name: str, made: StorePath) -> bool:
         """Move the file ``made`` to where the damaged file ``name`` belongs; False, and no change, if its bytes differ.

@@ -113,7 +113,11 @@ class LeaseWatch:
             return self._facts
         if data != self._seen:
             self._seen, self._since = data, time.monotonic()
-        self._facts = _decode(data)
+        try:
+            self._facts = dict(json.loads(data))
+        except (ValueError, TypeError):
+            # The file is no lease: a lease is never written in part.
+            self._facts = {}
         return self._facts
 
 
@@ -147,15 +151,6 @@ class Writers:
                 log.info("Waiting for %s, which %s is making", entry_id, next(iter(living.values())).holder())
                 has_notified = True
             time.sleep(_POLL_SECONDS)
-
-
-def _decode(data: bytes) -> dict[str, object]:
-    """The facts of a lease; none if the file is no lease, since a lease is never written in part."""
-    try:
-        facts = json.loads(data)
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _ran_here(facts: dict[str, object]) -> bool:

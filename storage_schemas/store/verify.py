@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from storage_schemas.errors import CorruptEntryError, OdkdError, UnreadableEntryError
+from storage_schemas.errors import CorruptEntryError, UnreadableEntryError
 from storage_schemas.store.inventory import Inventory
 from storage_schemas.store.store import Entry
 
@@ -41,15 +41,7 @@ def verify(inventory: Inventory, *, advance: Callable[[], None]) -> dict[str, Da
     for entry_id, entry in inventory.entries.items():
         problems = entry.damaged(advance)
         # Not if the entry was deleted or rebuilt while its files were read.
-        if problems and _is_in_store(entry):
+        if problems and entry.is_in_store():
             lines = [f"{name} {problem}" for name, problem in problems.items()]
             damaged[entry_id] = Damage(lines, any(problem.kind == "unreadable" for problem in problems.values()), entry)
     return damaged
-
-
-def _is_in_store(entry: Entry) -> bool:
-    try:
-        return entry.is_in_store()
-    except (OSError, OdkdError):
-        # Its manifest cannot be read any more: that is no reason to hide the damage.
-        return True

@@ -156,7 +156,7 @@ def test_another_node_adopts_the_parts_of_a_dead_writer(
     with store.draft("targets", RECIPE) as draft:
         assert isinstance(draft, Draft)
         assert set(draft.parts()) == {"block-0"}
-        assert (draft.fetch("bits/") / "bits/c/0").read_bytes() == CONTENT["bits/c/0"]
+        assert (draft.finished("bits/").fetch() / "bits/c/0").read_bytes() == CONTENT["bits/c/0"]
         for name in FILES[1:]:
             write_file(draft, name)
         finish_part(draft.folder, "block-1", ["bits/c/1"])

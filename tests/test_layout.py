@@ -167,6 +167,11 @@ def test_no_function_is_longer_than_60_lines_and_nine_of_ten_have_at_most_25() -
     assert statistics.quantiles(lines, n=10)[-1] <= 25
 
 
+def test_the_store_and_its_commands_do_not_grow() -> None:
+    counted = [path for path in SOURCES if path.startswith(("storage_schemas/", "pipeline/cache/", "pipeline/text.py"))]
+    assert sum(map(_lines, counted)) <= 4620
+
+
 # Words
 
 

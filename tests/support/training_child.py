@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # else each child imports it for its optimizer, which takes 3 s
 from torch import Tensor
 
 from stages.data.loader import Batch

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from stages.networks.spec import NetworkSpec
 from stages.training.loop import WEIGHTS
 from stages.training.plan import TrainingPlan
 from storage_schemas.formats.checkpoints import load_weights
@@ -46,7 +47,7 @@ def plan_in(folder: Path) -> TrainingPlan:
     folder.mkdir()
     plan = make_plan(folder, on_labels(EPOCHS), images=[1, 2, 3] * (INSTANCES // 3))
     plan = replace(plan, train=plan.train.model_copy(update={"batch_size": BATCH}))
-    plan = replace(plan, feed_mask=True, mask_drop=0.5, network=replace(plan.network, senior=True))
+    plan = replace(plan, feed_mask=True, mask_drop=0.5, network=NetworkSpec(network="hrnet_w8_tiny", senior=True))
     (folder / "plan.pickle").write_bytes(pickle.dumps(plan))
     return plan
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from pipeline.bench.__main__ import main
 from pipeline.bench.scale import PARTS
+from tests.support.warm_ray import run_here
 
 
 @pytest.mark.parametrize(
@@ -46,13 +45,12 @@ def test_figures_of_an_earlier_run_are_not_overwritten(tmp_path: Path, capsys: p
 
 
 @pytest.mark.slow
-def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_plot(tmp_path: Path) -> None:
+def test_a_smoke_run_measures_every_part_and_leaves_figures_and_a_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, temporary = tmp_path / "out", tmp_path / "temporary"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pipeline.bench", "cache", "--quick", "--out", str(out)]
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False, env=environment)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    ran = run_here(main, "cache", "--quick", "--out", str(out))
+    assert ran.status == 0, ran.out + ran.err
     assert [path for path in temporary.rglob("*") if path.is_file()] == []
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((out / "bench.json").read_text())

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one thread a process, an S3 server, and a home with entries and commands on it."""
+"""Fixtures for all tests: one thread a process, an S3 server, a warm Ray, and homes with entries and commands on them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Entry
 from tests.support.buckets import Server, local, served
 from tests.support.cache_samples import Cache, a_home
+from tests.support.warm_ray import warm_ray
+from tests.support.whole_runs import done
 
 # Tests may run on two cores, where the threads of several processes would starve each other.
 torch.set_num_threads(1)
@@ -26,6 +28,11 @@ cv2.setNumThreads(0)
 # The time of an example says nothing on a busy machine: timing belongs in the benchmark.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the tests that use the warm Ray to the end: they share one, and the others run without it."""
+    items.sort(key=lambda item: "warm" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
@@ -57,6 +64,28 @@ def bucket(server: Server) -> BucketPath:
     name = f"odkd-{uuid.uuid4().hex[:8]}"
     server.make_bucket(name)
     return BucketPath(f"s3://{name}", "")
+
+
+@pytest.fixture(scope="session")
+def nodes_folder(tmp_path_factory: pytest.TempPathFactory) -> LocalPath:
+    """Where each node keeps its local copies of files in buckets, in a folder of its name."""
+    return LocalPath(tmp_path_factory.mktemp("nodes"))
+
+
+@pytest.fixture(scope="session")
+def warm(_server: Server, nodes_folder: LocalPath) -> Iterator[None]:
+    """A Ray for all tests that need one; its workers are on the node ``first`` and reach the S3 server."""
+    with warm_ray({**_server.environment, "ODKD_CACHE": str(nodes_folder / "first")}):
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: None) -> LocalPath:
+    """A home in which all stages have run."""
+    home = LocalPath(tmp_path_factory.mktemp("finished")) / "home"
+    ran = done(home, "all")
+    assert ran.used_cluster
+    return home
 
 
 @pytest.fixture

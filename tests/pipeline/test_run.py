@@ -1,7 +1,7 @@
 """The whole pipeline on a tiny drawn data set: real Ray, real Zarr, real processes killed.
 
 One run of all stages makes the home ``finished``. Tests that change something work on a copy of it. Commands run in this
-process on one warm Ray; what is to be killed runs in a process of its own, with a Ray of its own.
+process on the warm Ray; what is to be killed runs in a process of its own, with a Ray of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,25 +22,13 @@ from storage_schemas.store.store import Store
 from tests.support.buckets import local
 from tests.support.small_disk import remount, small_disk
 from tests.support.store_samples import entries_of
-from tests.support.warm_ray import warm_ray
 from tests.support.whole_runs import cache, copy_without, done, entry_of, kill_when, metrics, payloads, run, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with warm_ray():
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, _ray: None) -> LocalPath:
-    """A home in which all stages have run."""
-    home = LocalPath(tmp_path_factory.mktemp("finished")) / "home"
-    ran = done(home, "all")
-    assert ran.used_cluster
-    return home
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning"),
+    pytest.mark.usefixtures("warm"),
+]
 
 
 @pytest.fixture
@@ -283,7 +270,7 @@ def test_repair_rebuilds_damaged_shards_and_nothing_else(home: LocalPath) -> Non
     flipped[len(flipped) // 2] ^= 1
     targets.path("bits/c/1/0").write_bytes(flipped)
     targets.path("peak/zarr.json").write_bytes(b"")
-    crops.path("affine/c/2/0/0").unlink()
+    crops.path("affine/c/1/0/0").unlink()
     untouched = targets.path("bits/c/0/0").stat().st_mtime_ns
     # Zarr reads lost rows as zeros: without a check the teacher would be fed empty crops.
     refused = run(home, "targets", binarize__threshold=0.4)

@@ -1,7 +1,8 @@
 """The whole pipeline on homes in a bucket of a real S3 server, which can be told to fail every third request.
 
-One run of all stages, in a process of its own, makes the home ``CLEAN``. Later commands run in this process, on one warm Ray
-where they need one; ``ODKD_CACHE`` decides which node's local files they see.
+The home ``CLEAN`` gets the teachers and the baseline of the home ``finished``, which is a folder; one run of all stages makes
+the rest. Commands run in this process, on the warm Ray where they need one; ``ODKD_CACHE`` decides which node's local files
+they see.
 """
 
 from __future__ import annotations
@@ -27,26 +28,13 @@ from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath, parse_path
 from storage_schemas.store.inventory import take_inventory
 from storage_schemas.store.store import Store
-from tests.support.buckets import Server, served
+from tests.support.buckets import Server
 from tests.support.store_samples import entries_of
-from tests.support.warm_ray import Ran, run_here, warm_ray
+from tests.support.warm_ray import Ran, run_here
+from tests.support.whole_runs import arguments, entry_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")]
 
-TINY = {
-    "data.embedded.train_images": 12,
-    "data.embedded.val_images": 4,
-    "crop.size_wh": [64, 64],
-    "teachers.primary.network": "hrnet_w8_tiny",
-    "teachers.primary.train.epochs": 1,
-    "teachers.senior.train.epochs": 1,
-    "teachers.senior.control": False,
-    "views.count": 2,
-    "distill.student.network": "hrnet_w8_tiny",
-    "distill.baseline": False,
-    "distill.epochs": 2,
-    "distill.schedule": "primary_then_senior",
-}
 CLEAN, FAULTY, KILLED = (f"s3://odkd/{name}/home" for name in ("clean", "faulty", "killed"))
 
 
@@ -84,7 +72,7 @@ class _Nodes:
 
 
 def _stage(stage: str, home: str) -> list[str]:
-    return ["--stage", stage, "--home", home, *(f"--set={name}={json.dumps(value)}" for name, value in TINY.items())]
+    return arguments(home, stage)
 
 
 def _done(ran: Ran) -> Ran:
@@ -93,16 +81,22 @@ def _done(ran: Ran) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Nodes]:
-    """A server with a home in which all stages have run, and a cluster whose workers are on the node ``first``."""
-    with served() as server, pytest.MonkeyPatch.context() as patch:
-        server.make_bucket("odkd")
-        nodes = _Nodes(server, LocalPath(tmp_path_factory.mktemp("nodes")))
+def nodes(
+    _server: Server, nodes_folder: LocalPath, finished: LocalPath, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[_Nodes]:
+    """A server with a home in which all stages have run; all of its networks but the student were trained in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        _server.make_bucket("odkd")
+        nodes = _Nodes(_server, nodes_folder)
         for name, value in nodes.environment("first").items():
             patch.setenv(name, value)
-        nodes.process("pipeline.run", *_stage("all", CLEAN), node="first")
-        with warm_ray():
-            yield nodes
+        titles = ("primary teacher", "senior teacher", "baseline (the student without teachers)")
+        trained = [entry_of(finished, title).entry_id for title in titles]
+        export = str(tmp_path_factory.mktemp("export") / "trained.tar")
+        _done(nodes.cache("export", *trained, export, home=str(finished)))
+        _done(nodes.cache("import", export, node="first"))
+        assert _done(nodes.run("all", CLEAN, node="first")).used_cluster
+        yield nodes
 
 
 @pytest.fixture(autouse=True)
@@ -121,8 +115,9 @@ def _metrics(home: StorePath) -> dict[str, Any]:
     return found
 
 
-def test_a_run_leaves_the_same_files_in_a_bucket_as_in_a_folder(nodes: _Nodes) -> None:
+def test_a_run_leaves_the_same_files_in_a_bucket_as_in_a_folder(nodes: _Nodes, finished: LocalPath) -> None:
     home = parse_path(CLEAN)
+    assert _contents(CLEAN) == _contents(str(finished))
     found = _metrics(home)
     names = set(home.files_below())
     assert {name.split("/")[0] for name in names} == {"datasets", "runs", "store"}
@@ -204,7 +199,7 @@ def test_entries_of_an_upstream_bucket_are_not_computed_again(nodes: _Nodes, tmp
 @pytest.mark.long
 def test_a_killed_run_continues_on_another_node(nodes: _Nodes) -> None:
     """SIGKILL the driver and its workers once the bucket holds the first epoch of the student."""
-    home, others = parse_path(KILLED), ("--upstream", CLEAN, "--set=distill.lr=0.001")
+    home, others = parse_path(KILLED), ("--upstream", CLEAN, "--set=distill.lr=0.001", "--set=distill.baseline=false")
     command = [sys.executable, "-m", "pipeline.run", *_stage("distill", KILLED), *others]
     killed = subprocess.Popen(
         command,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import ray
 
 from stages import prepare
 from stages.base import Context
@@ -34,18 +32,11 @@ from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.errors import suggested
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 
 _NAMES = ["nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
           "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
           "right_ankle"]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20)
-    yield
-    ray.shutdown()
 
 
 def _record(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a record holds what a broken file may hold)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest.mock import patch
@@ -28,16 +28,21 @@ class Ran:
 
 
 @contextmanager
-def warm_ray() -> Iterator[None]:
+def warm_ray(of_workers: Mapping[str, str]) -> Iterator[None]:
     """Start Ray as a run does, and keep it until the block ends, whichever command would stop it.
 
-    A start takes 3 to 5 s, and each worker process 5 s of imports more.
+    A start takes 3 to 5 s, and each worker process 5 s of imports more. ``of_workers`` is added to the environment of the
+    workers, but not of this process.
     """
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("RAY_ADDRESS", raising=False)
         # Ray gives workers a low priority: beside other work on the machine the tests would wait for them for minutes.
         environment.setenv("RAY_worker_niceness", "0")
-        cluster.connect()
+        with pytest.MonkeyPatch.context() as start:
+            # Else Ray ends idle workers during each training, and the next task waits for the imports of a new one.
+            for name, value in {"RAY_num_workers_soft_limit": "8", **of_workers}.items():
+                start.setenv(name, value)
+            cluster.connect()
         stop = cluster.disconnect
         environment.setattr(cluster, "disconnect", lambda: None)
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +34,6 @@ from storage_schemas.formats.targets import create_arrays, target_arrays, write_
 from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.plan_samples import losses, make_plan, on_labels
-from tests.support.warm_ray import warm_ray
 
 
 @pytest.mark.parametrize(
@@ -90,22 +88,16 @@ def _exported(path: LocalPath) -> LocalPath:
     return path
 
 
-def _plan(folder: LocalPath, program: LocalPath, *, workers: int) -> TrainingPlan:
+def _plan(folder: LocalPath, network: NetworkSpec, *, workers: int) -> TrainingPlan:
     folder.mkdir()
     plan = make_plan(folder, on_labels(3), images=(1, 2, 3, 4, 5, 6, 7, 8))
     train = plan.train.model_copy(update={"batch_size": 4, "workers": workers, "optimizer": "sgd", "lr": 0.01})
-    return replace(plan, network=NetworkSpec(weights=program), train=train)
-
-
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    with warm_ray():
-        yield
+    return replace(plan, network=network, train=train)
 
 
 @pytest.fixture
-def context(tmp_path: LocalPath, _ray: None) -> Context:
-    """A run on the module's cluster."""
+def context(tmp_path: LocalPath, warm: None) -> Context:
+    """A run on the warm Ray."""
     primary = TeacherSource(network="hrnet_w8_small", train=TrainSettings(epochs=1))
     settings = Settings(name="x", data=DataSettings(embedded=EmbeddedData()), teachers=TeachersSettings(primary=primary))
     return Context(settings, tmp_path, "cpu")
@@ -124,7 +116,7 @@ def test_a_read_error_of_one_worker_ends_the_others_and_is_raised(
     write_block(bits, 0, {"bits": np.zeros((8, 17 * 16 * 16 // 8), np.uint8), "peak": np.zeros((8, 17), np.float16)})
     [shard] = [path for path in (bits / "bits" / "c").rglob("*") if path.is_file()]
     shard.write_bytes(shard.read_bytes()[:-9])
-    plan = _plan(tmp_path / "training", _exported(tmp_path / "program.pt2"), workers=2)
+    plan = _plan(tmp_path / "training", NetworkSpec(network="hrnet_w8_tiny"), workers=2)
     plan = replace(plan, epochs=[EpochPlan(view=1, weights=Weights(1.0, primary=1.0), primary=bits)])
     settings = context.settings.model_copy(update={"cluster": ClusterSettings(max_failures=max_failures)})
     failed_at: list[float] = []
@@ -146,15 +138,12 @@ def test_a_read_error_of_one_worker_ends_the_others_and_is_raised(
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 def test_two_workers_get_the_same_weights_as_one(tmp_path: LocalPath, context: Context) -> None:
     """Each step uses the mean gradient over the whole batch, for any number of workers; so does the logged loss."""
-    program = _exported(tmp_path / "program.pt2")
-    plans = [_plan(tmp_path / str(workers), program, workers=workers) for workers in (1, 2)]
-    # Alone, and as many threads as beside its partner.
-    facts = [
-        *run_trainings(context, plans[:1], at_once=[plans[0].train, plans[0].train]),
-        *run_trainings(context, plans[1:]),
-    ]
+    network = NetworkSpec(weights=_exported(tmp_path / "program.pt2"))
+    plans = [_plan(tmp_path / str(workers), network, workers=workers) for workers in (1, 2)]
+    # At the same time: three processes share the CPUs.
+    facts = run_trainings(context, plans)
     assert [fact["workers"] for fact in facts] == [1, 2]
-    assert {fact["threads_per_worker"] for fact in facts} == {max(1, int(ray.cluster_resources()["CPU"]) // 2)}
+    assert {fact["threads_per_worker"] for fact in facts} == {max(1, int(ray.cluster_resources()["CPU"]) // 3)}
     alone, shared = (load_weights(local(plan.folder / WEIGHTS)).state for plan in plans)
     assert losses(local(plans[1].folder)) == pytest.approx(losses(local(plans[0].folder)), rel=1e-4)
     assert losses(local(plans[0].folder))[0] > losses(local(plans[0].folder))[-1]

@@ -38,7 +38,6 @@ from storage_schemas.store.store import Draft, Entry
 from tests.support.buckets import local
 from tests.support.errors import suggested
 from tests.support.step_samples import make_context
-from tests.support.warm_ray import warm_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")]
 
@@ -55,20 +54,19 @@ ROLES: tuple[Role, Role] = ("primary", "senior")
 
 
 def _connected() -> None:
-    """The unchanged settings: the cluster runs as long as the tests of this module."""
+    """The warm Ray is connected."""
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with untrained teachers and their targets, and the cluster that made them."""
+def made(tmp_path_factory: pytest.TempPathFactory, warm: None) -> Path:
+    """A home with untrained teachers and their targets."""
     home = tmp_path_factory.mktemp("made") / "home"
     context = make_context(home, *TINY)
-    with warm_ray():
-        graph.make_stage(context, "prepare", force=None, connect=lambda: None)
-        for number, role in enumerate(ROLES):
-            _leave_teacher(context, role, seed=number)
-        graph.make_stage(context, "targets", force=None, connect=lambda: None)
-        yield home
+    graph.make_stage(context, "prepare", force=None, connect=_connected)
+    for number, role in enumerate(ROLES):
+        _leave_teacher(context, role, seed=number)
+    graph.make_stage(context, "targets", force=None, connect=_connected)
+    return home
 
 
 def _leave_teacher(context: Context, role: Role, *, seed: int) -> None:

@@ -39,8 +39,8 @@ def home_of(option: str | None) -> StorePath:
             allowed="an absolute path: a submitted job runs in a temporary folder, and later jobs must find what it left",
             remedy=Remedy("repeat", home=str(Path(text).absolute())),
         )
-    if home.not_a_folder():
-        raise StoreError(f"The home {home} cannot be made: Not a directory", allowed="a folder that this user may write")
+    if stray := home.not_a_folder():
+        raise StoreError(f"The home {home} cannot be made: {stray.seen}", allowed="a folder that this user may write")
     return home
 
 
@@ -91,7 +91,7 @@ def _place(what: str, text: str) -> StorePath:
     if is_url and scheme not in SCHEMES:
         raise StoreError(f"The {what} '{text}' is a URI", allowed=_ALLOWED)
     # A home without a prefix would share the bucket with everything else in it.
-    if is_url and ("/" not in rest.strip("/") or {".", ".."} & set(rest.split("/"))):
+    if is_url and (rest.startswith("/") or "/" not in rest.strip("/") or {".", ".."} & set(rest.split("/"))):
         raise StoreError(f"The {what} '{text}' names no folder in a bucket", allowed="s3://BUCKET/PREFIX without . and ..")
     return parse_path(text)
 

@@ -46,16 +46,13 @@ def tree(value: Mapping[str, object], indent: str = "  ") -> str:
 
 def values_text(*values: object) -> list[str]:
     """Values as JSON with numbers of six digits, or of all digits if two different values would look equal."""
-    texts = [json.dumps(_rounded(value)) for value in values]
+    texts = [json.dumps(json.loads(json.dumps(value), parse_float=_rounded)) for value in values]
     return texts if len(set(texts)) == len(texts) else [json.dumps(value) for value in values]
 
 
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if abs(value) < _WHOLE else round(value)
-    if isinstance(value, Mapping):
-        return {name: _rounded(below) for name, below in value.items()}
-    return [_rounded(below) for below in value] if isinstance(value, list) else value
+def _rounded(number: str) -> float:
+    value = float(number)
+    return float(f"{value:.6g}") if abs(value) < _WHOLE else round(value)
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.base import Context, InstancesStep, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
-from stages.data.images import ImageError, ImageFacts, read_image
+from stages.data.images import ImageError, read_image
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
 from stages.data.windows import WINDOWS_RECIPE, ImageSource, WindowWriter
 from stages.distributed.tasks import run_tasks, task_options
@@ -24,7 +24,7 @@ from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, read_skeleton, write_instances
 from storage_schemas.formats.windows import WINDOWS_INDEX, StoredWindow, write_index
-from storage_schemas.paths.facts import known_facts_of
+from storage_schemas.paths.facts import FileFacts, known_facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.parts import MARKER, Part, copy_part, finish_part, read_marker
@@ -186,13 +186,13 @@ class ImagesJob:
 class ImagesResult:
     """For each image id its facts, or the reason why the image cannot be used; and the windows that were written."""
 
-    facts: dict[int, ImageFacts | str]
+    facts: dict[int, FileFacts | str]
     windows: list[StoredWindow]
 
 
 def read_images(job: ImagesJob) -> ImagesResult:
     """The Ray task of this stage: read and hash images, and store the windows of their instances."""
-    found: dict[int, ImageFacts | str] = {}
+    found: dict[int, FileFacts | str] = {}
     part = f"windows-{job.number:05d}"
     writer = WindowWriter(job.windows.mirror(), part) if job.windows else None
     for records in job.images:
@@ -227,7 +227,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     if not good:
         raise DataError(f"The {split} set has no usable instance", allowed="at least one instance with labelled keypoints")
     table = Instances.from_records(
-        good, {key: fact for key, fact in facts.items() if isinstance(fact, ImageFacts)}, coco.skeleton
+        good, {key: fact for key, fact in facts.items() if isinstance(fact, FileFacts)}, coco.skeleton
     )
     write_instances(draft.work / INSTANCES, table)
     truth = ground_truth_json(coco, quarantine=quarantine, bad_images=set(bad_images))

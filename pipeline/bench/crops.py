@@ -22,8 +22,9 @@ from stages.pose.skeleton import COCO_17
 from stages.progress import progress
 from stages.settings import AugmentSettings
 from storage_schemas.errors import DataError
-from storage_schemas.formats.instances import ImageFacts, Instances, Record
+from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.formats.windows import StoredWindow, write_index
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.local import LocalPath
 
 __all__ = ["Photographs", "find_photographs", "measure_crops"]
@@ -98,7 +99,7 @@ def _store(photographs: Photographs, folder: LocalPath) -> tuple[Instances, list
     for record in photographs.records:
         by_image[record.image_id].append(record)
     folder.mkdir()
-    writer, facts = WindowWriter(folder, "windows"), dict[int, ImageFacts]()
+    writer, facts = WindowWriter(folder, "windows"), dict[int, FileFacts]()
     with progress("bench: storing crops", len(by_image), "images") as bar:
         for image_id, records in by_image.items():
             first = records[0]

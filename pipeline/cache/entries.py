@@ -14,7 +14,7 @@ from pipeline.experiments import Experiment, Run, experiments
 from pipeline.home import has_store, home_of, make_home, upstream_if_there
 from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.inventory import entry_ids, find_entry
+from storage_schemas.store.inventory import find_entry, has_manifest
 from storage_schemas.store.store import Entry, Store
 from storage_schemas.store.verify import Damage, damage_of_manifest
 
@@ -97,7 +97,7 @@ class Users:
         if damage.entry:
             if is_used or (upstream and damage.entry.twin(upstream)):
                 return self.completed(damage.entry.remedy(upstream), entry_id, upstream)
-        elif is_used and not (upstream and entry_id in entry_ids(Store(upstream / "store"))):
+        elif is_used and not (upstream and has_manifest(upstream / "store" / entry_id)):
             # Without a readable manifest the entry is missing: no file can be repaired, and a run rebuilds it without --force.
             return self.completed(Remedy("run", entry_id=entry_id), entry_id, upstream)
         # No experiment needs it, or a run would use the upstream entry and leave this one.

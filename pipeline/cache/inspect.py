@@ -164,7 +164,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     shown = {
         **row,
         "size": size_text(row["size"]),
-        "instances": row["instances"] and f"{row['instances']:,}",
+        "instances": "" if row["instances"] is None else f"{row['instances']:,}",
         "AP": decoder and f"{row['ap'][decoder]:.3f} {decoder.replace('_', ' ')}",
         "age": row["made_at"] and age_text(time.time() - datetime.fromisoformat(row["made_at"]).timestamp()),
         "used by": ", ".join(names) + (f" and {more} more" if more > 0 else ""),

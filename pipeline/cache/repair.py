@@ -124,7 +124,8 @@ def step_of(home: StorePath, entry_id: str, *, upstream: StorePath | None) -> tu
     for run in runs:
         try:
             settings = load_settings(str(run.config))
-            context = Context(settings, home, cluster.device(settings.cluster), upstream=upstream)
+            # One name for all contexts: the images are listed once in a run.
+            context = Context(settings, home, cluster.device(settings.cluster), run="repair", upstream=upstream)
             steps = [step for module in graph.STAGES.values() for step in module.steps(context)]
         except OdkdError as error:
             # The settings are of another release, or the data is on another machine: try those of the next run.

@@ -14,8 +14,7 @@ from pipeline.text import printable
 from stages.humanize import plural, size_text
 from storage_schemas.errors import CorruptEntryError, OdkdError, Remedy, SchemaVersionError
 from storage_schemas.store import verify as verification
-from storage_schemas.store.inventory import Inventory, entry_ids, find_entry_id, take_inventory
-from storage_schemas.store.store import Store
+from storage_schemas.store.inventory import Inventory, find_entry_id, has_manifest, take_inventory
 
 __all__ = ["verify"]
 
@@ -79,7 +78,7 @@ def _missing(inventory: Inventory, users: Users, option: str | None) -> dict[str
     lacking = frozenset().union(*(run.entry_ids for run in finished)) - inventory.entries.keys() - inventory.unreadable.keys()
     upstream = upstream_of(option, users.home) if lacking else None
     if upstream:
-        lacking -= set(entry_ids(Store(upstream / "store")))
+        lacking -= {entry_id for entry_id in lacking if has_manifest(upstream / "store" / entry_id)}
     found = {}
     for run in finished:
         # By stage: building the first entry of an experiment may build others, which are made from it.

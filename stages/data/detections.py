@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.images import ImageError, ImageFacts, check_image
+from stages.data.images import ImageError, check_image
 from stages.pose.affine import box_to_center_size
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Record
 from storage_schemas.formats.skeleton import Skeleton
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.path import StorePath
 
 __all__ = ["check_images", "read_detections"]
@@ -58,24 +59,24 @@ def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, sk
 
 def check_images(
     root: StorePath, images: Sequence[Image], *, progress: Callable[[], None] = lambda: None
-) -> dict[int, ImageFacts]:
+) -> dict[int, FileFacts]:
     """Hash and length of the files of ``images`` below ``root``, by image id; calls ``progress`` after each.
 
     Raises:
         DataError: an image is missing or cannot be used.
     """
 
-    def check(image: Image) -> ImageFacts | str:
+    def check(image: Image) -> FileFacts | str:
         try:
             return check_image(root, image["file_name"], (image["width"], image["height"]))
         except ImageError as error:
             return str(error)
 
-    found, faults = dict[int, ImageFacts](), list[str]()
+    found, faults = dict[int, FileFacts](), list[str]()
     # Threads suffice: reading waits for storage, and decoding releases Python's lock.
     with ThreadPoolExecutor(thread_name_prefix="odkd-detections") as pool:
         for image, facts in zip(images, pool.map(check, images), strict=True):
-            if isinstance(facts, ImageFacts):
+            if isinstance(facts, FileFacts):
                 found[int(image["id"])] = facts
             else:
                 faults.append(f"image {image['id']} ('{image['file_name']}'): {facts}")

@@ -24,14 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from storage_schemas.formats.instances import ImageFacts
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.path import StorePath
 
 __all__ = [
     "DECODER_VERSION",
     "MAX_PIXELS",
     "ImageError",
-    "ImageFacts",
     "ImageHeader",
     "check_image",
     "decode_image",
@@ -161,7 +160,7 @@ def decode_image(data: bytes, *, expect_wh: tuple[int, int]) -> U8:
     return image_hw3
 
 
-def check_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> ImageFacts:
+def check_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> FileFacts:
     """Read and decode the image; returns the hash and length of its file.
 
     Raises:
@@ -170,11 +169,11 @@ def check_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> 
     return read_image(root, file_name, expect_wh)[0]
 
 
-def read_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> tuple[ImageFacts, U8]:
+def read_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> tuple[FileFacts, U8]:
     """Like ``check_image``, but also returns the pixels [h, w, 3]."""
     data = read_image_file(root, file_name, refresh=True)
     image_hw3 = decode_image(data, expect_wh=expect_wh)
-    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data)), image_hw3
+    return FileFacts(len(data), hashlib.sha256(data).hexdigest()), image_hw3
 
 
 def _probe_jpeg(data: bytes) -> tuple[int, int, str]:

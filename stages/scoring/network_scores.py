@@ -22,8 +22,9 @@ from stages.progress import progress
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.protocol import Protocol
 from stages.settings import Split
-from storage_schemas.formats.instances import ImageFacts, Instances, read_instances, write_instances
+from storage_schemas.formats.instances import Instances, read_instances, write_instances
 from storage_schemas.formats.predictions import coco_results, write_predictions, write_results
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.store.store import Entry
 
 __all__ = ["backend_of", "evaluation_step", "is_on_ground_truth", "read_ground_truth", "score_network"]
@@ -165,7 +166,7 @@ def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instance
     images = read_ground_truth(context, "val")["images"]
     records, score_N = read_detections(boxes, images, aspect_wh=width / height, skeleton=table.skeleton)
     known = zip(table.image_id_M.tolist(), table.sha256_M, table.bytes_M.tolist(), strict=True)
-    facts = {image_id: ImageFacts(sha256, size) for image_id, sha256, size in known}
+    facts = {image_id: FileFacts(size, sha256) for image_id, sha256, size in known}
     # ``prepare`` checks only images with annotations; check the others now, by the same rules.
     new_ids = {record.image_id for record in records} - set(facts)
     new = [image for image in images if image["id"] in new_ids]

@@ -109,7 +109,11 @@ def _put_back(entry: Entry, folder: StorePath, names: Sequence[str]) -> list[str
     if not entry.is_in_store():
         # The entry was deleted, and creating the scratch folder has recreated its folder.
         raise FileNotFoundError(entry.folder)
-    return [name for name in names if entry.put_back(name, folder / name)]
+    restored = [name for name in names if entry.put_back(name, folder / name)]
+    if len(restored) < len(names) and not entry.is_in_store():
+        # The entry was deleted, and the made files with it.
+        raise FileNotFoundError(entry.folder)
+    return restored
 
 
 def _named(names: list[str]) -> str:

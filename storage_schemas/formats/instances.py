@@ -18,9 +18,9 @@ import pyarrow as pa
 from storage_schemas.errors import DataError
 from storage_schemas.formats.parquet import TableFormat, from_lists, list_type, table_of
 from storage_schemas.formats.skeleton import Skeleton
+from storage_schemas.paths.facts import FileFacts
 
 __all__ = [
-    "ImageFacts",
     "Instances",
     "Record",
     "decode_table",
@@ -50,14 +50,6 @@ I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """The sha256 (hexadecimal) and the length in bytes of an image's file."""
-
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +104,12 @@ class Instances:
         return known
 
     @staticmethod
-    def from_records(records: Sequence[Record], facts: Mapping[int, ImageFacts], skeleton: Skeleton) -> Instances:
-        """A row for each record, in their order; ``facts`` is by image id, all records have the same ``skeleton``."""
+    def from_records(records: Sequence[Record], facts: Mapping[int, FileFacts], skeleton: Skeleton) -> Instances:
+        """A row for each record, in their order; ``facts`` of the images' files are by image id, ``skeleton`` is theirs."""
 
         def row(record: Record) -> dict[str, object]:
             boxes = {"box": record.box_4, "center": record.center_2, "size": record.size_2}
-            image = {"image_sha256": facts[record.image_id].sha256, "image_bytes": facts[record.image_id].bytes}
+            image = {"image_sha256": facts[record.image_id].sha256, "image_bytes": facts[record.image_id].size}
             keypoints = record.keypoints_K3.reshape(-1)
             # The other columns have the names of the record's fields.
             return {**vars(record), **boxes, **image, "id": record.annotation_id, "keypoints": keypoints}

@@ -197,11 +197,16 @@ class BucketPath:
     @contextmanager
     def _client(self, *, seconds: float = _LONG) -> Iterator[ObjectStore]:
         """The client, whose requests may take ``seconds``; its errors become those of files, with a message of one line."""
-        client = _connect(self.bucket, seconds)
-        from obstore.exceptions import AlreadyExistsError, BaseError
-
         try:
-            yield client
+            from obstore.exceptions import AlreadyExistsError, BaseError
+        except ImportError as error:
+            raise StoreError(
+                f"{self.bucket} is object storage, and the library for it is not installed",
+                allowed="a folder, or odkd with the extra 's3' on every node",
+                remedy=Remedy("shell", text="pip install 'odkd[s3]'"),
+            ) from error
+        try:
+            yield _connect(self.bucket, seconds)
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", str(self)) from error
         except AlreadyExistsError as error:
@@ -219,14 +224,8 @@ def _state(found: Any) -> FileState:  # noqa: ANN401 (obstore's ObjectMeta is on
 @lru_cache(maxsize=8)
 def _connect(bucket: str, seconds: float) -> ObjectStore:
     """The client of a bucket; credentials, region and endpoint come from the variables of every AWS or Google client."""
-    try:
-        from obstore.store import from_url
-    except ImportError as error:
-        raise StoreError(
-            f"{bucket} is object storage, and the library for it is not installed",
-            allowed="a folder, or odkd with the extra 's3' on every node",
-            remedy=Remedy("shell", text="pip install 'odkd[s3]'"),
-        ) from error
+    from obstore.store import from_url
+
     # An endpoint without TLS is allowed only if the user names one.
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
     options: Any = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=_SHORT), "allow_http": plain}

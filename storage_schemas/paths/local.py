@@ -66,7 +66,7 @@ class LocalPath(PosixPath):
 
         With ``exclusive`` the file must not exist yet: a hard link is created atomically on local disks and on NFS, so that of
         two writers one wins and the other gets ``FileExistsError``. Without ``durable`` a power failure may lose the file,
-        which must be small: in a bucket a request that hangs fails after seconds.
+        which must be small: in a bucket a request that hangs is repeated after seconds.
         """
         partial = self.with_name(f".{self.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
@@ -123,8 +123,8 @@ class LocalPath(PosixPath):
 
     def listing(self) -> list[tuple[str, int]]:
         """Relative names and sizes of all files below, in the order in which keys hash them; links are followed."""
-        files = [path for path, _ in self._below() if not path.is_dir()]
-        return [(path.relative_to(self).as_posix(), path.stat().st_size) for path in files]
+        found = ((path, path.stat() if stat.S_ISLNK(facts.st_mode) else facts) for path, facts in self._below())
+        return [(path.relative_to(self).as_posix(), facts.st_size) for path, facts in found if not stat.S_ISDIR(facts.st_mode)]
 
     def usage(self) -> FileState:
         """The bytes that deleting a file or folder frees, and when anything in it last changed."""
@@ -134,8 +134,8 @@ class LocalPath(PosixPath):
         return FileState(sum(sizes), max((each.st_mtime for each in found), default=0.0))
 
     def not_a_folder(self) -> StoreError | None:
-        """The error if a file or a dangling link lies where this folder, or one of the two above it, belongs."""
-        for path in (self.parent.parent, self.parent, self):
+        """The error if a file or a dangling link lies where this folder, or one above it, belongs."""
+        for path in (*reversed(self.parents), self):
             if not os.path.lexists(path) or path.is_dir():
                 continue
             if path.is_symlink() and not path.is_file():

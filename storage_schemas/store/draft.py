@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from storage_schemas.errors import CorruptEntryError, Remedy
-from storage_schemas.paths.facts import FileFacts
+from storage_schemas.paths.facts import FileFacts, difference
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import File, Folder, StorePath
 from storage_schemas.store.entry import Entry, read_entry
@@ -104,22 +104,29 @@ class Draft:
         """The payload hash of the entry if ``files`` (names below the folder) are committed as they are."""
         return payload_of(self._facts(files))
 
-    def _facts(self, files: Sequence[str]) -> dict[str, FileFacts]:
-        marked = self._marked()
+    def _facts(self, files: Collection[str]) -> dict[str, FileFacts]:
+        expected = files if isinstance(files, Mapping) else {}
+        # Files of an import may have the names of markers.
+        marked = {} if expected else self._marked()
         known = {name: marked[name] for name in files if name in marked}
-        for name, problem in self.folder.check_files(known).items():
+        problems = self.folder.check_files(known)
+        found = known if problems else known | self.folder.share(files, shared=known)
+        differing = {name: problem for name, facts in expected.items() if (problem := difference(found[name], facts))}
+        for name, problem in (problems or differing).items():
             raise CorruptEntryError(
                 f"{self.folder / name} {problem}",
                 allowed="the bytes that were written; a failing disk or another process has changed them",
                 remedy=Remedy("repeat", text="it writes this part again"),
             )
-        return known | self.folder.share(files, shared=known)
+        return found
 
-    def commit(self, files: Sequence[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
+    def commit(self, files: Collection[str], *, measured: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> Entry:
         """Write the manifest of ``files`` (names below the folder); return the other entry if another writer was first.
 
+        A mapping of names also holds the facts that each file must have.
+
         Raises:
-            CorruptEntryError: a file has changed since its part was finished, or is missing.
+            CorruptEntryError: a file is missing, or its facts are not those expected, or those of its finished part.
         """
         if self._is_late():
             return self._give_way()

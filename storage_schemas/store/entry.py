@@ -195,14 +195,14 @@ def set_aside(manifest: StorePath) -> StorePath:
 def remove_manifest(folder: StorePath, stays: Callable[[Manifest | None], bool]) -> bool:
     """Delete the manifest of the folder ``<store>/<kind>/<key>``; True if there is none any more.
 
-    ``stays`` gets the manifest, or None if it is unusable, once it is set aside: from then on no reader finds the entry. If it
-    returns True or raises, the manifest is put back.
+    ``stays`` gets the manifest, or None if it is unusable or missing, once it is set aside: from then on no reader finds the
+    entry. If it returns True or raises, the manifest is put back.
     """
     manifest = folder / MANIFEST
     try:
         aside = set_aside(manifest)
     except FileNotFoundError:
-        return True
+        return not stays(None)
     is_kept = True
     try:
         is_kept = stays(_decoded(aside))
@@ -210,7 +210,7 @@ def remove_manifest(folder: StorePath, stays: Callable[[Manifest | None], bool])
         if is_kept:
             # A writer that missed it may have committed: its manifest stays.
             with suppress(FileExistsError):
-                manifest.write_atomic(aside.read_bytes(), exclusive=True)
+                aside.link_as(manifest)
         delete(aside)
     return not is_kept
 

@@ -73,8 +73,8 @@ def find_garbage(store: Store, used: Collection[str], *, min_age_seconds: float)
         if reason:
             left[_entry_id(entry_folder)] = reason
         else:
-            old = [item for item in _garbage_of(entry_folder, writers, entry, now) if item.age_seconds >= min_age_seconds]
-            garbage += [item for item in old if not (item.if_unused and is_used)]
+            found = _garbage_of(entry_folder, writers, entry, now, is_used=is_used)
+            garbage += [item for item in found if item.age_seconds >= min_age_seconds]
     return garbage, left
 
 
@@ -100,7 +100,7 @@ def garbage_at(store: Store, entry_id: str) -> list[Garbage]:
                 allowed="an entry without a live writer",
                 remedy=Remedy("repeat", text="later"),
             ) from None
-        return list(_garbage_of(entry_folder, writers, None, now))
+        return list(_garbage_of(entry_folder, writers, None, now, is_used=False))
     except OSError as error:
         raise UnreadableEntryError(
             f"{entry_folder / MANIFEST} cannot be read ({error.strerror})",
@@ -108,7 +108,8 @@ def garbage_at(store: Store, entry_id: str) -> list[Garbage]:
             remedy=Remedy("verify", entry_id=entry_id, home=str(store.root.parent)),
         ) from error
     # A writer beside a committed entry, even a live one, does not need it: it makes another one.
-    return [replace(item, writers=None) for item in _garbage_of(entry_folder, writers, entry, now) if item.what == "entry"]
+    found = _garbage_of(entry_folder, writers, entry, now, is_used=False)
+    return [replace(item, writers=None) for item in found if item.what == "entry"]
 
 
 def _busy(entry_folders: Mapping[StorePath, Writers], changed_before: float) -> dict[StorePath, str]:
@@ -145,32 +146,35 @@ def _entry_of(entry_folder: StorePath, *, is_used: bool) -> tuple[Entry | None, 
         return None, error.seen if isinstance(error, StoreError) else str(error)
 
 
-def _garbage_of(entry_folder: StorePath, writers: Writers, entry: Entry | None, now: float) -> Iterator[Garbage]:
+def _garbage_of(
+    entry_folder: StorePath, writers: Writers, entry: Entry | None, now: float, *, is_used: bool
+) -> Iterator[Garbage]:
     """Everything of any age that may be deleted in an entry folder without live writers."""
 
-    def item(what: What, *paths: StorePath, if_unused: bool = False) -> Garbage:
-        there = tuple(path for path in paths if path.exists() or path.is_dir())
-        usages = [path.usage() for path in there]
-        # An entry is as old as its manifest, which was written last.
-        age = now - max((usage.changed for usage in (usages[:1] if what == "entry" else usages)), default=now)
-        size = sum(usage.size for usage in usages)
-        return Garbage(_entry_id(entry_folder), what, there, size, age, if_unused, writers)
+    def item(what: What, *paths: StorePath, if_unused: bool = False) -> Iterator[Garbage]:
+        wanted = () if if_unused and is_used else paths
+        if there := tuple(path for path in wanted if path.exists() or path.is_dir()):
+            usages = [path.usage() for path in there]
+            # An entry is as old as its manifest, which was written last.
+            age = now - max(usage.changed for usage in (usages[:1] if what == "entry" else usages))
+            size = sum(usage.size for usage in usages)
+            yield Garbage(_entry_id(entry_folder), what, there, size, age, if_unused, writers)
 
     manifest = entry_folder / MANIFEST
     if entry is not None:
-        yield item("entry", manifest, entry.folder, if_unused=True)
-    elif manifest.exists() or manifest.is_dir():
-        yield item("damaged manifest", manifest, if_unused=True)
+        yield from item("entry", manifest, entry.folder, if_unused=True)
+    else:
+        yield from item("damaged manifest", manifest, if_unused=True)
     for folder in writers.dead():
         if folder.is_dir() and not (entry is not None and folder == entry.folder):
             # While the entry is missing, an experiment resumes with the finished parts.
-            yield item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
-        elif lease_of(folder).exists():
-            yield item("lease", lease_of(folder))
+            yield from item("unfinished work", folder, lease_of(folder), if_unused=entry is None)
+        else:
+            yield from item("lease", lease_of(folder))
     folders, files = entry_folder.children()
     for path in (*folders, *files):
         if what := _leftover(path.name):
-            yield item(what, path)
+            yield from item(what, path)
 
 
 def _leftover(name: str) -> What | None:
@@ -206,11 +210,11 @@ def _removed(store: Store, item: Garbage, is_used: Callable[[], bool]) -> bool:
     if item.what == "entry":
         if entry is None or entry.folder not in item.paths or not store.discard(entry, is_needed=is_used):
             return False
-    elif entry is not None and entry.folder in item.paths:
+    elif entry is not None and {entry.folder, entry_folder / MANIFEST} & set(item.paths):
         # A writer has committed since the scan.
         return False
     elif item.paths[0] == entry_folder / MANIFEST:
-        return remove_manifest(entry_folder, lambda found: found is not None)
+        return remove_manifest(entry_folder, lambda found: found is not None and found.entry_id == item.entry_id)
     else:
         for path in item.paths:
             delete(path)

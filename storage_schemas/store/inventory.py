@@ -20,7 +20,7 @@ from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import MANIFEST
 from storage_schemas.store.store import Entry, Store, read_entry
 
-__all__ = ["Inventory", "entry_ids", "find_entry", "find_entry_id", "take_inventory"]
+__all__ = ["Inventory", "entry_ids", "find_entry", "find_entry_id", "has_manifest", "take_inventory"]
 
 _KNOWN_BY_CONTENT = ("instances", "teachers", "students")
 """Recipes name entries of these kinds by the hash of their content; views and targets by key."""
@@ -77,11 +77,12 @@ def entry_ids(store: Store) -> list[str]:
         StoreError: as ``Store.entry_folders``.
     """
     folders = store.entry_folders()
-    there = store.root.map(_has_manifest, folders)
+    there = store.root.map(has_manifest, folders)
     return sorted(f"{folder.parent.name}/{folder.name}" for folder, has in zip(folders, there, strict=True) if has)
 
 
-def _has_manifest(entry_folder: StorePath) -> bool:
+def has_manifest(entry_folder: StorePath) -> bool:
+    """True if the folder holds a manifest, readable or not."""
     try:
         return (entry_folder / MANIFEST).exists()
     except OSError:

@@ -179,13 +179,10 @@ class Store:
         self._replaced[entry.entry_id] = entry.folder
 
     def discard(self, entry: Entry, *, is_needed: Callable[[], bool] = lambda: False) -> bool:
-        """Delete an entry, the manifest first, so that readers never find half an entry.
+        """Delete an entry, the manifest first, so that readers never find half an entry; False if it stays.
 
         ``is_needed`` is called once the manifest is set aside: a run notes an entry before it looks for it, so it is either
         seen here, and the manifest is put back, or it does not find the entry.
-
-        Returns:
-            True if the entry was deleted.
 
         Raises:
             OSError: this user may not delete it.
@@ -193,7 +190,7 @@ class Store:
 
         def stays(found: Manifest | None) -> bool:
             # Another run may have deleted and rebuilt it: the new entry stays.
-            return found is not None and (found.folder != entry.manifest.folder or is_needed())
+            return (found is not None and found.folder != entry.manifest.folder) or is_needed()
 
         is_gone = remove_manifest(self.root / entry.entry_id, stays)
         if is_gone:

@@ -19,7 +19,6 @@ from storage_schemas.errors import KINDS, CorruptEntryError, OdkdError, Remedy, 
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.manifest import MANIFEST, Manifest, is_plain_name
-from storage_schemas.store.parts import finish_part
 from storage_schemas.store.store import Draft, Entry, Store
 
 __all__ = ["Export", "Outcome", "export_entries", "import_entry", "open_export"]
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 Outcome = Literal["imported", "exists already", "exists already, with other bits"]
 
 _STORE = "store"
-_PART = "imported"
 _OTHER_ARCHIVES = (".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
 _TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -105,7 +103,15 @@ class Export:
     where: StorePath
     entry_ids: Sequence[str]
     read: Callable[[str], Iterator[bytes]]
-    """Raises ``FileNotFoundError`` for all but plain files."""
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The file block by block; raises ``FileNotFoundError`` if it is missing or no plain file."""
+        try:
+            yield from self.read(name)
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise _bad(self.where, f"holds {name!r}, which cannot be read: {error}") from error
 
     def manifests(self) -> list[Manifest]:
         """The manifests of all entries; entries without one and of other schema versions are skipped with a warning.
@@ -119,7 +125,7 @@ class Export:
         for entry_id in self.entry_ids:
             name = f"{entry_id}/{MANIFEST}"
             try:
-                manifest = Manifest.decode(b"".join(self.read(name)), where=f"{self.where}/{_STORE}/{name}")
+                manifest = Manifest.decode(b"".join(self.blocks(name)), where=f"{self.where}/{_STORE}/{name}")
             except FileNotFoundError:
                 # A run is writing the entry, or the copy of the home is incomplete.
                 log.warning("%s has no manifest of %s; that entry is not imported", self.where, entry_id)
@@ -158,12 +164,14 @@ def _bad(where: StorePath, what: str) -> CorruptEntryError:
 
 def _open_home(home: StorePath) -> Export:
     store = home / _STORE
-    root = store.mirror().resolve()
+    root = os.path.realpath(store.mirror())
 
     def read(name: str) -> Iterator[bytes]:
         path = store / name
-        # A link may lead out of the home, and a pipe would be waited for: both count as missing.
-        if path.state() is None or path.mirror().resolve() != root / name:
+        if os.path.realpath(path.mirror()) != f"{root}/{name}":
+            raise _bad(home, f"holds {path}, a link or a file behind one, which may lead out of it")
+        # A pipe, which would be waited for, counts as missing.
+        if path.state() is None:
             raise FileNotFoundError(path)
         yield from path.blocks()
 
@@ -216,7 +224,7 @@ def import_entry(store: Store, export: Export, manifest: Manifest, *, advance: C
         with store.draft(manifest.kind, manifest.recipe, adopt=False) as draft:
             if isinstance(draft, Draft):
                 _fill(draft, export, manifest, advance)
-                entry = draft.commit(list(manifest.files), measured=manifest.measured, made=manifest.made)
+                entry = draft.commit(manifest.files, measured=manifest.measured, made=manifest.made)
                 if entry.folder == draft.folder:
                     return "imported"
             else:
@@ -235,13 +243,10 @@ def import_entry(store: Store, export: Export, manifest: Manifest, *, advance: C
 def _fill(draft: Draft, export: Export, manifest: Manifest, advance: Callable[[], None]) -> None:
     try:
         for name, facts in manifest.files.items():
-            blocks = export.read(f"{manifest.entry_id}/{manifest.folder}/{name}")
+            blocks = export.blocks(f"{manifest.entry_id}/{manifest.folder}/{name}")
             if problem := (draft.work / name).write_blocks(blocks, facts):
                 raise _bad(export.where, f"is damaged: {manifest.entry_id}, {name} {problem}")
             advance()
-        # The commit compares the files with the facts of this part.
-        if finish_part(draft.folder, _PART, list(manifest.files)).files != manifest.files:
-            raise StoreError(f"{draft.folder} has other bytes than were written", allowed="a disk that keeps them")
     except BaseException:
         draft.abandon()
         raise

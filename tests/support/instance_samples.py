@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 from stages.data.images import check_image
 from stages.pose.affine import box_to_center_size
 from stages.pose.skeleton import COCO_17, Skeleton
-from storage_schemas.formats.instances import ImageFacts, Instances, Record
+from storage_schemas.formats.instances import Instances, Record
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.local import LocalPath
 
 __all__ = ["IMAGE_PX", "make_instances", "mask_rle", "write_images"]
@@ -27,7 +28,7 @@ def make_instances(
     ids: Sequence[int] | None = None,
     keypoints_NK3: npt.NDArray[np.float32] | None = None,
     masks: Sequence[bytes | None] | None = None,
-    facts: dict[int, ImageFacts] | None = None,
+    facts: dict[int, FileFacts] | None = None,
     boxes: Sequence[tuple[float, float, float, float]] | None = None,
     skeleton: Skeleton = COCO_17,
 ) -> Instances:
@@ -54,7 +55,7 @@ def make_instances(
                 holdout=False,
             )
         )
-    known = facts or {image_id: ImageFacts("", 0) for image_id in images}
+    known = facts or {image_id: FileFacts(0, "") for image_id in images}
     return Instances.from_records(records, known, skeleton)
 
 
@@ -64,7 +65,7 @@ def mask_rle(mask_hw: npt.NDArray[np.bool_]) -> bytes:
     return counts
 
 
-def write_images(root: LocalPath, images: Sequence[int]) -> dict[int, ImageFacts]:
+def write_images(root: LocalPath, images: Sequence[int]) -> dict[int, FileFacts]:
     """Write an image of noise for each id, and return the facts of their files."""
     facts = {}
     for image_id in images:

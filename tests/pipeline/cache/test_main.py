@@ -22,7 +22,7 @@ def test_an_unknown_kind_is_refused_with_those_that_there_are(capsys: pytest.Cap
     assert "'targets'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("home", ["relative", "s3://bucket", ""])
+@pytest.mark.parametrize("home", ["relative", "s3://bucket", "s3:///bucket/home", "s3://bucket/../home", ""])
 def test_a_home_is_refused_as_pipeline_run_refuses_it(capsys: pytest.CaptureFixture[str], home: str) -> None:
     assert main(["ls", "--home", home]) == USER_MISTAKE
     assert capsys.readouterr().err.startswith("StoreError: ")

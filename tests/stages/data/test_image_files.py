@@ -87,7 +87,7 @@ def test_checking_returns_the_hash_and_length_of_the_file(tmp_path: LocalPath) -
     data = bytes(simplejpeg.encode_jpeg(np.zeros((64, 96, 3), np.uint8)))
     (tmp_path / "a.jpg").write_bytes(data)
     facts = check_image(tmp_path, "a.jpg", (96, 64))
-    assert (facts.sha256, facts.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert (facts.sha256, facts.size) == (hashlib.sha256(data).hexdigest(), len(data))
     (tmp_path / "a.jpg").write_bytes(data[:-40])
     with pytest.raises(ImageError):
         check_image(tmp_path, "a.jpg", (96, 64))
@@ -97,7 +97,7 @@ def test_real_photographs_pass() -> None:
     root = shared_data("coco_val2017_person_480") / "images"
     for path in sorted(root.iterdir())[:50]:
         header = probe_header(path.read_bytes())
-        assert check_image(root, path.name, (header.width, header.height)).bytes == path.stat().st_size
+        assert check_image(root, path.name, (header.width, header.height)).size == path.stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from stages.pose.affine import box_to_center_size, crop_affine
 from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings
 from storage_schemas.errors import CorruptEntryError
-from storage_schemas.formats.instances import ImageFacts, Instances, Record
+from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.formats.windows import write_index
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.local import LocalPath
 from tests.support.errors import suggested
 from tests.support.shared_data import shared_data
@@ -94,7 +95,7 @@ def test_an_instance_that_fills_the_image_has_no_window() -> None:
 def test_a_crop_is_served_only_if_the_window_holds_all_its_pixels() -> None:
     """Checked with pixels: a crop that takes pixels outside of the window shows the paint there."""
     instances = Instances.from_records(
-        [record(number, box) for number, box in enumerate(BOXES)], {1: ImageFacts("", 0)}, COCO_17
+        [record(number, box) for number, box in enumerate(BOXES)], {1: FileFacts(0, "")}, COCO_17
     )
     generator = np.random.default_rng(1)
     image_wh_N2 = np.tile(np.array(IMAGE_WH), (len(BOXES), 1))
@@ -114,7 +115,7 @@ def test_a_crop_is_served_only_if_the_window_holds_all_its_pixels() -> None:
 
 def test_windows_serve_augmented_crops_up_to_their_reach_and_no_larger_ones() -> None:
     instances = Instances.from_records(
-        [record(number, box) for number, box in enumerate(BOXES[:3])], {1: ImageFacts("", 0)}, COCO_17
+        [record(number, box) for number, box in enumerate(BOXES[:3])], {1: FileFacts(0, "")}, COCO_17
     )
     window_N4 = np.array([window_of(record(number, box)) for number, box in enumerate(BOXES[:3])])
     image_wh_N2 = np.tile(np.array(IMAGE_WH), (3, 1))
@@ -130,7 +131,7 @@ def test_windows_serve_augmented_crops_up_to_their_reach_and_no_larger_ones() ->
 
 
 def test_an_instance_without_a_window_is_never_served() -> None:
-    view = views_of(Instances.from_records([record(1, BOXES[0])], {1: ImageFacts("", 0)}, COCO_17), 0)[0]
+    view = views_of(Instances.from_records([record(1, BOXES[0])], {1: FileFacts(0, "")}, COCO_17), 0)[0]
     # Far outside of the image the crop needs no pixel, but there is no window either.
     view.affine_N23[..., 2] = 1e6
     image_wh_N2 = np.array([IMAGE_WH])

@@ -19,7 +19,6 @@ from hypothesis.extra import numpy as arrays
 from stages.pose.skeleton import COCO_17, Skeleton
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.formats.instances import (
-    ImageFacts,
     Instances,
     Record,
     decode_table,
@@ -29,6 +28,7 @@ from storage_schemas.formats.instances import (
     read_skeleton,
     write_instances,
 )
+from storage_schemas.paths.facts import FileFacts
 from tests.support.errors import suggested
 
 
@@ -50,8 +50,8 @@ def record(annotation_id: int, image_id: int, *, mask: bytes | None = None, hold
     )
 
 
-def facts(*image_ids: int) -> dict[int, ImageFacts]:
-    return {image_id: ImageFacts(f"{image_id:064x}", 1000 + image_id) for image_id in image_ids}
+def facts(*image_ids: int) -> dict[int, FileFacts]:
+    return {image_id: FileFacts(1000 + image_id, f"{image_id:064x}") for image_id in image_ids}
 
 
 def three() -> Instances:
@@ -92,7 +92,7 @@ def tables(draw: st.DrawFn) -> Instances:
         image = draw(st.sampled_from(images))
         shape = (box[row], center[row], size[row])
         rows.append(Record(ids[row], *image, *shape, float(area[row]), keypoints[row], masks[row], held[row]))
-    facts = {key: ImageFacts(f"{key:x}", abs(key) // 2) for key, *_ in images}
+    facts = {key: FileFacts(abs(key) // 2, f"{key:x}") for key, *_ in images}
     return Instances.from_records(rows, facts, COCO_17)
 
 

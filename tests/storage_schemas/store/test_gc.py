@@ -10,6 +10,7 @@ import pytest
 
 from storage_schemas.errors import StoreError
 from storage_schemas.paths.local import LocalPath
+from storage_schemas.store.entry import set_aside
 from storage_schemas.store.gc import remove
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.buckets import local
@@ -271,3 +272,32 @@ def test_gc_keeps_a_manifest_that_was_repaired_since_the_scan(store: Store) -> N
     assert [remove(store, item, lambda: False) for item in garbage] == [False, True]
     assert store.find("targets", RECIPE) == again
     assert again.damaged() == {}
+
+
+def test_gc_does_not_touch_a_manifest_that_has_become_valid(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_entry(store)
+    manifest = local(made.folder.parent / "manifest.json")
+    valid = manifest.read_bytes()
+    _damage(made)
+    grow_old(local(store.root), 25)
+    (item,) = [item for item in find(store) if item.what == "damaged manifest"]
+    manifest.write_bytes(valid)
+    monkeypatch.setattr(LocalPath, "move_to", None)
+    assert not remove(store, item, lambda: False)
+    assert made.is_in_store()
+
+
+def test_gc_leaves_a_dangling_link_alone(store: Store) -> None:
+    made = make_entry(store)
+    link = local(made.folder.parent) / ".x.partial"
+    link.symlink_to("nowhere")
+    assert ids_and_kinds(find(store, hours=0)) == [(ENTRY_ID, "entry")]
+    collect(store)
+    assert link.is_symlink()
+
+
+def test_an_entry_that_is_needed_keeps_its_files_while_another_process_has_its_manifest_aside(store: Store) -> None:
+    made = make_entry(store)
+    set_aside(made.folder.parent / "manifest.json")
+    assert not store.discard(made, is_needed=lambda: True)
+    assert made.damaged() == {}

@@ -17,7 +17,7 @@ from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry, Store
 from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
-from tests.support.store_samples import signed
+from tests.support.store_samples import entries_of, signed
 
 
 @pytest.fixture
@@ -120,6 +120,31 @@ def test_one_name_for_a_file_and_a_folder_is_refused(tmp_path: LocalPath, store:
     assert is_untouched(store)
 
 
+def test_a_file_with_the_name_of_a_marker_is_only_a_file(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    part = {"name": "block-0", "files": {"zarr.json": {"size": 2, "sha256": "0" * 64}}, "notes": {}}
+    data = json.dumps(part).encode()
+
+    def change(files: dict[str, bytes], manifest: str) -> None:
+        body = json.loads(files[manifest])
+        facts = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files[manifest] = signed({**body, "files": {**body["files"], "block-0.part.json": facts}})
+        files[of_first(entries, "block-0.part.json")] = data
+
+    assert imported(store, _hostile(tmp_path, entries[0], change)) == ["imported"]
+    (found,) = entries_of(store)
+    assert found.damaged() == {}
+    assert found.manifest.files["zarr.json"] == entries[0].manifest.files["zarr.json"]
+
+
+def test_a_name_that_no_terminal_can_show_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    def change(files: dict[str, bytes], manifest: str) -> None:
+        facts = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+        files[manifest] = signed({**json.loads(files[manifest]), "files": {"\ud800": facts}})
+
+    with pytest.raises(CorruptEntryError, match="names files outside its folder"):
+        imported(store, _hostile(tmp_path, entries[0], change))
+
+
 def test_an_edited_manifest_is_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
     def change(files: dict[str, bytes], manifest: str) -> None:
         files[manifest] = files[manifest].replace(b'"AP": 0.5', b'"AP": 0.9')
@@ -157,7 +182,7 @@ def test_links_in_a_folder_are_not_followed(tmp_path: LocalPath, store: Store, e
     elsewhere = tmp_path / "elsewhere"
     shutil.move(path, elsewhere)
     path.symlink_to(elsewhere)
-    with pytest.raises(CorruptEntryError, match=r"bits/c/. is missing"):
+    with pytest.raises(CorruptEntryError, match=r"bits/c/., a link or a file behind one"):
         imported(store, source)
     assert is_untouched(store)
 
@@ -203,7 +228,7 @@ def test_a_link_to_a_folder_is_refused(tmp_path: LocalPath, store: Store, entrie
     kind = source / "store" / "targets"
     kind.rename(tmp_path / "elsewhere")
     kind.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CorruptEntryError, match="holds no entries"):
+    with pytest.raises(CorruptEntryError, match="a link or a file behind one"):
         imported(store, source)
 
 

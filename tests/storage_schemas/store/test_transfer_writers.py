@@ -167,3 +167,21 @@ def test_an_entry_that_another_writer_commits_first_exists_already(
 
     monkeypatch.setattr(transfer, "_fill", late)
     assert imported(store, source) == ["exists already"]
+
+
+def test_a_run_adopts_nothing_of_an_import_that_ended_during_its_commit(
+    tmp_path: LocalPath, store: Store, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files may have other bits than those that the run computes."""
+    source = exported(entries[:1], tmp_path / "out")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Draft, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            imported(store, source)
+    with store.draft("targets", RECIPE) as draft:
+        assert isinstance(draft, Draft)
+        assert draft.parts() == {}

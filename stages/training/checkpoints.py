@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import dataclass
 
@@ -30,7 +31,10 @@ def save_checkpoint(folder: StorePath, network: nn.Module, optimizer: torch.opti
     name, work = _name(progress), folder.mirror()
     path = work / f"{name}.pt"
     state = {"epoch": progress.epoch - 1, "losses": list(progress.losses)}
-    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), **state}, path)
+    # By way of memory: on a full disk, torch.save to a file raises a RuntimeError that does not say so.
+    data = io.BytesIO()
+    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), **state}, data)
+    path.write_bytes(data.getbuffer())
     # The curve belongs to the checkpoint: a run that continues from it continues the curve too.
     curve = path.with_suffix(".jsonl")
     shutil.copyfile(work / METRICS, curve)

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,8 @@ def test_a_map_that_failed_ahead_is_retried_when_its_epoch_comes(tmp_path: Local
     monkeypatch.setattr(cached_targets, "MappedArray", mapped_array)
     maps = one_worker([taught_by(primary=first), taught_by(primary=second)])
     maps.of_epoch(0)
+    # Without this a slow machine asks for the second epoch before its map has failed.
+    futures.wait(maps._maps.values())
     assert (maps.of_epoch(1)["primary"].rows == 2).all()
     assert tried == [first, second, second]
     maps.close()

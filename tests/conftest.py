@@ -19,7 +19,7 @@ from storage_schemas.store.store import Entry
 from tests.support.buckets import Server, local, served
 from tests.support.cache_samples import Cache, a_home
 from tests.support.warm_ray import warm_ray
-from tests.support.whole_runs import WholeRun, whole_run
+from tests.support.whole_runs import done
 
 # Tests may run on two cores, where the threads of several processes would starve each other.
 torch.set_num_threads(1)
@@ -72,30 +72,20 @@ def nodes_folder(tmp_path_factory: pytest.TempPathFactory) -> LocalPath:
     return LocalPath(tmp_path_factory.mktemp("nodes"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _whole_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeRun | None]:
-    """All stages in a process of its own, from the first test on: the tests that do not need it keep only one core busy."""
-    if any("finished" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        with whole_run(LocalPath(tmp_path_factory.mktemp("finished"))) as running:
-            yield running
-    else:
-        yield None
-
-
 @pytest.fixture(scope="session")
-def warm(_server: Server, nodes_folder: LocalPath, _whole_run: WholeRun | None) -> Iterator[None]:
+def warm(_server: Server, nodes_folder: LocalPath) -> Iterator[None]:
     """A Ray for all tests that need one; its workers are on the node ``first`` and reach the S3 server."""
-    if _whole_run:
-        # Its Ray ends with it.
-        _whole_run.home()
     with warm_ray({**_server.environment, "ODKD_CACHE": str(nodes_folder / "first")}):
         yield
 
 
 @pytest.fixture(scope="session")
-def finished(_whole_run: WholeRun, warm: None) -> LocalPath:
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: None) -> LocalPath:
     """A home in which all stages have run."""
-    return _whole_run.home()
+    home = LocalPath(tmp_path_factory.mktemp("finished")) / "home"
+    ran = done(home, "all")
+    assert ran.used_cluster
+    return home
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The whole pipeline on a tiny drawn data set: real Ray, real Zarr, real processes killed.
 
 One run of all stages makes the home ``finished``. Tests that change something work on a copy of it. Commands run in this
-process on the warm Ray. The first run, and what is to be killed, have a process and a Ray of their own.
+process on the warm Ray; what is to be killed runs in a process of its own, with a Ray of its own.
 """
 
 from __future__ import annotations

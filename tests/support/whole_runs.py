@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 from pipeline.cache.__main__ import main as cache_main
 from pipeline.run import main as run_main
@@ -21,8 +20,7 @@ from tests.support.store_samples import entries_of
 from tests.support.warm_ray import Ran, run_here
 
 __all__ = [
-    "TINY", "WholeRun", "arguments", "cache", "copy_without", "done", "entry_of", "kill_when", "metrics", "payloads", "run",
-    "start", "whole_run",
+    "TINY", "arguments", "cache", "copy_without", "done", "entry_of", "kill_when", "metrics", "payloads", "run", "start",
 ]  # fmt: skip
 
 # 160 images hold 328 instances: two blocks of targets, so that one can be finished and the other not.
@@ -69,40 +67,13 @@ def cache(home: LocalPath, *words: str) -> Ran:
     return run_here(cache_main, *words, "--home", str(home))
 
 
-def start(home: LocalPath, stage: str, *, stderr: int | TextIO = subprocess.DEVNULL) -> subprocess.Popen[str]:
+def start(home: LocalPath, stage: str, *, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """Run a stage in a process of its own, in a session of its own: Ray's processes belong to it, and no others."""
     command = [sys.executable, "-m", "pipeline.run", *arguments(home, stage)]
     environment = {**os.environ, "RAY_worker_niceness": "0"}
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True, text=True, env=environment
     )
-
-
-class WholeRun:
-    """All stages in a process that was started earlier."""
-
-    def __init__(self, home: LocalPath, process: subprocess.Popen[str], log: LocalPath) -> None:
-        self._home, self._process, self._log = home, process, log
-
-    def home(self) -> LocalPath:
-        """Wait for the end of the run, and return its home."""
-        assert self._process.wait() == 0, self._log.read_text()
-        assert "Ray: local cluster with" in self._log.read_text()
-        return self._home
-
-
-@contextmanager
-def whole_run(folder: LocalPath) -> Iterator[WholeRun]:
-    """Start a run of all stages; it is killed if it has not ended when the block ends."""
-    log = folder / "log"
-    with log.open("w") as stream:
-        process = start(folder / "home", "all", stderr=stream)
-    try:
-        yield WholeRun(folder / "home", process, log)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:

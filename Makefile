@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := pipeline stages storage_schemas tests
+# Two processes: one runs the tests that share a Ray (tests/conftest.py), the other one the rest. More would hardly help.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Neither the demo nor the tests send usage statistics.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -12,7 +14,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 help:
 	@echo "make demo       the whole pipeline on the embedded data; results in .odkd/runs/demo"
-	@echo "make test       the tests that every change must pass (10 minutes on 2 cores)"
+	@echo "make test       the tests that every change must pass (8 minutes on 2 cores)"
 	@echo "make test-fast  without the tests that start Ray or train"
 	@echo "make test-all   also the tests that take minutes each"
 	@echo "make check      lint, format, spelling, types  make format     rewrite the sources in the house format"
@@ -34,13 +36,13 @@ demo: install
 	$(BIN)/python -m pipeline.run --stage all --home "$(CURDIR)/.odkd"
 
 test: install
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-all: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)

@@ -30,6 +30,12 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Group the tests that use the warm Ray: one process of pytest-xdist runs them all, so that Ray starts once."""
+    if "warm" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("warm"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move the tests that use the warm Ray to the end: they share one, and the others run without it."""
     items.sort(key=lambda item: "warm" in getattr(item, "fixturenames", ()))

@@ -166,8 +166,8 @@ def test_whole_numbers_are_those_of_json(text: str, number: int) -> None:
         ("!!map x", "expected a mapping node"),
         ("&a [*a]", "contains itself"),
         ("&a {b: *a}", "contains itself"),
-        ("[" * 2000, "nested too deeply"),
-        (f"!!int {'9' * 5000}", "is not a valid !!int"),
+        pytest.param("[" * 2000, "nested too deeply", id="2000 brackets"),
+        pytest.param(f"!!int {'9' * 5000}", "is not a valid !!int", id="5000 digits"),
     ],
 )
 def test_values_that_no_setting_can_have_are_refused(value: str, said: str, tmp_path: LocalPath) -> None:

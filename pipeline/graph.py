@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from pipeline import experiments
-from stages import distill, evaluate, prepare, teachers
+from stages import distill, evaluate, teachers
 from stages.base import Context, Stage, StageName, Step
+from stages.prepare import stage as prepare
 from stages.report import stage as report
 from stages.targets import stage as targets
 from storage_schemas.errors import ConfigError, MissingInputError, Remedy

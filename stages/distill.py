@@ -10,7 +10,7 @@ from stages.base import Arm, Context, Step, StudentStep, pending, resolve_precis
 from stages.data.images import DECODER_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.networks.spec import NetworkSpec
-from stages.prepare import INSTANCES, image_source_of, instances_step
+from stages.prepare.stage import INSTANCES, image_source_of, instances_step
 from stages.settings import Role
 from stages.targets.stage import target_step, view_step
 from stages.teachers import architecture, training_recipe

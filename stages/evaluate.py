@@ -9,7 +9,7 @@ from stages.base import Arm, Context, ScoresStep, Step, StudentStep, Subset
 from stages.distill import arms, student_step
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
-from stages.prepare import instances_step
+from stages.prepare.stage import instances_step
 from stages.scoring.network_scores import evaluation_step, score_network
 from stages.scoring.protocol import Counts, DecoderChoice, Protocol
 from stages.training.loop import WEIGHTS

@@ -14,7 +14,7 @@ from stages.data.views import VIEWS_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.networks.load import load_network
 from stages.networks.spec import NetworkSpec, architecture_recipe
-from stages.prepare import INSTANCES, image_source_of, instances_step
+from stages.prepare.stage import INSTANCES, image_source_of, instances_step
 from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Role, TeacherSource, TrainSettings
 from stages.training.curve import METRICS

@@ -19,7 +19,7 @@ from stages.pose.affine import heatmap_size
 from stages.pose.binarize import binarize
 from stages.progress import progress
 from stages.settings import AugmentSettings, BinarizeSettings, Role
-from stages.targets.block import part_name
+from stages.targets.block_task import part_name
 from storage_schemas.formats.instances import Instances
 from storage_schemas.formats.targets import (
     ArraySpec,

@@ -23,7 +23,7 @@ from stages.networks.spec import NetworkSpec
 from stages.pose.affine import heatmap_size
 from stages.pose.skeleton import COCO_17
 from stages.settings import AugmentSettings, BinarizeSettings
-from stages.targets.block import BlockJob, BlockOutput, BlockTeacher, BlockView, fill_block
+from stages.targets.block_task import BlockJob, BlockOutput, BlockTeacher, BlockView, fill_block
 from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.formats.targets import create_arrays, target_arrays, view_arrays

@@ -13,7 +13,7 @@ from stages.base import Context, Device
 from stages.data.loader import Batch, CropLoader, batches_ahead
 from stages.data.views import draw_views
 from stages.data.windows import ImageSource
-from stages.distributed.tasks import run_tasks, task_options, worker_threads
+from stages.distributed.run_tasks import run_tasks, task_options, worker_threads
 from stages.inference import DECODERS, decode_to_image, load_predictor
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, DecoderName

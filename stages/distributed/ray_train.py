@@ -15,7 +15,7 @@ import torch
 
 from stages.base import Context, Step
 from stages.distributed.ray_storage import ray_storage
-from stages.distributed.tasks import threads_of, worker_threads
+from stages.distributed.run_tasks import threads_of, worker_threads
 from stages.progress import progress
 from stages.settings import TrainSettings
 from stages.training.curve import last_step

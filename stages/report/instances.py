@@ -16,7 +16,7 @@ from stages.data.loader import Batch, CropLoader
 from stages.data.views import Views
 from stages.pose.affine import apply_affine
 from stages.pose.skeleton import Skeleton
-from stages.prepare import INSTANCES, image_source_of, instances_step
+from stages.prepare.stage import INSTANCES, image_source_of, instances_step
 from stages.report.names import NAMES
 from stages.report.page.content import ShownInstance, Tile
 from stages.report.page.overlays import draw_bits, draw_errors, draw_mask, draw_pose, enlarge, tile_height

@@ -16,7 +16,7 @@ from stages.inference import DECODERS
 from stages.networks.load import load_network
 from stages.networks.profile import measure_latency, profile
 from stages.networks.spec import NetworkSpec
-from stages.prepare import skeleton_of
+from stages.prepare.stage import skeleton_of
 from stages.report.names import NAMES
 from stages.report.page.content import AP_COLUMNS, Cost, DecoderRow, Difference, JointRow, Scored, TargetRow, Who
 from stages.scoring.bootstrap import paired_bootstrap

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from itertools import groupby
 
-from stages import distill, prepare, teachers
+from stages import distill, teachers
 from stages.base import ROLES, Context, TargetsStep, TeacherStep, ViewStep
-from stages.prepare import skeleton_of
+from stages.prepare import stage as prepare
+from stages.prepare.stage import skeleton_of
 from stages.report.names import NAMES
 from stages.report.page.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
 from stages.report.summary import entries_of

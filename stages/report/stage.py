@@ -9,7 +9,7 @@ import yaml
 
 from stages.base import Context, Step, pending
 from stages.evaluate import chosen_decoder, protocol
-from stages.prepare import skeleton_of
+from stages.prepare.stage import skeleton_of
 from stages.report import instances, scores, sources
 from stages.report.page.content import Page
 from stages.report.summary import entries_of

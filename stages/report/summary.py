@@ -6,9 +6,10 @@ from collections import defaultdict
 from statistics import mean
 from typing import Any, get_args
 
-from stages import distill, evaluate, prepare, teachers
+from stages import distill, evaluate, teachers
 from stages.base import Context, Step, TargetsStep
 from stages.inference import DECODERS
+from stages.prepare import stage as prepare
 from stages.settings import DecoderName, Role
 from stages.targets import stage as targets
 from stages.training.loop import WEIGHTS

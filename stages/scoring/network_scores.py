@@ -17,7 +17,7 @@ from stages.data.windows import ImageSource
 from stages.distributed.predict import predict
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
-from stages.prepare import GROUND_TRUTH, INSTANCES, image_source_of, images_of, instances_step
+from stages.prepare.stage import GROUND_TRUTH, INSTANCES, image_source_of, images_of, instances_step
 from stages.progress import progress
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.protocol import Protocol

@@ -17,12 +17,12 @@ import torch
 from stages.base import Context, Device, Step, TargetsStep, ViewStep, resolve_precision
 from stages.data.loader import CropLoader, batches_ahead
 from stages.data.views import Views
-from stages.distributed.tasks import run_tasks, task_options
+from stages.distributed.run_tasks import run_tasks, task_options
 from stages.inference import load_predictor
 from stages.pose.binarize import binarize
-from stages.prepare import INSTANCES, image_source_of, instances_step, skeleton_of
+from stages.prepare.stage import INSTANCES, image_source_of, instances_step, skeleton_of
 from stages.progress import progress
-from stages.targets.block import BlockOutput, BlockTeacher, BlockView, run_block
+from stages.targets.block_task import BlockOutput, BlockTeacher, BlockView, run_block
 from stages.targets.stage import CachedStep, array_specs, block_job, view_step
 from stages.teachers import network_spec, teacher_step
 from storage_schemas.errors import CorruptEntryError, MissingInputError, OdkdError, Remedy, StoreError

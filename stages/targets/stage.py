@@ -19,15 +19,15 @@ import torch
 from stages.base import ROLES, Context, Step, TargetsStep, ViewStep, pending, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
-from stages.distributed.tasks import run_tasks, task_options
+from stages.distributed.run_tasks import run_tasks, task_options
 from stages.networks.spec import NetworkSpec
 from stages.pose.decode import decode_bits, to_image
-from stages.prepare import INSTANCES, image_source_of, instances_step, skeleton_of
+from stages.prepare.stage import INSTANCES, image_source_of, instances_step, skeleton_of
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.network_scores import backend_of, read_ground_truth
 from stages.scoring.protocol import Protocol
 from stages.settings import BinarizeSettings, Role, Split
-from stages.targets.block import FLOAT_DECODERS, BlockJob, BlockOutput, BlockTeacher, BlockView, part_name, run_block
+from stages.targets.block_task import FLOAT_DECODERS, BlockJob, BlockOutput, BlockTeacher, BlockView, part_name, run_block
 from stages.teachers import network_spec, teacher_step
 from stages.training.schedule import epoch_weights, view_of_epoch
 from storage_schemas.errors import Remedy, TrainingError

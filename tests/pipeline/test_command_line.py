@@ -20,8 +20,9 @@ from pipeline.cli import DONE, FAILED, USER_MISTAKE, exit_status
 from pipeline.config.load import load_settings
 from pipeline.experiments import experiments
 from pipeline.run import build_parser, main
-from stages import prepare, teachers
+from stages import teachers
 from stages.base import Context, StageName, Step
+from stages.prepare import stage as prepare
 from stages.report import stage as report
 from stages.targets import stage as targets
 from storage_schemas.errors import ClusterError

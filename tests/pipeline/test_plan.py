@@ -9,8 +9,9 @@ import pytest
 from pipeline import graph
 from pipeline import plan as dry_run
 from pipeline.plan import plan, render_plan
-from stages import distill, prepare, teachers
+from stages import distill, teachers
 from stages.base import StageName, Step
+from stages.prepare import stage as prepare
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import draft as draft_module
 from storage_schemas.store.store import Store

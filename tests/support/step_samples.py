@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline import graph
 from pipeline.config.load import load_settings
-from stages import prepare
 from stages.base import Context, Stage, Step
+from stages.prepare import stage as prepare
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft
 from tests.support.buckets import local

@@ -17,8 +17,8 @@ from pipeline.config.load import load_settings
 from pipeline.experiments import noting, refer
 from pipeline.home import make_home
 from pipeline.run import main as run
-from stages import prepare
 from stages.base import Context
+from stages.prepare import stage as prepare
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store import gc as garbage

@@ -12,8 +12,8 @@ from pipeline.cache.repair import step_of
 from pipeline.cli import DONE, USER_MISTAKE
 from pipeline.config.load import resolved_yaml
 from pipeline.experiments import noting, refer
-from stages import prepare
 from stages.base import Context
+from stages.prepare import stage as prepare
 from stages.targets import stage as targets
 from storage_schemas.errors import CorruptEntryError, MissingInputError
 from storage_schemas.paths.local import LocalPath

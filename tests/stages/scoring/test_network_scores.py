@@ -20,7 +20,7 @@ from stages.base import Context, Step
 from stages.networks.spec import NetworkSpec
 from stages.pose.affine import box_to_center_size
 from stages.pose.skeleton import COCO_17
-from stages.prepare import GROUND_TRUTH, INSTANCES, instances_step
+from stages.prepare.stage import GROUND_TRUTH, INSTANCES, instances_step
 from stages.scoring import network_scores as evaluation
 from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Settings

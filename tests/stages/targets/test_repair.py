@@ -22,7 +22,7 @@ import torch
 from pipeline import graph
 from pipeline.config.load import resolved_yaml
 from stages.base import Context, TargetsStep
-from stages.distributed.tasks import run_tasks
+from stages.distributed.run_tasks import run_tasks
 from stages.networks.load import load_network
 from stages.networks.spec import NetworkSpec
 from stages.settings import Role

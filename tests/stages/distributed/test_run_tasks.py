@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from stages.base import Context, Device
-from stages.distributed.tasks import run_tasks, task_options
+from stages.distributed.run_tasks import run_tasks, task_options
 from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.paths.local import LocalPath

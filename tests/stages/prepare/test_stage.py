@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stages import prepare
 from stages.base import Context
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.data.windows import ImageSource, Windows
-from stages.prepare import GROUND_TRUTH, INSTANCES, QUARANTINE, image_source_of, instances_step, make, steps
+from stages.prepare import stage as prepare
+from stages.prepare.stage import GROUND_TRUTH, INSTANCES, QUARANTINE, image_source_of, instances_step, make, steps
 from stages.settings import (
     AugmentSettings,
     DataSettings,

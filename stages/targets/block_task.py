@@ -19,7 +19,7 @@ from stages.data.crops import heatmap_mask
 from stages.data.loader import Batch, CropLoader, batches_ahead
 from stages.data.views import Views, draw_views
 from stages.data.windows import ImageSource
-from stages.distributed.tasks import worker_threads
+from stages.distributed.run_tasks import worker_threads
 from stages.inference import decode_to_image, load_predictor
 from stages.networks.spec import NetworkSpec
 from stages.pose.affine import heatmap_size

@@ -6,28 +6,25 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.base import Context, InstancesStep, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
-from stages.data.images import ImageError, read_image
-from stages.data.synthetic.dataset import SYNTHETIC_VERSION, SyntheticSpec, draw_dataset
-from stages.data.windows import WINDOWS_RECIPE, ImageSource, WindowWriter
-from stages.distributed.tasks import run_tasks, task_options
+from stages.data.synthetic.dataset import SYNTHETIC_VERSION
+from stages.data.windows import WINDOWS_RECIPE, ImageSource
+from stages.distributed.run_tasks import run_tasks, task_options
 from stages.pose.skeleton import COCO_17, Skeleton
-from stages.progress import progress
+from stages.prepare.embedded import embedded_annotations, embedded_folder
+from stages.prepare.image_task import ImagesJob, ImagesResult, read_images
 from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, read_skeleton, write_instances
 from storage_schemas.formats.windows import WINDOWS_INDEX, StoredWindow, write_index
 from storage_schemas.paths.facts import FileFacts, known_facts_of
-from storage_schemas.paths.local import LocalPath
 from storage_schemas.paths.path import StorePath
-from storage_schemas.store.parts import MARKER, Part, copy_part, finish_part, read_marker
 from storage_schemas.store.recipe import canonical_json
 from storage_schemas.store.store import Draft
 
@@ -38,8 +35,6 @@ QUARANTINE = "quarantine.jsonl"
 GROUND_TRUTH = "ground_truth.json"
 _RULES_VERSION = 3
 _TASK_IMAGES = 256
-_DRAWN = f"drawn{MARKER}"
-"""Marker of a complete embedded dataset; it is written last."""
 _SHOWN = 5
 
 
@@ -83,7 +78,7 @@ def skeleton_of(context: Context, split: Split) -> Skeleton:
 def images_of(context: Context, split: Split) -> StorePath:
     """The image folder of a split; the embedded dataset is drawn if it does not exist."""
     if context.settings.data.embedded is not None:
-        return _embedded(context) / "images"
+        return embedded_folder(context) / "images"
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
     return source.images
@@ -125,90 +120,13 @@ def _listing_once(root: StorePath, run: str) -> str:
     return hashlib.sha256(canonical_json(root.listing())).hexdigest()
 
 
-def _embedded(context: Context) -> StorePath:
-    """The folder of the embedded dataset, which is drawn on first use."""
-    settings = context.settings.data.embedded
-    assert settings is not None
-    spec = SyntheticSpec(train_images=settings.train_images, val_images=settings.val_images, seed=settings.seed)
-    name = hashlib.sha256(canonical_json([settings.model_dump(), SYNTHETIC_VERSION])).hexdigest()[:12]
-    folder = context.home / "datasets" / f"embedded-{name}"
-    if _drawn(folder) is None:
-        folder.mirror().parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.mirror().parent) as scratch:
-            drawn = LocalPath(scratch) / name
-            _draw(drawn, spec)
-            copy_part(drawn, folder, _DRAWN.removesuffix(MARKER))
-    return folder
-
-
-_SEEN: dict[StorePath, Part] = {}
-"""Embedded datasets that this process has found complete."""
-
-
-def _drawn(folder: StorePath) -> Part | None:
-    """The files of an embedded dataset, or None if it is not drawn yet."""
-    if folder in _SEEN and not folder.is_dir():
-        # The user may delete the folder to have it drawn again.
-        del _SEEN[folder]
-    if folder not in _SEEN and (part := read_marker(folder / _DRAWN)):
-        _SEEN[folder] = part
-    return _SEEN.get(folder)
-
-
-def _draw(folder: Path, spec: SyntheticSpec) -> None:
-    with progress("prepare: drawing the embedded dataset", spec.train_images + spec.val_images, "images") as bar:
-        draw_dataset(folder, spec, progress=lambda done, _: bar.advance(done - bar.done))
-
-
 def _annotations_of(context: Context, split: Split) -> Path:
     if context.settings.data.embedded is not None:
-        folder, name = _embedded(context), f"annotations/{split}.json"
-        part = _drawn(folder)
-        assert part is not None, "_embedded has drawn it"
-        return (folder / name).file(part.files[name]).fetch()
+        return embedded_annotations(context, split)
     source = context.settings.data.train if split == "train" else context.settings.data.val
     assert source is not None
     annotations = source.annotations
     return annotations.file(known_facts_of(annotations)).fetch()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagesJob:
-    """One task: some images, each with its records, and the folder for their windows (None to store none)."""
-
-    number: int
-    root: StorePath
-    images: tuple[tuple[Record, ...], ...]
-    windows: StorePath | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagesResult:
-    """For each image id its facts, or the reason why the image cannot be used; and the windows that were written."""
-
-    facts: dict[int, FileFacts | str]
-    windows: list[StoredWindow]
-
-
-def read_images(job: ImagesJob) -> ImagesResult:
-    """The Ray task of this stage: read and hash images, and store the windows of their instances."""
-    found: dict[int, FileFacts | str] = {}
-    part = f"windows-{job.number:05d}"
-    writer = WindowWriter(job.windows.mirror(), part) if job.windows else None
-    for records in job.images:
-        first = records[0]
-        try:
-            found[first.image_id], image_hw3 = read_image(job.root, first.file_name, (first.width, first.height))
-        except ImageError as error:
-            found[first.image_id] = str(error)
-            continue
-        if writer:
-            writer.add(image_hw3, records)
-    if writer is None or job.windows is None:
-        return ImagesResult(facts=found, windows=[])
-    writer.flush()
-    finish_part(job.windows, part, sorted({window.shard for window in writer.written}))
-    return ImagesResult(facts=found, windows=writer.written)
 
 
 def _make_split(context: Context, split: Split, draft: Draft) -> None:

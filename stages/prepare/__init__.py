@@ -1,0 +1,1 @@
+"""Stage prepare: from a COCO-format dataset to an instance table."""

@@ -95,6 +95,8 @@ def _text_of(step: Step, field: Field) -> str:
 
 def _setting_name(step: Step, name: str) -> str:
     """The name of the setting that a field of a recipe comes from."""
+    if name == "holdout_fraction":
+        return "prepare.holdout_fraction"
     for prefix, setting in _setting_names(step).items():
         if name.startswith(prefix):
             return setting + name.removeprefix(prefix)
@@ -109,7 +111,6 @@ def _setting_names(step: Step) -> dict[str, str]:
                 "source.embedded.": "data.embedded.",
                 "source.": f"data.{step.split}.",
                 "aspect_wh": "crop.size_wh (width over height)",
-                "holdout_fraction": "prepare.holdout_fraction",
             }
         case TeacherStep():
             part = _PART.get(step.part, step.part)

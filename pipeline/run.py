@@ -112,7 +112,7 @@ def _work(
     from pipeline import cluster, graph
     from stages import distill
     from stages.report import stage as report
-    from stages.report.summary import entries_of
+    from stages.report.summary import entries_of, findings
 
     # Include the stages before, whose entries these stages read.
     graph.refer(context, list(graph.STAGES)[: list(graph.STAGES).index(stages[-1]) + 1])
@@ -130,6 +130,7 @@ def _work(
             else:
                 context.seconds[stage] = seconds
                 log.info("%s: done in %.1f s", stage, seconds)
+            context.warn(findings(context))
     finally:
         cluster.disconnect()
     report.publish(context)
@@ -188,6 +189,8 @@ def _log_result(run_dir: StorePath, figures: dict[str, Any]) -> None:
         if "baseline" in scores:
             rows["baseline (without teachers)"] = scores["baseline"]
         log.info("AP: %s (%s)", ", ".join(f"{name} {row['AP']:.3f}" for name, row in rows.items()), scores["protocol"])
+    if number := len(figures["warnings"]):
+        log.info("%d warnings, which may make this AP worthless: see above, or 'warnings' in %s", number, run_dir / METRICS)
     if "weights" in figures:
         log.info("weights of the student: %s", figures["weights"])
     for name in (REPORT, METRICS):

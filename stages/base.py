@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import uuid4
 
+from stages.findings import Finding
 from stages.pose.affine import heatmap_size
 from stages.settings import BinarizeSettings, Precision, Role, Settings, Split
 from storage_schemas.errors import MissingInputError, Remedy
@@ -180,6 +181,7 @@ class Context:
     sources: dict[Split, Mapping[str, Any]] = field(default_factory=dict)
     """The recipe of each split's files, computed once: all steps contain it."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    _warned: set[Finding] = field(default_factory=set)
 
     @cached_property
     def store(self) -> Store:
@@ -258,6 +260,13 @@ class Context:
     def notify(self, message: str) -> None:
         """Log a message for the user."""
         log.info("%s", message)
+
+    def warn(self, findings: Iterable[Finding]) -> None:
+        """Log each finding as a warning, once in a run."""
+        for finding in findings:
+            if finding not in self._warned:
+                self._warned.add(finding)
+                log.warning("Warning: %s", finding.text)
 
 
 class Stage(Protocol):

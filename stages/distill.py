@@ -52,6 +52,7 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
         epochs.append(read)
     recipe = {
         "instances": context.content(instances_step(context, "train")),
+        "holdout_fraction": context.settings.prepare.holdout_fraction,
         "epochs": epochs,
         "distill": {
             "network": settings.student.network,
@@ -135,6 +136,7 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath
         precision=resolve_precision(settings.distill.precision, context.device),
         device=context.device,
         seed=settings.distill.seed,
+        holdout_fraction=settings.prepare.holdout_fraction,
         views_seed=settings.views.seed,
         augment=settings.views.augment,
         events=context.run_dir / "tensorboard" / arm,

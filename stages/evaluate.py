@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.base import Arm, Context, ScoresStep, Step, StudentStep, Subset
+from stages.data.holdout import count_held_out
 from stages.distill import arms, student_step
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
-from stages.prepare.stage import instances_step
+from stages.prepare.stage import INSTANCES, instances_step
 from stages.scoring.network_scores import evaluation_step, score_network
 from stages.scoring.protocol import Counts, DecoderChoice, Protocol
 from stages.training.loop import WEIGHTS
@@ -62,8 +63,10 @@ def _score_step(context: Context, arm: Arm, subset: Subset) -> ScoresStep:
 
 
 def _has_holdout(context: Context) -> bool:
+    """Whether instances are held out; a training set without a table yet is taken for a large one."""
+    fraction = context.settings.prepare.holdout_fraction
     entry = context.find(instances_step(context, "train"))
-    return entry is None or entry.measured["held_out"] > 0
+    return fraction > 0 and (entry is None or count_held_out(entry.path(INSTANCES), fraction) > 0)
 
 
 def scores_of(context: Context, arm: Arm) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from stages.base import Context, ScoresStep, Step, TeacherPart, TeacherStep, res
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
+from stages.inference import DECODERS
 from stages.networks.load import load_network
 from stages.networks.spec import NetworkSpec, architecture_recipe
 from stages.prepare.stage import INSTANCES, image_source_of, instances_step
@@ -115,6 +116,7 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
         "architecture": architecture(context, source.network),
         "size_wh": size_wh,
         "instances": context.content(table),
+        "holdout_fraction": context.settings.prepare.holdout_fraction,
         "train": training_recipe(context, source.train),
         "views": _drawn_views(context),
         "decoder": DECODER_VERSION,
@@ -130,6 +132,7 @@ def _senior_step(context: Context, part: TeacherPart, size_wh: list[int]) -> Tea
         "base": context.content(base),
         "size_wh": size_wh,
         "instances": context.content(table),
+        "holdout_fraction": context.settings.prepare.holdout_fraction,
         "train": training_recipe(context, senior.train),
         "mask": {"adapter_lr": senior.adapter_lr, "drop": senior.mask_drop} if part == "senior" else None,
         "views": _drawn_views(context),
@@ -166,16 +169,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
             _make_group(context, group, at_once)
     for step in missing:
         if isinstance(step, ScoresStep):
-            entry = context.need(step.network)
-            context.check(entry)
-            score_network(
-                context,
-                network_spec(entry),
-                context.content(step.network),
-                step.who,
-                stage="teachers",
-                withhold_mask=step.withhold_mask,
-            )
+            _score(context, step)
 
 
 def _make_group(context: Context, group: Sequence[TeacherStep], at_once: Sequence[TrainSettings]) -> None:
@@ -187,7 +181,7 @@ def _make_group(context: Context, group: Sequence[TeacherStep], at_once: Sequenc
         plans = [teacher.training for teacher in prepared if teacher.training]
         trained = iter(run_trainings(context, plans, at_once=at_once))
         for teacher in prepared:
-            _finish(context, teacher, made=next(trained) if teacher.training else {"device": context.device})
+            _finish(teacher, made=next(trained) if teacher.training else {"device": context.device})
 
 
 def trained_at_once(context: Context, parts: Sequence[TeacherPart]) -> list[TrainSettings]:
@@ -220,17 +214,10 @@ def _prepare(context: Context, part: TeacherPart, draft: Draft) -> _Prepared:
     return _given(context, part, source, draft) if source.weights is not None else _from_labels(context, part, source, draft)
 
 
-def _finish(context: Context, teacher: _Prepared, *, made: dict[str, Any]) -> None:
-    """Score the teacher and commit it."""
-    part, draft = teacher.part, teacher.draft
+def _finish(teacher: _Prepared, *, made: dict[str, Any]) -> None:
     # The curve holds times, so it is left out: the same weights have the same content.
-    content = draft.payload([name for name in teacher.files if name != METRICS])
-    measured: dict[str, Any] = {**teacher.described, "content": content}
-    spec = _spec_of(teacher.described, draft)
-    scores = {"AP": _score(context, spec, measured["content"], _WHO[part])}
-    if part == "senior":
-        scores["AP_without_mask"] = _score(context, spec, measured["content"], _WHO[part], withhold_mask=True)
-    draft.commit(teacher.files, measured={**measured, **scores}, made=made)
+    content = teacher.draft.payload([name for name in teacher.files if name != METRICS])
+    teacher.draft.commit(teacher.files, measured={**teacher.described, "content": content}, made=made)
 
 
 _WHO: dict[TeacherPart, str] = {
@@ -241,12 +228,14 @@ _WHO: dict[TeacherPart, str] = {
 }
 
 
-def _score(context: Context, spec: NetworkSpec, content: str, who: str, *, withhold_mask: bool = False) -> dict[str, float]:
-    entry = score_network(context, spec, content, who, stage="teachers", withhold_mask=withhold_mask)
-    scores = {decoder: entry.measured[decoder]["AP"] for decoder in ("quarter", "dark", "centroid")}
-    text = ", ".join(f"{value:.3f} {decoder}" for decoder, value in scores.items())
-    context.notify(f"teachers: AP of the {who}{' without the mask' if withhold_mask else ''}: {text}")
-    return scores
+def _score(context: Context, step: ScoresStep) -> None:
+    entry = context.need(step.network)
+    context.check(entry)
+    measured = score_network(
+        context, network_spec(entry), entry.content, step.who, stage="teachers", withhold_mask=step.withhold_mask
+    ).measured
+    text = ", ".join(f"{measured[decoder]['AP']:.3f} {decoder}" for decoder in DECODERS)
+    context.notify(f"teachers: AP of the {step.who}: {text}")
 
 
 def _spec_of(described: dict[str, Any], draft: Draft) -> NetworkSpec:
@@ -310,6 +299,7 @@ def _plan(context: Context, draft: Draft, name: str, spec: NetworkSpec, train: T
         precision=resolve_precision(train.precision, context.device),
         device=context.device,
         seed=settings.views.seed,
+        holdout_fraction=settings.prepare.holdout_fraction,
         views_seed=settings.views.seed,
         augment=settings.views.augment,
         events=context.run_dir / "tensorboard" / name.replace(" ", "-"),

@@ -48,7 +48,7 @@ def find_photographs(annotations: LocalPath, root: LocalPath) -> Photographs:
         DataError: the file cannot be read, or has no usable instance.
     """
     width, height = FULL.crop_wh
-    records = sort_out(read_coco(annotations, COCO_17), aspect_wh=width / height, holdout_fraction=0.0).records
+    records = sort_out(read_coco(annotations, COCO_17), aspect_wh=width / height).records
     if not records:
         raise DataError(f"{annotations} has no usable instance", allowed="instances with keypoints")
     return Photographs(records, root)

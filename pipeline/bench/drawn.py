@@ -63,7 +63,7 @@ def draw_instances(folder: LocalPath, *, images: int, crop_wh: tuple[int, int]) 
     with progress("bench: drawing images", images + 1, "images") as bar:
         draw_dataset(folder / "dataset", spec, progress=lambda done, _: bar.advance(done - bar.done))
     coco = read_coco(folder / "dataset" / "annotations" / "val.json", COCO_17)
-    records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1], holdout_fraction=0.0).records
+    records = sort_out(coco, aspect_wh=crop_wh[0] / crop_wh[1]).records
     root = folder / "dataset" / "images"
     facts = {item.image_id: check_image(root, item.file_name, (item.width, item.height)) for item in records}
     dataset = DrawnDataset(Instances.from_records(records, facts, coco.skeleton), records, folder / "instances.parquet", root)

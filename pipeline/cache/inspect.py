@@ -142,8 +142,6 @@ def _ap(entry: Entry, _: Inventory) -> dict[str, float]:
     measured = entry.measured
     if entry.manifest.kind == "targets":
         return {name.removeprefix("AP_"): float(value) for name, value in measured.items() if name.startswith("AP_")}
-    if entry.manifest.kind == "teachers":
-        return {name: float(value) for name, value in measured["AP"].items()}
     return {name: float(scores["AP"]) for name, scores in measured.items() if isinstance(scores, Mapping) and "AP" in scores}
 
 

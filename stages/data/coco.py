@@ -31,7 +31,6 @@ defines them. No image is opened here.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -48,7 +47,7 @@ from stages.pose.affine import box_to_center_size, trim_box
 from storage_schemas.formats.instances import Record
 from storage_schemas.formats.skeleton import Skeleton
 
-__all__ = ["CocoFile", "Quarantined", "Record", "SortedOut", "ground_truth_json", "is_held_out", "read_coco", "sort_out"]
+__all__ = ["CocoFile", "Quarantined", "Record", "SortedOut", "ground_truth_json", "read_coco", "sort_out"]
 
 _MAX_BOX_IMAGES = 10
 _MAX_OUTSIDE = 0.5
@@ -114,12 +113,8 @@ class _Instance:
     mask: bytes | None = None
 
 
-def sort_out(coco: CocoFile, *, aspect_wh: float, holdout_fraction: float) -> SortedOut:
-    """Apply the rules above; ``aspect_wh`` is width / height of the crop.
-
-    ``holdout_fraction`` of the images are held out from training. A hash of the image id alone chooses them, so other
-    images do not change the choice, and it is the same for all instances of an image.
-    """
+def sort_out(coco: CocoFile, *, aspect_wh: float) -> SortedOut:
+    """Apply the rules above; ``aspect_wh`` is width / height of the crop."""
     instances: list[_Instance] = []
     quarantine = _empty_broken_images(coco)
     skipped: Counter[str] = Counter()
@@ -138,7 +133,7 @@ def sort_out(coco: CocoFile, *, aspect_wh: float, holdout_fraction: float) -> So
         except _FaultError as fault:
             quarantine.append(Quarantined(annotation["id"], image["id"], _name(image), fault.kind, fault.detail))
     instances.sort(key=lambda instance: (instance.image["id"], instance.annotation["id"]))
-    return SortedOut(_records(instances, aspect_wh=aspect_wh, holdout_fraction=holdout_fraction), quarantine, dict(skipped))
+    return SortedOut(_records(instances, aspect_wh=aspect_wh), quarantine, dict(skipped))
 
 
 def ground_truth_json(coco: CocoFile, *, quarantine: Iterable[Quarantined], bad_images: Collection[int] = ()) -> Json:
@@ -159,12 +154,6 @@ def ground_truth_json(coco: CocoFile, *, quarantine: Iterable[Quarantined], bad_
         "annotations": annotations,
         "categories": [{"id": _PERSON, "name": "person", "keypoints": list(coco.skeleton.keypoints)}],
     }
-
-
-def is_held_out(image_id: int, fraction: float) -> bool:
-    """Whether the image is among the ``fraction`` of images that training does not use."""
-    digest = hashlib.sha256(f"holdout {image_id}".encode()).digest()
-    return int.from_bytes(digest[:8]) < fraction * 2**64
 
 
 # --- images
@@ -242,7 +231,7 @@ def _usable(instance: _Instance) -> _Instance:
     return replace(instance, box=clipped, mask=mask)
 
 
-def _records(instances: Sequence[_Instance], *, aspect_wh: float, holdout_fraction: float) -> list[Record]:
+def _records(instances: Sequence[_Instance], *, aspect_wh: float) -> list[Record]:
     box_N4 = np.array([instance.box for instance in instances], np.float64).reshape(-1, 4)
     center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
     return [
@@ -258,7 +247,6 @@ def _records(instances: Sequence[_Instance], *, aspect_wh: float, holdout_fracti
             area=instance.area,
             keypoints_K3=instance.keypoints_K3.astype(np.float32),
             mask_rle=instance.mask,
-            holdout=is_held_out(instance.image["id"], holdout_fraction),
         )
         for instance, box_4, center_2, size_2 in zip(instances, box_N4, center_N2, size_N2, strict=True)
     ]

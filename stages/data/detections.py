@@ -104,7 +104,6 @@ def _record(row: int, image: Image, box_4: F64, center_2: F64, size_2: F64, skel
         area=float(box_4[2] * box_4[3]),
         keypoints_K3=np.zeros((skeleton.num_keypoints, 3), np.float32),
         mask_rle=None,
-        holdout=False,
     )
 
 

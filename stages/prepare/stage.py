@@ -54,7 +54,6 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
         "split": split,
         "skeleton": asdict(COCO_17),
         "aspect_wh": width / height,
-        "holdout_fraction": settings.prepare.holdout_fraction if split == "train" else 0.0,
         "rules": _RULES_VERSION,
     }
     if settings.prepare.crops:
@@ -133,7 +132,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     width, height = context.settings.crop.size_wh
     root = images_of(context, split)
     coco = read_coco(_annotations_of(context, split), COCO_17)
-    sorted_out = sort_out(coco, aspect_wh=width / height, holdout_fraction=draft.recipe["holdout_fraction"])
+    sorted_out = sort_out(coco, aspect_wh=width / height)
     folder = draft.folder if context.settings.prepare.crops else None
     read = _read_all_images(context, split, root, sorted_out.records, folder)
     facts = read.facts
@@ -159,7 +158,6 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "instances": len(table.id_N),
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
-        "held_out": int(table.holdout_N.sum()),
         "quarantined": dict(Counter(item.kind for item in quarantine)),
         "skipped": sorted_out.skipped,
     }
@@ -225,7 +223,7 @@ def _content(table: Instances, ground_truth: Path, crops: Sequence[StoredWindow]
     """A hash of the table's values and of the stored windows; library versions do not change it."""
     digest = hashlib.sha256(ground_truth.read_bytes())
     digest.update(table.skeleton.encode())
-    for array in (table.id_N, table.center_N2, table.size_N2, table.keypoints_NK3, table.holdout_N):
+    for array in (table.id_N, table.center_N2, table.size_N2, table.keypoints_NK3):
         digest.update(array.tobytes())
     for text in table.sha256_M:
         digest.update(text.encode())

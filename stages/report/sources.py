@@ -12,7 +12,7 @@ from stages.prepare import stage as prepare
 from stages.prepare.stage import skeleton_of
 from stages.report.names import NAMES
 from stages.report.page.content import CacheRow, Curve, EntryRow, Phase, SplitRow, Who
-from stages.report.summary import entries_of
+from stages.report.summary import data_of, entries_of
 from stages.settings import Role
 from stages.targets import stage as targets
 from stages.training.curve import METRICS, read_curve
@@ -22,6 +22,7 @@ from storage_schemas.store.store import Entry
 __all__ = ["cache", "entries", "phases", "splits", "student_curves", "teacher_curves", "versions", "views_bytes"]
 
 _FLOAT16_BYTES = 2
+_COUNTS = ("instances", "images", "with_mask", "held_out", "quarantined", "skipped")
 
 
 def phases(context: Context) -> list[Phase]:
@@ -113,14 +114,13 @@ def views_bytes(context: Context) -> int:
 
 def splits(context: Context) -> list[SplitRow]:
     """The counts of each split, and the records that were left out, by reason."""
-    names = {"train": "training set", "val": "validation set"}
+    names, data = {"train": "training set", "val": "validation set"}, data_of(context)
     return [
         SplitRow(
             names[step.split],
-            *(measured[name] for name in ("instances", "images", "with_mask", "held_out", "quarantined", "skipped")),
+            **{name: data[step.split][name] for name in _COUNTS},
         )
         for step in prepare.steps(context)
-        for measured in [context.need(step).measured]
     ]
 
 

@@ -12,13 +12,13 @@ from stages.evaluate import chosen_decoder, protocol
 from stages.prepare.stage import skeleton_of
 from stages.report import instances, scores, sources
 from stages.report.page.content import Page
-from stages.report.summary import entries_of
+from stages.report.summary import entries_of, findings
 from storage_schemas.store.store import Draft
 
 __all__ = ["REPORT", "make", "publish", "steps"]
 
 REPORT = "report.html"
-_VERSION = 3
+_VERSION = 4
 
 
 def steps(context: Context) -> list[Step]:
@@ -75,6 +75,7 @@ def _page(context: Context) -> Page:
     return Page(
         name=context.settings.name,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        warnings=findings(context),
         protocol=protocol(context),
         decoder_reason=choice.reason,
         machine=scores.machine(context),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import asdict
 from statistics import mean
 from typing import Any, get_args
 
 from stages import distill, evaluate, teachers
 from stages.base import Context, Step, TargetsStep
+from stages.data.holdout import count_held_out
+from stages.findings import WARNINGS, Finding, findings_in
 from stages.inference import DECODERS
 from stages.prepare import stage as prepare
+from stages.prepare.overlap import shared_images
+from stages.prepare.stage import INSTANCES
 from stages.settings import DecoderName, Role
 from stages.targets import stage as targets
 from stages.training.loop import WEIGHTS
 
-__all__ = ["entries_of", "summary"]
+__all__ = ["data_of", "entries_of", "findings", "summary"]
 
 
 def entries_of(context: Context) -> list[Step]:
@@ -30,14 +35,22 @@ def summary(context: Context) -> dict[str, Any]:
         "seconds": {stage: round(seconds, 2) for stage, seconds in context.seconds.items()},
         "this_run": _this_run(context),
     }
-    for name, part in (("data", _data), ("teachers", _teachers), ("targets", _targets), ("evaluate", _evaluate)):
+    for name, part in (("data", data_of), ("teachers", _teachers), ("targets", _targets), ("evaluate", _evaluate)):
         if values := part(context):
             found[name] = values
+    found[WARNINGS] = [asdict(finding) for finding in findings(context)]
     found["entries"] = _entries(context)
     student = context.find(distill.student_step(context, "student"))
     if student is not None:
         found["weights"] = str(student.folder / WEIGHTS)
     return found
+
+
+def findings(context: Context) -> list[Finding]:
+    """What is probably wrong, by the entries that exist and by comparing them, each finding once."""
+    entries = [entry for step in entries_of(context) if (entry := context.find(step)) is not None]
+    found = [finding for entry in entries for finding in findings_in(entry.measured)]
+    return list(dict.fromkeys([*found, *shared_images(context)]))
 
 
 def _this_run(context: Context) -> dict[str, Any]:
@@ -60,9 +73,15 @@ def _entries(context: Context) -> dict[str, str]:
     return found
 
 
-def _data(context: Context) -> dict[str, Any]:
+def data_of(context: Context) -> dict[str, Any]:
+    """What was measured of each split that has a table, with the number of held-out instances."""
+    fractions = {"train": context.settings.prepare.holdout_fraction, "val": 0.0}
     entries = {step.split: context.find(step) for step in prepare.steps(context)}
-    return {split: entry.measured for split, entry in entries.items() if entry}
+    return {
+        split: {**entry.measured, "held_out": count_held_out(entry.path(INSTANCES), fractions[split])}
+        for split, entry in entries.items()
+        if entry
+    }
 
 
 def _teachers(context: Context) -> dict[str, Any]:

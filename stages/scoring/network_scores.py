@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from stages.base import Context, ScoresStep, Step, Subset
 from stages.data.detections import check_images, read_detections
+from stages.data.holdout import held_out
 from stages.data.images import DECODER_VERSION
 from stages.data.windows import ImageSource
 from stages.distributed.predict import predict
@@ -82,11 +83,13 @@ def _recipe(
 ) -> dict[str, Any]:
     instances = instances_step(context, "val" if subset == "val" else "train")
     # The instance table lists only images with annotations, and a detector finds instances on the others too.
+    holdout = {} if subset == "val" else {"holdout_fraction": context.settings.prepare.holdout_fraction}
     images = {} if boxes is None else {"images": instances.recipe["source"]}
     return {
         "network": content,
         "instances": context.content(instances),
         "subset": subset,
+        **holdout,
         **images,
         "protocol": Protocol.of(context.settings, size_divisor=divisor, boxes=boxes).as_recipe(),
         "mask": "withheld" if withhold_mask else "given",
@@ -150,7 +153,7 @@ def _instances(context: Context, subset: Subset, boxes: Path | None) -> tuple[In
     entry = context.need(instances_step(context, "val" if subset == "val" else "train"))
     table = read_instances(entry.path(INSTANCES))
     if subset == "holdout":
-        table = table.select(table.holdout_N)
+        table = table.select(held_out(table, context.settings.prepare.holdout_fraction))
     return (table, np.ones(len(table.id_N))) if boxes is None else _detected(context, boxes, table)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from stages.data.holdout import held_out
 from stages.data.loader import CropLoader, epoch_order
 from stages.data.views import Views, draw_views
 from stages.networks.device import on_device
@@ -60,7 +61,7 @@ class Worker:
 
 def training_rows(instances: Instances, plan: TrainingPlan) -> npt.NDArray[np.int64]:
     """The rows of the table to train on: all that are not held out, or of these only the ones with a mask."""
-    wanted = ~instances.holdout_N
+    wanted = ~held_out(instances, plan.holdout_fraction)
     if plan.only_masked:
         wanted = wanted & instances.has_mask_N
     return np.flatnonzero(wanted)

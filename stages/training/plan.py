@@ -53,6 +53,8 @@ class TrainingPlan:
     seed: int
     views_seed: int
     augment: AugmentSettings
+    holdout_fraction: float = 0.0
+    """Do not train on this share of the images (``stages.data.holdout``)."""
     only_masked: bool = False
     """Train only on instances that have a mask."""
     feed_mask: bool = False

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,13 @@ __all__ = [
     "decode_table",
     "encode_table",
     "instances_schema",
+    "read_columns",
     "read_instances",
     "read_skeleton",
     "write_instances",
 ]
 
-_FORMAT = TableFormat("instances", version=2, kind="instances")
+_FORMAT = TableFormat("instances", version=3, kind="instances")
 
 
 def instances_schema(skeleton: Skeleton) -> pa.Schema:
@@ -39,8 +41,8 @@ def instances_schema(skeleton: Skeleton) -> pa.Schema:
     image = {"image_id": pa.int64(), "file_name": pa.string(), "image_sha256": pa.string(), "image_bytes": pa.int64()}
     size = {"width": pa.int32(), "height": pa.int32()}
     box = {"box": list_type(pa.float64(), 4), "center": list_type(pa.float64(), 2), "size": list_type(pa.float64(), 2)}
-    keypoints = {"area": pa.float64(), "keypoints": list_type(pa.float32(), 3 * skeleton.num_keypoints)}
-    types = {"id": pa.int64(), **image, **size, **box, **keypoints, "mask_rle": pa.binary(), "holdout": pa.bool_()}
+    pose = {"keypoints": list_type(pa.float32(), 3 * skeleton.num_keypoints), "mask_rle": pa.binary()}
+    types = {"id": pa.int64(), **image, **size, **box, "area": pa.float64(), **pose}
     data = skeleton.encode()
     return _FORMAT.schema(types, optional="mask_rle", odkd_skeleton=data.decode(), odkd_skeleton_crc32=_checksum(data))
 
@@ -67,7 +69,6 @@ class Record:
     area: float
     keypoints_K3: F32
     mask_rle: bytes | None
-    holdout: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +76,8 @@ class Instances:
     """Instances, and the images that they are in; all coordinates are image pixels.
 
     ``box_N4`` is (x, y, w, h) clipped to the image, ``center_N2`` and ``size_N2`` (w, h) the padded crop (HRNet's scale
-    times 200), ``area_N`` the annotated area, ``keypoints_NK3`` (x, y, v) with v 0, 1 or 2. ``mask_rle`` holds COCO's
-    compressed run lengths at the image's size, or null. Training skips the instances of ``holdout_N``. ``image_N`` are
-    positions in the image arrays ``*_M``, which hold only images that an instance needs, in the order of first use.
+    times 200), ``area_N`` the annotated area, ``keypoints_NK3`` (x, y, v) with v 0, 1 or 2. ``mask_rle`` holds COCO's run
+    lengths at the image's size, or null. ``image_N`` are rows of the image arrays ``*_M``, in the order of first use.
     """
 
     skeleton: Skeleton
@@ -88,7 +88,6 @@ class Instances:
     size_N2: F64
     area_N: F64
     keypoints_NK3: F32
-    holdout_N: Bools
     mask_rle: pa.BinaryArray
     image_id_M: I64
     file_name_M: list[str]
@@ -139,7 +138,6 @@ def encode_table(instances: Instances, rows: I64 | None = None) -> pa.Table:
         "area": instances.area_N[rows_N],
         "keypoints": instances.keypoints_NK3[rows_N],
         "mask_rle": instances.mask_rle.take(pa.array(rows_N)),
-        "holdout": instances.holdout_N[rows_N],
     }
     return table_of(instances_schema(instances.skeleton), columns)
 
@@ -160,7 +158,6 @@ def decode_table(table: pa.Table) -> Instances:
         size_N2=from_lists(table, "size").reshape(-1, 2),
         area_N=table["area"].to_numpy(),
         keypoints_NK3=from_lists(table, "keypoints").reshape(-1, skeleton.num_keypoints, 3),
-        holdout_N=table["holdout"].to_numpy(),
         mask_rle=table["mask_rle"].combine_chunks(),
         image_id_M=images["image_id"].to_numpy(),
         file_name_M=images["file_name"].to_pylist(),
@@ -179,6 +176,12 @@ def write_instances(path: Path, instances: Instances) -> None:
 def read_instances(path: Path) -> Instances:
     """The instances of the table at ``path``; raises as ``TableFormat``."""
     return decode_table(_FORMAT.read(path, lambda found: instances_schema(_skeleton_of(found))))
+
+
+def read_columns(path: Path, *names: str) -> list[list[Any]]:
+    """Some columns of the table at ``path``, whose other columns are not read; raises as ``TableFormat``."""
+    table = _FORMAT.read(path, lambda found: instances_schema(_skeleton_of(found)), *names)
+    return [table[name].to_pylist() for name in names]
 
 
 def read_skeleton(path: Path) -> Skeleton:

@@ -44,10 +44,11 @@ class TableFormat:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         LocalPath(path).write_atomic(sink.getvalue().to_pybytes())
 
-    def read(self, path: Path, schema_of: Callable[[pa.Schema], pa.Schema]) -> pa.Table:
-        """Read a table; ``schema_of`` turns the schema found into the one that is expected."""
+    def read(self, path: Path, schema_of: Callable[[pa.Schema], pa.Schema], *columns: str) -> pa.Table:
+        """Read a table, or some of its ``columns``; ``schema_of`` turns the schema found into the one that is expected."""
         expected = schema_of(self.read_schema(path))
-        table = self._read(path, lambda path: pq.ParquetFile(path, page_checksum_verification=True).read())
+        expected = pa.schema([expected.field(name) for name in columns or expected.names])
+        table = self._read(path, lambda path: pq.ParquetFile(path, page_checksum_verification=True).read(columns or None))
         # A column that may hold gaps in the file is nullable in this schema.
         if not table.schema.equals(expected):
             seen = f"{path} has the columns {', '.join(table.column_names)}, or gaps in them"

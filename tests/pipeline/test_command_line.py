@@ -29,6 +29,7 @@ from storage_schemas.errors import ClusterError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft
 from tests.support.buckets import local
+from tests.support.step_samples import leave_entry
 
 
 @pytest.fixture(autouse=True)
@@ -268,11 +269,11 @@ def test_an_interrupted_run_records_the_entries_it_needs_until_a_run_ends(tmp_pa
 
     assert run("all", KeyboardInterrupt()) == FAILED
     assert _referred(tmp_path) == instances()
-    smaller = ("--set", "prepare.holdout_fraction=0.1")
+    smaller = ("--set", "crop.size_wh=[64, 64]")
     assert run("all", KeyboardInterrupt(), *smaller) == FAILED
-    assert _referred(tmp_path) == instances() | instances(prepare__holdout_fraction="0.1")
+    assert _referred(tmp_path) == instances() | instances(crop__size_wh="[64, 64]")
     assert run("prepare", 3.0) == DONE
-    assert _referred(tmp_path) == instances(prepare__holdout_fraction="0.1"), "entries of other settings may still be needed"
+    assert _referred(tmp_path) == instances(crop__size_wh="[64, 64]"), "entries of other settings may still be needed"
     assert run("prepare", 3.0, *smaller) == DONE
     assert not (tmp_path / "runs" / "demo" / "unfinished").exists()
     assert _referred(tmp_path) == set(), "nothing was committed"
@@ -281,9 +282,7 @@ def test_an_interrupted_run_records_the_entries_it_needs_until_a_run_ends(tmp_pa
 def test_a_run_records_the_entries_of_earlier_stages_too(tmp_path: LocalPath, run: Callable[..., int]) -> None:
     context = Context(load_settings(None), tmp_path, "cpu")
     for step in prepare.steps(context):
-        with context.store.draft(step.kind, step.recipe) as draft:
-            assert isinstance(draft, Draft)
-            draft.commit([], measured={"held_out": 1, "content": "people"})
+        leave_entry(context, step, content="people")
     assert run("targets", KeyboardInterrupt()) == FAILED
     expected = [*prepare.steps(context), teachers.teacher_step(context, "primary"), *targets.steps(context)]
     assert _referred(tmp_path) == {step.entry_id for step in expected if not step.waits_for}

@@ -12,6 +12,7 @@ from pipeline.plan import plan, render_plan
 from stages import distill, teachers
 from stages.base import StageName, Step
 from stages.prepare import stage as prepare
+from stages.targets import stage as targets
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store import draft as draft_module
 from storage_schemas.store.store import Store
@@ -94,7 +95,7 @@ def test_force_makes_a_hit_stale_and_a_plan_deletes_nothing(tmp_path: Path) -> N
     ("override", "stage", "text"),
     [
         ("data.embedded.train_images=100", "prepare", "data.embedded.train_images: 800 -> 100"),
-        ("prepare.holdout_fraction=0.1", "prepare", "prepare.holdout_fraction: 0.05 -> 0.1"),
+        ("prepare.holdout_fraction=0.1", "teachers", "prepare.holdout_fraction: 0.05 -> 0.1"),
         ("crop.size_wh=[64, 64]", "prepare", "crop.size_wh (width over height): 0.75 -> 1"),
         ("teachers.primary.train.epochs=3", "teachers", "teachers.primary.train.epochs: 6 -> 3"),
         ("teachers.senior.mask_drop=0.3", "teachers", "teachers.senior.mask_drop: 0.1 -> 0.3"),
@@ -190,3 +191,13 @@ def test_the_nearest_entry_is_the_newest_one_with_the_fewest_differences(
     assert dry_run.nearest_fields(step, entries, ()) == [("threshold", 0.5, 0.3)]
     newest = next(entry.entry_id for entry in entries if entry.manifest.recipe.get("threshold") == 0.3)
     assert dry_run.nearest_fields(step, entries, {newest}) == [("threshold", 0.5, 0.4)]
+
+
+def test_holding_out_other_images_changes_no_key_of_views_and_of_targets_of_given_teachers(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"given")
+    given = (f"teachers.primary={{weights: {weights}, network: hrnet_w16_small, train: null}}",)
+    homes = [with_all(make_context(tmp_path / "home", *given, *more)) for more in ((), ("prepare.holdout_fraction=0.2",))]
+    first, second = ({step.title: step.key for step in targets.steps(context)} for context in homes)
+    kept = {title for title in first if first[title] == second[title]}
+    assert kept == {title for title in first if "senior" not in title}, "the senior is trained here, on the other images"

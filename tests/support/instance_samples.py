@@ -52,7 +52,6 @@ def make_instances(
                 area=900.0,
                 keypoints_K3=grid if keypoints_NK3 is None else keypoints_NK3[row],
                 mask_rle=masks[row] if masks else None,
-                holdout=False,
             )
         )
     known = facts or {image_id: FileFacts(0, "") for image_id in images}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from stages.findings import Finding
 from stages.pose.skeleton import COCO_17
 from stages.report.page.content import (
     AP_COLUMNS,
@@ -55,6 +56,16 @@ def make_page() -> Page:
     return Page(
         name="demo",
         made_at="2025-01-02 03:04 UTC",
+        warnings=[
+            Finding(
+                kind="exif_orientation",
+                seen="3 of 1400 images of the train set are turned by an EXIF tag, such as 17.jpg",
+                remedy="Store them turned, without the tag",
+                count=3,
+                of=1400,
+                example="17.jpg",
+            )
+        ],
         protocol="ground-truth boxes, flip test with a shift of 1 px, decoder centroid",
         decoder_reason="best on held-out instances",
         machine="cpu, 2 threads",

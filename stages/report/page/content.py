@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from stages.findings import Finding
 from stages.pose.skeleton import Skeleton
 from stages.scoring.bootstrap import PairedBootstrap
 
@@ -193,6 +194,7 @@ class Page:
 
     name: str
     made_at: str
+    warnings: Sequence[Finding]
     protocol: str
     decoder_reason: str
     machine: str

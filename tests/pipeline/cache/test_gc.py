@@ -118,7 +118,7 @@ def test_what_gc_takes_before_a_run_has_noted_it_is_missed_and_not_read(
 ) -> None:
     context = Context(load_settings(None), cache.home, "cpu")
     for step in prepare.steps(context):
-        put(context.store, step.kind, step.recipe, {"held_out": 1})
+        put(context.store, step.kind, step.recipe, {})
     grow_old(cache.home / "store", 25)
     real = make_home
 

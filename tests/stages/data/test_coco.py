@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from stages.data.coco import Quarantined, Record, SortedOut, ground_truth_json, is_held_out, read_coco, sort_out
+from stages.data.coco import Quarantined, Record, SortedOut, ground_truth_json, read_coco, sort_out
 from stages.pose.skeleton import COCO_17
 from stages.scoring.coco_ap import evaluate
 from storage_schemas.formats.predictions import coco_results
@@ -49,7 +49,6 @@ def sorted_file(
     folder: Path,
     *annotations: Json,
     images: list[Json] | None = None,
-    holdout_fraction: float = 0.0,
     person_id: int = 1,
 ) -> tuple[SortedOut, Json]:
     """Write a file as JSON, read it and sort it out; returns the result and the ground truth."""
@@ -57,7 +56,7 @@ def sorted_file(
     path = folder / "annotations.json"
     path.write_text(json.dumps({"images": images or [IMAGE], "annotations": annotations, "categories": categories}))
     coco = read_coco(path, COCO_17)
-    found = sort_out(coco, aspect_wh=0.75, holdout_fraction=holdout_fraction)
+    found = sort_out(coco, aspect_wh=0.75)
     truth = ground_truth_json(coco, quarantine=found.quarantine)
     json.dumps([truth, [item.as_dict() for item in found.quarantine]], allow_nan=False)
     return found, truth
@@ -74,7 +73,7 @@ def test_a_valid_instance_becomes_a_record_by_hrnets_rule(tmp_path: Path) -> Non
     # 59 / 79 is under 3 / 4: the width grows to 59.25; a quarter more on both.
     np.testing.assert_allclose(record.size_2, [59.25 * 1.25, 79 * 1.25])
     assert (record.annotation_id, record.image_id, record.file_name, record.width, record.height) == (10, 1, "a.jpg", 200, 100)
-    assert (record.area, record.holdout) == (2400.0, False)
+    assert record.area == 2400.0
     assert record.keypoints_K3.dtype == np.float32
     assert record.keypoints_K3[:3].tolist() == [[50, 20, 2], [52, 18, 1], [0, 0, 0]]
     assert record.mask_rle is not None
@@ -304,28 +303,13 @@ def test_ids_of_64_bits_are_kept(tmp_path: Path) -> None:
     assert (found.records[0].annotation_id, found.records[0].image_id) == (largest, least)
 
 
-def test_holding_out_depends_on_the_image_id_alone(tmp_path: Path) -> None:
-    held = {image_id for image_id in range(10_000) if is_held_out(image_id, 0.1)}
-    # 1,000 expected, with a deviation of 30.
-    assert 900 < len(held) < 1100
-    assert not any(is_held_out(image_id, 0.0) for image_id in range(100))
-    assert all(is_held_out(image_id, 1.0) for image_id in range(100))
-    assert held < {image_id for image_id in range(10_000) if is_held_out(image_id, 0.2)}
-    images = [IMAGE | {"id": image_id} for image_id in range(40)]
-    people = [person(id=key, image_id=key // 2) for key in range(80)]
-    for order in (1, -1):
-        found, _ = sorted_file(tmp_path, *people[::order], images=images[::order], holdout_fraction=0.1)
-        assert {record.image_id for record in found.records if record.holdout} == held & set(range(40))
-        assert {record.image_id for record in found.records if not record.holdout} == set(range(40)) - held
-
-
 @pytest.mark.parametrize(
     ("name", "people", "images", "masks", "regions"),
     [("eval_official481.json", 1354, 481, 1354, 1958), ("train_rest1865.json", 4998, 1865, 918, 7590)],
 )
 def test_no_real_annotation_is_quarantined(name: str, people: int, images: int, masks: int, regions: int) -> None:
     coco = read_coco(shared_data("coco_val2017_person_480") / "annotations" / name, COCO_17)
-    found = sort_out(coco, aspect_wh=0.75, holdout_fraction=0.1)
+    found = sort_out(coco, aspect_wh=0.75)
     assert found.quarantine == []
     assert (len(found.records), len({record.image_id for record in found.records})) == (people, images)
     assert sum(record.mask_rle is not None for record in found.records) == masks
@@ -337,7 +321,7 @@ def test_no_real_annotation_is_quarantined(name: str, people: int, images: int, 
 def test_the_ground_truth_has_the_published_scores() -> None:
     folder = shared_data("coco_fakekeypoints100")
     coco = read_coco(folder / "person_keypoints_val2014_100.json", COCO_17)
-    truth = ground_truth_json(coco, quarantine=sort_out(coco, aspect_wh=0.75, holdout_fraction=0.0).quarantine)
+    truth = ground_truth_json(coco, quarantine=sort_out(coco, aspect_wh=0.75).quarantine)
     results = json.loads((folder / "person_keypoints_val2014_fakekeypoints100_results.json").read_text())
     scores = evaluate(truth, results, skeleton=COCO_17)
     published = (0.372, 0.636, 0.348, 0.384, 0.386, 0.514)

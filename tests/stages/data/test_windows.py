@@ -39,7 +39,7 @@ def record(number: int, box: tuple[float, float, float, float], *, name: str = "
     x, y, w, h = box
     joint = np.arange(17)
     grid = np.stack([x + w * (joint % 4) / 4, y + h * (joint // 4) / 5, np.full(17, 2)], axis=-1).astype(np.float32)
-    return Record(number, 1, name, *IMAGE_WH, np.array(box), center_2, size_2, 900.0, grid, None, False)
+    return Record(number, 1, name, *IMAGE_WH, np.array(box), center_2, size_2, 900.0, grid, None)
 
 
 def smooth_image() -> U8:
@@ -212,7 +212,7 @@ def test_crops_of_photographs_differ_by_less_than_a_jpeg_does(tmp_path: LocalPat
     """40 real images with their noise, all instances, six views."""
     folder = shared_data("coco_val2017_person_480")
     coco = read_coco(folder / "annotations" / "eval_official481.json", COCO_17)
-    records = sort_out(coco, aspect_wh=0.75, holdout_fraction=0.0).records
+    records = sort_out(coco, aspect_wh=0.75).records
     chosen = sorted({item.image_id for item in records})[:40]
     records = [item for item in records if item.image_id in chosen]
     writer, facts = WindowWriter(tmp_path, "windows-00000"), {}

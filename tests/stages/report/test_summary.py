@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stages import distill
 from stages.base import Context, Step
+from stages.findings import Finding, measured_findings
 from stages.report import summary
 from stages.settings import Settings
 from storage_schemas.paths.local import LocalPath
@@ -28,11 +30,11 @@ def context(home: LocalPath) -> Context:
     return Context(settings, home, "cpu")
 
 
-def make(context: Context, step: Step) -> None:
+def make(context: Context, step: Step, **measured: Any) -> None:  # noqa: ANN401 (any figures of a stage)
     with context.store.draft(step.kind, step.recipe) as draft:
         assert isinstance(draft, Draft)
         local(draft.folder / "weights.safetensors").write_bytes(step.title.encode())
-        draft.commit(["weights.safetensors"], measured={})
+        draft.commit(["weights.safetensors"], measured=measured)
 
 
 @pytest.fixture
@@ -84,3 +86,23 @@ def test_of_an_experiment_that_has_not_begun_nothing_is_named(tmp_path: LocalPat
     found = summary.summary(context(tmp_path))
     assert found["entries"] == {}
     assert "weights" not in found
+
+
+def test_findings_of_entries_are_listed_once(tmp_path: LocalPath, targets: list[Step]) -> None:
+    finding = Finding(kind="faint", seen="no map has a peak", remedy="Lower it", count=3, of=3, example="1.jpg")
+    run = context(tmp_path)
+    for step in targets:
+        make(run, step, **measured_findings([finding]))
+    make(run, STUDENT, **measured_findings([]))
+    assert summary.findings(run) == [finding]
+    assert summary.summary(run)["warnings"] == [
+        {"kind": "faint", "seen": "no map has a peak", "remedy": "Lower it", "count": 3, "of": 3, "example": "1.jpg"}
+    ]
+
+
+def test_a_finding_is_logged_once_in_a_run(tmp_path: LocalPath, caplog: pytest.LogCaptureFixture) -> None:
+    finding = Finding(kind="faint", seen="no map has a peak", remedy="Lower it", count=3, of=3, example="1.jpg")
+    run = context(tmp_path)
+    run.warn([finding])
+    run.warn([finding])
+    assert caplog.messages == ["Warning: no map has a peak. Lower it."]

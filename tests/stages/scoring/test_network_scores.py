@@ -80,7 +80,6 @@ def table(root: LocalPath, image_ids: Sequence[int]) -> Instances:
             area=900.0,
             keypoints_K3=truth_K3(),
             mask_rle=mask,
-            holdout=False,
         )
         for image_id, mask in masks.items()
     ]
@@ -114,7 +113,7 @@ def prepared(tmp_path: LocalPath, boxes: Path | None = None, *, image_ids: Seque
         if isinstance(draft, Draft):
             write_instances(local(draft.folder / INSTANCES), instances)
             local(draft.folder / GROUND_TRUTH).write_text(json.dumps(ground_truth()))
-            draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "of val", "instances": 2, "images": 2, "held_out": 0})
+            draft.commit([INSTANCES, GROUND_TRUTH], measured={"content": "of val", "instances": 2, "images": 2})
     return context
 
 

@@ -32,7 +32,7 @@ from storage_schemas.paths.facts import FileFacts
 from tests.support.errors import suggested
 
 
-def record(annotation_id: int, image_id: int, *, mask: bytes | None = None, holdout: bool = False) -> Record:
+def record(annotation_id: int, image_id: int, *, mask: bytes | None = None) -> Record:
     rng = np.random.default_rng(annotation_id)
     return Record(
         annotation_id=annotation_id,
@@ -46,7 +46,6 @@ def record(annotation_id: int, image_id: int, *, mask: bytes | None = None, hold
         area=float(annotation_id),
         keypoints_K3=rng.random((17, 3)).astype(np.float32),
         mask_rle=mask,
-        holdout=holdout,
     )
 
 
@@ -56,7 +55,7 @@ def facts(*image_ids: int) -> dict[int, FileFacts]:
 
 def three() -> Instances:
     """The instances 10, 11, 12 on the images 5, 3, 5."""
-    rows = [record(10, 5, mask=b"abc"), record(11, 3, holdout=True), record(12, 5, mask=b"")]
+    rows = [record(10, 5, mask=b"abc"), record(11, 3), record(12, 5, mask=b"")]
     return Instances.from_records(rows, facts(3, 4, 5), COCO_17)
 
 
@@ -86,12 +85,11 @@ def tables(draw: st.DrawFn) -> Instances:
     ids = draw(st.lists(int64, min_size=num, max_size=num))
     images = draw(st.lists(st.tuples(int64, st.text(min_size=1), side, side), min_size=1, max_size=3, unique_by=lambda p: p[0]))
     masks = draw(st.lists(st.none() | st.binary(), min_size=num, max_size=num))
-    held = draw(st.lists(st.booleans(), min_size=num, max_size=num))
     rows = []
     for row in range(num):
         image = draw(st.sampled_from(images))
         shape = (box[row], center[row], size[row])
-        rows.append(Record(ids[row], *image, *shape, float(area[row]), keypoints[row], masks[row], held[row]))
+        rows.append(Record(ids[row], *image, *shape, float(area[row]), keypoints[row], masks[row]))
     facts = {key: FileFacts(abs(key) // 2, f"{key:x}") for key, *_ in images}
     return Instances.from_records(rows, facts, COCO_17)
 
@@ -120,7 +118,6 @@ def test_an_instance_keeps_its_values_and_image_in_the_file(tmp_path: Path) -> N
     assert table.sha256_M == [f"{5:064x}", f"{3:064x}"]
     assert (table.bytes_M.tolist(), table.width_M.tolist(), table.height_M.tolist()) == ([1005, 1003], [645, 643], [480, 480])
     assert table.area_N.tolist() == [10.0, 11.0, 12.0]
-    assert table.holdout_N.tolist() == [False, True, False]
     assert table.has_mask_N.tolist() == [True, False, True]
     assert [mask.as_py() for mask in table.mask_rle] == [b"abc", None, b""]
     np.testing.assert_array_equal(table.keypoints_NK3[1], record(11, 3).keypoints_K3)
@@ -145,7 +142,6 @@ def test_the_columns_have_the_documented_types(tmp_path: Path) -> None:
         "area": "double",
         "keypoints": "fixed_size_list<element: float>[51]",
         "mask_rle": "binary",
-        "holdout": "bool",
     }
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
 

@@ -16,9 +16,10 @@ from types import FrameType
 from pipeline.cache.advice import command
 from storage_schemas.errors import OdkdError
 
-__all__ = ["DONE", "FAILED", "USER_MISTAKE", "answer_with", "exit_status", "own_term_handler"]
+__all__ = ["DONE", "FAILED", "USER_MISTAKE", "answer_with", "exit_status", "own_term_handler", "shown"]
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
+_AGAIN = "Finished work is kept. Fix the problem, then repeat the command: it continues."
 _STORAGE_FAULTS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -37,7 +38,7 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
-        sys.stderr.write(f"{self.format(record)}\n")
+        sys.stderr.write(f"{shown(self.format(record))}\n")
 
 
 @contextmanager
@@ -74,10 +75,20 @@ def _interrupt(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def shown(text: str) -> str:
+    """The text with all that could control a terminal escaped: names in data and in entries come from other people.
+
+    That is every character that is not printable but newline and tab: C0, DEL, C1, marks of writing direction, surrogates.
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
 def answer_with(text: str) -> None:
     """Write the result to standard output."""
     try:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{shown(text)}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as head, has closed the pipe; without this Python would report it again at exit.
@@ -95,20 +106,18 @@ def exit_status(work: Callable[[], None], *, interrupted: str, typed: str = "") 
         with _term_is_interrupt():
             work()
     except OdkdError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(shown(f"{type(error).__name__}: {error}\n"))
         if error.remedy:
-            sys.stderr.write(f"  Next:    {command(error.remedy, typed)}\n")
+            sys.stderr.write(shown(f"  Next:    {command(error.remedy, typed)}\n"))
         return USER_MISTAKE
     except KeyboardInterrupt:
         sys.stderr.write(f"Interrupted: {interrupted}.\n")
         return FAILED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
-            sys.stderr.write(
-                f"StoreError: {error}\n  Finished work is kept. Fix the problem, then repeat the command: it continues.\n"
-            )
+            sys.stderr.write(shown(f"StoreError: {error}\n  {_AGAIN}\n"))
             return USER_MISTAKE
-        traceback.print_exc()
+        sys.stderr.write(shown(traceback.format_exc()))
         sys.stderr.write("This is a fault of the program. Finished work is kept. Please report the lines above.\n")
         return FAILED
     return DONE

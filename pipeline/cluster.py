@@ -28,6 +28,11 @@ _TRAIN_ENVIRONMENT_HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _OBJECT_STORE_BYTES = 256 << 20
 """Tasks return paths and figures, never images: a small store is enough, and fits the /dev/shm of a container."""
 
+_SHORT_FOLDER = "/tmp"
+# A socket's path has at most 107 bytes. Below its folder Ray writes
+# /ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store, which is 68.
+_MOST_FOLDER_BYTES = 39
+
 _TOKEN_COMMANDS = "export RAY_AUTH_MODE=token; ray get-auth-token --generate > /dev/null; chmod 600 ~/.ray/auth_token"
 Resources = Mapping[str, float]
 """The resources of a node by Ray's names: ``CPU``, ``GPU``."""
@@ -61,7 +66,6 @@ def connect() -> None:
             raise ClusterError(
                 f"Ray cannot be started on this machine: {error}",
                 allowed="a machine with memory to spare and room in /tmp, and not so busy that Ray's processes start in time",
-                remedy=Remedy("repeat", text="it continues from the finished part"),
             ) from error
         raise ClusterError(
             f"Cannot reach Ray at '{address}': {error}",
@@ -86,10 +90,30 @@ def _init(address: str) -> None:
         ray.init(
             address="local",
             include_dashboard=False,
+            _temp_dir=_short_folder(),
             object_store_memory=_OBJECT_STORE_BYTES,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
+
+
+def _short_folder() -> str | None:
+    """The folder for Ray's sockets; None for its own choice. Batch systems give each job a long TMPDIR.
+
+    Raises:
+        ClusterError: RAY_TMPDIR is too long: a user who sets it wants Ray there.
+    """
+    chosen, folder = os.environ.get("RAY_TMPDIR"), os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "")
+    if len(os.fsencode(folder)) <= _MOST_FOLDER_BYTES:
+        return None
+    if chosen:
+        raise ClusterError(
+            f"RAY_TMPDIR is {chosen}, {len(os.fsencode(chosen))} bytes long: the paths of Ray's sockets would be too long",
+            allowed=f"at most {_MOST_FOLDER_BYTES} bytes",
+            remedy=Remedy("shell", text=f"export RAY_TMPDIR={_SHORT_FOLDER}"),
+        )
+    log.info("Ray: its files go to %s/ray, because TMPDIR (%s) is too long for the paths of its sockets", _SHORT_FOLDER, folder)
+    return f"{_SHORT_FOLDER}/ray"
 
 
 def _address() -> str:

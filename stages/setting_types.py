@@ -11,11 +11,20 @@ from pydantic_core import PydanticCustomError
 from stages.networks.spec import is_network, known_networks
 from storage_schemas.paths.path import StorePath, parse_path
 
-__all__ = ["AbsolutePath", "Count", "DataPath", "Fraction", "Network", "NetworkSource", "Positive", "Section"]
+__all__ = [
+    "AbsolutePath", "Count", "DataPath", "Epochs", "Fraction", "Network", "NetworkSource", "Positive", "Section", "Seed",
+    "Side",
+]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+"""Each epoch is an item of plans and recipes: a mistyped number must not fill the memory."""
+Side = Annotated[int, Field(ge=1, le=4096)]
+"""Pixels."""
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What the generators take."""
 
 
 P = TypeVar("P", Path, StorePath)

@@ -6,35 +6,25 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.setting_types import AbsolutePath, Count, DataPath, Fraction, NetworkSource, Positive, Section
+from stages.setting_types import (
+    AbsolutePath,
+    Count,
+    DataPath,
+    Epochs,
+    Fraction,
+    NetworkSource,
+    Positive,
+    Section,
+    Seed,
+    Side,
+)
 
 __all__ = [
-    "AugmentSettings",
-    "BinarizeSettings",
-    "ClusterSettings",
-    "CropSettings",
-    "DataSettings",
-    "DecoderName",
-    "DistillSettings",
-    "EmbeddedData",
-    "EvaluateSettings",
-    "NetworkSource",
-    "Phase",
-    "Precision",
-    "PrepareSettings",
-    "ReportSettings",
-    "Role",
-    "ScheduleName",
-    "SeniorSettings",
-    "Settings",
-    "Split",
-    "SplitSource",
-    "TargetsSettings",
-    "TeacherSource",
-    "TeachersSettings",
-    "TrainSettings",
-    "ViewsSettings",
-]
+    "AugmentSettings", "BinarizeSettings", "ClusterSettings", "CropSettings", "DataSettings", "DecoderName",
+    "DistillSettings", "EmbeddedData", "EvaluateSettings", "NetworkSource", "Phase", "Precision", "PrepareSettings",
+    "ReportSettings", "Role", "ScheduleName", "SeniorSettings", "Settings", "Split", "SplitSource", "TargetsSettings",
+    "TeacherSource", "TeachersSettings", "TrainSettings", "ViewsSettings",
+]  # fmt: skip
 
 Role = Literal["primary", "senior"]
 Split = Literal["train", "val"]
@@ -48,7 +38,7 @@ class EmbeddedData(Section):
 
     train_images: Count = 900
     val_images: Count = 200
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SplitSource(Section):
@@ -77,7 +67,7 @@ class DataSettings(Section):
 class CropSettings(Section):
     """The crop that the teachers see; their heatmaps have a quarter of its width and height."""
 
-    size_wh: tuple[Count, Count] = (192, 256)
+    size_wh: tuple[Side, Side] = (192, 256)
     """Width and height in pixels."""
 
     @model_validator(mode="after")
@@ -116,16 +106,16 @@ class AugmentSettings(Section):
 class ViewsSettings(Section):
     """The crops that a student trains on: epoch e uses view 1 + (e mod count), or view 0 (the plain crop) if count is 0."""
 
-    count: Annotated[int, Field(ge=0)] = 4
+    count: Annotated[int, Field(ge=0, le=10_000)] = 4
     """Number of augmented views. More views give more variety, and take the teachers more time."""
-    seed: int = 0
+    seed: Seed = 0
     augment: AugmentSettings = AugmentSettings()
 
 
 class TrainSettings(Section):
     """The training of a network."""
 
-    epochs: Count = 210
+    epochs: Epochs = 210
     batch_size: Count = 128
     """Instances in a step, over all workers together."""
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -133,15 +123,15 @@ class TrainSettings(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     lr_schedule: Literal["steps", "one_cycle"] = "steps"
     """``steps``: divide by ten after 170/210 and after 200/210 of the epochs (HRNet). ``one_cycle``: rise, then fall to 0."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Steps over which the learning rate rises from 0."""
     unbiased: bool = False
     """Centre the ground-truth Gaussians on the exact position of a joint (DarkPose), not on the nearest pixel (HRNet)."""
     precision: Precision = "auto"
     """``auto``: bfloat16 if the device computes in it, else float32."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Training processes. 0: one for each GPU (as many as divide the batch evenly), or one if there are no GPUs."""
-    loader_threads: Annotated[int, Field(ge=0)] = 0
+    loader_threads: Annotated[int, Field(ge=0, le=1000)] = 0
     """Threads that decode images for each training process. 0: the number of its CPUs minus one."""
 
     @model_validator(mode="after")
@@ -223,7 +213,7 @@ class TargetsSettings(Section):
 class Phase(Section):
     """Some epochs of a schedule with the weights of the loss terms."""
 
-    epochs: Count
+    epochs: Epochs
     ground_truth: Annotated[float, Field(ge=0)] = 0.0
     primary: Annotated[float, Field(ge=0)] = 0.0
     senior: Annotated[float, Field(ge=0)] = 0.0
@@ -249,7 +239,7 @@ class DistillSettings(TrainSettings):
     """Share of the epochs with a teacher after which a named schedule changes from one teacher to the other."""
     finish: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the epochs at the end of a named schedule that use ground truth alone."""
-    seed: int = 0
+    seed: Seed = 0
     baseline: bool = True
     """Also train the same student equally long without teachers, for comparison."""
 
@@ -313,7 +303,7 @@ class ClusterSettings(Section):
     gpus_per_task: Annotated[float, Field(ge=0, le=1)] = 1.0
     """GPUs for one teacher or evaluation task, on a cluster with GPUs."""
     cpus_per_task: Count = 1
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: Annotated[int, Field(ge=0, le=1_000_000)] = 3
     """How many times a lost training worker is replaced before the stage fails."""
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pipeline.config.explain import explain
 from pipeline.config.strict_yaml import dump, load, problem, shown
 from pipeline.config.tree import Tree, merged
+from stages.humanize import size_text
 from stages.settings import Settings
 from storage_schemas.errors import ConfigError, Remedy
 from storage_schemas.paths.path import parse_path
@@ -23,6 +24,7 @@ from storage_schemas.paths.path import parse_path
 __all__ = ["load_settings", "preset_names", "resolved_yaml"]
 
 DEFAULT_PRESET = "demo"
+_MOST_BYTES = 1 << 20
 _PATH_KEYS = ("annotations", "images", "weights", "boxes")
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -80,7 +82,10 @@ def _read(config: str) -> Tree:
             allowed=f"a preset ({', '.join(names)}) or a path to a YAML file",
         )
     try:
-        text = path.read_bytes().decode()
+        data = path.read_bytes()
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"'{config}' has {size_text(len(data))}", allowed=f"settings, at most {size_text(_MOST_BYTES)}")
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{config}' cannot be read: {error}", allowed="a YAML file in UTF-8") from error
     tree = _parse(text, config)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ _FIRST_OF_NUMBER = list("-+.0123456789")
 _BOOL = re.compile("true|false|yes|no|on|off", re.IGNORECASE)
 _TAG = "tag:yaml.org,2002:"
 _LONGEST_VALUE = 60
+_MOST_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,18 +91,21 @@ def load(text: str) -> object:
     """The value of a YAML text. Aliases become copies, so that a change of one does not change the others.
 
     Raises:
-        yaml.YAMLError: the text is not YAML, or holds a value that JSON does not have.
+        yaml.YAMLError: the text is not YAML, holds a value that JSON does not have, or its aliases stand for too many values.
     """
     try:
-        return _unshared(yaml.load(text, Loader=_Loader))
+        return _unshared(yaml.load(text, Loader=_Loader), itertools.count(1))
     except RecursionError as error:
         raise yaml.YAMLError("a value contains itself, or the sections are nested too deeply") from error
 
 
-def _unshared(value: object) -> object:
+def _unshared(value: object, counter: Iterator[int]) -> object:
+    if next(counter) > _MOST_VALUES:
+        # A few lines of aliases of aliases can stand for billions of values.
+        raise yaml.YAMLError(f"it stands for more than {_MOST_VALUES:,} values")
     if isinstance(value, dict):
-        return {key: _unshared(inner) for key, inner in value.items()}
-    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _unshared(inner, counter) for key, inner in value.items()}
+    return [_unshared(inner, counter) for inner in value] if isinstance(value, list) else value
 
 
 def dump(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from stages.networks.load import load_network
 from stages.training.cached_targets import CachedTargets
 from stages.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from stages.training.curve import METRICS, CurveWriter
+from stages.training.finite import require_finite
 from stages.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.step import Trainer
@@ -71,7 +71,7 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
     """Train from the newest checkpoint in ``plan.folder`` (or from the start) to the last epoch, and save the weights there.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss or the weights are not finite. Nothing of this is saved.
     """
     torch.set_num_threads(worker.threads)
     session = _Session(plan, worker)
@@ -145,19 +145,17 @@ class _Session:
             if self.curve:
                 self.curve.add_step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
             if index + 1 < len(order) and self._is_time_to_save(index + 1):
-                self._save(Progress(epoch, self._mean_losses(losses)))
+                means = self._mean_losses(losses).tolist()
+                require_finite(plan.title, epoch, means, self.network, self.optimizer)
+                self._save(Progress(epoch, tuple(means)))
         self._end_epoch(epoch, losses)
 
     def _end_epoch(self, epoch: int, losses: Sequence[Tensor]) -> None:
         # Over the workers first: a resumed epoch knows only their mean of earlier steps, and must get the same loss.
-        loss = float(self.worker.mean(torch.stack(list(losses))).mean())
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss of '{self.plan.title}' is {loss} in epoch {epoch + 1}",
-                allowed="a finite loss; a lower train.lr or train.precision=float32 usually helps",
-            )
+        means = self._mean_losses(losses)
+        require_finite(self.plan.title, epoch, means.tolist(), self.network, self.optimizer)
         if self.curve:
-            self.curve.end_epoch(epoch, loss, self.optimizer.param_groups[0]["lr"])
+            self.curve.end_epoch(epoch, float(means.mean()), self.optimizer.param_groups[0]["lr"])
         self._save(Progress(epoch + 1))
         self.worker.barrier()
 
@@ -180,9 +178,9 @@ class _Session:
         is_due = self.worker.rank == 0 and time.monotonic() - self.saved_at >= _CHECKPOINT_SECONDS
         return bool(self.worker.mean(torch.tensor(float(is_due), device=self.device)) > 0)
 
-    def _mean_losses(self, losses: Sequence[Tensor]) -> tuple[float, ...]:
+    def _mean_losses(self, losses: Sequence[Tensor]) -> Tensor:
         """Each step's loss as the mean over the workers, so that another number of workers can resume with it."""
-        return tuple(self.worker.mean(torch.stack(list(losses))).tolist())
+        return self.worker.mean(torch.stack(list(losses)))
 
     def _save(self, progress: Progress) -> None:
         if self.worker.rank == 0:

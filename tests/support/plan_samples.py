@@ -24,7 +24,7 @@ CROP_WH = (64, 64)
 def make_plan(at: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = (1, 2, 3, 4)) -> TrainingPlan:
     folder = LocalPath(at)
     image_folder = folder / "images"
-    image_folder.mkdir()
+    image_folder.mkdir(parents=True)
     facts = write_images(image_folder, sorted(set(images)))
     mask = mask_rle(np.ones((64, 64), dtype=bool))
     write_instances(folder / "instances.parquet", make_instances(images, facts=facts, masks=[mask] * len(images)))

@@ -51,7 +51,7 @@ def test_a_finished_training_does_not_start_again(tmp_path: LocalPath) -> None:
 def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_epoch(tmp_path: LocalPath) -> None:
     plan = make_plan(tmp_path, on_labels(2))
     plan = replace(plan, train=plan.train.model_copy(update={"lr": 1e30}))
-    with pytest.raises(TrainingError, match=r"is (nan|inf) in epoch"):
+    with pytest.raises(TrainingError, match=r"after step \d of epoch 1"):
         train(plan, Worker())
 
 

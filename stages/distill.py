@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from typing import Any
 
 from stages.base import Arm, Context, Step, StudentStep, pending, resolve_precision
 from stages.data.images import DECODER_VERSION
@@ -13,7 +14,7 @@ from stages.networks.spec import NetworkSpec
 from stages.prepare.stage import INSTANCES, image_source_of, instances_step
 from stages.settings import Role
 from stages.targets.stage import target_step, view_step
-from stages.teachers import architecture, training_recipe
+from stages.teachers import architecture, drawn_views, training_recipe
 from stages.training.curve import METRICS
 from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
@@ -21,7 +22,7 @@ from stages.training.schedule import Weights, epoch_weights, view_of_epoch
 from storage_schemas.paths.path import Folder, StorePath
 from storage_schemas.store.store import Draft
 
-__all__ = ["arms", "make", "steps", "student_step"]
+__all__ = ["arms", "has_fresh_views", "make", "steps", "student_step"]
 
 _VERSION = 3
 
@@ -40,8 +41,11 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
     """The weights of a student; its recipe holds the crops and targets of each epoch, and the training settings."""
     settings = context.settings.distill
     waits: list[Step] = list(context.waits(instances_step(context, "train")))
-    epochs = []
+    epochs: list[dict[str, Any]] = []
     for view, weights in _schedule(context, arm):
+        if has_fresh_views(context, arm):
+            epochs.append({"drawn": view, **drawn_views(context), "weights": asdict(weights)})
+            continue
         crops = view_step(context, "train", view)
         read = {"view": crops.key, "weights": asdict(weights)}
         waits += context.waits(crops)
@@ -73,7 +77,15 @@ def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
     settings = context.settings
     taught = epoch_weights(settings.distill)
     weights = taught if arm == "student" else [Weights(1.0)] * len(taught)
-    return [(view_of_epoch(epoch, settings.views.count), weight) for epoch, weight in enumerate(weights)]
+    count = len(taught) if has_fresh_views(context, arm) else settings.views.count
+    return [(view_of_epoch(epoch, count), weight) for epoch, weight in enumerate(weights)]
+
+
+def has_fresh_views(context: Context, arm: Arm) -> bool:
+    """Whether a network trains on a new view in each epoch, which no entry holds."""
+    settings = context.settings
+    # Without augmentation every view is the plain one.
+    return arm == "baseline" and settings.distill.baseline_views == "fresh" and settings.views.count > 0
 
 
 def make(context: Context, missing: Sequence[Step]) -> None:
@@ -110,7 +122,7 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
         EpochPlan(
             view=view,
             weights=weights,
-            views=folder(view_step(context, "train", view)),
+            views=None if has_fresh_views(context, arm) else folder(view_step(context, "train", view)),
             primary=targets("primary", view, weights),
             senior=targets("senior", view, weights),
         )

@@ -22,7 +22,7 @@ from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
 from stages.pose.affine import box_to_center_size, crop_affine
 from stages.pose.decode import Decoder, dark_kernel_of, decode, to_image
-from stages.pose.flip import flip_merge
+from stages.pose.flip import FlipTest, flip_merge, mirrored
 from stages.pose.skeleton import COCO_17, Skeleton
 
 __all__ = ["DECODERS", "Predictor", "decode_to_image", "load_predictor"]
@@ -70,14 +70,14 @@ class Predictor:
         """Whether the network takes masks too."""
 
     def predict(
-        self, image_hw3: U8, box_N4: npt.ArrayLike, *, flip: bool = True, decoder: Decoder = "dark", batch_size: int = 32
+        self, image_hw3: U8, box_N4: npt.ArrayLike, *, flip: FlipTest = "exact", decoder: Decoder = "dark", batch_size: int = 32
     ) -> F32:
         """Find the keypoints of the instances in one image; a senior gets no masks.
 
         Args:
             image_hw3: RGB, uint8.
             box_N4: a box (x, y, width, height) for each instance, in image pixels.
-            flip: also run the mirrored crops, and average the heatmaps (HRNet's flip test).
+            flip: also run the mirrored crops, and average the heatmaps; how they are mirrored, or False.
             decoder: how a heatmap becomes a position.
             batch_size: instances in one forward pass.
 
@@ -98,19 +98,20 @@ class Predictor:
             found.append(decode_to_image(heat_BKHW, affine_B23, decoder=decoder))
         return np.concatenate(found)
 
-    def heatmaps(self, batch: Batch, *, flip: bool = False) -> Tensor:
+    def heatmaps(self, batch: Batch, *, flip: FlipTest = False) -> Tensor:
         """float32 heatmaps [B, K, H, W] of crops; with ``flip``, averaged with those of the mirrored crops."""
         return self._heatmaps(batch.image_Bhw3, batch.mask_Bhw, batch.has_mask_B, flip=flip)
 
-    def _heatmaps(self, image_Bhw3: U8, mask_Bhw: U8, has_mask_B: npt.NDArray[np.bool_], *, flip: bool) -> Tensor:
+    def _heatmaps(self, image_Bhw3: U8, mask_Bhw: U8, has_mask_B: npt.NDArray[np.bool_], *, flip: FlipTest) -> Tensor:
         image_B3hw = self._tensor(image_Bhw3).permute(0, 3, 1, 2)
         mask_B1hw = self._tensor(mask_Bhw)[:, None].float() if self.feed_mask else None
         known_B = self._tensor(has_mask_B).float()
         heat_BKHW = self._forward(image_B3hw, mask_B1hw, known_B)
         if not flip:
             return heat_BKHW
-        mirrored_B1hw = None if mask_B1hw is None else mask_B1hw.flip(-1)
-        return flip_merge(heat_BKHW, self._forward(image_B3hw.flip(-1), mirrored_B1hw, known_B), skeleton=self.skeleton)
+        mirrored_B1hw = None if mask_B1hw is None else mirrored(mask_B1hw, flip=flip)
+        back_BKHW = self._forward(mirrored(image_B3hw, flip=flip), mirrored_B1hw, known_B)
+        return flip_merge(heat_BKHW, back_BKHW, skeleton=self.skeleton)
 
     def _forward(self, image_B3hw: Tensor, mask_B1hw: Tensor | None, known_B: Tensor) -> Tensor:
         inputs = (normalize(image_B3hw),) if mask_B1hw is None else (normalize(image_B3hw), mask_B1hw, known_B)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from stages.pose.flip import FlipTest
 from stages.setting_types import (
     AbsolutePath,
     Count,
@@ -242,6 +243,9 @@ class DistillSettings(TrainSettings):
     seed: Seed = 0
     baseline: bool = True
     """Also train the same student equally long without teachers, for comparison."""
+    baseline_views: Literal["cached", "fresh"] = "cached"
+    """The crops of the baseline: the student's ``views.count`` cached views, or a new view of each instance in each epoch,
+    which costs a training without teachers nothing."""
 
     @model_validator(mode="after")
     def _student_starts_from_random_weights(self) -> Self:
@@ -274,8 +278,9 @@ class EvaluateSettings(Section):
     boxes: AbsolutePath | None = None
     """A COCO detections file with the boxes for student and baseline; without it they get ground-truth boxes. Teachers always
     get ground-truth boxes, because only annotated instances have masks."""
-    flip: bool = True
-    """Flip test: average the heatmaps of the crop and of its mirror image."""
+    flip: FlipTest = "exact"
+    """Flip test: average the heatmaps of the crop and of its mirror image. ``hrnet`` is the published way, to compare with
+    published figures; it moves keypoints by half a pixel of the crop (``stages.pose.flip``). false: no flip test."""
     decoder: DecoderName | Literal["auto"] = "auto"
     """One decoder for all rows of the AP table. ``auto``: the best one for student and baseline together on the held-out
     training instances."""

@@ -27,7 +27,7 @@ from storage_schemas.paths.facts import known_facts_of
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry
 
-__all__ = ["architecture", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
+__all__ = ["architecture", "drawn_views", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
 
 _SIDE_BY_SIDE: tuple[tuple[TeacherPart, ...], ...] = (("primary", "base"), ("senior", "control"))
 """Networks that are trained at the same time; each group starts from the group before."""
@@ -118,7 +118,7 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
         "instances": context.content(table),
         "holdout_fraction": context.settings.prepare.holdout_fraction,
         "train": training_recipe(context, source.train),
-        "views": _drawn_views(context),
+        "views": drawn_views(context),
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
@@ -135,7 +135,7 @@ def _senior_step(context: Context, part: TeacherPart, size_wh: list[int]) -> Tea
         "holdout_fraction": context.settings.prepare.holdout_fraction,
         "train": training_recipe(context, senior.train),
         "mask": {"adapter_lr": senior.adapter_lr, "drop": senior.mask_drop} if part == "senior" else None,
-        "views": _drawn_views(context),
+        "views": drawn_views(context),
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
@@ -155,7 +155,7 @@ def _source(context: Context, part: TeacherPart) -> TeacherSource:
     return base
 
 
-def _drawn_views(context: Context) -> dict[str, Any]:
+def drawn_views(context: Context) -> dict[str, Any]:
     """How views are drawn; teachers train on a new view in every epoch, on which no cached target depends."""
     views = context.settings.views
     return {"seed": views.seed, "augment": views.augment.model_dump(), "version": VIEWS_VERSION}

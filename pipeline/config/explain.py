@@ -17,6 +17,11 @@ from storage_schemas.errors import ConfigError, Remedy
 
 __all__ = ["Mistake", "explain"]
 
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+
+
 _ALLOWED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "bool_type": lambda _: "true or false",
     "int_type": lambda _: "a whole number",
@@ -26,11 +31,11 @@ _ALLOWED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "path_type": lambda _: "a path",
     "tuple_type": lambda _: "a list",
     "model_type": lambda _: "a section",
-    "literal_error": lambda limits: str(limits["expected"]),
-    "greater_than": lambda limits: f"greater than {limits['gt']:g}",
-    "greater_than_equal": lambda limits: f"at least {limits['ge']:g}",
-    "less_than": lambda limits: f"less than {limits['lt']:g}",
-    "less_than_equal": lambda limits: f"at most {limits['le']:g}",
+    "literal_error": lambda limits: str(limits["expected"]).replace("False", "false"),
+    "greater_than": lambda limits: f"greater than {_number(limits['gt'])}",
+    "greater_than_equal": lambda limits: f"at least {_number(limits['ge'])}",
+    "less_than": lambda limits: f"less than {_number(limits['lt'])}",
+    "less_than_equal": lambda limits: f"at most {_number(limits['le'])}",
     "too_long": lambda limits: f"a list of at most {limits['max_length']} items",
     "string_pattern_mismatch": lambda limits: f"a text that matches {limits['pattern']}",
 }

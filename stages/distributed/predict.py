@@ -16,6 +16,7 @@ from stages.data.windows import ImageSource
 from stages.distributed.run_tasks import run_tasks, task_options, worker_threads
 from stages.inference import DECODERS, decode_to_image, load_predictor
 from stages.networks.spec import NetworkSpec
+from stages.pose.flip import FlipTest
 from stages.settings import AugmentSettings, DecoderName
 from storage_schemas.formats.instances import Instances, read_instances
 from storage_schemas.paths.path import File
@@ -40,7 +41,7 @@ class _Job:
     divisor: int
     device: Device
     precision: Literal["float32", "bfloat16"]
-    flip: bool
+    flip: FlipTest
     withhold_mask: bool
     batch_size: int
 
@@ -52,7 +53,7 @@ def predict(
     images: ImageSource,
     *,
     divisor: int = 1,
-    flip: bool,
+    flip: FlipTest,
     withhold_mask: bool = False,
     precision: Literal["float32", "bfloat16"],
     title: str,
@@ -65,7 +66,7 @@ def predict(
         table: the instance table.
         images: where the crops come from.
         divisor: the crop's size divided by this is the network's input size.
-        flip: average with the heatmaps of the mirrored crops.
+        flip: average with the heatmaps of the mirrored crops, and how these are mirrored.
         withhold_mask: give a senior no masks.
         precision: of the network.
         title: of the progress line.

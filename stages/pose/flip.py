@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from stages.pose.skeleton import Skeleton
 
-__all__ = ["flip_merge"]
+__all__ = ["FlipTest", "flip_merge", "mirrored"]
+
+FlipTest = Literal["exact", "hrnet", False]
+"""How the crop is mirrored for the flip test; False for none.
+
+``exact`` mirrors about the crop's centre, w / 2, as views do: column x becomes w - x, and the shift of ``flip_merge`` by one
+heatmap pixel is right. ``hrnet`` reverses the columns, as the published code does: x becomes w - 1 - x, for which a shift of
+.75 would be right. So it leaves each keypoint half a crop pixel too far to the right.
+"""
+
+
+def mirrored(image_BChw: Tensor, *, flip: FlipTest) -> Tensor:
+    """Crops or masks, mirrored. With ``exact`` the first column would come from outside of the crop: it repeats the second."""
+    reversed_BChw = image_BChw.flip(-1)
+    if flip == "hrnet":
+        return reversed_BChw
+    return torch.cat([reversed_BChw[..., :1], reversed_BChw[..., :-1]], dim=-1)
 
 
 def flip_merge(heat_BKHW: Tensor, heat_flipped_BKHW: Tensor, *, skeleton: Skeleton, shift: bool = True) -> Tensor:

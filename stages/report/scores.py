@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from stages import evaluate, teachers
-from stages.base import ROLES, Context, Step, StudentStep
+from stages import distill, evaluate, teachers
+from stages.base import ROLES, Arm, Context, Step, StudentStep
 from stages.inference import DECODERS
 from stages.networks.load import load_network
 from stages.networks.profile import measure_latency, profile
@@ -91,13 +91,20 @@ def compared(context: Context) -> list[Compared]:
             arm = step.network.arm
             spec = evaluate.student_spec(context, arm)
             input_wh = (width // step.divisor, height // step.divisor)
-            found.append(Compared(arm, context.need(step), step.network, spec, input_wh))
+            found.append(Compared(arm, context.need(step), step.network, spec, input_wh, _crops_label(context, arm)))
     return found
 
 
 def _label(context: Context) -> str:
     """Teachers and cached targets always have annotated boxes; their rows say so if the students have detected ones."""
     return "" if context.settings.evaluate.boxes is None else f", {GROUND_TRUTH_BOXES}"
+
+
+def _crops_label(context: Context, arm: Arm) -> str:
+    """The baseline's row says on which crops it was trained."""
+    if arm == "student":
+        return ""
+    return ", on new crops in each epoch" if distill.has_fresh_views(context, arm) else ", on the student's crops"
 
 
 def table(context: Context, networks: Sequence[Compared], decoder: DecoderName) -> list[Scored]:

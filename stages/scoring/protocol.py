@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.pose.flip import FlipTest
 from stages.settings import DecoderName, Settings
 from storage_schemas.errors import DataError
 from storage_schemas.paths.facts import known_facts_of
@@ -21,8 +22,7 @@ GROUND_TRUTH_BOXES = "ground-truth boxes"
 """The name of the annotated boxes in the printed protocol."""
 
 _ALLOWED_BOXES = "an existing COCO detections file"
-_FLIP_SHIFT_PX = 1
-"""The maps of the mirrored crop move by one heatmap pixel before the mean is taken (``stages.pose.flip.flip_merge``)."""
+_FLIP_TEXTS: Mapping[FlipTest, str] = {"exact": "exact flip test", "hrnet": "flip test as in HRNet", False: "no flip test"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Protocol:
     """The network's input is the crop's size divided by this."""
     boxes: DetectedBoxes | None = None
     """None means the annotated boxes."""
-    flip: bool = True
+    flip: FlipTest = "exact"
     min_keypoint_score: float = 0.2
     """An instance's score is its box's score times the mean of the keypoint scores above this."""
     nms_threshold: float = 0.9
@@ -102,7 +102,7 @@ class Protocol:
             "boxes": None if self.boxes is None else self.boxes.sha256,
             "crop_wh": list(self.crop_wh),
             "size_divisor": self.size_divisor,
-            "flip": {"shift_px": _FLIP_SHIFT_PX} if self.flip else None,
+            "flip": self.flip,
             "min_keypoint_score": self.min_keypoint_score,
             "nms_threshold": self.nms_threshold,
         }
@@ -124,7 +124,7 @@ class Protocol:
         return ", ".join(
             [
                 self._boxes_text(arms),
-                f"flip test with a shift of {_FLIP_SHIFT_PX} px" if self.flip else "no flip test",
+                _FLIP_TEXTS[self.flip],
                 f"decoder {decoder}",
                 f"teachers' input {_size_text(self.crop_wh)}",
                 f"student {student} at {_size_text(self.input_wh)}",

@@ -22,7 +22,7 @@ from stages.networks.normalize import normalize
 from stages.networks.spec import NetworkSpec
 from stages.pose.affine import box_to_center_size, crop_affine
 from stages.pose.decode import Decoder, dark_kernel_of, decode, to_image
-from stages.pose.flip import flip_merge
+from stages.pose.flip import FlipTest, flip_merge, mirrored
 from stages.pose.skeleton import COCO_17
 from stages.training.plan import TrainingPlan
 from storage_schemas.formats.checkpoints import save_weights
@@ -52,9 +52,9 @@ def _run(network: nn.Module, precision: Precision, *inputs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("flip", ["exact", "hrnet", False])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_keypoints_equal_those_of_the_parts_in_sequence(decoder: Decoder, flip: bool, precision: Precision) -> None:
+def test_keypoints_equal_those_of_the_parts_in_sequence(decoder: Decoder, flip: FlipTest, precision: Precision) -> None:
     network, image_hw3 = _network(), _image()
     predictor = Predictor(network, size_wh=SIZE_WH, precision=precision)
     center_N2, size_N2 = box_to_center_size(BOXES, aspect_wh=SIZE_WH[0] / SIZE_WH[1])
@@ -63,7 +63,8 @@ def test_keypoints_equal_those_of_the_parts_in_sequence(decoder: Decoder, flip: 
     image_B3hw = torch.from_numpy(crops).permute(0, 3, 1, 2)
     heat_BKHW = _run(network, precision, normalize(image_B3hw))
     if flip:
-        heat_BKHW = flip_merge(heat_BKHW, _run(network, precision, normalize(image_B3hw.flip(-1))), skeleton=COCO_17)
+        back_BKHW = _run(network, precision, normalize(mirrored(image_B3hw, flip=flip)))
+        heat_BKHW = flip_merge(heat_BKHW, back_BKHW, skeleton=COCO_17)
     xy, score = decode(heat_BKHW, decoder=decoder, dark_kernel=dark_kernel_of((12, 16)))
     expected = np.concatenate([to_image(xy, affine_N23), score.numpy()[..., None]], axis=-1).astype(np.float32)
     found = predictor.predict(image_hw3, BOXES, flip=flip, decoder=decoder)
@@ -97,11 +98,11 @@ def sample(tmp_path: Path) -> _Sample:
 def test_an_image_and_its_boxes_have_the_keypoints_of_evaluation(sample: _Sample) -> None:
     plan, instances = sample.plan, sample.instances
     predictor = Predictor(_network(), size_wh=plan.crop_wh)
-    heat_BKHW = predictor.heatmaps(sample.batch, flip=True)
+    heat_BKHW = predictor.heatmaps(sample.batch, flip="exact")
     expected = decode_to_image(heat_BKHW, sample.views.affine_N23[:2].astype(np.float64), decoder="quarter")
     for row in range(2):
         image_hw3 = load_image(plan.images.root, instances, int(instances.image_N[row]))
-        found = predictor.predict(image_hw3, instances.box_N4[row], flip=True, decoder="quarter")
+        found = predictor.predict(image_hw3, instances.box_N4[row], flip="exact", decoder="quarter")
         np.testing.assert_allclose(found[0], expected[row], rtol=0, atol=1e-4)
 
 
@@ -115,9 +116,11 @@ def test_a_senior_sees_the_masks_of_a_batch_mirrored_with_the_crop(sample: _Samp
     image_B3hw = torch.from_numpy(batch.image_Bhw3).permute(0, 3, 1, 2)
     mask_B1hw, known_B = torch.from_numpy(batch.mask_Bhw)[:, None].float(), torch.from_numpy(batch.has_mask_B).float()
     plain = _run(senior, "float32", normalize(image_B3hw), mask_B1hw, known_B)
-    mirrored = _run(senior, "float32", normalize(image_B3hw.flip(-1)), mask_B1hw.flip(-1), known_B)
+    # Column x becomes w - x; the first one comes from outside of the crop, and repeats the last.
+    columns = [-1, *range(-1, -image_B3hw.shape[-1], -1)]
+    back = _run(senior, "float32", normalize(image_B3hw[..., columns]), mask_B1hw[..., columns], known_B)
     assert torch.equal(predictor.heatmaps(batch), plain)
-    assert torch.equal(predictor.heatmaps(batch, flip=True), flip_merge(plain, mirrored, skeleton=COCO_17))
+    assert torch.equal(predictor.heatmaps(batch, flip="exact"), flip_merge(plain, back, skeleton=COCO_17))
 
 
 def test_no_boxes_return_no_keypoints() -> None:

@@ -42,7 +42,7 @@ def test_predictions_are_those_of_the_predictor_in_the_order_of_the_table(
     )
     save_weights(tmp_path / "weights.safetensors", network, {})
     spec = NetworkSpec(network="hrnet_w8_tiny", checkpoint=tmp_path / "weights.safetensors")
-    found = module.predict(context, spec, plan.instances, plan.images, flip=True, precision="float32", title="test")
+    found = module.predict(context, spec, plan.instances, plan.images, flip="exact", precision="float32", title="test")
     assert {decoder: keypoints.shape for decoder, keypoints in found.items()} == dict.fromkeys(DECODERS, (4, 17, 3))
     instances = read_instances(plan.instances.fetch())
     predictor = load_predictor(spec, instances.skeleton, (64, 64), "cpu", "float32", 1)
@@ -50,7 +50,7 @@ def test_predictions_are_those_of_the_predictor_in_the_order_of_the_table(
     views = draw_views(instances, 0, seed=0, augment=plan.augment, size_wh=(64, 64))
     for rows in (np.arange(2), np.arange(2, 4)):
         ((batch,),) = loader.batches([rows], [views])
-        heat_BKHW = predictor.heatmaps(batch, flip=True)
+        heat_BKHW = predictor.heatmaps(batch, flip="exact")
         for decoder in DECODERS:
             expected = decode_to_image(heat_BKHW, views.affine_N23[rows].astype(np.float64), decoder=decoder)
             assert np.array_equal(found[decoder][rows], expected)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from stages.pose.flip import flip_merge
+from stages.pose.flip import FlipTest, flip_merge, mirrored
 from stages.pose.skeleton import COCO_17
 from tests.support.shared_data import shared_data
 
@@ -29,3 +30,22 @@ def test_merging_equals_that_of_hrnet() -> None:
             torch.from_numpy(reference["flip_plain"]), torch.from_numpy(reference["flip_mirrored"]), skeleton=COCO_17
         )
         np.testing.assert_allclose(merged.numpy(), reference["flip_merged"], atol=1e-7)
+
+
+def test_the_exact_flip_test_moves_nothing_and_hrnets_half_a_crop_pixel() -> None:
+    # A network that is right everywhere: its map is the image at every fourth column. The nose has no partner to swap with.
+    stride, width, centre = 4, 48, 21.3
+    columns = torch.arange(width, dtype=torch.float64)
+    image_B1hw = torch.exp(-((columns - centre) ** 2) / (2 * 6.0**2)).view(1, 1, 1, width)
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        return image[..., ::stride].expand(1, 17, 1, width // stride)
+
+    def found(flip: FlipTest) -> float:
+        merged = flip_merge(network(image_B1hw), network(mirrored(image_B1hw, flip=flip)), skeleton=COCO_17)[0, 0, 0]
+        return float((columns[::stride] * merged).sum() / merged.sum())
+
+    plain = network(image_B1hw)[0, 0, 0]
+    alone = float((columns[::stride] * plain).sum() / plain.sum())
+    assert found("exact") - alone == pytest.approx(0, abs=1e-3)
+    assert found("hrnet") - alone == pytest.approx(0.5, abs=0.02)

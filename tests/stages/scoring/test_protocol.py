@@ -28,6 +28,7 @@ def sentence(protocol: Protocol, *, detected: int | None = None) -> str:
         {"size_divisor": 1},
         {"boxes": DETECTED},
         {"flip": False},
+        {"flip": "hrnet"},
         {"min_keypoint_score": 0.3},
         {"nms_threshold": 0.8},
     ],
@@ -45,7 +46,7 @@ def test_a_moved_detections_file_has_the_same_key() -> None:
 
 def test_the_sentence_has_the_sizes_and_the_counts() -> None:
     assert sentence(PLAIN) == (
-        "ground-truth boxes, flip test with a shift of 1 px, decoder dark, teachers' input 192x256, "
+        "ground-truth boxes, exact flip test, decoder dark, teachers' input 192x256, "
         "student hrnet_w16 at 96x128, keypoint scores above 0.2, OKS-NMS 0.9, 2 instances on 3 images"
     )
 

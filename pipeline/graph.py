@@ -128,6 +128,7 @@ def make_stage(context: Context, stage: StageName, *, force: Sequence[str] | Non
         ready = [step for step in missing if not step.waits_for]
         assert ready, f"{stage} waits for {[other.title for other in awaited(missing)]}"
         connect()
+        context.store.watch([step.entry_id for step in ready])
         module.make(context, ready)
         # The keys of waiting steps can be computed only now that their inputs exist.
         refer(context, [stage])

@@ -27,7 +27,6 @@ WITHOUT_TEST = {
     **{f"pipeline/bench/{name}.py": _SMOKE for name in ("reading", "records", "results", "scale", "sizes", "store")},
     "pipeline/bench/device.py": "bench/test_steps.py measures with it",
     "pipeline/cache/entries.py": "the tests of the cache commands look entries up, and name their users",
-    "pipeline/cli.py": "test_command_line.py ends commands in every way",
     "pipeline/config/__main__.py": "config/test_load.py calls its main",
     "pipeline/config/tree.py": "config/test_load.py merges and overrides with it",
     "pipeline/config/strict_yaml.py": "config/test_load.py reads good and bad YAML",

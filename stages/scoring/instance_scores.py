@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.scoring.coco_ap import evaluate
+from stages.scoring.coco_results import coco_results
 from stages.scoring.oks import oks_nms
 from stages.scoring.protocol import Protocol
 from storage_schemas.formats.instances import Instances
-from storage_schemas.formats.predictions import coco_results
 
 __all__ = ["ScoredPoses", "instance_scores", "kept_instances", "score_poses"]
 

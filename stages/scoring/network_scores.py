@@ -20,11 +20,12 @@ from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.prepare.stage import GROUND_TRUTH, INSTANCES, image_source_of, images_of, instances_step
 from stages.progress import progress
+from stages.scoring.coco_results import coco_results, write_results
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.protocol import Protocol
 from stages.settings import Split
 from storage_schemas.formats.instances import Instances, read_instances, write_instances
-from storage_schemas.formats.predictions import coco_results, write_predictions, write_results
+from storage_schemas.formats.predictions import write_predictions
 from storage_schemas.paths.facts import FileFacts
 from storage_schemas.store.store import Entry
 

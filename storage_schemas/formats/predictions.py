@@ -1,11 +1,7 @@
-"""Predicted poses on disk: a table with a row for each instance and decoder, and a COCO results file.
-
-Shape letters: N instances, K keypoints.
-"""
+"""Predicted poses on disk: a table with a row for each instance and decoder. Letters: N instances, K keypoints."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +12,9 @@ import pyarrow.compute as pc
 
 from storage_schemas.formats.parquet import TableFormat, from_lists, list_type, table_of
 
-__all__ = ["coco_results", "read_predictions", "write_predictions", "write_results"]
+__all__ = ["read_predictions", "write_predictions"]
 
 _FORMAT = TableFormat("predictions", version=2, kind="evaluations")
-_PERSON = 1
 
 
 def _schema(num_keypoints: int) -> pa.Schema:
@@ -46,23 +41,3 @@ def read_predictions(path: Path, decoder: str) -> tuple[dict[str, npt.NDArray[An
 def _num_keypoints(found: pa.Schema) -> int:
     lists = found.field("keypoints").type if "keypoints" in found.names else None
     return lists.list_size // 3 if isinstance(lists, pa.FixedSizeListType) else 0
-
-
-def coco_results(
-    image_id_N: npt.NDArray[np.int64], score_N: npt.NDArray[np.float64], keypoints_NK3: npt.NDArray[np.float32]
-) -> list[dict[str, Any]]:
-    """Records of a COCO keypoint results file; without ``bbox``, since tools would take the instance's area from it."""
-    return [
-        {
-            "image_id": int(image_id),
-            "category_id": _PERSON,
-            "keypoints": [round(float(value), 3) for value in keypoints.reshape(-1)],
-            "score": float(score),
-        }
-        for image_id, score, keypoints in zip(image_id_N, score_N, keypoints_NK3, strict=True)
-    ]
-
-
-def write_results(path: Path, results: list[dict[str, Any]]) -> None:
-    """Write a COCO results file."""
-    path.write_text(json.dumps(results, allow_nan=False))

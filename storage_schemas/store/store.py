@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -64,6 +64,7 @@ class Store:
     upstream: Store | None = None
     _replaced: dict[str, StorePath] = field(default_factory=dict, compare=False, repr=False)
     """By entry id the folder of an entry that this run replaces: ``find`` skips it, and what upstream has."""
+    _watched: dict[str, Writers] = field(default_factory=dict, compare=False, repr=False)
     _listed: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict, compare=False, repr=False)
 
     def find(self, kind: str, recipe: Recipe) -> Entry | None:
@@ -122,6 +123,12 @@ class Store:
         kinds = [*folders, *(path for path in files if path.name in KINDS)]
         return [folder for kind in kinds for folder in _entry_folders_of(kind)]
 
+    def watch(self, entry_ids: Iterable[str]) -> None:
+        """Look at the leases of entries to draft soon: those of one dead run expire together, not one after another."""
+        for entry_id in entry_ids:
+            self._watched[entry_id] = Writers(self.root / entry_id)
+            self._watched[entry_id].living()
+
     @contextmanager
     def draft(self, kind: str, recipe: Recipe, *, adopt: bool = True) -> Iterator[Draft | Entry]:
         """Begin an entry: yield a draft that holds the lease and, with ``adopt``, the finished parts of dead writers.
@@ -134,7 +141,7 @@ class Store:
         key = key_of(kind, recipe)
         entry_folder = self.root / kind / key
         entry_folder.make_folders()
-        writers = Writers(entry_folder)
+        writers = self._watched.pop(f"{kind}/{key}", None) or Writers(entry_folder)
         while True:
             writers.wait(f"{kind}/{key}", is_there=lambda: self._find(kind, key) is not None)
             found = self._find(kind, key) or self._find_upstream(kind, key, recipe)

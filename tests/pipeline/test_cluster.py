@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -161,3 +164,42 @@ def test_a_home_in_a_folder_is_probed_too(tmp_path: LocalPath) -> None:
     assert f"the upstream home, {tmp_path / 'team'}, is not seen there" in _probed(tmp_path, "other", tmp_path / "team")
     (tmp_path / "team" / "store").mkdir(parents=True)
     assert _probed(tmp_path, "other", tmp_path / "team") == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"TMPDIR": "/t" * 19}, None),
+        ({"TMPDIR": "/t" * 20}, "/tmp/ray"),
+        ({"TMPDIR": "/\u00e4" * 14}, "/tmp/ray"),
+        ({"TMPDIR": "/t" * 20, "RAY_TMPDIR": "/short"}, None),
+        ({}, None),
+    ],
+)
+def test_a_long_temporary_folder_is_replaced_by_a_short_one(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str | None
+) -> None:
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cluster._short_folder() == expected
+
+
+def test_a_long_folder_that_the_user_chose_for_ray_is_refused_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/t" * 20)
+    with pytest.raises(ClusterError, match="RAY_TMPDIR is (/t){20}, 40 bytes long") as caught:
+        cluster._short_folder()
+    assert suggested(caught.value) == "export RAY_TMPDIR=/tmp"
+
+
+@pytest.mark.parametrize(("address", "expected"), [("head:6379", "20000 15000"), ("local", "300000 120000")])
+def test_a_lost_host_of_a_cluster_is_noticed_soon(address: str, expected: str) -> None:
+    """Ray reads these values when it is imported, so a new process asks."""
+    ask = (
+        "import pipeline.cluster; from ray._raylet import Config as c; "
+        "print(c.grpc_client_keepalive_time_ms(), c.grpc_client_keepalive_timeout_ms())"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    answer = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == expected.split()

@@ -266,3 +266,37 @@ def test_a_primary_that_cannot_be_trained_needs_a_base_for_its_senior() -> None:
 def test_workers_share_a_batch_evenly() -> None:
     with pytest.raises(ConfigError, match="batch_size 16 must be a multiple of the 3 workers"):
         load_settings(None, ["distill.workers=3"])
+
+
+def test_aliases_of_aliases_are_refused_before_they_fill_the_memory(tmp_path: LocalPath) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    assert "stands for more than 100,000 values" in _refusal(_write(tmp_path, "\n".join(lines)))
+    few = "views: &v {count: 3}\ndistill: {epochs: 2}\npreset: demo\n"
+    assert load_settings(_write(tmp_path, few)).views.count == 3
+
+
+def test_a_file_that_is_too_long_for_settings_is_not_parsed(tmp_path: LocalPath) -> None:
+    assert "allowed" not in (said := _refusal(_write(tmp_path, "# " + "x" * (1 << 20))))
+    assert "1 MB" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distill.epochs=100000000000", "distill.epochs: 100000000000 must be at most 10,000"),
+        ("views.count=1000000", "views.count: 1000000 must be at most 10,000"),
+        (f"views.seed={2**63}", f"views.seed: {2**63} must be less than 9,223,372,036,854,775,808"),
+        (f"distill.seed={-(2**63) - 1}", "must be at least -9,223,372,036,854,775,808"),
+        ("distill.batch_size=100000000000", "distill.batch_size: 100000000000 must be at most 1,000,000"),
+        ("crop.size_wh=[1000000, 1000000]", "crop.size_wh.0: 1000000 must be at most 4,096"),
+        ("evaluate.flip=true", "evaluate.flip: true must be 'exact', 'hrnet' or false"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(override: str, said: str) -> None:
+    assert said in _refusal(None, override)
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, -(2**63)])
+def test_the_largest_seeds_are_read(seed: int) -> None:
+    assert load_settings(None, [f"views.seed={seed}", f"distill.seed={seed}"]).views.seed == seed

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from stages.data.coco import Quarantined, Record, SortedOut, ground_truth_json, read_coco, sort_out
 from stages.pose.skeleton import COCO_17
 from stages.scoring.coco_ap import evaluate
-from storage_schemas.formats.predictions import coco_results
+from stages.scoring.coco_results import coco_results
 from tests.support.shared_data import shared_data
 
 Json = dict[str, Any]

@@ -16,10 +16,10 @@ from stages.pose.flip import flip_merge
 from stages.pose.heatmap import encode
 from stages.pose.skeleton import COCO_17
 from stages.scoring.coco_ap import evaluate
+from stages.scoring.coco_results import coco_results
 from stages.scoring.oks import oks_matrix
 from stages.settings import AugmentSettings
 from storage_schemas.formats.instances import read_instances, write_instances
-from storage_schemas.formats.predictions import coco_results
 from storage_schemas.formats.targets import pack_bits, target_arrays, unpack_bits
 from tests.support.instance_samples import make_instances
 from tests.support.toy_skeleton import TOY_5

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from storage_schemas.errors import CorruptEntryError, StoreError
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry, Store
+from storage_schemas.store.transfer import open_export
 from tests.support.archive_samples import OTHER, content_of, exported, imported, is_untouched, of_first, two_entries, write_tar
 from tests.support.store_samples import entries_of, signed
 
@@ -237,3 +239,20 @@ def test_a_tar_file_shorter_than_its_end_is_refused(tmp_path: LocalPath, store: 
     source.write_bytes(bytes(512))
     with pytest.raises(CorruptEntryError):
         imported(store, source)
+
+
+def test_a_manifest_of_many_gigabytes_is_cut_and_refused(tmp_path: LocalPath, store: Store, entries: list[Entry]) -> None:
+    name = f"store/{entries[0].entry_id}/manifest.json"
+    header = tarfile.TarInfo(name)
+    header.size = 40 << 30
+    with (tmp_path / "out.tar").open("wb") as file:
+        file.write(header.tobuf())
+        # A hole: on the disk it takes no space.
+        file.truncate(file.tell() + header.size + 2 * tarfile.BLOCKSIZE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptEntryError):
+            open_export(tmp_path / "out.tar").manifests()
+        assert tracemalloc.get_traced_memory()[1] < 500 << 20
+    finally:
+        tracemalloc.stop()

@@ -10,13 +10,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from pipeline.cache.advice import command
 from storage_schemas.errors import OdkdError
 
-__all__ = ["DONE", "FAILED", "USER_MISTAKE", "answer_with", "exit_status", "own_term_handler", "shown"]
+__all__ = ["DONE", "FAILED", "USER_MISTAKE", "answer_with", "exit_status", "leave", "own_term_handler", "shown"]
 
 DONE, FAILED, USER_MISTAKE = 0, 1, 2
 _AGAIN = "Finished work is kept. Fix the problem, then repeat the command: it continues."
@@ -121,3 +122,15 @@ def exit_status(work: Callable[[], None], *, interrupted: str, typed: str = "") 
         sys.stderr.write("This is a fault of the program. Finished work is kept. Please report the lines above.\n")
         return FAILED
     return DONE
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once with ``status``.
+
+    After an interruption threads of trainings and of Ray may still run. Python's own exit would take standard error away
+    from a thread that writes to it, and abort.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

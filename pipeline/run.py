@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, cast, get_args
 
 from pipeline import experiments
 from pipeline.cache.advice import run_command
-from pipeline.cli import answer_with, exit_status
+from pipeline.cli import answer_with, exit_status, leave
 from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import HOME_HELP, UPSTREAM_HELP, home_of, make_home, upstream_of
@@ -211,4 +210,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -188,7 +188,7 @@ def test_a_long_temporary_folder_is_replaced_by_a_short_one(
 
 def test_a_long_folder_that_the_user_chose_for_ray_is_refused_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/t" * 20)
-    with pytest.raises(ClusterError, match="RAY_TMPDIR is (/t){20}, 40 bytes long") as caught:
+    with pytest.raises(ClusterError, match=r"RAY_TMPDIR is (/t){20}, 40 bytes long") as caught:
         cluster._short_folder()
     assert suggested(caught.value) == "export RAY_TMPDIR=/tmp"
 

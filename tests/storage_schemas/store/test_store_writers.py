@@ -8,13 +8,14 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import pytest
 
 from storage_schemas.errors import DataError, StoreError
 from storage_schemas.paths.local import LocalPath
+from storage_schemas.store import lease
 from storage_schemas.store import store as entry_module
 from storage_schemas.store.lease import Lease, LeaseWatch
 from storage_schemas.store.parts import finish_part
@@ -284,3 +285,26 @@ def test_draft_adopts_no_half_of_a_vanishing_part(store: Store, monkeypatch: pyt
         monkeypatch.setattr(Path, "hardlink_to", vanish)
         assert draft.adopt(dead) == 0
         assert [path for path in local(draft.folder).rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("watches", "seconds"), [(True, 60), (False, 180)])
+def test_the_leases_of_a_dead_run_expire_together_if_they_are_watched(
+    store: Store, monkeypatch: pytest.MonkeyPatch, watches: bool, seconds: float
+) -> None:
+    """A run on another machine died while it made three entries."""
+    recipes = [{**RECIPE, "number": number} for number in range(3)]
+    for recipe in recipes:
+        folder = local(store.root) / "targets" / key_of("targets", recipe) / "0-dead"
+        folder.mkdir(parents=True)
+        _lease_elsewhere(folder)
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda passed: now.__setitem__(0, now[0] + passed))
+    monkeypatch.setattr(lease, "time", clock)
+    if watches:
+        store.watch([f"targets/{key_of('targets', recipe)}" for recipe in recipes])
+    for recipe in recipes:
+        with store.draft("targets", recipe) as draft:
+            assert isinstance(draft, Draft)
+            fill(draft)
+            draft.commit(FILES, measured={})
+    assert now[0] - 1000 == pytest.approx(seconds, abs=3)

@@ -36,6 +36,7 @@ WITHOUT_TEST = {
     **{f"stages/{name}.py": _RUN for name in ("distill", "evaluate", "teachers", "targets/block_task", "targets/stage")},
     **{f"stages/prepare/{name}.py": "prepare/test_stage.py runs the stage" for name in ("embedded", "image_task")},
     "stages/distributed/ray_storage.py": "test_run_bucket.py trains with it",
+    "stages/findings.py": "report/test_summary.py lists and logs findings",
     "stages/networks/device.py": "training/test_loop.py and networks/test_shipped.py move networks and batches with it",
     "stages/networks/onnx_network.py": "networks/test_load.py loads ONNX files",
     **{f"stages/report/page/{name}.py": "shown by page/test_render.py" for name in ("content", "glossary")},

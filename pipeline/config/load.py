@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from pipeline.config.explain import explain
 from pipeline.config.strict_yaml import dump, load, problem, shown
 from pipeline.config.tree import Tree, merged
-from stages.humanize import size_text
 from stages.settings import Settings
 from storage_schemas.errors import ConfigError, Remedy
 from storage_schemas.paths.path import parse_path
@@ -84,7 +83,7 @@ def _read(config: str) -> Tree:
     try:
         data = path.read_bytes()
         if len(data) > _MOST_BYTES:
-            raise ConfigError(f"'{config}' has {size_text(len(data))}", allowed=f"settings, at most {size_text(_MOST_BYTES)}")
+            raise ConfigError(f"'{config}' has {len(data):,} bytes", allowed=f"settings, at most {_MOST_BYTES:,} bytes")
         text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{config}' cannot be read: {error}", allowed="a YAML file in UTF-8") from error

@@ -63,16 +63,11 @@ def a_home(home: LocalPath) -> dict[str, Entry]:
     store, made = store_of(home), {}
     train = made["train"] = put(store, "instances", {"split": "train"}, {"instances": 1637, "content": "of train"})
     val = made["val"] = put(store, "instances", {"split": "val"}, {"instances": 326, "content": "of val"})
-    scores = {"quarter": 0.65, "dark": 0.67, "centroid": 0.66}
     primary = made["primary"] = put(
-        store, "teachers", {"instances": "of train"}, {"AP": scores, "content": "of primary"}, weights=b"w" * 2000
+        store, "teachers", {"instances": "of train"}, {"content": "of primary"}, weights=b"w" * 2000
     )
-    senior = made["senior"] = put(
-        store, "teachers", {"base": "of primary", "mask": {"drop": 0.1}}, {"AP": scores, "content": "of senior"}
-    )
-    control = made["control"] = put(
-        store, "teachers", {"base": "of primary", "mask": None}, {"AP": scores, "content": "of control"}
-    )
+    senior = made["senior"] = put(store, "teachers", {"base": "of primary", "mask": {"drop": 0.1}}, {"content": "of senior"})
+    control = made["control"] = put(store, "teachers", {"base": "of primary", "mask": None}, {"content": "of control"})
     plain = made["val view"] = put(store, "views", {"instances": "of val", "view": 0}, {"rows": 326})
     drawn = made["train view"] = put(store, "views", {"instances": "of train", "view": 3}, {"rows": 1637})
     made["val bits"] = put(

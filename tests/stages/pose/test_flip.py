@@ -36,7 +36,7 @@ def test_the_exact_flip_test_moves_nothing_and_hrnets_half_a_crop_pixel() -> Non
     # A network that is right everywhere: its map is the image at every fourth column. The nose has no partner to swap with.
     stride, width, centre = 4, 48, 21.3
     columns = torch.arange(width, dtype=torch.float64)
-    image_B1hw = torch.exp(-((columns - centre) ** 2) / (2 * 6.0**2)).view(1, 1, 1, width)
+    image_B1hw = torch.exp(-((columns - centre) ** 2) / (2 * 3.0**2)).view(1, 1, 1, width)
 
     def network(image: torch.Tensor) -> torch.Tensor:
         return image[..., ::stride].expand(1, 17, 1, width // stride)

@@ -247,5 +247,5 @@ def test_the_protocol_says_which_rows_have_detected_boxes(tmp_path: LocalPath, m
     )
     assert text.endswith("2 instances on 3 images, 3 detected boxes")
     plain = evaluate.protocol(prepared(tmp_path))
-    assert plain.startswith("ground-truth boxes, flip test")
+    assert plain.startswith("ground-truth boxes, exact flip test")
     assert plain.endswith("2 instances on 2 images")

@@ -37,7 +37,7 @@ def poisoned(at: int, poison: Callable[[Trainer, Tensor], Tensor]) -> Callable[.
 
 def nan_weight(trainer: Trainer, loss: Tensor) -> Tensor:
     with torch.no_grad():
-        next(trainer.network.parameters()).view(-1)[0] = torch.nan
+        next(trainer.network.parameters())[0, 0, 0, 0] = torch.nan
     return loss
 
 

@@ -214,14 +214,14 @@ def test_no_changed_bit_returns_other_instances(tmp_path: Path) -> None:
 
 def test_the_table_carries_its_version_and_its_skeleton(tmp_path: Path) -> None:
     metadata = instances_schema(COCO_17).metadata
-    assert (metadata[b"odkd_instances"], metadata[b"odkd_skeleton"]) == (b"2", COCO_17.encode())
+    assert (metadata[b"odkd_instances"], metadata[b"odkd_skeleton"]) == (b"3", COCO_17.encode())
     write_instances(tmp_path / "t", three())
     assert read_skeleton(tmp_path / "t") == read_instances(tmp_path / "t").skeleton == COCO_17
 
 
 @pytest.mark.parametrize("skeleton", [b"", b"{}", b"[1]"])
 def test_a_table_without_a_skeleton_is_refused(tmp_path: Path, skeleton: bytes) -> None:
-    metadata = {b"odkd_instances": b"2", b"odkd_skeleton": skeleton, b"odkd_skeleton_crc32": f"{zlib.crc32(skeleton):08x}"}
+    metadata = {b"odkd_instances": b"3", b"odkd_skeleton": skeleton, b"odkd_skeleton_crc32": f"{zlib.crc32(skeleton):08x}"}
     pq.write_table(encode_table(three()).replace_schema_metadata(metadata), tmp_path / "t")
     for read in (read_instances, read_skeleton):
         with pytest.raises(CorruptEntryError, match="skeleton"):

@@ -104,7 +104,7 @@ def _store(photographs: Photographs, folder: LocalPath) -> tuple[Instances, list
         for image_id, records in by_image.items():
             first = records[0]
             try:
-                facts[image_id], image_hw3 = read_image(photographs.root, first.file_name, (first.width, first.height))
+                facts[image_id], image_hw3, _ = read_image(photographs.root, first.file_name, (first.width, first.height))
             except ImageError as error:
                 raise DataError(f"The image '{first.file_name}' below {photographs.root} cannot be used: {error}") from error
             writer.add(image_hw3, records)

@@ -1,8 +1,8 @@
-"""Decoding images from untrusted files: the header is checked first, and a damaged image raises.
+"""Reading and decoding images from untrusted files: the header is checked first, and a damaged image raises.
 
 OpenCV decodes many damaged JPEGs and only prints a warning, and an image whose header states 65000 x 65000 pixels would use
-12 GB of memory. So the size in the header is compared with the annotation before any pixel is decoded, libjpeg-turbo decodes
-JPEG with its warnings as errors, and the checksums of a PNG are verified before OpenCV decodes it.
+12 GB of memory. So the size in the header is compared with the annotation before any pixel is decoded; ``jpeg.py`` and
+``png.py`` then refuse files that lose pixels.
 
 The result is RGB uint8 for every kind of image. Grey is repeated, transparency is dropped without blending, the upper 8 of 16
 bits are kept, CMYK is multiplied as in OpenCV, and EXIF rotation is ignored as in COCO's annotations.
@@ -13,17 +13,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import struct
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from stages.data.exif import orientation_of, turns_size
+from stages.data.image_header import MAX_PIXELS, ImageError, ImageHeader, size_fault
+from stages.data.jpeg import JPEG_START, decode_jpeg, probe_jpeg
+from stages.data.png import PNG_START, decode_png, probe_png
 from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.path import StorePath
 
@@ -32,6 +33,7 @@ __all__ = [
     "MAX_PIXELS",
     "ImageError",
     "ImageHeader",
+    "ReadImage",
     "check_image",
     "decode_image",
     "file_name_fault",
@@ -44,31 +46,18 @@ __all__ = [
 DECODER_VERSION = f"simplejpeg {simplejpeg.__version__}, opencv {cv2.__version__}"
 """The decoding libraries; part of keys, since decoders return slightly different pixels."""
 
-MAX_PIXELS = 100_000_000
-"""The largest image that is decoded; a larger one would use more than 300 MB."""
-
-_MAX_SIDE = 32_766
-"""OpenCV's warp counts the pixels of a row in 16 bits."""
-
 _MAX_FILE_BYTES = 1 << 29
 _MAX_NAME_BYTES = 1024
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_READ = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 U8 = npt.NDArray[np.uint8]
 
 
-class ImageError(ValueError):
-    """An image that cannot be used; the text says why, for the quarantine."""
+class ReadImage(NamedTuple):
+    """What a file is: the facts of its bytes, the pixels [h, w, 3], and its EXIF orientation."""
 
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """Format and size in pixels, from the header of a file."""
-
-    format: Literal["jpeg", "png"]
-    width: int
-    height: int
+    facts: FileFacts
+    image_hw3: U8
+    orientation: int
 
 
 def file_name_fault(name: object) -> str | None:
@@ -83,18 +72,6 @@ def file_name_fault(name: object) -> str | None:
         return "an absolute path"
     if ".." in name.split("/"):
         return "leads out of the image folder by '..'"
-    return None
-
-
-def size_fault(width: object, height: object) -> str | None:
-    """Why an image cannot have this annotated size, or None."""
-    # isinstance would accept True as an int.
-    if type(width) is not int or type(height) is not int or width <= 0 or height <= 0:
-        return "width and height are not whole numbers above 0"
-    if max(width, height) > _MAX_SIDE:
-        return f"{width} x {height} has a side of more than {_MAX_SIDE} pixels"
-    if width * height > MAX_PIXELS:
-        return f"{width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels"
     return None
 
 
@@ -133,12 +110,11 @@ def probe_header(data: bytes) -> ImageHeader:
     Raises:
         ImageError: the file is neither JPEG nor PNG, or its header is broken.
     """
-    if data.startswith(_PNG_SIGNATURE):
-        return _probe_png(data)
-    if data.startswith(b"\xff\xd8"):
-        width, height, _ = _probe_jpeg(data)
-        return ImageHeader("jpeg", width, height)
-    raise ImageError("format: empty" if not data else "format: neither JPEG nor PNG")
+    if data.startswith(PNG_START):
+        return probe_png(data)
+    if data.startswith(JPEG_START):
+        return probe_jpeg(data)
+    raise ImageError(f"format: neither JPEG nor PNG; it begins with {data[:12]!r}" if data else "format: empty")
 
 
 def decode_image(data: bytes, *, expect_wh: tuple[int, int]) -> U8:
@@ -153,8 +129,8 @@ def decode_image(data: bytes, *, expect_wh: tuple[int, int]) -> U8:
     if fault := size_fault(*size_wh):
         raise ImageError(f"size: {fault}")
     if size_wh != expect_wh:
-        raise ImageError(f"size: {size_wh[0]} x {size_wh[1]}, but the annotation says {expect_wh[0]} x {expect_wh[1]}")
-    image_hw3 = _decode_jpeg(data) if header.format == "jpeg" else _decode_png(data)
+        raise ImageError(f"size: {_other_size(data, size_wh, expect_wh)}")
+    image_hw3 = decode_jpeg(data) if header.format == "jpeg" else decode_png(data)
     if image_hw3.shape != (header.height, header.width, 3):
         raise ImageError(f"decode: the decoded array has the shape {image_hw3.shape}")
     return image_hw3
@@ -166,68 +142,23 @@ def check_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> 
     Raises:
         ImageError: it cannot be used.
     """
-    return read_image(root, file_name, expect_wh)[0]
+    return read_image(root, file_name, expect_wh).facts
 
 
-def read_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> tuple[FileFacts, U8]:
-    """Like ``check_image``, but also returns the pixels [h, w, 3]."""
+def read_image(root: StorePath, file_name: str, expect_wh: tuple[int, int]) -> ReadImage:
+    """Like ``check_image``, but also returns the pixels and the EXIF orientation."""
     data = read_image_file(root, file_name, refresh=True)
     image_hw3 = decode_image(data, expect_wh=expect_wh)
-    return FileFacts(len(data), hashlib.sha256(data).hexdigest()), image_hw3
+    return ReadImage(FileFacts(len(data), hashlib.sha256(data).hexdigest()), image_hw3, orientation_of(data))
 
 
-def _probe_jpeg(data: bytes) -> tuple[int, int, str]:
-    """Width, height and colour space, read by the library that also decodes."""
-    try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-    except ValueError as error:
-        raise ImageError(f"header: {error}") from error
-    return int(width), int(height), str(colorspace)
-
-
-def _decode_jpeg(data: bytes) -> U8:
-    is_cmyk = _probe_jpeg(data)[2] in ("CMYK", "YCCK")
-    try:
-        decoded: U8 = simplejpeg.decode_jpeg(data, colorspace="CMYK" if is_cmyk else "RGB", strict=True)
-    except ValueError as error:
-        raise ImageError(f"decode: {error}") from error
-    if not is_cmyk:
-        return decoded
-    # CMYK is stored inverted. OpenCV's rule: a colour is the complement of its ink times the complement of black.
-    ink, black = decoded[..., :3].astype(np.uint16), decoded[..., 3:].astype(np.uint16)
-    return (ink * black // 255).astype(np.uint8)
-
-
-def _probe_png(data: bytes) -> ImageHeader:
-    # The first chunk is IHDR: length 13, name, width, height, 5 bytes of kinds, checksum (PNG specification, 11.2.2).
-    header = data[8:33]
-    if len(header) < 25 or header[:8] != b"\x00\x00\x00\x0dIHDR":
-        raise ImageError("header: a PNG without IHDR")
-    if zlib.crc32(header[4:21]) != int.from_bytes(header[21:25]):
-        raise ImageError("header: IHDR's checksum is wrong")
-    width, height = struct.unpack(">II", header[8:16])
-    return ImageHeader("png", width, height)
-
-
-def _decode_png(data: bytes) -> U8:
-    _verify_png_chunks(data)
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), _PNG_READ)
-    except cv2.error as error:
-        raise ImageError(f"decode: {error.err}") from error
-    if decoded is None:
-        raise ImageError("decode: OpenCV cannot decode this PNG")
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
-def _verify_png_chunks(data: bytes) -> None:
-    """Verify all chunks up to IEND and their checksums; OpenCV's behaviour for wrong ones differs between versions."""
-    view, position, name = memoryview(data), len(_PNG_SIGNATURE), b""
-    while name != b"IEND":
-        length, name = int.from_bytes(view[position : position + 4]), bytes(view[position + 4 : position + 8])
-        end = position + 12 + length
-        if end > len(data):
-            raise ImageError("decode: a truncated PNG")
-        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
-            raise ImageError(f"decode: the checksum of PNG chunk {name!r} is wrong")
-        position = end
+def _other_size(data: bytes, size_wh: tuple[int, int], expect_wh: tuple[int, int]) -> str:
+    """What is wrong if the file and the annotation state different sizes."""
+    text = f"{size_wh[0]} x {size_wh[1]}, but the annotation says {expect_wh[0]} x {expect_wh[1]}"
+    orientation = orientation_of(data)
+    if size_wh != expect_wh[::-1] or not turns_size(orientation):
+        return text
+    return (
+        f"{text}; the file has EXIF orientation {orientation}, and the annotation has the size after turning. As in COCO, this "
+        "tag is ignored: store the image turned and without the tag"
+    )

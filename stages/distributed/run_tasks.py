@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import ray
 import torch
@@ -13,12 +14,18 @@ from stages.base import Context
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 
-__all__ = ["TaskOptions", "run_tasks", "task_options", "threads_of", "worker_threads"]
+__all__ = ["Crashes", "TaskOptions", "run_tasks", "task_options", "threads_of", "worker_threads"]
+
+log = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 _RETRIES = 3
+_RETRIES_OF_PIECES = 1
+"""Fewer where a lost job is divided: its pieces are retried too."""
+
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LOST = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,18 @@ class TaskOptions:
 
     cpus: float
     gpus: float
+
+
+@dataclass(frozen=True)
+class Crashes(Generic[Job, Result]):
+    """What to do with a job that ends the process of its worker twice.
+
+    ``pieces`` divides it into smaller jobs, each with its size, so that the fault is found; one that cannot be divided has no
+    pieces, and ``blame`` is its result.
+    """
+
+    pieces: Callable[[Job], Sequence[tuple[Job, int]]]
+    blame: Callable[[Job], Result]
 
 
 def task_options(context: Context, *, network: bool) -> TaskOptions:
@@ -55,11 +74,18 @@ def threads_of(cpus: float) -> int:
 
 
 def run_tasks(
-    function: Callable[[Job], Result], jobs: Sequence[tuple[Job, int]], *, options: TaskOptions, title: str, unit: str
+    function: Callable[[Job], Result],
+    jobs: Sequence[tuple[Job, int]],
+    *,
+    options: TaskOptions,
+    title: str,
+    unit: str,
+    on_crash: Crashes[Job, Result] | None = None,
 ) -> Iterator[tuple[Job, Result]]:
     """Run ``function(job)`` as a Ray task for each of the (job, size) pairs, and yield (job, result) as the tasks end.
 
-    ``function`` must be importable on the workers. Lost workers are retried: a repeated task must write the same files.
+    ``function`` must be importable on the workers. Lost workers are retried: a repeated task must write the same files. With
+    ``on_crash`` a job that goes on losing its worker is divided, and loses no other job.
 
     Raises:
         OdkdError: raised by a task, and passed on unchanged.
@@ -71,7 +97,7 @@ def run_tasks(
         max_calls=0,
         num_cpus=options.cpus,
         num_gpus=options.gpus,
-        max_retries=_RETRIES,
+        max_retries=_RETRIES_OF_PIECES if on_crash else _RETRIES,
         scheduling_strategy="SPREAD",
     )(function)
     running = {remote.remote(job): (job, size) for job, size in jobs}
@@ -83,7 +109,19 @@ def run_tasks(
                     bar.advance(0)
                     continue
                 job, size = running.pop(done[0])
-                yield job, _result(done[0], title)
+                try:
+                    result = _result(done[0], title)
+                except ClusterError as error:
+                    if on_crash is None or not isinstance(error.__cause__, _LOST):
+                        raise
+                    if pieces := on_crash.pieces(job):
+                        log.warning("'%s' lost a worker, and its retry too: %d %s are tried in pieces", title, size, unit)
+                        running |= {remote.remote(piece): (piece, part) for piece, part in pieces}
+                        continue
+                    if isinstance(error.__cause__, ray.exceptions.NodeDiedError):
+                        raise
+                    result = on_crash.blame(job)
+                yield job, result
                 bar.advance(size)
         finally:
             for reference in running:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from stages.data.coco import Record
+from stages.data.exif import keeps_size
 from stages.data.images import ImageError, read_image
 from stages.data.windows import WindowWriter
 from storage_schemas.formats.windows import StoredWindow
@@ -12,14 +13,16 @@ from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.path import StorePath
 from storage_schemas.store.parts import finish_part
 
-__all__ = ["ImagesJob", "ImagesResult", "read_images"]
+__all__ = ["ImagesJob", "ImagesResult", "crashed", "pieces", "read_images"]
+
+_PIECES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesJob:
-    """One task: some images, each with its records, and the folder for their windows (None to store none)."""
+    """One task: some images, each with its records, and the folder and the part of their windows (None to store none)."""
 
-    number: int
+    part: str
     root: StorePath
     images: tuple[tuple[Record, ...], ...]
     windows: StorePath | None
@@ -27,28 +30,50 @@ class ImagesJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesResult:
-    """For each image id its facts, or the reason why the image cannot be used; and the windows that were written."""
+    """What was found: facts and windows, and images that viewers turn.
 
-    facts: dict[int, FileFacts | str]
-    windows: list[StoredWindow]
+    ``facts`` has for each image id its facts, or the reason why the image cannot be used. ``turned`` has the EXIF orientations
+    that the sizes of the images do not show, by file name.
+    """
+
+    facts: dict[int, FileFacts | str] = field(default_factory=dict)
+    windows: list[StoredWindow] = field(default_factory=list)
+    turned: dict[str, int] = field(default_factory=dict)
 
 
 def read_images(job: ImagesJob) -> ImagesResult:
     """The Ray task of this stage: read and hash images, and store the windows of their instances."""
-    found: dict[int, FileFacts | str] = {}
-    part = f"windows-{job.number:05d}"
-    writer = WindowWriter(job.windows.mirror(), part) if job.windows else None
+    result = ImagesResult()
+    writer = WindowWriter(job.windows.mirror(), job.part) if job.windows else None
     for records in job.images:
         first = records[0]
+        size_wh = (first.width, first.height)
         try:
-            found[first.image_id], image_hw3 = read_image(job.root, first.file_name, (first.width, first.height))
+            result.facts[first.image_id], image_hw3, orientation = read_image(job.root, first.file_name, size_wh)
         except ImageError as error:
-            found[first.image_id] = str(error)
+            result.facts[first.image_id] = str(error)
             continue
+        if keeps_size(orientation, size_wh):
+            result.turned[first.file_name] = orientation
         if writer:
             writer.add(image_hw3, records)
     if writer is None or job.windows is None:
-        return ImagesResult(facts=found, windows=[])
+        return result
     writer.flush()
-    finish_part(job.windows, part, sorted({window.shard for window in writer.written}))
-    return ImagesResult(facts=found, windows=writer.written)
+    finish_part(job.windows, job.part, sorted({window.shard for window in writer.written}))
+    return replace(result, windows=writer.written)
+
+
+def pieces(job: ImagesJob) -> list[tuple[ImagesJob, int]]:
+    """The job in smaller ones, each with its number of images; none if it has a single image."""
+    if len(job.images) == 1:
+        return []
+    size = -(-len(job.images) // _PIECES)
+    cuts = [job.images[start : start + size] for start in range(0, len(job.images), size)]
+    return [(replace(job, part=f"{job.part}-{number:02d}", images=cut), len(cut)) for number, cut in enumerate(cuts)]
+
+
+def crashed(job: ImagesJob) -> ImagesResult:
+    """The result of a job of one image that ends each process that reads it."""
+    reason = "decode: each process that read this image, and no other one, was killed or crashed"
+    return ImagesResult(facts={records[0].image_id: reason for records in job.images})

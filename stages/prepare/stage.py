@@ -15,10 +15,12 @@ from stages.base import Context, InstancesStep, Step
 from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION
 from stages.data.windows import WINDOWS_RECIPE, ImageSource
-from stages.distributed.run_tasks import run_tasks, task_options
+from stages.distributed.run_tasks import Crashes, run_tasks, task_options
+from stages.findings import measured_findings
 from stages.pose.skeleton import COCO_17, Skeleton
 from stages.prepare.embedded import embedded_annotations, embedded_folder
-from stages.prepare.image_task import ImagesJob, ImagesResult, read_images
+from stages.prepare.image_task import ImagesJob, ImagesResult, crashed, pieces, read_images
+from stages.prepare.orientation import turned_images
 from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, read_skeleton, write_instances
@@ -160,6 +162,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "with_mask": int(table.has_mask_N.sum()),
         "quarantined": dict(Counter(item.kind for item in quarantine)),
         "skipped": sorted_out.skipped,
+        **measured_findings(turned_images(split, read.turned, of=len(facts))),
     }
     if folder:
         measured["crops"] = len(read.windows)
@@ -180,11 +183,13 @@ def _read_all_images(
     jobs = []
     for number, start in enumerate(range(0, len(images), _TASK_IMAGES)):
         ours = tuple(images[start : start + _TASK_IMAGES])
-        jobs.append((ImagesJob(number=number, root=root, images=ours, windows=windows), len(ours)))
+        jobs.append((ImagesJob(part=f"windows-{number:05d}", root=root, images=ours, windows=windows), len(ours)))
     options = task_options(context, network=False)
-    read = ImagesResult(facts={}, windows=[])
-    for _, found in run_tasks(read_images, jobs, options=options, title=f"prepare: {split} images", unit="images"):
+    title, on_crash = f"prepare: {split} images", Crashes(pieces, crashed)
+    read = ImagesResult()
+    for _, found in run_tasks(read_images, jobs, options=options, title=title, unit="images", on_crash=on_crash):
         read.facts.update(found.facts)
+        read.turned.update(found.turned)
         read.windows.extend(found.windows)
     # Tasks end in any order.
     read.windows.sort(key=lambda window: (window.shard, window.offset))

@@ -111,19 +111,19 @@ class LocalPath(PosixPath):
             if not stat.S_ISDIR(found.st_mode)
         }
 
-    def _below(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """The file, or the folder and everything below it, in the order in which keys hash files."""
+    def _below(self, *, follow: bool = False) -> Iterator[tuple[Path, os.stat_result]]:
+        """The file, or the folder and everything below it, in the order in which keys hash files; ``follow`` follows links."""
         paths: list[Path] = [self]
         for folder, folders, files in os.walk(self):
             folders.sort()
             paths += [Path(folder) / name for name in (*folders, *sorted(files))]
         for path in paths:
-            with suppress(FileNotFoundError):
-                yield path, path.lstat()
+            with suppress(OSError if follow else FileNotFoundError):
+                yield path, path.stat(follow_symlinks=follow)
 
     def listing(self) -> list[tuple[str, int]]:
-        """Relative names and sizes of all files below, in the order in which keys hash them; links are followed."""
-        found = ((path, path.stat() if stat.S_ISLNK(facts.st_mode) else facts) for path, facts in self._below())
+        """Relative names and sizes of all files below that can be reached, in the order in which keys hash them."""
+        found = self._below(follow=True)
         return [(path.relative_to(self).as_posix(), facts.st_size) for path, facts in found if not stat.S_ISDIR(facts.st_mode)]
 
     def usage(self) -> FileState:

@@ -6,12 +6,10 @@ import os
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 import simplejpeg
 
@@ -24,18 +22,18 @@ from stages.data.images import (
     size_fault,
 )
 from storage_schemas.paths.local import LocalPath
-
-U8 = npt.NDArray[np.uint8]
-GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6
-
-
-def noise(width: int, height: int) -> U8:
-    image = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return np.asarray(cv2.GaussianBlur(image, (7, 7), 2), np.uint8)
-
-
-def jpeg(width: int = 96, height: int = 64) -> bytes:
-    return bytes(simplejpeg.encode_jpeg(noise(width, height), quality=90))
+from tests.support.image_samples import (
+    GREY,
+    PALETTE,
+    RGB,
+    RGBA,
+    by_opencv,
+    chunk,
+    jpeg,
+    noise,
+    png,
+    png_noise,
+)
 
 
 def jpeg_saying(width: int, height: int) -> bytes:
@@ -44,29 +42,6 @@ def jpeg_saying(width: int, height: int) -> bytes:
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(data)
-
-
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png(width: int, height: int, *, depth: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:
-    """A PNG by the specification; ``rows`` holds the samples, a whole number of bytes a row."""
-    stride = len(rows) // height
-    raw = b"".join(b"\0" + rows[start : start + stride] for start in range(0, len(rows), stride))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-
-
-def png_noise(width: int = 24, height: int = 16) -> bytes:
-    return png(width, height, depth=8, kind=RGB, rows=noise(width, height).tobytes())
-
-
-def by_opencv(data: bytes) -> npt.NDArray[np.generic]:
-    """The image in BGR order as OpenCV decodes it, with EXIF rotation."""
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return decoded
 
 
 # --- pixels

@@ -54,7 +54,7 @@ def stored(folder: LocalPath, records: Sequence[Record], image_bgr: U8) -> tuple
     crops = folder / "crops"
     crops.mkdir()
     assert cv2.imwrite(str(folder / "1.png"), image_bgr)
-    facts, image_hw3 = read_image(folder, "1.png", IMAGE_WH)
+    facts, image_hw3, _ = read_image(folder, "1.png", IMAGE_WH)
     writer = WindowWriter(crops, "windows-00000")
     writer.add(image_hw3, records)
     writer.flush()
@@ -218,7 +218,7 @@ def test_crops_of_photographs_differ_by_less_than_a_jpeg_does(tmp_path: LocalPat
     writer, facts = WindowWriter(tmp_path, "windows-00000"), {}
     for image_id in chosen:
         ours = [item for item in records if item.image_id == image_id]
-        facts[image_id], image_hw3 = read_image(folder / "images", ours[0].file_name, (ours[0].width, ours[0].height))
+        facts[image_id], image_hw3, _ = read_image(folder / "images", ours[0].file_name, (ours[0].width, ours[0].height))
         writer.add(image_hw3, ours)
     writer.flush()
     write_index(tmp_path, writer.written)

@@ -64,3 +64,21 @@ def test_sha256_reads_a_long_file_block_by_block(tmp_path: LocalPath) -> None:
     data = bytes(range(256)) * 9000  # more than two blocks of reading
     (tmp_path / "a").write_bytes(data)
     assert facts_of(tmp_path / "a") == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_a_listing_follows_links_and_leaves_out_what_cannot_be_reached(tmp_path: LocalPath) -> None:
+    root = tmp_path / "images"
+    (root / "folder").mkdir(parents=True)
+    (root / "a.jpg").write_bytes(b"123")
+    (root / "folder" / "b.jpg").write_bytes(b"12345")
+    (root / "link.jpg").symlink_to(root / "folder" / "b.jpg")
+    (root / "to_folder").symlink_to(root / "folder")
+    whole = root.listing()
+    assert whole == [("a.jpg", 3), ("link.jpg", 5), ("folder/b.jpg", 5)]
+    (root / "dangling.jpg").symlink_to(root / "gone.jpg")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    (root / "ring").symlink_to(root / "ring2")
+    (root / "ring2").symlink_to(root / "ring")
+    (root / "through_a_file").symlink_to(root / "a.jpg" / "c.jpg")
+    assert root.listing() == whole
+    assert (tmp_path / "gone").listing() == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from stages.data.image_header import ImageError
-from stages.data.jpeg import JPEG_START, START_OF_SCAN, jpeg_segments
+from stages.data.jpeg import JPEG_START, header_segments
 from stages.data.png import PNG_START, is_sound, png_chunks
 
 __all__ = ["UPRIGHT", "keeps_size", "orientation_of", "turns_size"]
@@ -39,9 +39,7 @@ def orientation_of(data: bytes) -> int:
 
 
 def _exif_of_jpeg(data: bytes) -> bytes:
-    for segment in jpeg_segments(data):
-        if segment.marker == START_OF_SCAN:
-            break
+    for segment in header_segments(data):
         if segment.marker == _APP1 and data.startswith(_EXIF, segment.start + 4):
             return data[segment.start + 4 + len(_EXIF) : segment.end]
     return b""

@@ -8,7 +8,7 @@ report lost pixels. So no text decides: a copy of the file is mended, and it mus
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -18,12 +18,11 @@ import simplejpeg
 
 from stages.data.image_header import ImageError, ImageHeader
 
-__all__ = ["JPEG_START", "START_OF_SCAN", "Segment", "decode_jpeg", "jpeg_segments", "probe_jpeg"]
+__all__ = ["JPEG_START", "Segment", "decode_jpeg", "header_segments", "jpeg_segments", "probe_jpeg"]
 
 JPEG_START = b"\xff\xd8"
-START_OF_SCAN = 0xDA
 
-_END = 0xD9
+_START_OF_SCAN, _END = 0xDA, 0xD9
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _APP0, _APP14 = 0xE0, 0xEE
 _WITHOUT_EFFECT = (*range(0xE1, 0xEE), 0xEF, 0xFE)
@@ -70,6 +69,14 @@ def jpeg_segments(data: bytes) -> Iterator[Segment]:
                 return
         yield Segment(marker, found.start(), position)
         if marker == _END:
+            return
+
+
+def header_segments(data: bytes) -> Iterator[Segment]:
+    """The segments up to the first scan, which is the last one."""
+    for segment in jpeg_segments(data):
+        yield segment
+        if segment.marker == _START_OF_SCAN:
             return
 
 
@@ -128,26 +135,33 @@ def _rgb_of_cmyk(cmyk_hw4: U8) -> U8:
 
 def _bomb(data: bytes, width: int, height: int) -> str | None:
     """Why decoding would take far more time or memory than the file is worth, or None."""
-    # Counting bytes is fast and finds all scans, and sometimes other data that looks like one.
-    if data.count(bytes((0xFF, START_OF_SCAN))) > _MAX_SCANS:
-        markers = [segment.marker for segment in jpeg_segments(data)]
-        if markers.count(START_OF_SCAN) > _MAX_SCANS or len(markers) == _MAX_SEGMENTS:
-            return f"more than {_MAX_SCANS} scans, or than {_MAX_SEGMENTS} segments"
+    header = list(header_segments(data))
+    frame = _frame(header)
+    if frame is None:
+        return None
     # In a Huffman code each block of 8 x 8 pixels has at least one bit.
-    blocks = -(-width // 8) * -(-height // 8)
-    if blocks > 8 * len(data) and (frame := _frame(jpeg_segments(data))) and frame.marker in _HUFFMAN_FRAMES:
+    if frame.marker in _HUFFMAN_FRAMES and -(-width // 8) * -(-height // 8) > 8 * len(data):
         return f"{len(data)} bytes cannot hold {width} x {height} pixels"
+    scan = header[-1]
+    components, scanned = data[frame.start + 9 : frame.start + 10], data[scan.start + 4 : scan.start + 5]
+    # If the first scan has all colours, a sequential image is complete after it. Counting bytes is fast, and exact enough
+    # for nearly all files: other data can look like scans.
+    is_complete = frame.marker in _SEQUENTIAL_FRAMES and scanned == components
+    if not is_complete and data.count(bytes((0xFF, _START_OF_SCAN))) > _MAX_SCANS:
+        markers = [segment.marker for segment in jpeg_segments(data)]
+        if markers.count(_START_OF_SCAN) > _MAX_SCANS or len(markers) == _MAX_SEGMENTS:
+            return f"more than {_MAX_SCANS} scans, or than {_MAX_SEGMENTS} segments"
     return None
 
 
-def _frame(segments: Iterator[Segment]) -> Segment | None:
+def _frame(segments: Iterable[Segment]) -> Segment | None:
     return next((segment for segment in segments if segment.marker in _FRAMES), None)
 
 
 def _mended(data: bytes) -> Iterator[bytes]:
     """Copies without the flaws that cost no pixel; the second one also without padding."""
     segments = list(jpeg_segments(data))
-    frame = _frame(iter(segments))
+    frame = _frame(segments)
     if frame is None or frame.end - frame.start < 10:
         return
     for with_padding in (True, False):
@@ -158,14 +172,14 @@ def _mended(data: bytes) -> Iterator[bytes]:
             pieces.append(between if with_padding else _PADDING.sub(b"", between))
             if segment.marker not in _WITHOUT_EFFECT:
                 pieces.append(_repaired(data[segment.start : segment.end], data[frame.start : frame.end]))
-            end, in_scan = segment.end, in_scan or segment.marker == START_OF_SCAN
+            end, in_scan = segment.end, in_scan or segment.marker == _START_OF_SCAN
         yield b"".join([*pieces, data[end:]])
 
 
 def _repaired(segment: bytes, frame: bytes) -> bytes:
     """The segment with the values that decoders use in place of wrong ones (libjpeg-turbo: jdhuff.c, jdapimin.c)."""
     marker, components = segment[1], frame[9]
-    if marker == START_OF_SCAN and frame[1] in _SEQUENTIAL_FRAMES and len(segment) > 7:
+    if marker == _START_OF_SCAN and frame[1] in _SEQUENTIAL_FRAMES and len(segment) > 7:
         # The first and last coefficient, and two bit positions: a sequential scan always has all of them.
         return segment[:-3] + b"\x00\x3f\x00"
     if marker == _APP0 and segment[4:9] == b"JFIF\0" and len(segment) > 9:

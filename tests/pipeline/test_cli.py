@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.cli import DONE, USER_MISTAKE, answer_with, exit_status, shown
@@ -37,3 +40,23 @@ def test_errors_answers_and_log_lines_are_escaped(capsys: pytest.CaptureFixture[
     written = capsys.readouterr()
     assert written.err == "DataError: image \\x1b[2J.jpg\n  Allowed: \\u202eno\n  Next:    rename \\x9b\n"
     assert written.out == "\\x1b]0;title\\x07\n"
+
+
+BUSY = """
+import sys, threading
+from pipeline.cli import leave
+def write():
+    while True:
+        sys.stderr.write("x" * 100 + "\\n")
+for _ in range(4):
+    threading.Thread(target=write, daemon=True).start()
+print("the last line", end="")
+leave(3)
+"""
+
+
+def test_a_process_whose_threads_still_write_ends_with_its_status() -> None:
+    for _ in range(3):
+        ended = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout) == (3, "the last line")
+        assert "Fatal" not in ended.stderr

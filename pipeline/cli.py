@@ -130,7 +130,7 @@ def leave(status: int) -> NoReturn:
     After an interruption threads of trainings and of Ray may still run. Python's own exit would take standard error away
     from a thread that writes to it, and abort.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    # Lines of standard error are out already, and a thread may hold its lock.
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     os._exit(status)

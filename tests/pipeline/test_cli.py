@@ -56,7 +56,7 @@ leave(3)
 
 
 def test_a_process_ends_with_its_status_while_a_thread_waits_to_write() -> None:
-    """Nobody reads its standard error, so the thread holds the lock of the stream; Python's own exit aborts there."""
+    """Nobody reads its standard error, so the thread never ends; the answer is written all the same."""
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.wait(timeout=60) == 3
         assert process.stdout is not None

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from stages.base import Context, Device
-from stages.distributed.run_tasks import Crashes, run_tasks, task_options
+from stages.distributed.run_tasks import run_tasks, task_options
 from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.paths.local import LocalPath
@@ -66,24 +66,6 @@ def _die_once(marker: str) -> str:
 
 def test_a_killed_worker_is_replaced_and_its_task_is_repeated(tmp_path: LocalPath) -> None:
     assert _run(_die_once, [str(tmp_path / "marker")]) == ["done"]
-
-
-def _die_at_7(job: range) -> list[int]:
-    if 7 in job:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return list(job)
-
-
-def _halves(job: range) -> list[tuple[range, int]]:
-    return [(part, len(part)) for part in (job[: len(job) // 2], job[len(job) // 2 :]) if len(job) > 1]
-
-
-def test_a_job_that_crashes_its_workers_is_divided_until_the_fault_is_alone() -> None:
-    on_crash = Crashes(_halves, lambda job: [-number for number in job])
-    jobs = [(range(start, start + 2), 2) for start in (4, 6, 8)]
-    options = task_options(_context("cpu"), network=False)
-    results = run_tasks(_die_at_7, jobs, options=options, title="test", unit="numbers", on_crash=on_crash)
-    assert sorted(number for _, result in results for number in result) == [-7, 4, 5, 6, 8, 9]
 
 
 def _refuse(job: int) -> None:

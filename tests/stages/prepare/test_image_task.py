@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import numpy as np
 import pytest
 
-from stages.prepare.image_task import ImagesJob, crashed, pieces, read_images
+from stages.distributed.run_tasks import Crashes, TaskOptions, run_tasks
+from stages.prepare.image_task import ImagesJob, ImagesResult, crashed, pieces, read_images
 from storage_schemas.formats.instances import Record
 from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.local import LocalPath
@@ -97,3 +99,28 @@ def test_the_image_of_a_job_that_crashed_alone_is_refused(tmp_path: LocalPath) -
     found = crashed(job(tmp_path, {"a.jpg": (96, 64)}))
     assert found.facts == {0: "decode: each process that read this image, and no other one, was killed or crashed"}
     assert (found.windows, found.turned) == ([], {})
+
+
+# On a real Ray
+
+
+def _read_or_crash(job: ImagesJob) -> ImagesResult:
+    """A stand-in for a decoder with a fault: the process ends at one of the images."""
+    if any(records[0].file_name == "crash.jpg" for records in job.images):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return read_images(job)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm")
+def test_an_image_that_crashes_its_process_is_refused_and_costs_no_other(tmp_path: LocalPath) -> None:
+    names = [*(f"{number}.jpg" for number in range(16)), "crash.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(jpeg())
+    jobs = [(job(tmp_path, dict.fromkeys(names, (96, 64)), windows=tmp_path / "windows"), len(names))]
+    on_crash, options = Crashes(pieces, crashed), TaskOptions(cpus=1, gpus=0)
+    results = run_tasks(_read_or_crash, jobs, options=options, title="test", unit="images", on_crash=on_crash)
+    facts = {image_id: facts for _, result in results for image_id, facts in result.facts.items()}
+    assert sorted(facts) == list(range(17))
+    assert [image_id for image_id, found in facts.items() if not isinstance(found, FileFacts)] == [16]
+    assert str(facts[16]).startswith("decode: each process that read this image")

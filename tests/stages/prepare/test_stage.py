@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ from stages.base import Context
 from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.data.windows import ImageSource, Windows
+from stages.findings import findings_in
 from stages.prepare import stage as prepare
 from stages.prepare.stage import GROUND_TRUTH, INSTANCES, QUARANTINE, image_source_of, instances_step, make, steps
 from stages.settings import (
@@ -31,6 +33,7 @@ from storage_schemas.formats.windows import WINDOWS_INDEX
 from storage_schemas.paths.local import LocalPath
 from tests.support.buckets import local
 from tests.support.errors import suggested
+from tests.support.image_samples import app, chunk, exif, frame_control, jpeg, png_noise, with_chunks, with_segment
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 
@@ -134,6 +137,25 @@ def test_a_changed_image_rebuilds_the_table_and_equal_content_keeps_later_entrie
     assert again.find(after) is None
     make(again, [after])
     assert again.content(after) == context.content(before)
+
+
+def test_harmless_flaws_cost_no_image_and_turned_images_are_a_finding(tmp_path: LocalPath) -> None:
+    frames = [frame_control(0, 64, 64), chunk(b"fdAT", b"")]
+    animation = with_chunks(png_noise(64, 64), before=[chunk(b"acTL", struct.pack(">II", 2, 0))], after=frames)
+    turned = {number: with_segment(jpeg(64, 64), app(1, b"Exif\0\0" + exif(number))) for number in (1, 3, 6)}
+    of_a_phone = jpeg(64, 64).replace(b"\x03\x11\x00\x3f\x00", b"\x03\x11\x00\x00\x00")
+    assert of_a_phone != jpeg(64, 64)
+    train = _folder(tmp_path / "train", [_record(number) for number in range(1, 7)], {2: of_a_phone, 4: animation, **turned})
+    root = local(train.images)
+    (root / "unused.jpg").symlink_to(root / "gone.jpg")
+    (root / "loop").symlink_to(root / "loop")
+    context = _context(tmp_path, train, _folder(tmp_path / "val", [_record(9)], {}), 0.0)
+    make(context, steps(context))
+    entry = context.need(instances_step(context, "train"))
+    assert read_instances(entry.path(INSTANCES)).id_N.tolist() == [1, 2, 3, 4, 5, 6]
+    (finding,) = findings_in(entry.measured)
+    assert (finding.kind, finding.count, finding.of, finding.example) == ("exif_orientation", 2, 6, "3.jpg")
+    assert findings_in(context.need(instances_step(context, "val")).measured) == []
 
 
 # Windows

@@ -12,6 +12,7 @@ from stages.base import Context, ScoresStep, Step, TeacherPart, TeacherStep, res
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
+from stages.given_weights import copy_weights, given_recipe
 from stages.inference import DECODERS
 from stages.networks.load import load_network
 from stages.networks.spec import NetworkSpec, architecture_recipe
@@ -22,9 +23,6 @@ from stages.training.curve import METRICS
 from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights
-from storage_schemas.errors import WeightsError
-from storage_schemas.paths.facts import known_facts_of
-from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry
 
 __all__ = ["architecture", "drawn_views", "make", "network_spec", "steps", "teacher_step", "trained_at_once", "training_recipe"]
@@ -74,7 +72,8 @@ def network_spec(entry: Entry) -> NetworkSpec:
     """The network that an entry holds."""
     measured = entry.measured
     files = {name: entry.file(str(measured[name])) for name in ("weights", "checkpoint") if measured.get(name)}
-    return NetworkSpec(network=measured["network"], senior=measured["senior"], **files)
+    data = tuple(entry.file(str(name)) for name in measured.get("data", ()))
+    return NetworkSpec(network=measured["network"], senior=measured["senior"], data=data, **files)
 
 
 def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
@@ -100,15 +99,9 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
     source = _source(context, part)
     title = "primary teacher" if part == "primary" else "network under the senior"
     if source.weights is not None:
-        if not source.weights.is_file():
-            raise WeightsError(f"The weights {source.weights} (teachers.{part}) do not exist", allowed="an existing file")
-        given = {
-            "network": source.network,
-            "size_wh": size_wh,
-            "weights": known_facts_of(LocalPath(source.weights)).sha256,
-            "version": _VERSION,
-        }
-        return TeacherStep(title=title, recipe=given, part=part, same=_NO_SENIOR)
+        return TeacherStep(
+            title=title, recipe=given_recipe(source, part, size_wh=size_wh, version=_VERSION), part=part, same=_NO_SENIOR
+        )
     assert source.train is not None
     table = instances_step(context, "train")
     recipe: dict[str, Any] = {
@@ -232,25 +225,26 @@ def _score(context: Context, step: ScoresStep) -> None:
     entry = context.need(step.network)
     context.check(entry)
     measured = score_network(
-        context, network_spec(entry), entry.content, step.who, stage="teachers", withhold_mask=step.withhold_mask
+        context,
+        network_spec(entry),
+        entry.content,
+        step.who,
+        stage="teachers",
+        withhold_mask=step.withhold_mask,
     ).measured
     text = ", ".join(f"{measured[decoder]['AP']:.3f} {decoder}" for decoder in DECODERS)
     context.notify(f"teachers: AP of the {step.who}: {text}")
 
 
-def _spec_of(described: dict[str, Any], draft: Draft) -> NetworkSpec:
-    files = {name: draft.file(described[name]) for name in ("weights", "checkpoint") if described.get(name)}
-    return NetworkSpec(network=described["network"], senior=described["senior"], **files)
-
-
 def _given(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Prepared:
-    """Copy given weights into the entry, and check that they load and give heatmaps of the right size."""
+    """Check that given weights load and give heatmaps of the right size, and copy all their files into the entry."""
     assert source.weights is not None
-    name = f"weights{source.weights.suffix}"
-    shutil.copyfile(source.weights, draft.work / name)
-    described = {"network": source.network, "weights": name, "senior": False}
-    load_network(_spec_of(described, draft), size_wh=context.settings.crop.size_wh, num_keypoints=num_keypoints(context))
-    return _Prepared(part, draft, None, [name], described)
+    # From where the user has them, so that a message names the user's file and not the copy.
+    spec = NetworkSpec(network=source.network, weights=source.weights)
+    load_network(spec, size_wh=context.settings.crop.size_wh, num_keypoints=num_keypoints(context))
+    named = copy_weights(source.weights, draft)
+    files = [named["weights"], *named.get("data", ())]
+    return _Prepared(part, draft, None, files, {"network": source.network, "senior": False, **named})
 
 
 def _from_labels(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Prepared:

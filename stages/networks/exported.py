@@ -16,6 +16,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
+from stages.networks.file_kind import check_archive, refuse_other_kind
 from storage_schemas.errors import WeightsError
 
 __all__ = ["ExportedNetwork", "load_exported"]
@@ -42,7 +44,8 @@ _SIZE_OPERATOR = re.compile(
 )
 # The only dispatcher operator of PyTorch 2.13 that opens files; aten::save belongs to TorchScript.
 _FILE_OPERATORS = ("from_file",)
-_CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", None)
+_CONTAINERS = ("builtins.tuple", "builtins.list", None)
+_NAMED_CONTAINERS = ("builtins.dict", "collections.OrderedDict")
 _SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 _EXPRESSION = re.compile(r"((Add|CleanDiv|FloorDiv|Integer|Max|Min|Mod|Mul|Pow|PythonMod|Rational|[su]\d+)\b|[\d\s+\-*/(),])*")
 
@@ -65,8 +68,15 @@ class ExportedNetwork(nn.Module):
         return self
 
     def forward(self, image_B3hw: Tensor) -> Tensor:
-        """The program's output for normalised images."""
-        return cast(Tensor, self.program(image_B3hw))
+        """The program's output for normalised images; of a dict, list or tuple with one tensor, that tensor."""
+        return cast(Tensor, _only(self.program(image_B3hw)))
+
+
+def _only(output: object) -> object:
+    """What a container of one holds; other outputs as they are."""
+    while isinstance(output, Mapping | list | tuple) and len(output) == 1:
+        [output] = output.values() if isinstance(output, Mapping) else output
+    return output
 
 
 def load_exported(path: Path) -> ExportedNetwork:
@@ -75,7 +85,9 @@ def load_exported(path: Path) -> ExportedNetwork:
     Raises:
         WeightsError: the file is broken, or holds more than a graph and tensors.
     """
+    refuse_other_kind(path, wanted="pt2")
     try:
+        check_archive(path, allowed=_ALLOWED)
         program = torch.export.load(_clean_archive(path))
         return ExportedNetwork(program)
     except WeightsError:
@@ -97,11 +109,8 @@ def _clean_archive(path: Path) -> io.BytesIO:
     """A copy of the archive at ``path`` with its harmless members; other members are refused."""
     clean = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(clean, "w", zipfile.ZIP_STORED) as new:
-        names = [info.filename for info in old.infolist()]
-        if len({name.lower() for name in names}) < len(names):
-            raise WeightsError(f"'{path}' holds a member twice", allowed=_ALLOWED)
         for info in old.infolist():
-            if not _MEMBERS.fullmatch(info.filename) or info.compress_type != zipfile.ZIP_STORED:
+            if not _MEMBERS.fullmatch(info.filename):
                 raise WeightsError(
                     f"'{path}' holds '{info.filename}', which may run code; no code of the file was run", allowed=_ALLOWED
                 )
@@ -150,6 +159,13 @@ def _check_texts(value: object, *, key: str, path: Path) -> None:
 
 def _refuse_text(value: object, *, key: str, path: Path) -> NoReturn:
     shown = repr(value)[:80]
+    if key == "out_spec":
+        kinds = re.findall(r'"type": "([\w.]+)"', str(value))
+        raise WeightsError(
+            f"The network in '{path}' returns {' of '.join(kinds[:3]) or shown}, which may run code; "
+            "no code of the file was run",
+            allowed="a network that returns a tensor, or a dict, list or tuple with one tensor: export it in such a wrapper",
+        )
     raise WeightsError(f"'{path}' holds {shown} as '{key}', which may run code; no code of the file was run", allowed=_ALLOWED)
 
 
@@ -177,5 +193,12 @@ def _is_tensor_operator(text: str) -> bool:
 
 def _is_plain_tree(node: dict[str, object]) -> bool:
     """Whether a tree of inputs or outputs has only plain containers; the context of others imports modules."""
-    children = cast(list[dict[str, object]], node["children_spec"])
-    return node["type"] in _CONTAINERS and node["context"] in (None, "null", "[]") and all(map(_is_plain_tree, children))
+    children, kind, context = cast(list[dict[str, object]], node["children_spec"]), node["type"], node["context"]
+    plain = context in (None, "null", "[]") and kind in (*_CONTAINERS, *_NAMED_CONTAINERS)
+    return (plain or (kind in _NAMED_CONTAINERS and _are_names(context))) and all(map(_is_plain_tree, children))
+
+
+def _are_names(context: object) -> bool:
+    """Whether the context of a dict is a JSON list of plain texts: its keys."""
+    keys = json.loads(context) if isinstance(context, str) else None
+    return isinstance(keys, list) and all(isinstance(key, str) and _HARMLESS.fullmatch(key) for key in keys)

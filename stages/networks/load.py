@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from stages.networks.exported import ExportedNetwork, load_exported
+from stages.networks.file_kind import refuse_other_kind
 from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
-from stages.networks.onnx_network import OnnxNetwork
+from stages.networks.onnx_files import data_files
+from stages.networks.onnx_network import OnnxNetwork, require_onnxruntime
+from stages.networks.onnx_trial import try_onnx
 from stages.networks.spec import NetworkSpec, architecture
 from stages.networks.weights import fit_weights, load_state_dict_file
 from stages.pose.affine import heatmap_size
@@ -49,8 +53,11 @@ def load_network(
         WeightsError: the weights do not fit, are not safe to open, or give other heatmaps.
     """
     weights, checkpoint = (None if file is None else _local(file) for file in (spec.weights, spec.checkpoint))
+    for file in spec.data:
+        # On a node that reads a bucket, each file is downloaded to its place beside the network.
+        _local(file)
     if weights is not None and weights.suffix in (".pt2", ".onnx"):
-        network = _whole(weights, onnx_threads=onnx_threads, device=device)
+        network = _whole(weights, size_wh=size_wh, onnx_threads=onnx_threads, device=device)
     else:
         network = _named(spec.network, weights, num_keypoints=num_keypoints, generator=generator)
     source = str(weights or spec.network)
@@ -76,28 +83,68 @@ def is_trainable(network: nn.Module) -> bool:
 
 
 def check_network(network: nn.Module, *, size_wh: tuple[int, int], num_keypoints: int, source: str) -> None:
-    """Run the network on two black images of (w, h) ``size_wh``; ``source`` names it in messages.
+    """Run the network three times on noise of (w, h) ``size_wh``; ``source`` names it in messages.
 
     Raises:
-        WeightsError: the network fails, or its heatmaps are not [2, ``num_keypoints``, h/4, w/4].
+        WeightsError: the network fails, its heatmaps are not [B, ``num_keypoints``, h/4, w/4], or it gives other heatmaps for
+            the same image a second time or in another batch.
     """
-    width, height = size_wh
     if isinstance(network, ExportedNetwork | OnnxNetwork):
         _check_input(network.input_shape, size_wh=size_wh, source=source)
     network.eval()
+    image_B3hw = _probe_images(size_wh)
+    first, again, larger = (
+        _probe(network, image_B3hw[:batch], num_keypoints=num_keypoints, source=source)
+        for batch in (_PROBE_BATCH, _PROBE_BATCH, len(image_B3hw))
+    )
+    # Sums are rounded in another order in another batch, and dynamic quantization has another scale there.
+    _refuse_other_heatmaps(first, again, "a second time", most=0.001, source=source)
+    _refuse_other_heatmaps(first, larger[:_PROBE_BATCH], "in another batch", most=0.05, source=source)
+
+
+def _probe_images(size_wh: tuple[int, int]) -> Tensor:
+    """Three images of noise with other contrast and brightness: the statistics of a batch depend on its size."""
+    noise = torch.randn(_PROBE_BATCH + 1, 3, size_wh[1], size_wh[0], generator=torch.Generator().manual_seed(0))
+    contrast, brightness = torch.tensor([0.5, 1.0, 0.2]), torch.tensor([0.0, -1.0, 2.0])
+    return noise * contrast.view(-1, 1, 1, 1) + brightness.view(-1, 1, 1, 1)
+
+
+def _probe(network: nn.Module, image_B3hw: Tensor, *, num_keypoints: int, source: str) -> Tensor:
+    """The network's heatmaps, of which the shape is checked."""
+    batch, _, height, width = image_B3hw.shape
+    shown = f"{batch}x3x{height}x{width}"
     try:
         with torch.no_grad():
-            heat = network(torch.zeros(_PROBE_BATCH, 3, height, width))
+            heat = network(image_B3hw)
     except Exception as error:  # a program from elsewhere may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
-            f"'{source}' fails on an input of {_PROBE_BATCH}x3x{height}x{width}: {str(error).splitlines()[0]}",
+            f"'{source}' fails on an input of {shown}: {reason}",
             allowed=f"a network that takes Bx3x{height}x{width} images (crop.size_wh), with any batch size",
         ) from error
-    allowed = (_PROBE_BATCH, num_keypoints, *reversed(heatmap_size(size_wh)))
-    seen = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
-    if seen != allowed:
+    allowed = (batch, num_keypoints, *reversed(heatmap_size((width, height))))
+    if not isinstance(heat, Tensor) or tuple(heat.shape) != allowed:
+        raise WeightsError(f"'{source}' gives {_output_text(heat)} for {shown} images", allowed=f"heatmaps {allowed}")
+    return heat
+
+
+def _output_text(output: object) -> str:
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    if isinstance(output, Mapping):
+        return f"a dict with the names {[str(name) for name in output]}"
+    items = [_output_text(item) for item in output[:4]] if isinstance(output, tuple | list) else []
+    return f"{type(output).__name__} of {', '.join(items)}" if items else type(output).__name__
+
+
+def _refuse_other_heatmaps(first: Tensor, second: Tensor, when: str, *, most: float, source: str) -> None:
+    """Refuse a difference of more than ``most`` of the largest value."""
+    largest, difference = float(first.abs().max()), float((first - second).abs().max())
+    if difference > most * largest:
         raise WeightsError(
-            f"'{source}' gives {seen} for {_PROBE_BATCH}x3x{height}x{width} images", allowed=f"heatmaps {allowed}"
+            f"'{source}' gives other heatmaps for the same image {when}: they differ by up to {difference:.2g}, "
+            f"and the largest value is {largest:.2g}",
+            allowed="a network without dropout and batch statistics: call eval() before its export by torch",
         )
 
 
@@ -118,11 +165,16 @@ def _shape_text(shape: tuple[int | None, ...]) -> str:
     return "x".join("B" if size is None else str(size) for size in shape)
 
 
-def _whole(path: Path, *, onnx_threads: int, device: Literal["cpu", "cuda"]) -> nn.Module:
-    """A network that one file holds completely."""
+def _whole(path: Path, *, size_wh: tuple[int, int], onnx_threads: int, device: Literal["cpu", "cuda"]) -> nn.Module:
+    """A network that a file holds completely, with its data files."""
     if not path.is_file():
         raise WeightsError(f"no network at '{path}'", allowed="an existing .pt2 or .onnx file")
-    return load_exported(path) if path.suffix == ".pt2" else OnnxNetwork(path, threads=onnx_threads, device=device)
+    if path.suffix == ".pt2":
+        return load_exported(path)
+    require_onnxruntime(path, device)
+    refuse_other_kind(path, wanted="onnx")
+    try_onnx(path, data=data_files(path), size_wh=size_wh, batch=_PROBE_BATCH)
+    return OnnxNetwork(path, threads=onnx_threads, device=device)
 
 
 def _named(name: str | None, weights: Path | None, *, num_keypoints: int, generator: torch.Generator | None) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from storage_schemas.errors import Remedy, WeightsError
 
-__all__ = ["OnnxNetwork"]
+__all__ = ["OnnxNetwork", "require_onnxruntime"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _INSTALL = {
@@ -33,17 +33,14 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: Path, *, threads: int = 0, device: Literal["cpu", "cuda"] = "cpu") -> None:
         super().__init__()
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise WeightsError(f"'{path}' needs onnxruntime, which is not installed", remedy=_INSTALL[device]) from error
+        require_onnxruntime(path, device)
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads would spin, and take the cores from other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        if device == "cuda":
-            _require_cuda(onnxruntime.get_available_providers(), path)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
         except Exception as error:  # onnxruntime's errors share no base class
@@ -64,6 +61,16 @@ class OnnxNetwork(nn.Module):
         array = image_B3hw.detach().to("cpu", torch.float32).contiguous().numpy()
         [heat, *_] = self.session.run(None, {self._input: array})
         return torch.from_numpy(heat).to(image_B3hw.device)
+
+
+def require_onnxruntime(path: Path, device: Literal["cpu", "cuda"]) -> None:
+    """Raise ``WeightsError`` if onnxruntime is not installed, or not for the device."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise WeightsError(f"'{path}' needs onnxruntime, which is not installed", remedy=_INSTALL[device]) from error
+    if device == "cuda":
+        _require_cuda(onnxruntime.get_available_providers(), path)
 
 
 def _providers(device: Literal["cpu", "cuda"]) -> list[Any]:

@@ -51,6 +51,8 @@ class NetworkSpec:
     """Whether a mask adapter is in front of the network."""
     checkpoint: File | Path | str | None = None
     """Weights that ``save_weights`` wrote after training; they replace all others."""
+    data: tuple[File | Path | str, ...] = ()
+    """The data files that ``weights`` names, where it is an .onnx file with such files; they lie in its folder or below it."""
 
 
 def architecture(name: str) -> Architecture:

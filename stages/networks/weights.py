@@ -5,78 +5,118 @@ Layouts: state dicts and checkpoints with the authors' names, mmpose 0.x (``keyp
 
 from __future__ import annotations
 
+import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from storage_schemas.errors import Remedy, WeightsError
+from stages.networks.conversion import WRAPPERS, needs_code
+from stages.networks.file_kind import begins_with, check_archive, refuse_other_kind
+from stages.networks.inert_pickle import Content, read_content
+from storage_schemas.errors import WeightsError
 
 __all__ = ["fit_weights", "load_state_dict_file"]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
-_WRAPPERS = ("state_dict", "model")
 _SHOWN = 6
-_CONVERT = (
-    'where that framework is installed, and if you trust the file: python -c "import torch; '
-    "c = torch.load('{path}', map_location='cpu', weights_only=False); "
-    "torch.save({{'state_dict': c['state_dict']}}, '{path}.clean.pth')\""
-)
+_COMPLETE = "a complete file that torch.save wrote, holding a dict of tensors"
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file on the CPU, by the authors' key names; code in the file never runs.
 
     Raises:
-        WeightsError: the file is missing, damaged, not a state dict, or needs code to be read.
+        WeightsError: the file is missing, damaged, not a state dict, needs code to be read, or holds tensors of other kinds.
     """
     if not path.is_file():
         raise WeightsError(f"no weights file at '{path}'", allowed="a file ending in .pth, .pt or .safetensors")
     if path.suffix == ".safetensors":
-        return _official_names(_read_safetensors(path), path=path)
-    if path.suffix in _TORCH_SUFFIXES:
-        return _official_names(_unwrap(_read_torch(path), path=path), path=path)
-    raise WeightsError(f"weights file '{path}' ends in '{path.suffix}'", allowed=".pth, .pt or .safetensors")
+        state = _read_safetensors(path)
+    elif path.suffix in _TORCH_SUFFIXES:
+        state = _unwrap(_read_torch(path), path=path)
+    else:
+        raise WeightsError(f"weights file '{path}' ends in '{path.suffix}'", allowed=".pth, .pt or .safetensors")
+    _refuse_unusable(state, source=str(path))
+    return _official_names(state, path=path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_other_kind(path, wanted="safetensors")
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"'{path}' is not a readable safetensors file: {error}", allowed="a complete file") from error
+    except Exception as error:  # a hostile header can raise anything
+        raise WeightsError(
+            f"'{path}' is not a readable safetensors file: {_reason(error)}", allowed="a complete file"
+        ) from error
 
 
 def _read_torch(path: Path) -> object:
+    refuse_other_kind(path, wanted="torch")
+    content = _content(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # PyTorch warns of other pickle protocols than its own; the file is read or refused.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can raise anything
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, content) from error
 
 
-def _unreadable(path: Path, error: Exception) -> WeightsError:
+def _content(path: Path) -> Content:
+    """What the file holds, before PyTorch allocates anything for it."""
+    try:
+        if begins_with(path).startswith("'PK"):
+            check_archive(path, allowed=_COMPLETE)
+        content = read_content(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged or hostile file can raise anything
+        is_told = isinstance(error, ValueError | zipfile.BadZipFile | pickle.UnpicklingError)
+        raise _broken(path, _reason(error) if is_told else "it holds no complete pickle") from error
+    size = path.stat().st_size
+    most = max((tensor.elements for tensor in content.tensors), default=0)
+    if most > size:
+        raise WeightsError(f"'{path}' has {size} bytes and holds a tensor of {most} numbers", allowed=_COMPLETE)
+    return content
+
+
+def _unreadable(path: Path, error: Exception, content: Content) -> WeightsError:
     """The reason why the restricted reader failed, and what the user can do."""
     text = str(error)
     found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"global[: ]+`?([\w.]+)", text, re.IGNORECASE)
-    if found is None:
-        return WeightsError(
-            f"'{path}' cannot be read as a PyTorch weights file: {text.splitlines()[0] if text else type(error).__name__}",
-            allowed="a complete file that torch.save wrote, holding a dict of tensors",
-        )
+    if found is not None:
+        return needs_code(path, found.group(1), content)
+    # PyTorch's own text advises to read the file unsafely.
+    reason = re.search(r"WeightsUnpickler error: (.*)", text)
+    return _broken(path, reason.group(1) if reason else _reason(error))
+
+
+def _broken(path: Path, reason: str) -> WeightsError:
+    size = path.stat().st_size
     return WeightsError(
-        f"'{path}' needs '{found.group(1)}' to be read, which is code and not weights; no code of the file was run",
-        allowed="tensors, numbers, strings, lists and dicts (a training checkpoint of mmengine holds HistoryBuffer objects)",
-        remedy=Remedy("shell", text=_CONVERT.format(path=path)),
+        f"'{path}' cannot be read as a PyTorch weights file: {reason}; it has {size} bytes and begins with {begins_with(path)}",
+        allowed=_COMPLETE,
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines and "weights_only" not in lines[0] else type(error).__name__
 
 
 def _unwrap(content: object, *, path: Path) -> dict[str, Tensor]:
     """The dict of tensors in ``content``, which may be a checkpoint that holds this dict."""
-    for wrapper in _WRAPPERS:
+    for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
@@ -86,9 +126,29 @@ def _unwrap(content: object, *, path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
                 f"'{path}' holds {type(value).__name__} under {name!r:.80}",
-                allowed=f"tensors only, or a dict with them under {' or '.join(map(repr, _WRAPPERS))}",
+                allowed=f"tensors only, or a dict with them under {' or '.join(map(repr, WRAPPERS))}",
             )
     return dict(content)
+
+
+def _refuse_unusable(state: Mapping[str, Tensor], *, source: str) -> None:
+    found = [f"{name} ({why})" for name, value in state.items() if (why := _why_unusable(value))]
+    if found:
+        raise WeightsError(
+            f"'{source}' holds tensors that are no weights: {_shorten(found)}",
+            allowed="dense tensors of float32, float64, float16 or bfloat16, and integers for counters",
+        )
+
+
+def _why_unusable(value: Tensor) -> str:
+    """Why a tensor cannot be a weight, or an empty text."""
+    if value.is_meta:
+        return "without values, on the device meta"
+    if value.layout != torch.strided or value.is_nested:
+        return f"not dense, {str(value.layout).removeprefix('torch.')}"
+    if value.dtype not in (*_FLOATS, *_INTEGERS):
+        return str(value.dtype).removeprefix("torch.")
+    return ""
 
 
 def _official_names(state: dict[str, Tensor], *, path: Path) -> dict[str, Tensor]:
@@ -115,8 +175,9 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str)
     """Copy ``state`` into ``network``, strictly by name and shape; ``source`` names the weights in messages.
 
     Raises:
-        WeightsError: a tensor is missing, unexpected, of another shape, or not finite; the network is unchanged.
+        WeightsError: a tensor is missing, unexpected, of another shape or kind, or not finite; the network is unchanged.
     """
+    _refuse_unusable(state, source=source)
     own = network.state_dict()
     # Files of PyTorch before 0.4.1 lack batch counters, which are not used here.
     required = [name for name in own if not name.endswith("num_batches_tracked")]
@@ -133,7 +194,7 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str)
 
 def _fits(value: Tensor, own: Tensor) -> bool:
     """Whether shape and kind of number agree: half precision becomes float32, but integers are not weights."""
-    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point() and value.layout == torch.strided
+    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
 
 
 def _misfit(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -67,6 +67,7 @@ WITHOUT_SOURCE = {
     "tests/pipeline/test_run_bucket.py": "run.py with a home in a bucket",
     "tests/stages/data/test_image_files.py": "images.py: names, links, sizes and storage that fails",
     "tests/stages/data/test_image_fuzz.py": "images.py with mutated files",
+    "tests/stages/networks/test_program_outputs.py": "exported.py and load.py: outputs of programs, and their mode",
     "tests/stages/networks/test_shipped.py": "how images reach the device, in training and prediction",
     "tests/stages/targets/test_fetch.py": "repair.py: damaged files copied from another store",
     "tests/stages/training/test_resume.py": "loop.py in processes that are killed",

@@ -50,6 +50,8 @@ def connect() -> None:
     for name, value in (_TRAIN_ENVIRONMENT if address else _TRAIN_ENVIRONMENT | _TRAIN_ENVIRONMENT_HERE).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Several tasks can fail for one reason: it is said once, and not again with a traceback for each of the others.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
         # Ray's own handler prints the stack of each thread and ends the process before it can report what is finished.
         with own_term_handler():

@@ -91,7 +91,7 @@ def predict(
         for start in range(0, num, _TASK_INSTANCES)
     ]
     sized = [(job, job.stop - job.start) for job in jobs]
-    options = task_options(context, network=True)
+    options = task_options(context, images.root, network=True)
     parts = dict[int, dict[DecoderName, F32]]()
     for job, result in run_tasks(_predict_rows, sized, options=options, title=title, unit="instances"):
         parts[job.start] = result

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray
 import torch
 
 from stages.base import Context
+from stages.distributed.nodes import BlindNodeError, BlindNodes, require_seen, seen_here
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
+from storage_schemas.paths.path import StorePath
 
 __all__ = ["Crashes", "TaskOptions", "run_tasks", "task_options", "threads_of", "worker_threads"]
 
@@ -34,6 +36,8 @@ class TaskOptions:
 
     cpus: float
     gpus: float
+    sees: tuple[StorePath, ...] = ()
+    """Folders that a node must see to be given tasks."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,14 @@ class Crashes(Generic[Job, Result]):
     blame: Callable[[Job], Result]
 
 
-def task_options(context: Context, *, network: bool) -> TaskOptions:
-    """The resources of one task; a task that runs a ``network`` gets a GPU if the run uses GPUs."""
+def task_options(context: Context, images: StorePath, *, network: bool) -> TaskOptions:
+    """The resources of one task on ``images``; a task that runs a ``network`` gets a GPU if the run uses GPUs."""
     settings = context.settings.cluster
-    return TaskOptions(cpus=settings.cpus_per_task, gpus=settings.gpus_per_task if network and context.device == "cuda" else 0)
+    return TaskOptions(
+        cpus=settings.cpus_per_task,
+        gpus=settings.gpus_per_task if network and context.device == "cuda" else 0,
+        sees=seen_here([context.run_dir, images]),
+    )
 
 
 def worker_threads() -> int:
@@ -85,7 +93,8 @@ def run_tasks(
     """Run ``function(job)`` as a Ray task for each of the (job, size) pairs, and yield (job, result) as the tasks end.
 
     ``function`` must be importable on the workers. Lost workers are retried: a repeated task must write the same files. With
-    ``on_crash`` a job that goes on losing its worker is divided, and loses no other job.
+    ``on_crash`` a job that goes on losing its worker is divided, and loses no other job. A node that does not see the folders
+    of ``options`` gives its tasks to others.
 
     Raises:
         OdkdError: raised by a task, and passed on unchanged.
@@ -93,14 +102,15 @@ def run_tasks(
         ClusterError: a worker was lost more often than it is retried, or ran out of memory.
     """
     # Without max_calls=0, Ray ends the process of a GPU task after every task, and the loaded network with it.
-    remote = ray.remote(
+    remote: Any = ray.remote(
         max_calls=0,
         num_cpus=options.cpus,
         num_gpus=options.gpus,
         max_retries=_RETRIES_OF_PIECES if on_crash else _RETRIES,
         scheduling_strategy="SPREAD",
-    )(function)
-    running = {remote.remote(job): (job, size) for job, size in jobs}
+    )(_on_seeing_node)
+    blind = BlindNodes()
+    running = {remote.remote(function, options.sees, job): (job, size) for job, size in jobs}
     with progress(title, total=sum(size for _, size in jobs), unit=unit) as bar:
         try:
             while running:
@@ -111,12 +121,16 @@ def run_tasks(
                 job, size = running.pop(done[0])
                 try:
                     result = _result(done[0], title)
+                except BlindNodeError as error:
+                    elsewhere = remote.options(label_selector=blind.add(error))
+                    running[elsewhere.remote(function, options.sees, job)] = (job, size)
+                    continue
                 except ClusterError as error:
                     if on_crash is None or not isinstance(error.__cause__, _LOST):
                         raise
                     if pieces := on_crash.pieces(job):
                         log.warning("'%s' lost a worker, and its retry too: %d %s are tried in pieces", title, size, unit)
-                        running |= {remote.remote(piece): (piece, part) for piece, part in pieces}
+                        running |= {remote.remote(function, options.sees, piece): (piece, part) for piece, part in pieces}
                         continue
                     if isinstance(error.__cause__, ray.exceptions.NodeDiedError):
                         raise
@@ -128,11 +142,17 @@ def run_tasks(
                 ray.cancel(reference, force=False)
 
 
+def _on_seeing_node(function: Callable[[Job], Result], sees: tuple[StorePath, ...], job: Job) -> Result:
+    """The Ray task: first look at the node, since a task cannot tell a missing file from a missing mount."""
+    require_seen(sees)
+    return function(job)
+
+
 def _result(reference: ray.ObjectRef[Result], title: str) -> Result:
     try:
         result: Result = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OdkdError | OSError):
+        if isinstance(error.cause, OdkdError | OSError | BlindNodeError):
             raise error.cause from None
         if isinstance(error.cause, torch.OutOfMemoryError):
             raise ClusterError(

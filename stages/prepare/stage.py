@@ -184,7 +184,7 @@ def _read_all_images(
     for number, start in enumerate(range(0, len(images), _TASK_IMAGES)):
         ours = tuple(images[start : start + _TASK_IMAGES])
         jobs.append((ImagesJob(part=f"windows-{number:05d}", root=root, images=ours, windows=windows), len(ours)))
-    options = task_options(context, network=False)
+    options = task_options(context, root, network=False)
     title, on_crash = f"prepare: {split} images", Crashes(pieces, crashed)
     read = ImagesResult()
     for _, found in run_tasks(read_images, jobs, options=options, title=title, unit="images", on_crash=on_crash):

@@ -20,7 +20,7 @@ from stages.data.views import Views
 from stages.distributed.run_tasks import run_tasks, task_options
 from stages.inference import load_predictor
 from stages.pose.binarize import binarize
-from stages.prepare.stage import INSTANCES, image_source_of, instances_step, skeleton_of
+from stages.prepare.stage import INSTANCES, image_source_of, images_of, instances_step, skeleton_of
 from stages.progress import progress
 from stages.targets.block_task import BlockOutput, BlockTeacher, BlockView, run_block
 from stages.targets.stage import CachedStep, array_specs, block_job, view_step
@@ -178,7 +178,7 @@ def _compute(context: Context, step: CachedStep, entry: Entry, damaged: Sequence
     if isinstance(step, TargetsStep):
         # The batch size is not in the key, but a bit near the threshold can depend on it.
         jobs = [replace(job, batch_size=_batch_size(context, step)) for job in jobs]
-    options = task_options(context, network=True)
+    options = task_options(context, images_of(context, step.split), network=True)
     sized = [(job, job.stop - job.start) for job in jobs]
     for _ in run_tasks(run_block, sized, options=options, title=f"repair: {step.title}", unit="crops"):
         pass

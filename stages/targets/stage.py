@@ -22,7 +22,7 @@ from stages.data.views import VIEWS_VERSION
 from stages.distributed.run_tasks import run_tasks, task_options
 from stages.networks.spec import NetworkSpec
 from stages.pose.decode import decode_bits, to_image
-from stages.prepare.stage import INSTANCES, image_source_of, instances_step, skeleton_of
+from stages.prepare.stage import INSTANCES, image_source_of, images_of, instances_step, skeleton_of
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.network_scores import backend_of, read_ground_truth
 from stages.scoring.protocol import Protocol
@@ -152,7 +152,7 @@ def _make_group(context: Context, split: Split, group: Sequence[CachedStep]) -> 
         _check_inputs(context, split, drafts)
         jobs = [job for job in _jobs(context, split, table, num, drafts) if job.views]
         sized = [(job, (job.stop - job.start) * len(job.views)) for job in jobs]
-        options = task_options(context, network=True)
+        options = task_options(context, images_of(context, split), network=True)
         title = f"targets: {split} set, {len(drafts)} {'entry' if len(drafts) == 1 else 'entries'}"
         for _, forwards in run_tasks(run_block, sized, options=options, title=title, unit="crops"):
             for role, count in forwards.items():

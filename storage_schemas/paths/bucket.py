@@ -113,6 +113,10 @@ class BucketPath:
         with suppress(FileNotFoundError), self._client() as client:
             client.delete(self.key)
 
+    def is_filled(self) -> bool:
+        """No: every node asks the same server, so there is nothing to compare between nodes."""
+        return False
+
     def children(self) -> tuple[list[BucketPath], list[BucketPath]]:
         with self._client() as client:
             found = client.list_with_delimiter(self.key or None)

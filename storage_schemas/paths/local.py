@@ -84,6 +84,14 @@ class LocalPath(PosixPath):
         if durable:
             _sync_folder(self.parent)
 
+    def is_filled(self) -> bool:
+        """Whether it is a folder with something in it: a mount that is missing leaves none, or an empty one."""
+        try:
+            with os.scandir(self) as below:
+                return next(below, None) is not None
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def children(self) -> tuple[list[Self], list[Self]]:
         """The folders and the files directly below; none if there is no such folder.
 

@@ -27,7 +27,12 @@ from tests.support.errors import suggested
 @pytest.fixture(autouse=True)
 def _local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in (*cluster._TRAIN_ENVIRONMENT, *cluster._TRAIN_ENVIRONMENT_HERE, "RAY_USAGE_STATS_ENABLED"):
+    for name in (
+        *cluster._TRAIN_ENVIRONMENT,
+        *cluster._TRAIN_ENVIRONMENT_HERE,
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_IGNORE_UNHANDLED_ERRORS",
+    ):
         # Set here, so that what connect() sets is taken back.
         monkeypatch.setenv(name, "0")
 

@@ -36,7 +36,7 @@ def _context(device: Device) -> Context:
 
 
 def _run(function: Any, jobs: list[Any], device: Device = "cpu") -> list[Any]:  # noqa: ANN401
-    options = task_options(_context(device), network=True)
+    options = task_options(_context(device), LocalPath("/nowhere"), network=True)
     results = run_tasks(function, [(job, 1) for job in jobs], options=options, title="test", unit="jobs")
     return [result for _, result in results]
 

@@ -34,9 +34,11 @@ _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0x
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A marker; FF 00 is the byte FF of compressed data, FF FF fills, and FF D0 to FF D7 restart within compressed data."""
 
-_PADDING = re.compile(rb"(?:(?<=\xff\x00)|(?<![\xff\x00]))\x00++(?=\xff[\xd0-\xd7]|\Z)")
+_PADDING = re.compile(rb"(\xff\x00|[^\x00\xff])\x00++(?=\xff[\xd0-\xd7]|\Z)")
 """Zeros at the end of compressed data, with which some cameras fill up; the zero after FF is part of a byte of data."""
 
+_MAX_MENDED_BYTES = 64 << 20
+_MAX_PADDED = 100_000
 _MAX_SEGMENTS = 10_000
 _MAX_SCANS = 100
 """Encoders write about ten. Each scan of a few bytes can cost a pass over the whole image."""
@@ -160,7 +162,7 @@ def _frame(segments: Iterable[Segment]) -> Segment | None:
 
 def _mended(data: bytes) -> Iterator[bytes]:
     """Copies without the flaws that cost no pixel; the second one also without padding."""
-    segments = list(jpeg_segments(data))
+    segments = list(jpeg_segments(data)) if len(data) <= _MAX_MENDED_BYTES else []
     frame = _frame(segments)
     if frame is None or frame.end - frame.start < 10:
         return
@@ -169,7 +171,7 @@ def _mended(data: bytes) -> Iterator[bytes]:
         for segment in segments:
             # Bytes between segments belong to nothing, if they are no compressed data.
             between = data[end : segment.start] if in_scan else b""
-            pieces.append(between if with_padding else _PADDING.sub(b"", between))
+            pieces.append(between if with_padding else _PADDING.sub(rb"\1", between, count=_MAX_PADDED))
             if segment.marker not in _WITHOUT_EFFECT:
                 pieces.append(_repaired(data[segment.start : segment.end], data[frame.start : frame.end]))
             end, in_scan = segment.end, in_scan or segment.marker == _START_OF_SCAN

@@ -163,7 +163,7 @@ def _result(reference: ray.ObjectRef[Result], title: str) -> Result:
         raise
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
         raise ClusterError(
-            f"'{title}' lost a worker, and all {_RETRIES} retries failed: {str(error).splitlines()[0]}",
+            f"'{title}' lost a worker, and all its retries failed: {str(error).splitlines()[0]}",
             allowed="workers with enough memory; a smaller targets.batch_size or evaluate.batch_size needs less",
             remedy=Remedy("repeat", text="it continues from the finished tasks"),
         ) from error

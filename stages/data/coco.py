@@ -31,7 +31,6 @@ defines them. No image is opened here.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +39,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.coco_file import CocoFile, Json, read_coco, show
+from stages.data.coco_file import CocoFile, read_coco
+from stages.data.coco_keypoints import KeypointsError, labelled_keypoints, plain_keypoints
 from stages.data.images import file_name_fault, size_fault
+from stages.data.json_file import Json, few, finite_numbers, show
 from stages.data.segmentation import SegmentationError, mask_rle
 from stages.pose.affine import box_to_center_size, trim_box
 from storage_schemas.formats.instances import Record
@@ -50,12 +51,9 @@ from storage_schemas.formats.skeleton import Skeleton
 __all__ = ["CocoFile", "Quarantined", "Record", "SortedOut", "ground_truth_json", "read_coco", "sort_out"]
 
 _MAX_BOX_IMAGES = 10
-_MAX_OUTSIDE = 0.5
 _MAX_AREA_BOXES = 2
 # The category id of COCO's results, and of ours: the ground truth uses it, even if the file has another id for 'person'.
 _PERSON = 1
-_LABELS = frozenset((0.0, 1.0, 2.0))
-_NUMBER_TYPES = frozenset((int, float))
 
 F64 = npt.NDArray[np.float64]
 FaultKind = Literal[
@@ -160,10 +158,12 @@ def ground_truth_json(coco: CocoFile, *, quarantine: Iterable[Quarantined], bad_
 
 
 def _image_fault(image: Json) -> tuple[FaultKind, str] | None:
-    if detail := file_name_fault(image.get("file_name")):
-        return "file_name", detail
-    if detail := size_fault(image.get("width"), image.get("height")):
-        return "size", detail
+    name, width, height = (image.get(field) for field in ("file_name", "width", "height"))
+    if detail := file_name_fault(name):
+        return "file_name", detail if isinstance(name, str) else f"{detail}: {show(name)}"
+    if detail := size_fault(width, height):
+        # Two whole numbers are in the detail already.
+        return "size", detail if type(width) is type(height) is int else f"{show(width)} x {show(height)}: {detail}"
     return None
 
 
@@ -188,7 +188,7 @@ def _empty_broken_images(coco: CocoFile) -> list[Quarantined]:
 def _is_other_category(coco: CocoFile, annotation: Json) -> bool:
     category = annotation.get("category_id")
     if type(category) is not int or category not in coco.category_ids:
-        raise _FaultError("category", f"{show(category)} is not a category of the file")
+        raise _FaultError("category", f"{show(category)} is not one of the file's: {few(sorted(coco.category_ids))}")
     return category != coco.person_id
 
 
@@ -223,7 +223,8 @@ def _usable(instance: _Instance) -> _Instance:
     # HRNet moves a box over the left edge instead of clipping it, so the part inside the image is checked separately.
     # HRNet also keeps a box whose clipped sides are both 0, and then divides by them.
     if min(x + w, y + h) <= 0 or min(clipped[2:]) < 0 or max(clipped[2:]) < 1:
-        raise _FaultError("bbox", f"{show(instance.annotation['bbox'])} has less than a pixel in the image")
+        fraction = "; fractions of the image's size are not pixels" if max(instance.box) <= 1 else ""
+        raise _FaultError("bbox", f"{show(instance.annotation['bbox'])} has less than a pixel in the image{fraction}")
     try:
         mask = mask_rle(instance.annotation.get("segmentation"), image_wh=image_wh)
     except SegmentationError as error:
@@ -252,21 +253,10 @@ def _records(instances: Sequence[_Instance], *, aspect_wh: float) -> list[Record
     ]
 
 
-def _numbers(value: object, count: int) -> list[float] | None:
-    """A list of ``count`` finite numbers, or None; numpy alone would also accept strings and booleans."""
-    if not isinstance(value, list) or len(value) != count or not _NUMBER_TYPES.issuperset(map(type, value)):
-        return None
-    try:
-        numbers = [float(item) for item in value]
-    except OverflowError:
-        return None
-    return numbers if all(map(math.isfinite, numbers)) else None
-
-
 def _box(annotation: Json, width: int, height: int) -> list[float]:
     """The box as annotated (x, y, w, h)."""
     given = annotation.get("bbox")
-    box = _numbers(given, 4)
+    box = finite_numbers(given, 4)
     if box is None:
         raise _FaultError("bbox", f"{show(given)} is not four finite numbers")
     x, y, w, h = box
@@ -282,7 +272,7 @@ def _box(annotation: Json, width: int, height: int) -> list[float]:
 def _area(annotation: Json, box: Sequence[float]) -> float:
     """The annotated area; OKS divides by it, so with a too large area any pose would be correct."""
     given = annotation.get("area")
-    numbers = _numbers([given], 1)
+    numbers = finite_numbers([given], 1)
     if numbers is None or numbers[0] < 0:
         raise _FaultError("area", f"{show(given)} is not a finite number from 0")
     # One pixel more, since boxes of ignored regions may be flat.
@@ -295,21 +285,11 @@ def _area(annotation: Json, box: Sequence[float]) -> float:
 
 def _keypoints(annotation: Json, width: int, height: int, skeleton: Skeleton) -> F64:
     """Keypoints (K, 3); all zeros if the annotation has none, which is allowed for crowds."""
-    given = annotation.get("keypoints")
-    count = 3 * skeleton.num_keypoints
-    numbers = [0.0] * count if given is None or given == [] else _numbers(given, count)
-    if numbers is None:
-        length = f"{len(given)} values" if isinstance(given, list) else show(given)
-        raise _FaultError("keypoints", f"{length}, not {count} finite numbers")
-    if not _LABELS.issuperset(numbers[2::3]):
-        raise _FaultError("keypoints", "a v that is not 0, 1 or 2")
-    keypoints_K3 = np.array(numbers).reshape(-1, 3)
-    labelled_K = keypoints_K3[:, 2] > 0
-    _check_count(annotation, int(np.count_nonzero(labelled_K)))
-    keypoints_K3[~labelled_K] = 0.0
-    for side, position_K in ((width, keypoints_K3[:, 0]), (height, keypoints_K3[:, 1])):
-        if position_K.min() < -_MAX_OUTSIDE * side or position_K.max() > (1 + _MAX_OUTSIDE) * side:
-            raise _FaultError("keypoints", f"a labelled keypoint far outside of the image of {width} x {height}")
+    try:
+        keypoints_K3 = labelled_keypoints(annotation.get("keypoints"), names=skeleton.keypoints, image_wh=(width, height))
+    except KeypointsError as error:
+        raise _FaultError("keypoints", str(error)) from error
+    _check_count(annotation, int(np.count_nonzero(keypoints_K3[:, 2])))
     return keypoints_K3
 
 
@@ -321,7 +301,7 @@ def _check_count(annotation: Json, labelled: int) -> None:
 
 def _truth(annotation: Json, skeleton: Skeleton) -> Json:
     """The fields of the annotation that the evaluation reads; all of them have been checked."""
-    keypoints = annotation.get("keypoints") or [0] * (3 * skeleton.num_keypoints)
+    keypoints = plain_keypoints(annotation.get("keypoints"), names=skeleton.keypoints)
     return {
         "id": annotation["id"],
         "image_id": annotation["image_id"],

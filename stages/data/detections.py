@@ -2,59 +2,85 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.data.images import ImageError, check_image
+from stages.data.json_file import Json, finite_numbers, read_json, show, whole
+from stages.findings import Finding
 from stages.pose.affine import box_to_center_size
+from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Record
 from storage_schemas.formats.skeleton import Skeleton
 from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.path import StorePath
 
-__all__ = ["check_images", "read_detections"]
+__all__ = ["Detected", "check_images", "read_detections"]
 
 log = logging.getLogger(__name__)
 
 _PERSON = 1
+_SHOWN = 10
+_MAX_BOX_IMAGES = 10
+_MAX_SCORE = 100
+"""Some detectors give scores in percent; only their order matters."""
+_SLACK_PX = 2.0
+_MIN_BEYOND = 0.25
+"""The share of boxes that reach out of their image, if boxes are corners: about three quarters. Detectors clip their boxes."""
+
 _ALLOWED = "a list of {image_id, category_id, bbox, score}, such as COCO_val2017_detections_AP_H_56_person.json"
 
 F64 = npt.NDArray[np.float64]
 Image = Mapping[str, Any]
 
 
-def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, skeleton: Skeleton) -> tuple[list[Record], F64]:
-    """The instances detected on ``images`` (those of a COCO ground truth), and the scores of their boxes.
+class Detected(NamedTuple):
+    """The instances detected on the images of a ground truth, the scores of their boxes, and what is odd about the file."""
+
+    records: list[Record]
+    score_N: F64
+    findings: list[Finding]
+
+
+def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, skeleton: Skeleton = COCO_17) -> Detected:
+    """The detections on ``images`` (those of a COCO ground truth).
 
     Images without annotations are included: detections on them are false positives. Boxes are not clipped to the image
-    (HRNet, lib/dataset/coco.py, with detections). Boxes of other categories are skipped.
+    (HRNet, lib/dataset/coco.py, with detections). Boxes of other categories are skipped. A broken box (empty, not finite, not
+    on its image, with a score outside of 0 to 100) is left out, and a finding counts them.
 
     Raises:
-        DataError: the file is not a detections file, has values that are not finite, or no box on any of the images.
+        DataError: the file is not a detections file, has no box on any of the images, or half of its boxes are broken.
     """
-    records = [record for record in _read(path) if record.get("category_id") == _PERSON]
+    every = _read(path)
+    records = [record for record in every if whole(record.get("category_id")) == _PERSON]
+    if not records:
+        raise _no_person(path, every)
     image_of = {int(image["id"]): image for image in images}
-    # JSON also allows a list as an id, which has no hash.
-    ours = [record for record in records if isinstance(record.get("image_id"), int) and record["image_id"] in image_of]
+    ours = [(record, image_of[key]) for record in records if (key := _image_id(record)) in image_of]
     if not ours:
-        raise DataError(f"{path} has no person on any of the {len(image_of)} images of the ground truth", allowed=_ALLOWED)
+        raise _no_image(path, records, image_of)
     if len(ours) < len(records):
         log.warning("%d of %d boxes in %s are on images not in the ground truth", len(records) - len(ours), len(records), path)
-    box_N4, score_N = _boxes(path, ours)
+    faults = [_fault(record, image) for record, image in ours]
+    good = [pair for pair, fault in zip(ours, faults, strict=True) if fault is None]
+    broken = [f"{fault}: {show(record)}" for (record, _), fault in zip(ours, faults, strict=True) if fault]
+    if 2 * len(broken) >= len(ours):
+        raise DataError(f"{path}: {len(broken)} of {len(ours)} boxes are broken; the first is {broken[0]}", allowed=_ALLOWED)
+    box_N4 = np.array([record["bbox"] for record, _ in good], np.float64)
+    score_N = np.array([record["score"] for record, _ in good], np.float64)
     center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
-    found = [
-        _record(row, image_of[record["image_id"]], box_N4[row], center_N2[row], size_N2[row], skeleton)
-        for row, record in enumerate(ours)
-    ]
-    return found, score_N
+    found = [_record(row, image, box_N4[row], center_N2[row], size_N2[row], skeleton) for row, (_, image) in enumerate(good)]
+    findings = [*_left_out(path, broken, len(ours)), *_corners(path, box_N4, [image for _, image in good])]
+    return Detected(found, score_N, findings)
 
 
 def check_images(
@@ -107,25 +133,92 @@ def _record(row: int, image: Image, box_4: F64, center_2: F64, size_2: F64, skel
     )
 
 
-def _boxes(path: Path, records: Sequence[Mapping[str, Any]]) -> tuple[F64, F64]:
-    """Boxes [N, 4] (x, y, w, h) and their scores [N]."""
-    try:
-        box_N4 = np.array([record["bbox"] for record in records], dtype=np.float64).reshape(len(records), 4)
-        score_N = np.array([record["score"] for record in records], dtype=np.float64).reshape(len(records))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} has a malformed record: {error}", allowed=_ALLOWED) from error
-    good_N = np.isfinite(box_N4).all(axis=1) & np.isfinite(score_N) & (box_N4[:, 2:] > 0).all(axis=1)
-    if not good_N.all():
-        first = records[int(np.flatnonzero(~good_N)[0])]
-        raise DataError(f"{path} has a box that is empty or not finite: {first}", allowed=_ALLOWED)
-    return box_N4, score_N
+def _image_id(record: Json) -> int | None:
+    """The id, or None: JSON also allows a list as an id, which has no hash, and True, which equals 1."""
+    found = whole(record.get("image_id"))
+    return found if type(found) is int else None
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        records = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"The detections {path} cannot be read: {error}", allowed=_ALLOWED) from error
+def _fault(record: Json, image: Image) -> str | None:
+    """Why a box cannot be used, or None."""
+    box, score = finite_numbers(record.get("bbox"), 4), finite_numbers([record.get("score")], 1)
+    if box is None or score is None:
+        return _not_numbers(record)
+    x, y, w, h = box
+    width, height = image["width"], image["height"]
+    if min(w, h) <= 0:
+        return "a box that is empty or not finite"
+    if max(w, h) < 1:
+        return "a box of less than a pixel"
+    if w > _MAX_BOX_IMAGES * width or h > _MAX_BOX_IMAGES * height:
+        return f"a box of more than {_MAX_BOX_IMAGES} times the image of {width} x {height}"
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return f"a box outside of the image of {width} x {height}"
+    return None if 0 <= score[0] <= _MAX_SCORE else f"a score that is not from 0 to {_MAX_SCORE}"
+
+
+def _not_numbers(record: Json) -> str:
+    """The fault of a box or score that is not a finite number, or not a number at all."""
+    box, score = record.get("bbox"), record.get("score")
+    values = [*box, score] if isinstance(box, list) and len(box) == 4 else [None]
+    return "a box that is empty or not finite" if all(type(value) in (int, float) for value in values) else "a malformed record"
+
+
+def _no_person(path: Path, every: Sequence[Json]) -> DataError:
+    """The error for a file without people, with the categories that it has."""
+    counts = Counter(show(record.get("category_id")) for record in every)
+    seen = ", ".join(f"{category} ({count} records)" for category, count in counts.most_common(_SHOWN))
+    advice = "write category_id 1 for people; some tools count categories from 0"
+    return DataError(
+        f"{path} has no record of category {_PERSON} (person); its categories are {seen or 'none: the file is empty'}",
+        allowed=_ALLOWED,
+        remedy=Remedy("advice", text=advice) if every else None,
+    )
+
+
+def _no_image(path: Path, records: Sequence[Json], image_of: Mapping[int, Image]) -> DataError:
+    """The error for people on other images, with an id of the file and one of the ground truth."""
+    ours = f"image ids such as {next(iter(image_of))}" if image_of else "no images"
+    return DataError(
+        f"{path} has no person on any of the {len(image_of)} images of the ground truth: its image ids are such as "
+        f"{show(records[0].get('image_id'))}; the ground truth has {ours}",
+        allowed=_ALLOWED,
+    )
+
+
+def _left_out(path: Path, broken: Sequence[str], count: int) -> Iterator[Finding]:
+    if broken:
+        yield Finding(
+            kind="boxes_left_out",
+            seen=f"{len(broken)} of {count} boxes in {path.name} are broken and left out; the first is {broken[0]}",
+            remedy="The AP counts these people as not found, unless other boxes find them: check the detector's export",
+            count=len(broken),
+            of=count,
+            example=broken[0],
+        )
+
+
+def _corners(path: Path, box_N4: F64, images: Sequence[Image]) -> Iterator[Finding]:
+    """Boxes that are probably two corners: each would be one, and many reach out of their image as x, y, w, h."""
+    low_N2, high_N2 = box_N4[:, :2], box_N4[:, :2] + box_N4[:, 2:]
+    image_N2 = np.array([(image["width"], image["height"]) for image in images], np.float64)
+    beyond_N = (high_N2 > image_N2 + _SLACK_PX).any(axis=1)
+    corners_N = (box_N4[:, 2:] > low_N2).all(axis=1) & (box_N4[:, 2:] <= image_N2 + _SLACK_PX).all(axis=1)
+    if beyond_N.mean() > _MIN_BEYOND and corners_N.all():
+        row = int(np.argmax(beyond_N))
+        yield Finding(
+            kind="boxes_beyond_image",
+            seen=f"{beyond_N.sum()} of {len(beyond_N)} boxes in {path.name} reach out of their image at the right or "
+            f"the bottom, such as {show(box_N4[row].tolist())} in {images[row]['file_name']}",
+            remedy="The boxes are probably two corners (x1, y1, x2, y2); write bbox as x, y, width, height",
+            count=int(beyond_N.sum()),
+            of=len(beyond_N),
+            example=images[row]["file_name"],
+        )
+
+
+def _read(path: Path) -> list[Json]:
+    records, _ = read_json(path, what="detections file", allowed=_ALLOWED)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(f"The detections {path} are not a list of records", allowed=_ALLOWED)
     return records

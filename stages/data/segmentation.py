@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-__all__ = ["SegmentationError", "mask_rle"]
+from stages.data.json_file import whole
+
+__all__ = ["SegmentationError", "mask_rle", "stray_outlines"]
 
 _MIN_OUTLINE_NUMBERS = 6
 _MAX_OUTLINE_PX = 1_000_000
@@ -27,6 +29,7 @@ def mask_rle(segmentation: object, *, image_wh: tuple[int, int]) -> bytes | None
     """Compressed run lengths of the mask, or None without a segmentation (absent, null or empty).
 
     Accepts COCO's three forms: a list of polygons [x0, y0, x1, y1, ...], run lengths as a list, and compressed ones.
+    Polygons of fewer than three points are left out: they enclose nothing. If none is left, there is no mask.
 
     Raises:
         SegmentationError: none of the three, another size than the image's, or an empty mask.
@@ -35,7 +38,10 @@ def mask_rle(segmentation: object, *, image_wh: tuple[int, int]) -> bytes | None
         return None
     width, height = image_wh
     if isinstance(segmentation, list):
-        pieces = coco_mask.frPyObjects(_checked_polygons(segmentation, image_wh), height, width)
+        polygons = [outline for outline in segmentation if not _encloses_nothing(outline)]
+        if not polygons:
+            return None
+        pieces = coco_mask.frPyObjects(_checked_polygons(polygons, image_wh), height, width)
         rle = coco_mask.merge(pieces)
     elif isinstance(segmentation, dict):
         counts = _checked_counts(segmentation, image_wh)
@@ -48,11 +54,22 @@ def mask_rle(segmentation: object, *, image_wh: tuple[int, int]) -> bytes | None
     return found
 
 
+def stray_outlines(segmentation: object) -> int:
+    """The number of polygons that ``mask_rle`` leaves out; an empty one is no polygon."""
+    return (
+        sum(_encloses_nothing(outline) and outline != [] for outline in segmentation) if isinstance(segmentation, list) else 0
+    )
+
+
+def _encloses_nothing(outline: object) -> bool:
+    return isinstance(outline, list) and len(outline) < _MIN_OUTLINE_NUMBERS
+
+
 def _checked_polygons(polygons: Sequence[Any], image_wh: tuple[int, int]) -> list[list[float]]:
     """The outlines as floats; each has at least three points, at most half an image outside of the image."""
     limits = [(-0.5 * side, 1.5 * side) for side in image_wh]
     for outline in polygons:
-        if not isinstance(outline, list) or len(outline) < _MIN_OUTLINE_NUMBERS or len(outline) % 2:
+        if not isinstance(outline, list) or len(outline) % 2:
             raise SegmentationError("a polygon is not a list of at least three points")
         if not all(type(value) in (int, float) for value in outline):
             raise SegmentationError("a polygon has values that are not numbers")
@@ -79,6 +96,8 @@ def _checked_counts(segmentation: dict[str, Any], image_wh: tuple[int, int]) -> 
     counts = segmentation.get("counts")
     if isinstance(counts, str):
         counts = _decompressed(counts)
+    if isinstance(counts, list):
+        counts = list(map(whole, counts))
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
         raise SegmentationError("run lengths are not whole numbers from 0")
     if sum(counts) != width * height:

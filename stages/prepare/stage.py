@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from stages.base import Context, InstancesStep, Step
-from stages.data.coco import Quarantined, Record, ground_truth_json, read_coco, sort_out
+from stages.data.coco import CocoFile, Quarantined, Record, SortedOut, ground_truth_json, read_coco, sort_out
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION
 from stages.data.windows import WINDOWS_RECIPE, ImageSource
 from stages.distributed.run_tasks import Crashes, run_tasks, task_options
 from stages.findings import measured_findings
 from stages.pose.skeleton import COCO_17, Skeleton
+from stages.prepare.broken import advice_on_missing, advices, reasons
 from stages.prepare.embedded import embedded_annotations, embedded_folder
 from stages.prepare.image_task import ImagesJob, ImagesResult, crashed, pieces, read_images
 from stages.prepare.orientation import turned_images
+from stages.prepare.plausible import implausible
 from stages.settings import Split
 from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances, read_skeleton, write_instances
@@ -35,9 +37,10 @@ __all__ = ["GROUND_TRUTH", "INSTANCES", "image_source_of", "images_of", "instanc
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
 GROUND_TRUTH = "ground_truth.json"
-_RULES_VERSION = 3
+_RULES_VERSION = 4
 _TASK_IMAGES = 256
-_SHOWN = 5
+_MOST_BAD = 0.05
+"""The largest max_bad_fraction that an error proposes: with more broken records the data has a fault to repair."""
 
 
 def steps(context: Context) -> list[InstancesStep]:
@@ -135,6 +138,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     root = images_of(context, split)
     coco = read_coco(_annotations_of(context, split), COCO_17)
     sorted_out = sort_out(coco, aspect_wh=width / height)
+    findings = implausible(coco, sorted_out.records, split=split, aspect_wh=width / height)
     folder = draft.folder if context.settings.prepare.crops else None
     read = _read_all_images(context, split, root, sorted_out.records, folder)
     facts = read.facts
@@ -144,7 +148,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     _write_quarantine(draft.work / QUARANTINE, quarantine)
     _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
     if not good:
-        raise DataError(f"The {split} set has no usable instance", allowed="at least one instance with labelled keypoints")
+        raise _nothing_to_teach(split, coco, sorted_out)
     table = Instances.from_records(
         good, {key: fact for key, fact in facts.items() if isinstance(fact, FileFacts)}, coco.skeleton
     )
@@ -162,7 +166,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "with_mask": int(table.has_mask_N.sum()),
         "quarantined": dict(Counter(item.kind for item in quarantine)),
         "skipped": sorted_out.skipped,
-        **measured_findings(turned_images(split, read.turned, of=len(facts))),
+        **measured_findings([*findings, *turned_images(split, read.turned, of=len(facts))]),
     }
     if folder:
         measured["crops"] = len(read.windows)
@@ -215,12 +219,36 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
     listed = context.run_dir / f"quarantine.{split}.jsonl"
     listed.parent.make_folders()
     _write_quarantine(listed, quarantine)
-    lines = [f"    annotation {item.annotation_id}, image {item.image_id}: {item.reason}" for item in quarantine[:_SHOWN]]
+    root = images_of(context, split)
+    share = len(quarantine) / num_records
+    advice = _advice_on_images(split, quarantine, root) or advices(quarantine)
     raise DataError(
-        f"{len(quarantine)} of {num_records} records of the {split} set are broken "
-        f"({len(quarantine) / num_records:.2%}); all are listed in {listed}\n" + "\n".join(lines),
+        f"{len(quarantine)} of {num_records} records of the {split} set are broken ({share:.2%}); all are listed in {listed}\n"
+        + "\n".join(f"    {line}" for line in reasons(quarantine, str(root))),
         allowed=f"at most {allowed:.2%} (prepare.max_bad_fraction)",
-        remedy=Remedy("run", text="repair the data", stage="prepare", settings=("prepare.max_bad_fraction=0.05",)),
+        remedy=Remedy("run", text=advice, stage="prepare", settings=(f"prepare.max_bad_fraction={_MOST_BAD}",))
+        if share <= _MOST_BAD
+        else Remedy("advice", text=advice),
+    )
+
+
+def _advice_on_images(split: Split, quarantine: Sequence[Quarantined], root: StorePath) -> str | None:
+    """Where the files of missing images are, if missing images are the only fault."""
+    if {item.kind for item in quarantine} != {"image"}:
+        return None
+    present = {name for name, _ in root.listing()}
+    missing = {item.file_name for item in quarantine}
+    if missing & present:
+        return None
+    return advice_on_missing(missing, present, folder=str(root), setting=f"data.{split}.images")
+
+
+def _nothing_to_teach(split: Split, coco: CocoFile, sorted_out: SortedOut) -> DataError:
+    counts = [f"{count} x {rule}" for rule, count in sorted_out.skipped.items()]
+    skipped = f" are skipped ({', '.join(counts)})" if counts else ""
+    return DataError(
+        f"The {split} set has no usable instance: its {len(coco.annotations)} annotations{skipped}",
+        allowed="at least one annotation of a person with a labelled joint (v = 1 or 2), and with iscrowd 0",
     )
 
 

@@ -1,0 +1,230 @@
+"""Is a data set plausible: are joints in their boxes, boxes in their images, left joints on the left, masks not boxes?
+
+The rules in ``stages/data/coco.py`` look at one annotation at a time. They accept joints that are fractions and boxes that are
+corners. The checks here look at all usable instances of a set together. Each threshold says what is measured on clean data:
+the 6,352 people of COCO val2017 with joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from stages.data.coco import Record
+from stages.data.coco_file import CocoFile
+from stages.data.segmentation import stray_outlines
+from stages.findings import Finding
+from stages.prepare.people import People
+from storage_schemas.errors import DataError, Remedy
+
+__all__ = ["implausible"]
+
+_MIN_PEOPLE_INSIDE = 0.1
+"""With fewer people that have a joint in their box, no run can be right. In COCO all people have one. With joints as fractions
+a few have one too: people in the upper left corner."""
+
+_MAX_PEOPLE_OUTSIDE = 0.01
+"""The share of people without a joint in their box; in COCO there is none."""
+
+_MAX_JOINTS_OUTSIDE = 0.05
+"""The share of labelled joints outside of their box; in COCO it is 0.8 %."""
+
+_BEYOND_PX = 2.0
+"""How far a box may reach out of its image; in COCO it is less than a pixel. Some tools count pixels from 1."""
+
+_MAX_BEYOND = 0.01
+"""The share of boxes that reach further out; in COCO there is none."""
+
+_MAX_SWAPPED = 0.5
+"""The share of people who face the camera and have their left joint left of the right one in the image. In COCO it is 0.6 % for
+eyes and ears, and 3 % for shoulders and hips; these people stand on their head or turn."""
+
+_MIN_SWAPPED = 3
+"""One or two people who face the camera prove nothing."""
+
+_MAX_BOX_MASKS = 0.5
+"""The share of masks that fill a rectangle; in COCO it is below 1 %, from people of a few pixels."""
+
+_MIN_LABELLED_OF = 100
+"""In a smaller set a joint may lack labels by chance."""
+
+_AT_ONCE = 200
+"""pycocotools 2.0 fails on lists of more than 255 masks."""
+
+
+def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect_wh: float) -> list[Finding]:
+    """What is probably wrong with the usable instances of a set; on clean data nothing.
+
+    Raises:
+        DataError: hardly any person has a joint in its box.
+    """
+    if not records:
+        return []
+    people = People.of(coco, records, aspect_wh=aspect_wh)
+    _refuse_joints_outside(people, split)
+    return [
+        *_joints_outside(people, split),
+        *_boxes_beyond(people, split),
+        *_swapped_sides(people, split, coco),
+        *_never_labelled(people, split, coco),
+        *_box_masks(records, split),
+        *_stray_outlines(coco, records, split),
+    ]
+
+
+def _refuse_joints_outside(people: People, split: str) -> None:
+    inside_N = people.inside_NK.any(axis=1)
+    if inside_N.mean() >= _MIN_PEOPLE_INSIDE:
+        return
+    row = int(np.argmin(inside_N))
+    raise DataError(
+        f"{_count(~inside_N)} people of the {split} set have no labelled joint in their box, such as {_joints(people, row)}",
+        allowed="'keypoints' and 'bbox' in pixels of the image, with the joints of a person in its box",
+        remedy=Remedy("advice", text=_advice(people)),
+    )
+
+
+def _joints_outside(people: People, split: str) -> Iterator[Finding]:
+    lost_N = ~people.inside_NK.any(axis=1)
+    outside_NK = people.labelled_NK & ~people.inside_NK
+    share = outside_NK.sum() / people.labelled_NK.sum()
+    if lost_N.mean() <= _MAX_PEOPLE_OUTSIDE and share <= _MAX_JOINTS_OUTSIDE:
+        return
+    row = int(np.argmax(outside_NK.sum(axis=1)))
+    yield Finding(
+        kind="joints_outside",
+        seen=f"{share:.1%} of the labelled joints of the {split} set are outside of their box, and {_count(lost_N)} people "
+        f"have none in it, such as {_joints(people, row)}",
+        remedy=_advice(people),
+        count=int(outside_NK.sum()),
+        of=int(people.labelled_NK.sum()),
+        example=people.records[row].file_name,
+    )
+
+
+def _boxes_beyond(people: People, split: str) -> Iterator[Finding]:
+    beyond_N = people.beyond(_BEYOND_PX)
+    if beyond_N.mean() <= _MAX_BEYOND:
+        return
+    row = int(np.argmax(beyond_N))
+    record, form = people.records[row], people.better_boxes()
+    yield Finding(
+        kind="boxes_beyond_image",
+        seen=f"{_count(beyond_N)} boxes of the {split} set reach out of their image by more than {_BEYOND_PX:.0f} pixels, such "
+        f"as {_box(people, row)} of {people.name(row)}, which is {record.width} x {record.height}",
+        remedy=f"The boxes are probably {form}; write 'bbox' as x, y, width, height" if form else "odkd clips them",
+        count=int(beyond_N.sum()),
+        of=len(beyond_N),
+        example=record.file_name,
+    )
+
+
+def _swapped_sides(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
+    """People who face the camera, so that their left side is on the right of the image."""
+    place = {name: number for number, name in enumerate(coco.skeleton.keypoints)}
+    face = [place[name] for name in ("nose", "left_eye", "right_eye") if name in place]
+    facing_N = (people.xyv_NK3[:, face, 2] == 2).all(axis=1)
+    for left, name in ((place[name], name) for name in place if name.startswith("left_")):
+        right = coco.skeleton.flip[left]
+        if name.removeprefix("left_") not in ("eye", "ear", "shoulder", "hip"):
+            continue
+        judged_N = facing_N & people.labelled_NK[:, left] & people.labelled_NK[:, right]
+        swapped_N = judged_N & (people.xyv_NK3[:, left, 0] < people.xyv_NK3[:, right, 0])
+        if swapped_N.sum() < _MIN_SWAPPED or swapped_N.sum() <= _MAX_SWAPPED * judged_N.sum():
+            continue
+        row = int(np.argmax(swapped_N))
+        yield Finding(
+            kind="sides_swapped",
+            seen=f"{swapped_N.sum()} of {judged_N.sum()} people of the {split} set who face the camera have {name} left of "
+            f"{coco.skeleton.keypoints[right]} in the image, such as {people.name(row)}",
+            remedy="Left is the person's own left side: swap left and right in the annotations, unless the images are mirrored",
+            count=int(swapped_N.sum()),
+            of=int(judged_N.sum()),
+            example=people.records[row].file_name,
+        )
+
+
+def _never_labelled(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
+    found = [name for name, given in zip(coco.skeleton.keypoints, people.labelled_NK.any(axis=0), strict=True) if not given]
+    if found and len(people.records) >= _MIN_LABELLED_OF:
+        yield Finding(
+            kind="joints_never_labelled",
+            seen=f"None of the {len(people.records)} people of the {split} set has a label for {', '.join(found)}",
+            remedy="No network can learn these joints from this set: check v in 'keypoints'",
+            count=len(found),
+            of=len(coco.skeleton.keypoints),
+            example=found[0],
+        )
+
+
+def _box_masks(records: Sequence[Record], split: str) -> Iterator[Finding]:
+    masked = [record for record in records if record.mask_rle is not None]
+    boxes = [record for record, full in zip(masked, _fill_rectangles(masked), strict=True) if full]
+    if len(boxes) > _MAX_BOX_MASKS * len(masked):
+        yield Finding(
+            kind="masks_are_boxes",
+            seen=f"{len(boxes)} of {len(masked)} masks of the {split} set are rectangles, such as that of annotation "
+            f"{boxes[0].annotation_id} in {boxes[0].file_name}",
+            remedy="The senior teacher learns nothing from them: use outlines of people, or leave 'segmentation' out",
+            count=len(boxes),
+            of=len(masked),
+            example=boxes[0].file_name,
+        )
+
+
+def _fill_rectangles(masked: Sequence[Record]) -> npt.NDArray[np.bool_]:
+    """Whether each mask has every pixel of its bounding rectangle."""
+    masks = [{"size": [record.height, record.width], "counts": record.mask_rle} for record in masked]
+    full = [np.zeros(0, np.bool_)]
+    for start in range(0, len(masks), _AT_ONCE):
+        some = masks[start : start + _AT_ONCE]
+        box_N4 = coco_mask.toBbox(some)
+        full.append(coco_mask.area(some) == box_N4[:, 2] * box_N4[:, 3])
+    return np.concatenate(full)
+
+
+def _stray_outlines(coco: CocoFile, records: Sequence[Record], split: str) -> Iterator[Finding]:
+    used = {record.annotation_id: record for record in records}
+    strays = {item["id"]: count for item in coco.annotations if (count := stray_outlines(item.get("segmentation")))}
+    found = [used[annotation_id] for annotation_id in strays if annotation_id in used]
+    if found:
+        count = sum(strays[record.annotation_id] for record in found)
+        yield Finding(
+            kind="stray_outlines",
+            seen=f"{count} outlines of {len(found)} people of the {split} set have fewer than three points and are left out, "
+            f"such as in annotation {found[0].annotation_id} in {found[0].file_name}",
+            remedy="The other outlines are used; remove the short ones from 'segmentation'",
+            count=count,
+            of=len(records),
+            example=found[0].file_name,
+        )
+
+
+def _advice(people: People) -> str:
+    """What to do about joints outside of their boxes, if another form of joints or boxes fits."""
+    if form := people.better_joints():
+        return f"The joints are probably {form}; write them in pixels of the image, x before y"
+    if form := people.better_boxes():
+        return f"The boxes are probably {form}; write 'bbox' as x, y, width, height in pixels"
+    at_origin_NK = people.labelled_NK & (people.xyv_NK3[..., :2] == 0).all(axis=-1)
+    if 2 * at_origin_NK.sum() > (people.labelled_NK & ~people.inside_NK).sum():
+        return "Most of them are at (0, 0): write v = 0 for joints without a label"
+    return "Draw the joints and the box of this annotation on its image to see which of the two is wrong"
+
+
+def _joints(people: People, row: int) -> str:
+    """The annotation with its box and the extent of its joints."""
+    xy_K2 = people.xyv_NK3[row, people.labelled_NK[row], :2]
+    (left, top), (right, bottom) = xy_K2.min(axis=0), xy_K2.max(axis=0)
+    return f"{people.name(row)}: box {_box(people, row)}, joints from ({left:g}, {top:g}) to ({right:g}, {bottom:g})"
+
+
+def _box(people: People, row: int) -> str:
+    return f"[{', '.join(f'{value:g}' for value in people.box_N4[row])}]"
+
+
+def _count(rows_N: npt.NDArray[np.bool_]) -> str:
+    return f"{rows_N.sum()} of {len(rows_N)}"

@@ -36,6 +36,7 @@ WITHOUT_TEST = {
     **{f"stages/{name}.py": _RUN for name in ("distill", "evaluate", "teachers", "targets/block_task", "targets/stage")},
     "stages/data/image_header.py": "data/test_images.py reads headers and gives sizes that are refused",
     "stages/prepare/embedded.py": "prepare/test_stage.py runs the stage",
+    "stages/prepare/people.py": "prepare/test_plausible.py looks at people in many forms",
     "stages/distributed/ray_storage.py": "test_run_bucket.py trains with it",
     "stages/findings.py": "report/test_summary.py lists and logs findings",
     "stages/given_weights.py": "networks/test_onnx_files.py copies networks of one file and of several",

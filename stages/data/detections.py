@@ -202,7 +202,7 @@ def _corners(path: Path, box_N4: F64, images: Sequence[Image]) -> Iterator[Findi
     """Boxes that are probably two corners: each would be one, and many reach out of their image as x, y, w, h."""
     low_N2, high_N2 = box_N4[:, :2], box_N4[:, :2] + box_N4[:, 2:]
     image_N2 = np.array([(image["width"], image["height"]) for image in images], np.float64)
-    beyond_N = (high_N2 > image_N2 + _SLACK_PX).any(axis=1)
+    beyond_N = np.logical_or.reduce(high_N2 > image_N2 + _SLACK_PX, axis=1)
     corners_N = (box_N4[:, 2:] > low_N2).all(axis=1) & (box_N4[:, 2:] <= image_N2 + _SLACK_PX).all(axis=1)
     if beyond_N.mean() > _MIN_BEYOND and corners_N.all():
         row = int(np.argmax(beyond_N))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import PurePosixPath
@@ -69,7 +70,7 @@ def advice_on_missing(missing: Collection[str], present: Collection[str], *, fol
     for head in heads:
         if all(name.startswith(f"{head}/") and name.removeprefix(f"{head}/") in known for name in missing):
             if folder.endswith(f"/{head}"):
-                return f"set {setting} to {folder.removesuffix(f'/{head}')}: each file_name begins with {head}/ already"
+                return f"set {setting} to {folder.removesuffix(f'/{head}') or '/'}: each file_name begins with {head}/ already"
             return f"remove {head}/ from each file_name: the images are in {folder} itself"
     for name in sorted(known):
         below = name.removesuffix(f"/{first}")
@@ -88,7 +89,7 @@ def _files(known: Collection[str]) -> str:
 
 _SIMILAR: dict[str, Callable[[str], str]] = {
     "write each file_name with the capital letters of the file": str.casefold,
-    "write each file_name with the suffix of the file": lambda name: str(PurePosixPath(name).with_suffix("")),
+    "write each file_name with the suffix of the file": lambda name: re.sub(r"\.\w+$", "", name),
     "write each file_name relative to the image folder": lambda name: name.replace("\\", "/").rpartition("/")[2],
 }
 """In what way the names of files may differ, and how to read them so that they are equal."""

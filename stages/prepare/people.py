@@ -62,11 +62,17 @@ class People:
         """The labelled joints that lie in the box of their crop, which is a quarter larger than the annotated one."""
         return self._inside(self.xyv_NK3[..., :2], self.box_N4)
 
+    @cached_property
+    def lost_N(self) -> Bools:
+        """The instances of which no labelled joint lies in that box."""
+        found: Bools = ~np.logical_or.reduce(self.inside_NK, axis=1)
+        return found
+
     def beyond(self, px: float, box_N4: F64 | None = None) -> Bools:
         """The instances whose box reaches out of the image by more than ``px`` pixels."""
         box_N4 = self.box_N4 if box_N4 is None else box_N4
         out_N2 = (box_N4[:, :2] < -px) | (box_N4[:, :2] + box_N4[:, 2:] > self.image_N2 + px)
-        found: Bools = out_N2.any(axis=1)
+        found: Bools = np.logical_or.reduce(out_N2, axis=1)
         return found
 
     def name(self, row: int) -> str:
@@ -80,10 +86,10 @@ class People:
             "fractions of the image's width and height": xy_NK2 * image_N12,
             "percent of the image's width and height": xy_NK2 / 100 * image_N12,
             "y before x": xy_NK2[..., ::-1],
-            "distances from the corner of the box": xy_NK2 + box_N14[..., :2],
             "fractions of the box": xy_NK2 * box_N14[..., 2:] + box_N14[..., :2],
+            "distances from the corner of the box": xy_NK2 + box_N14[..., :2],
         }
-        return self._best({name: self._inside(form, self.box_N4) for name, form in forms.items()}, self.inside_NK)
+        return self._first_fit({name: self._inside(form, self.box_N4) for name, form in forms.items()}, self.inside_NK)
 
     def better_boxes(self) -> str | None:
         """The form of boxes in which nearly all lie in their images and hold their joints; None as above."""
@@ -93,7 +99,7 @@ class People:
             "centre, width and height": np.stack([x_N - w_N / 2, y_N - h_N / 2, w_N, h_N], axis=1),
             "y, x, height, width": np.stack([y_N, x_N, h_N, w_N], axis=1),
         }
-        return self._best({name: self._held(form) for name, form in forms.items()}, self._held(self.box_N4))
+        return self._first_fit({name: self._held(form) for name, form in forms.items()}, self._held(self.box_N4))
 
     def _held(self, box_N4: F64) -> Bools:
         """The labelled joints in boxes of this form that lie in their images."""
@@ -101,13 +107,16 @@ class People:
 
     def _inside(self, xy_NK2: F64, box_N4: F64) -> Bools:
         center_N2, size_N2 = box_to_center_size(np.maximum(box_N4, [-np.inf, -np.inf, 0, 0]), aspect_wh=self.aspect_wh)
-        near_NK = (np.abs(xy_NK2 - center_N2[:, None]) <= size_N2[:, None] / 2).all(axis=-1)
-        found: Bools = near_NK & self.labelled_NK & (box_N4[:, 2:] > 0).all(axis=1)[:, None]
+        near_NK = np.logical_and.reduce(np.abs(xy_NK2 - center_N2[:, None]) <= size_N2[:, None] / 2, axis=-1)
+        found: Bools = near_NK & self.labelled_NK & (np.min(box_N4[:, 2:], axis=1, keepdims=True) > 0)
         return found
 
-    def _best(self, fitting_NK: Mapping[str, Bools], now_NK: Bools) -> str | None:
-        """The form that fits best, if it fits and leaves less than half of the misfits of today's form."""
-        shares = {name: float(fitting.sum() / self.labelled_NK.sum()) for name, fitting in fitting_NK.items()}
-        best = max(shares, key=lambda name: shares[name])
-        misfits = 1 - float(now_NK.sum() / self.labelled_NK.sum())
-        return best if shares[best] >= _FITS and 1 - shares[best] < misfits / 2 else None
+    def _first_fit(self, fitting_NK: Mapping[str, Bools], now_NK: Bools) -> str | None:
+        """The first form that fits and leaves less than half of the misfits of today's form.
+
+        It need not be the best one: whatever is a fraction lies in the box if it is taken for a fraction of the box.
+        """
+        labelled = self.labelled_NK.sum()
+        misfits = float(1 - now_NK.sum() / labelled)
+        shares = {name: float(fitting.sum() / labelled) for name, fitting in fitting_NK.items()}
+        return next((name for name, share in shares.items() if share >= _FITS and 1 - share < misfits / 2), None)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.base import Context, InstancesStep, Step
@@ -237,7 +237,7 @@ def _advice_on_images(split: Split, quarantine: Sequence[Quarantined], root: Sto
     if {item.kind for item in quarantine} != {"image"}:
         return None
     present = {name for name, _ in root.listing()}
-    missing = {item.file_name for item in quarantine}
+    missing = {str(PurePosixPath(item.file_name)) for item in quarantine}
     if missing & present:
         return None
     return advice_on_missing(missing, present, folder=str(root), setting=f"data.{split}.images")

@@ -16,6 +16,7 @@ from stages.data.holdout import held_out
 from stages.data.images import DECODER_VERSION
 from stages.data.windows import ImageSource
 from stages.distributed.predict import predict
+from stages.findings import Finding, measured_findings
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.prepare.stage import GROUND_TRUTH, INSTANCES, image_source_of, images_of, instances_step
@@ -132,7 +133,7 @@ def score_network(
     with context.store.draft("evaluations", recipe) as draft:
         if isinstance(draft, Entry):
             return draft
-        instances, box_score_N = _instances(context, subset, boxes)
+        instances, box_score_N, findings = _instances(context, subset, boxes)
         write_instances(draft.work / INSTANCES, instances)
         predicted = predict(
             context,
@@ -146,16 +147,19 @@ def score_network(
             title=f"evaluate: {who}",
         )
         measured, files = _scored(context, draft.work, subset, instances, box_score_N, predicted)
+        measured |= measured_findings(findings)
         return draft.commit(files, measured=measured, made={"device": context.device, "stage": stage})
 
 
-def _instances(context: Context, subset: Subset, boxes: Path | None) -> tuple[Instances, npt.NDArray[np.float64]]:
-    """The instances to predict, and the scores of their boxes."""
+def _instances(
+    context: Context, subset: Subset, boxes: Path | None
+) -> tuple[Instances, npt.NDArray[np.float64], Sequence[Finding]]:
+    """The instances to predict, the scores of their boxes, and what is odd about the boxes of a detector."""
     entry = context.need(instances_step(context, "val" if subset == "val" else "train"))
     table = read_instances(entry.path(INSTANCES))
     if subset == "holdout":
         table = table.select(held_out(table, context.settings.prepare.holdout_fraction))
-    return (table, np.ones(len(table.id_N))) if boxes is None else _detected(context, boxes, table)
+    return (table, np.ones(len(table.id_N)), ()) if boxes is None else _detected(context, boxes, table)
 
 
 def _images(context: Context, subset: Subset, boxes: Path | None) -> ImageSource:
@@ -164,11 +168,11 @@ def _images(context: Context, subset: Subset, boxes: Path | None) -> ImageSource
     return image_source_of(context, split) if boxes is None else ImageSource(images_of(context, split))
 
 
-def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instances, npt.NDArray[np.float64]]:
+def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instances, npt.NDArray[np.float64], Sequence[Finding]]:
     """The detections on images of the ground truth; ``table`` holds the images that ``prepare`` has checked."""
     width, height = context.settings.crop.size_wh
     images = read_ground_truth(context, "val")["images"]
-    records, score_N = read_detections(boxes, images, aspect_wh=width / height, skeleton=table.skeleton)
+    records, score_N, findings = read_detections(boxes, images, aspect_wh=width / height, skeleton=table.skeleton)
     known = zip(table.image_id_M.tolist(), table.sha256_M, table.bytes_M.tolist(), strict=True)
     facts = {image_id: FileFacts(size, sha256) for image_id, sha256, size in known}
     # ``prepare`` checks only images with annotations; check the others now, by the same rules.
@@ -177,7 +181,7 @@ def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instance
     if new:
         with progress("evaluate: checking images without annotations", len(new), "images") as bar:
             facts |= check_images(images_of(context, "val"), new, progress=bar.advance)
-    return Instances.from_records(records, facts, table.skeleton), score_N
+    return Instances.from_records(records, facts, table.skeleton), score_N, findings
 
 
 def read_ground_truth(context: Context, subset: Subset) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,33 +15,10 @@ from stages.data.coco import Quarantined, Record, SortedOut, ground_truth_json, 
 from stages.pose.skeleton import COCO_17
 from stages.scoring.coco_ap import evaluate
 from stages.scoring.coco_results import coco_results
+from tests.support.coco_samples import IMAGE, Json, keypoints, person
 from tests.support.shared_data import shared_data
 
-Json = dict[str, Any]
 NAN, INF = float("nan"), float("inf")
-IMAGE = {"id": 1, "file_name": "a.jpg", "width": 200, "height": 100}
-
-
-def keypoints(*labelled: tuple[float, float, float]) -> list[float]:
-    """51 numbers: the given keypoints, then zeros."""
-    flat = [value for keypoint in labelled for value in keypoint]
-    return flat + [0] * (51 - len(flat))
-
-
-def person(**changes: Any) -> Json:  # noqa: ANN401
-    """A valid annotation on an image of 200 x 100; a change to ``...`` removes the field."""
-    record = {
-        "id": 10,
-        "image_id": 1,
-        "category_id": 1,
-        "iscrowd": 0,
-        "bbox": [20, 10, 60, 80],
-        "area": 2400,
-        "keypoints": keypoints((50, 20, 2), (52, 18, 1)),
-        "num_keypoints": 2,
-        "segmentation": [[20, 10, 80, 10, 80, 90, 20, 90]],
-    } | changes
-    return {name: value for name, value in record.items() if value is not ...}
 
 
 def sorted_file(
@@ -89,6 +65,23 @@ def test_a_box_partly_outside_is_clipped(tmp_path: Path) -> None:
 def test_keypoints_without_a_label_are_at_the_origin(tmp_path: Path) -> None:
     found, _ = sorted_file(tmp_path, person(keypoints=keypoints((50, 20, 2), (1e30, -7, 0), (3, 4, 1))))
     assert found.records[0].keypoints_K3[:3].tolist() == [[50, 20, 2], [0, 0, 0], [3, 4, 1]]
+
+
+def test_whole_numbers_that_are_written_as_floats_give_the_same_records(tmp_path: Path) -> None:
+    crowd = person(id=11, iscrowd=1, segmentation={"size": [100, 200], "counts": [5, 19995]})
+    floats = person(
+        id=10.0,
+        image_id=1.0,
+        category_id=1.0,
+        iscrowd=0.0,
+        num_keypoints=2.0,
+        keypoints=keypoints((50.0, 20.0, 2.0), (52, 18, 1)),
+    )
+    found, truth = sorted_file(tmp_path, floats, crowd, images=[IMAGE | {"id": 1.0, "width": 200.0, "height": 100.0}])
+    expected, expected_truth = sorted_file(tmp_path, person(), crowd)
+    assert json.dumps(truth["images"]) == json.dumps(expected_truth["images"])
+    assert (found.quarantine, found.skipped) == ([], expected.skipped)
+    assert repr(found.records) == repr(expected.records)
 
 
 def test_instances_are_sorted_by_image_and_then_by_id(tmp_path: Path) -> None:
@@ -146,14 +139,15 @@ def test_skipped_annotations_are_counted_and_people_stay_as_regions(
     assert evaluate(truth, [], skeleton=COCO_17).num_instances == 1
 
 
-@pytest.mark.parametrize("nothing", [..., None, [], {}])
+@pytest.mark.parametrize("nothing", [..., None, [], {}, [[]], [[50, 50]], [[20, 10, 80, 10]]])
 def test_an_instance_without_a_segmentation_has_no_mask(tmp_path: Path, nothing: object) -> None:
     found, _ = sorted_file(tmp_path, person(segmentation=nothing))
     assert [record.mask_rle for record in found.records] == [None]
 
 
-def test_fields_that_can_be_computed_may_be_missing(tmp_path: Path) -> None:
-    found, truth = sorted_file(tmp_path, person(num_keypoints=..., iscrowd=...))
+@pytest.mark.parametrize("missing", [..., None, NAN])
+def test_fields_that_can_be_computed_may_be_missing(tmp_path: Path, missing: object) -> None:
+    found, truth = sorted_file(tmp_path, person(num_keypoints=missing, iscrowd=missing))
     assert len(found.records) == 1
     assert (truth["annotations"][0]["num_keypoints"], truth["annotations"][0]["iscrowd"]) == (2, 0)
 
@@ -182,7 +176,8 @@ def test_fields_that_can_be_computed_may_be_missing(tmp_path: Path) -> None:
         ({"bbox": [-80, 10, 60, 80]}, "bbox: .* outside of"),
         ({"bbox": [-60, 10, 60, 80]}, "bbox: .* less than a pixel"),
         ({"bbox": [199.5, 10, 60, 80]}, "bbox: .* less than a pixel"),
-        ({"bbox": [20, 10, 1, 1], "area": 1}, "bbox: .* less than a pixel"),
+        ({"bbox": [20, 10, 1, 1], "area": 1}, "bbox: .* less than a pixel in the image$"),
+        ({"bbox": [0.2, 0.1, 0.3, 0.8], "area": 0.2}, "bbox: .* less than a pixel in the image; fractions"),
         ({"bbox": [0, 0, 1e9, 1e9]}, "bbox: .* more than 10 times the image"),
         ({"bbox": [-1e9, 0, 1e9, 50]}, "bbox: .* more than 10 times the image"),
         ({"area": 0}, "area: 0 is not above 0"),
@@ -198,22 +193,27 @@ def test_fields_that_can_be_computed_may_be_missing(tmp_path: Path) -> None:
         ({"keypoints": keypoints((50, 20, 3), (52, 18, 1))}, "keypoints: a v that is not 0, 1 or 2"),
         ({"keypoints": keypoints((50, 20, 0.5), (52, 18, 1))}, "keypoints: a v that is not"),
         ({"keypoints": keypoints((50, 20, -1), (52, 18, 1))}, "keypoints: a v that is not"),
-        ({"keypoints": keypoints((NAN, 20, 2), (52, 18, 1))}, "keypoints: 51 values, not 51 finite"),
-        ({"keypoints": keypoints((50, INF, 2), (52, 18, 1))}, "keypoints: 51 values, not 51 finite"),
-        ({"keypoints": [50, 20, 2, 52, "18", 1] + [0] * 45}, "keypoints: 51 values, not 51 finite"),
-        ({"keypoints": keypoints((301, 20, 2), (52, 18, 1))}, "keypoints: a labelled keypoint far outside"),
+        ({"keypoints": keypoints((NAN, 20, 2), (52, 18, 1))}, r"keypoints: .* not finite numbers: nose is \[nan, 20, 2\]"),
+        ({"keypoints": keypoints((50, INF, 2), (52, 18, 1))}, r"keypoints: .* not finite numbers: nose is \[50, inf, 2\]"),
+        ({"keypoints": [50, 20, 2, 52, "18", 1] + [0] * 45}, r"keypoints: .*: left_eye is \[52, '18', 1\]"),
+        ({"keypoints": [50, 20, 2, None, 18, 1] + [0] * 45}, r"keypoints: .*: left_eye is \[None, 18, 1\]"),
+        ({"keypoints": [50, 20, 2, 52, 10**400, 1] + [0] * 45}, "keypoints: .*: left_eye is "),
+        ({"keypoints": keypoints((50, 20, 2), (52, 18, NAN))}, "keypoints: a v that is not 0, 1 or 2: left_eye is "),
+        ({"keypoints": keypoints((301, 20, 2), (52, 18, 1))}, r"keypoints: .* far outside .* nose is at \[301.0, 20.0\]"),
         ({"keypoints": keypoints((50, -51, 2), (52, 18, 1))}, "keypoints: a labelled keypoint far outside"),
         ({"keypoints": keypoints((50, 1e9, 2), (52, 18, 1))}, "keypoints: a labelled keypoint far outside"),
         ({"num_keypoints": 3}, "num_keypoints: 3, but 2 keypoints"),
         ({"num_keypoints": 0}, "num_keypoints: 0, but 2 keypoints"),
         ({"num_keypoints": "2"}, "num_keypoints: '2'"),
+        ({"num_keypoints": 2.5}, "num_keypoints: 2.5"),
+        ({"num_keypoints": 3.0}, "num_keypoints: 3, but 2 keypoints"),
         ({"keypoints": ...}, "num_keypoints: 2, but 0 keypoints"),
         ({"iscrowd": 2}, "iscrowd: 2"),
         ({"iscrowd": "0"}, "iscrowd: '0'"),
         ({"category_id": 5}, "category: 5"),
         ({"category_id": ...}, "category: None"),
         ({"category_id": [1]}, "category: "),
-        ({"segmentation": [[20, 10, 80, 10]]}, "segmentation: "),
+        ({"segmentation": [[20, 10, 80, 10, 80]] * 2 + [[20, 10, 80, 10, 80, 90, 20]]}, "segmentation: "),
         ({"segmentation": [[20, 10, 80, 10, NAN, 90]]}, "segmentation: "),
         ({"segmentation": {"size": [200, 100], "counts": [20000]}}, "segmentation: run lengths are not of size"),
         ({"segmentation": "1 2 3"}, "segmentation: "),
@@ -252,11 +252,11 @@ def test_keypoints_up_to_half_an_image_outside_are_kept(tmp_path: Path) -> None:
         ({"file_name": "a\0.jpg"}, "file_name: holds NUL"),
         ({"file_name": "x" * 4096}, "file_name: 4096 bytes long"),
         ({"file_name": ""}, "file_name: not a name"),
-        ({"file_name": None}, "file_name: not a name"),
+        ({"file_name": None}, "file_name: not a name: None"),
         ({"width": 0}, "size: "),
         ({"height": -100}, "size: "),
-        ({"width": 200.5}, "size: "),
-        ({"width": "200"}, "size: "),
+        ({"width": 200.5}, "size: 200.5 x 100: width and height"),
+        ({"width": "200"}, "size: '200' x 100: "),
         ({"width": None}, "size: "),
         ({"width": 20000, "height": 20000}, "size: 20000 x 20000 is more than 100 megapixels"),
         ({"width": 65000, "height": 65000}, "size: 65000 x 65000 has a side"),

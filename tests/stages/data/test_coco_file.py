@@ -12,6 +12,7 @@ import pytest
 from stages.data.coco import read_coco
 from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError
+from tests.support.errors import suggested
 
 Json = dict[str, Any]
 
@@ -56,6 +57,11 @@ def test_a_valid_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) 
         (b"NaN", "is a JSON float"),
         (b"[]", "is a JSON list"),
         (b"{}", "has no list 'images'"),
+        (
+            b'{"images": [{"id": 1, "id": 2}], "annotations": [], "categories": []}',
+            "1 keys are repeated within an object: 'id'",
+        ),
+        (b'{"images": [], "images": []}', "1 keys are repeated within an object: 'images'"),
         (b'{"images": {}}', "has no list 'images'"),
         (b'{"images": NaN, "annotations": [], "categories": []}', "NaN in 'images'"),
         (b'{"images": [1], "annotations": [], "categories": []}', "'images' has items that are not objects, at 0"),
@@ -107,15 +113,25 @@ def again(section: str, **changes: Any) -> Callable[[Json], object]:  # noqa: AN
         (put("images", id="1"), "1 image ids are not integers of 64 bits: '1'"),
         (put("annotations", id="10"), "1 annotation ids are not integers of 64 bits: '10'"),
         (put("annotations", id=2**63), "annotation ids are not integers of 64 bits: 9223372036854775808"),
-        (put("annotations", id=10.0), "annotation ids are not integers of 64 bits: 10.0"),
+        (put("annotations", id=10.5), "annotation ids are not integers of 64 bits: 10.5"),
+        # Whole numbers beyond 2^53 are not exact as floats.
+        (put("annotations", id=2.0**60), "annotation ids are not integers of 64 bits: 1.15"),
         (put("annotations", id=True), "annotation ids are not integers of 64 bits: True"),
         (put("annotations", id=None), "annotation ids are not integers of 64 bits: None"),
-        (put("annotations", image_id=2), "1 annotations have an image_id without an image: 10"),
-        (put("annotations", image_id="1"), "1 annotations have an image_id without an image: 10"),
-        (put("annotations", image_id=True), "1 annotations have an image_id without an image: 10"),
-        (put("annotations", image_id=[1]), "1 annotations have an image_id without an image: 10"),
+        (
+            put("annotations", image_id=2),
+            "1 annotations have an image_id without an image: 10; the first is 2 (of annotation 10)",
+        ),
+        (
+            put("annotations", image_id="1"),
+            "the image_id of 1 of 1 annotations is not an integer, such as '1' (of annotation 10)",
+        ),
+        (put("annotations", image_id=True), "is not an integer, such as True (of annotation 10)"),
+        (put("annotations", image_id=[1]), "is not an integer, such as [1] (of annotation 10)"),
+        (put("annotations", image_id=1.5), "is not an integer, such as 1.5 (of annotation 10)"),
+        (lambda file: file["annotations"][0].pop("image_id"), "is not an integer, such as None (of annotation 10)"),
         (put("annotations", id=float("nan")), "NaN in annotation 0 (counted from 0)"),
-        (put("annotations", score=float("-inf")), "-Infinity in annotation 0 (counted from 0)"),
+        (put("annotations", image_id=float("-inf")), "-Infinity in annotation 0 (counted from 0), 'image_id'"),
         (put("images", width=float("nan")), "NaN in 'images'"),
     ],
 )
@@ -123,6 +139,29 @@ def test_invalid_ids_references_and_sections_are_named(tmp_path: Path, change: C
     file = sound()
     change(file)
     assert reason in refusal(tmp_path / "a.json", json.dumps(file))
+
+
+def test_fields_that_are_not_read_may_hold_anything(tmp_path: Path) -> None:
+    file = sound() | {"info": {"date": float("nan")}}
+    file["annotations"][0] |= {"score": float("-inf"), "attributes": [float("nan")]}
+    file["images"][0]["date_captured"] = float("nan")
+    (tmp_path / "a.json").write_text(json.dumps(file))
+    assert [item["id"] for item in read_coco(tmp_path / "a.json", COCO_17).annotations] == [10]
+
+
+def test_other_joints_are_named_beside_those_that_are_expected(tmp_path: Path) -> None:
+    file = sound()
+    file["categories"][0]["keypoints"] = [f"point_of_{number}" for number in "abcdefghijklmnopq"]
+    (tmp_path / "a.json").write_text(json.dumps(file))
+    with pytest.raises(DataError) as caught:
+        read_coco(tmp_path / "a.json", COCO_17)
+    assert all(name in caught.value.seen for name in file["categories"][0]["keypoints"])
+    assert all(name in caught.value.allowed for name in COCO_17.keypoints)
+    # The step that is proposed helps, if the annotations are in COCO's order.
+    assert "remove 'keypoints' from the category" in suggested(caught.value)
+    del file["categories"][0]["keypoints"]
+    (tmp_path / "a.json").write_text(json.dumps(file))
+    assert read_coco(tmp_path / "a.json", COCO_17).skeleton == COCO_17
 
 
 def test_the_first_of_many_bad_ids_are_named_and_all_are_counted(tmp_path: Path) -> None:

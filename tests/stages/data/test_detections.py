@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stages.data.detections import check_images, read_detections
 from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError
 from storage_schemas.paths.local import LocalPath
+from tests.support.errors import suggested
 from tests.support.instance_samples import IMAGE_PX, write_images
+from tests.support.shared_data import shared_data
 
 
 def image(image_id: int) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def detections(tmp_path: LocalPath, records: object) -> Path:
 
 
 def test_detections_on_images_without_annotations_are_included(tmp_path: LocalPath) -> None:
-    people, score_N = read_detections(
+    people, score_N, _ = read_detections(
         detections(tmp_path, [box(2, 0.9), box(1, 0.3)]), [image(1), image(2), image(3)], aspect_wh=0.75, skeleton=COCO_17
     )
     assert [(person.annotation_id, person.image_id, person.file_name) for person in people] == [
@@ -47,7 +50,7 @@ def test_other_categories_and_images_are_skipped_with_a_warning_for_images(
     tmp_path: LocalPath, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = [box(1), box(1, category_id=2), box(9), box([1])]
-    people, _ = read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75, skeleton=COCO_17)
+    people, _, _ = read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75, skeleton=COCO_17)
     assert [person.annotation_id for person in people] == [0]
     assert "2 of 3 boxes" in caplog.text
 
@@ -95,3 +98,105 @@ def test_an_error_names_unusable_images_by_file_and_id(tmp_path: LocalPath) -> N
         check_images(tmp_path, [image(1), image(7), image(2)])
     with pytest.raises(DataError, match=r"image 2 \('2\.png'\): decode: a truncated PNG"):
         check_images(tmp_path, [image(1), image(2)])
+
+
+# --- the file does not fit
+
+
+def refusal(tmp_path: LocalPath, records: object, images: list[dict[str, Any]]) -> DataError:
+    with pytest.raises(DataError) as caught:
+        read_detections(detections(tmp_path, records), images, aspect_wh=0.75)
+    return caught.value
+
+
+def test_a_file_without_people_names_its_categories(tmp_path: LocalPath) -> None:
+    records = [box(1, category_id=0)] * 3 + [box(2, category_id=3), box(2, category_id="person"), box(2, category_id=[1])]
+    error = refusal(tmp_path, records, [image(1), image(2)])
+    assert "no record of category 1 (person); its categories are 0 (3 records), 3 (1 records), 'person' (1 rec" in error.seen
+    assert "write category_id 1 for people" in suggested(error)
+
+
+def test_a_file_on_other_images_shows_an_id_of_each(tmp_path: LocalPath) -> None:
+    assert (
+        "its image ids are such as 9; the ground truth has image ids such as 1" in refusal(tmp_path, [box(9)], [image(1)]).seen
+    )
+    assert "its image ids are such as '1'; the" in refusal(tmp_path, [box("1")], [image(1)]).seen
+    assert "its image ids are such as True; the" in refusal(tmp_path, [box(True)], [image(1)]).seen
+    assert "the ground truth has no images" in refusal(tmp_path, [box(1)], []).seen
+
+
+def test_an_empty_list_has_no_category(tmp_path: LocalPath) -> None:
+    error = refusal(tmp_path, [], [image(1)])
+    assert "none: the file is empty" in error.seen
+    assert error.remedy is None
+
+
+def test_ids_that_are_written_as_floats_are_whole_numbers(tmp_path: LocalPath) -> None:
+    people, _, _ = read_detections(detections(tmp_path, [box(1.0, category_id=1.0)]), [image(1)], aspect_wh=0.75)
+    assert [person.image_id for person in people] == [1]
+
+
+# --- one broken box costs only itself
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"bbox": [1.0, 2.0, 0.0, 5.0]}, "a box that is empty or not finite"),
+        ({"bbox": [1.0, 2.0, -3.0, 5.0]}, "a box that is empty or not finite"),
+        ({"bbox": [1.0, float("nan"), 3.0, 5.0]}, "a box that is empty or not finite"),
+        ({"bbox": [1.0, 10**400, 3.0, 5.0]}, "a box that is empty or not finite"),
+        ({"bbox": [1.0, 2.0, 1e-60, 1e-60]}, "a box of less than a pixel"),
+        ({"bbox": [1.0, 2.0, 1e300, 1e300]}, "a box of more than 10 times the image of 64 x 64"),
+        ({"bbox": [1.0, 2.0, 5.0, 641.0]}, "a box of more than 10 times"),
+        ({"bbox": [1e300, 2.0, 5.0, 5.0]}, "a box outside of the image of 64 x 64"),
+        ({"bbox": [-1e300, 2.0, 5.0, 5.0]}, "a box outside of the image"),
+        ({"bbox": [64.0, 2.0, 5.0, 5.0]}, "a box outside of the image"),
+        ({"bbox": [1, 2, 3]}, "a malformed record"),
+        ({"bbox": [1, 2, 3, "4"]}, "a malformed record"),
+        ({"bbox": None}, "a malformed record"),
+        ({"score": None}, "a malformed record"),
+        ({"score": True}, "a malformed record"),
+        ({"score": float("nan")}, "a box that is empty or not finite"),
+        ({"score": 10**400}, "a box that is empty or not finite"),
+        ({"score": -0.5}, "a score that is not from 0 to 100"),
+        ({"score": 1e300}, "a score that is not from 0 to 100"),
+    ],
+)
+def test_a_broken_box_is_left_out_and_counted(tmp_path: LocalPath, change: dict[str, Any], fault: str) -> None:
+    records = [box(1), box(1) | change, box(1, 0.7)]
+    people, score_N, findings = read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75)
+    assert score_N.tolist() == [0.5, 0.7]
+    assert [person.annotation_id for person in people] == [0, 1]
+    assert all(np.isfinite(person.size_2).all() and np.isfinite(person.area) for person in people)
+    (finding,) = findings
+    assert (finding.kind, finding.count, finding.of) == ("boxes_left_out", 1, 3)
+    assert finding.seen.startswith(f"1 of 3 boxes in detections.json are broken and left out; the first is {fault}")
+    # As half of the boxes or more it is no accident.
+    assert "1 of 2 boxes are broken; the first is " + fault in refusal(tmp_path, records[:2], [image(1)]).seen
+
+
+def test_scores_in_percent_and_tiny_ones_are_kept(tmp_path: LocalPath) -> None:
+    records = [box(1, score) for score in (100, 0, 1e-60, 87.5)]
+    assert read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75).score_N.tolist() == [100, 0, 1e-60, 87.5]
+
+
+def test_boxes_that_are_corners_are_a_finding(tmp_path: LocalPath) -> None:
+    generator = np.random.default_rng(0)
+    low = generator.uniform(1, 40, (30, 2))
+    high = low + generator.uniform(5, 22, (30, 2))
+    plain, corners = np.hstack([low, high - low]).tolist(), np.hstack([low, high]).tolist()
+    assert (
+        read_detections(detections(tmp_path, [box(1, bbox=item) for item in plain]), [image(1)], aspect_wh=0.75).findings == []
+    )
+    (finding,) = read_detections(
+        detections(tmp_path, [box(1, bbox=item) for item in corners]), [image(1)], aspect_wh=0.75
+    ).findings
+    assert (finding.kind, finding.count) == ("boxes_beyond_image", int((low + high > 66).any(axis=1).sum()))
+    assert "two corners" in finding.remedy
+
+
+def test_the_published_detections_give_no_finding() -> None:
+    folder = shared_data("samples") / "coco"
+    images = json.loads((folder / "test_coco.json").read_text())["images"]
+    assert read_detections(folder / "test_coco_det_AP_H_56.json", images, aspect_wh=0.75).findings == []

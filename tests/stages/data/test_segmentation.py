@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
-from stages.data.segmentation import SegmentationError, mask_rle
+from stages.data.segmentation import SegmentationError, mask_rle, stray_outlines
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -33,9 +33,29 @@ def run_lengths(mask_hw: npt.NDArray[np.uint8]) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("nothing", [None, [], {}])
-def test_no_segmentation_has_no_mask(nothing: object) -> None:
+# pycocotools would take four numbers for a box.
+@pytest.mark.parametrize("nothing", [None, [], {}, [[]], [[], []], [[1, 1]], [[1, 1, 3, 3]], [[], [1, 1, 3, 3]], [[1, 1, 3]]])
+def test_no_segmentation_and_outlines_of_less_than_three_points_have_no_mask(nothing: object) -> None:
     assert mask_rle(nothing, image_wh=(4, 3)) is None
+
+
+@pytest.mark.parametrize("stray", [[], [2, 2], [0, 0, 5, 4], [float("nan")], [None, None]])
+def test_an_outline_of_less_than_three_points_costs_only_itself(stray: list[Any]) -> None:
+    outline = [1, 1, 4, 1, 4, 3, 1, 3]
+    alone = mask_rle([outline], image_wh=(6, 5))
+    assert mask_rle([outline, stray], image_wh=(6, 5)) == mask_rle([stray, outline], image_wh=(6, 5)) == alone
+    assert stray_outlines([outline, stray]) == (1 if stray else 0)
+
+
+def test_only_polygons_have_stray_outlines() -> None:
+    others: list[object] = [None, [], [[]], {"size": [2, 2], "counts": [4]}, "x", 7]
+    assert [stray_outlines(other) for other in others] == [0] * 6
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    whole = {"size": [2, 3], "counts": [1, 2, 3]}
+    floats = {"size": [2.0, 3.0], "counts": [1.0, 2.0, 3.0]}
+    assert mask_rle(floats, image_wh=(3, 2)) == mask_rle(whole, image_wh=(3, 2))
 
 
 def test_a_rectangle_covers_the_pixels_between_its_corners() -> None:
@@ -78,8 +98,6 @@ def test_both_kinds_of_run_lengths_decode_to_the_mask(mask_hw: npt.NDArray[np.ui
     [
         ("polygon", "neither"),
         (7, "neither"),
-        ([[]], "three points"),
-        ([[1, 1, 3, 3]], "three points"),  # pycocotools would take four numbers for a box
         ([[1, 1, 3, 1, 3, 3, 1]], "three points"),
         ([1, 1, 3, 1, 3, 3], "three points"),
         ([[1, 1, 3, 1, 3, "3"]], "not numbers"),
@@ -99,7 +117,7 @@ def test_both_kinds_of_run_lengths_decode_to_the_mask(mask_hw: npt.NDArray[np.ui
         ({"size": [6, 8], "counts": [20, 20]}, "sum to 40, not to 48"),
         ({"size": [6, 8], "counts": [0, 10**9]}, "sum to"),
         ({"size": [6, 8], "counts": [20, -4, 32]}, "whole numbers"),
-        ({"size": [6, 8], "counts": [20.0, 28]}, "whole numbers"),
+        ({"size": [6, 8], "counts": [20.5, 27.5]}, "whole numbers"),
         ({"size": [6, 8], "counts": ["20", 28]}, "whole numbers"),
         ({"size": [6, 8], "counts": ""}, "sum to 0"),
         ({"size": [6, 8], "counts": "o"}, "middle of a number"),

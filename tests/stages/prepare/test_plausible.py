@@ -1,0 +1,215 @@
+"""A data set in another form than COCO's is noticed as a whole, and clean data gives no finding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.data.coco import read_coco, sort_out
+from stages.data.synthetic.dataset import SyntheticSpec, draw_dataset
+from stages.findings import Finding
+from stages.pose.skeleton import COCO_17
+from stages.prepare.plausible import implausible
+from storage_schemas.errors import DataError
+from tests.support.coco_samples import IMAGE_WH, Json, document, standing
+from tests.support.errors import suggested
+from tests.support.shared_data import shared_data
+
+WIDTH, HEIGHT = IMAGE_WH
+
+
+def findings(path: Path) -> list[Finding]:
+    coco = read_coco(path, COCO_17)
+    return implausible(coco, sort_out(coco, aspect_wh=0.75).records, split="train", aspect_wh=0.75)
+
+
+def found(folder: Path, people: list[Json]) -> list[Finding]:
+    (folder / "a.json").write_text(json.dumps(document(people)))
+    return findings(folder / "a.json")
+
+
+def people(count: int, change: Callable[[Json], None] = lambda person: None) -> list[Json]:
+    """People of whom each is changed."""
+    every = [standing(number) for number in range(1, count + 1)]
+    for person in every:
+        change(person)
+    return every
+
+
+def joints(write: Callable[[float, float, list[float]], tuple[float, float]]) -> Callable[[Json], None]:
+    """A change that writes each joint in another form; it gets x, y and the box."""
+
+    def change(person: Json) -> None:
+        flat = person["keypoints"]
+        points = [(*write(flat[at], flat[at + 1], person["bbox"]), flat[at + 2]) for at in range(0, len(flat), 3)]
+        person["keypoints"] = [value for point in points for value in point]
+
+    return change
+
+
+def box(write: Callable[[float, float, float, float], list[float]]) -> Callable[[Json], None]:
+    """A change that writes each box in another form."""
+    return lambda person: person.update(bbox=write(*person["bbox"]))
+
+
+# --- clean data
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 60, 150])
+def test_people_in_their_boxes_give_no_finding(tmp_path: Path, count: int) -> None:
+    assert found(tmp_path, people(count)) == []
+
+
+@pytest.mark.parametrize("name", ["train_rest1865.json", "eval_official481.json"])
+def test_the_photographs_give_no_finding(name: str) -> None:
+    assert findings(shared_data("coco_val2017_person_480") / "annotations" / name) == []
+
+
+@pytest.mark.parametrize("name", ["coco/test_coco.json", "ochuman/test_ochuman.json"])
+def test_the_samples_of_public_data_sets_give_no_finding(name: str) -> None:
+    assert findings(shared_data("samples") / name) == []
+
+
+def test_the_embedded_data_set_gives_no_finding(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "drawn", SyntheticSpec(train_images=10, val_images=1, seed=3))
+    assert findings(tmp_path / "drawn" / "annotations" / "train.json") == []
+
+
+def test_a_set_without_usable_people_gives_no_finding(tmp_path: Path) -> None:
+    assert found(tmp_path, [standing(1, iscrowd=1)]) == []
+
+
+# --- joints outside of their boxes
+
+
+@pytest.mark.parametrize(
+    ("change", "form"),
+    [
+        (joints(lambda x, y, _: (x / WIDTH, y / HEIGHT)), "fractions of the image's width and height"),
+        (joints(lambda x, y, box: ((x - box[0]) / box[2], (y - box[1]) / box[3])), "fractions of the box"),
+    ],
+)
+def test_people_without_a_joint_in_their_box_fail_with_the_form_that_fits(
+    tmp_path: Path, change: Callable[[Json], None], form: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        found(tmp_path, people(3, change))
+    assert "3 of 3 people of the train set have no labelled joint in their box, such as annotation 101" in caught.value.seen
+    assert f"probably {form};" in suggested(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "form"),
+    [
+        (joints(lambda x, y, _: (100 * x / WIDTH, 100 * y / HEIGHT)), "joints are probably percent of the image's"),
+        (joints(lambda x, y, _: (y, x)), "joints are probably y before x"),
+        (joints(lambda x, y, box: (x - box[0], y - box[1])), "joints are probably distances from the corner"),
+        (box(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]), "boxes are probably centre, width and height"),
+        (joints(lambda x, y, _: (x * 0.5, y * 0.5)), "Draw the joints and the box"),
+    ],
+)
+def test_many_joints_outside_of_their_boxes_are_a_finding_with_the_form_that_fits(
+    tmp_path: Path, change: Callable[[Json], None], form: str
+) -> None:
+    (finding,) = [finding for finding in found(tmp_path, people(40, change)) if finding.kind == "joints_outside"]
+    assert 0.05 * 680 < finding.count <= finding.of == 680
+    assert form in finding.remedy
+    assert "people have none in it, such as annotation 1" in finding.seen
+
+
+def test_joints_at_the_origin_with_a_label_are_named(tmp_path: Path) -> None:
+    def change(person: Json) -> None:
+        person["keypoints"][:6] = [0, 0, 1] * 2
+
+    (finding,) = found(tmp_path, people(20, change))
+    # Two of 17 joints of each person; no box reaches the corner of the image.
+    assert (finding.kind, finding.count, finding.of) == ("joints_outside", 40, 340)
+    assert "at (0, 0): write v = 0" in finding.remedy
+
+
+def test_one_person_of_many_with_joints_elsewhere_is_no_finding(tmp_path: Path) -> None:
+    every = people(150)
+    joints(lambda x, y, _: (x / WIDTH, y / HEIGHT))(every[7])
+    assert found(tmp_path, every) == []
+    joints(lambda x, y, _: (x / WIDTH, y / HEIGHT))(every[8])
+    (finding,) = found(tmp_path, every)
+    assert (finding.kind, finding.count) == ("joints_outside", 34)
+
+
+# --- boxes
+
+
+def test_boxes_that_are_corners_are_a_finding(tmp_path: Path) -> None:
+    (finding,) = found(tmp_path, people(40, box(lambda x, y, w, h: [x, y, x + w, y + h])))
+    beyond = [person["bbox"] for person in people(40)]
+    expected = sum(2 * x + w > WIDTH + 2 or 2 * y + h > HEIGHT + 2 for x, y, w, h in beyond)
+    assert (finding.kind, finding.count, finding.of) == ("boxes_beyond_image", expected, 40)
+    assert "The boxes are probably two corners (x1, y1, x2, y2)" in finding.remedy
+
+
+def test_boxes_that_reach_out_of_their_images_are_counted(tmp_path: Path) -> None:
+    every = people(50)
+    every[3]["bbox"][2] = WIDTH - every[3]["bbox"][0] + 1.9
+    assert found(tmp_path, every) == []
+    every[4]["bbox"][3] = HEIGHT - every[4]["bbox"][1] + 2.1
+    (finding,) = found(tmp_path, every)
+    assert (finding.kind, finding.count, finding.of, finding.example) == ("boxes_beyond_image", 1, 50, "000005.jpg")
+    assert finding.remedy == "odkd clips them"
+
+
+# --- sides, labels, masks
+
+
+def test_people_whose_left_is_right_are_a_finding_for_each_pair(tmp_path: Path) -> None:
+    def change(person: Json) -> None:
+        triples = [person["keypoints"][3 * joint : 3 * joint + 3] for joint in COCO_17.flip]
+        person["keypoints"] = [value for triple in triples for value in triple]
+
+    every = found(tmp_path, people(5, change))
+    assert [finding.kind for finding in every] == ["sides_swapped"] * 4
+    assert [(finding.count, finding.of) for finding in every] == [(5, 5)] * 4
+    assert "5 of 5 people of the train set who face the camera have left_eye left of right_eye" in every[0].seen
+    assert found(tmp_path, people(2, change)) == []
+    # From behind, the eyes are not visible and nothing is said about the sides.
+    for person in (behind := people(5, change)):
+        person["keypoints"][5] = person["keypoints"][8] = 1
+    assert found(tmp_path, behind) == []
+
+
+def test_a_joint_that_is_never_labelled_is_a_finding_in_a_large_set(tmp_path: Path) -> None:
+    def change(person: Json) -> None:
+        person["keypoints"][9:15] = [0] * 6
+        person["num_keypoints"] = 15
+
+    (finding,) = found(tmp_path, people(100, change))
+    assert (finding.kind, finding.count, finding.of) == ("joints_never_labelled", 2, 17)
+    assert "100 people of the train set has a label for left_ear, right_ear" in finding.seen
+    assert found(tmp_path, people(99, change)) == []
+
+
+def rectangle(x: float, y: float, w: float, h: float) -> list[list[float]]:
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def test_masks_that_are_boxes_are_a_finding(tmp_path: Path) -> None:
+    every = people(260, lambda person: person.update(segmentation=rectangle(*person["bbox"])))
+    (finding,) = found(tmp_path, every)
+    assert (finding.kind, finding.count, finding.of) == ("masks_are_boxes", 260, 260)
+    for person, good in zip(every[:130], people(130), strict=True):
+        person["segmentation"] = good["segmentation"]
+    assert found(tmp_path, every) == []
+
+
+def test_stray_outlines_are_counted(tmp_path: Path) -> None:
+    every = people(3)
+    every[0]["segmentation"].append([160.0, 120.0])
+    every[2]["segmentation"] += [[], [1, 1, 2, 2], [3, 3]]
+    every.append(standing(4, segmentation=[[5, 5]], iscrowd=1))
+    (finding,) = found(tmp_path, every)
+    assert (finding.kind, finding.count, finding.of) == ("stray_outlines", 3, 3)
+    assert "3 outlines of 2 people of the train set" in finding.seen
+    assert "annotation 101 in 000001.jpg" in finding.seen
+    assert found(tmp_path, people(3, lambda person: person.update(segmentation=[[]]))) == []

@@ -26,6 +26,9 @@ _MAX_LOST = 0.9
 """If a larger share of people has no joint in its box, no run can be right. With joints as fractions nearly all people have
 none: only the boxes of people in the upper left corner hold such joints."""
 
+_MIN_LOST = 2
+"""One person alone proves nothing; then it is a warning."""
+
 _MAX_PEOPLE_OUTSIDE = 0.01
 """The share of people without a joint in their box; in COCO there is none."""
 
@@ -76,7 +79,7 @@ def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect
 
 
 def _refuse_joints_outside(people: People, split: str) -> None:
-    if people.lost_N.mean() <= _MAX_LOST:
+    if people.lost_N.mean() <= _MAX_LOST or people.lost_N.sum() < _MIN_LOST:
         return
     row = int(np.argmax(people.lost_N))
     raise DataError(

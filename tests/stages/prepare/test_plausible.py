@@ -120,6 +120,11 @@ def test_many_joints_outside_of_their_boxes_are_a_finding_with_the_form_that_fit
     assert "people have none in it, such as annotation 1" in finding.seen
 
 
+def test_one_person_alone_is_a_finding_and_no_error(tmp_path: Path) -> None:
+    (finding,) = found(tmp_path, people(1, joints(lambda x, y, _: (x / WIDTH, y / HEIGHT))))
+    assert (finding.kind, finding.count, finding.of) == ("joints_outside", 17, 17)
+
+
 def test_joints_at_the_origin_with_a_label_are_named(tmp_path: Path) -> None:
     def change(person: Json) -> None:
         person["keypoints"][:6] = [0, 0, 1] * 2

@@ -3,9 +3,10 @@
 All rules in one place:
 
 ``read_coco`` refuses the whole file (``DataError``, with the ids) if it cannot be read, is not UTF-8 or not JSON, is nested
-too deeply or larger than 4 GiB; if ``images``, ``annotations`` or ``categories`` are missing; if it has no category
-``person``, or two, or one with other keypoints than the skeleton; if an id is missing, repeated, not an integer or beyond 64
-bits; if an annotation's image is missing; or if it has NaN or Infinity outside of bbox, area, keypoints and segmentation.
+too deeply, larger than 4 GiB, or repeats a key within an object; if images, annotations or categories are missing; if
+it has no category ``person``, or two, or one with other keypoints than the skeleton (see ``joint_names.py``); if an id is
+missing, repeated, not an integer or beyond 64 bits; if an annotation's image is missing; or if an id, or the size of an image,
+is NaN or Infinity. A whole number may be written as a float: 320.0 is 320. Fields that are not read may hold anything.
 
 Skipped by rule, and counted: annotations of other categories, crowds, instances without a labelled joint (HRNet,
 lib/dataset/coco.py). Crowds and instances without joints stay in the ground truth, as regions that the evaluation ignores.
@@ -15,15 +16,19 @@ Quarantined, each with its id, the kind of its fault and the details:
 - file_name: not a string, empty, absolute, with ``..``, a control character or NUL, or longer than 1,024 bytes.
 - size: the image's width or height is not a whole number above 0, a side is above 32,766, or it has over 100 megapixels.
   These two faults apply to all instances of the image.
-- category, iscrowd: an unknown category, a flag that is not 0 or 1.
+- category, iscrowd: an unknown category, a flag that is not 0 or 1. Without a flag it is 0.
 - bbox: not four finite numbers, negative, outside of the image, or more than ten times as wide or high as the image.
   A usable instance needs a width and a height above 0, and at least one pixel in the image.
 - area: not a finite number from 0 to twice that of the box; a usable instance needs an area above 0.
-- keypoints: not 3 finite numbers for each keypoint of the skeleton, v not 0, 1 or 2, or a labelled keypoint more than half an
-  image outside of the image.
+- keypoints: not 3 values for each keypoint of the skeleton, v not 0, 1 or 2, or a labelled keypoint that is not finite or is
+  more than half an image outside of the image. Without a label a keypoint may hold anything (see ``coco_keypoints.py``).
 - num_keypoints: given, and not the number of keypoints with v > 0.
-- segmentation: given, not empty, and neither polygons nor run lengths of this image (see ``segmentation.py``).
+- segmentation: given, not empty, and neither polygons nor run lengths of this image (see ``segmentation.py``). Polygons of
+  fewer than three points are left out.
 - image: stage prepare cannot read the image.
+
+Null and NaN in ``iscrowd`` and ``num_keypoints`` count as missing. Whether the set as a whole is plausible is checked in
+``stages/prepare/plausible.py``.
 
 A box that is partly outside of the image is clipped by HRNet's rule. Keypoints with v = 0 are moved to (0, 0), as COCO
 defines them. No image is opened here.

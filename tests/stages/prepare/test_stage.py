@@ -52,7 +52,7 @@ def _record(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a r
         "area": 1000.0,
         "num_keypoints": 17,
         "keypoints": [20.0, 30.0, 2] * 17,
-        "segmentation": [[8.0, 8.0, 48.0, 8.0, 48.0, 56.0, 8.0, 56.0]],
+        "segmentation": [[8.0, 8.0, 48.0, 8.0, 48.0, 56.0, 28.0, 50.0, 8.0, 56.0]],
     }
     return {**record, **changes}
 
@@ -122,6 +122,79 @@ def test_too_many_broken_records_fail_the_stage_and_are_listed(tmp_path: LocalPa
     assert str(listed) in caught.value.seen
     assert len(local(listed).read_text().splitlines()) == 5
     assert context.find(instances_step(context, "train")) is None, "nothing is committed"
+
+
+def _renamed(source: SplitSource, name: str) -> SplitSource:
+    """The same set, whose images have other names in the annotation file; ``name`` may use {name}."""
+    document = json.loads(local(source.annotations).read_text())
+    for image in document["images"]:
+        image["file_name"] = name.format(name=image["file_name"])
+    local(source.annotations).write_text(json.dumps(document))
+    return source
+
+
+def test_images_with_the_folder_in_their_names_fail_with_a_step_that_helps(tmp_path: LocalPath) -> None:
+    records = [_record(number) for number in range(1, 5)]
+    train = _renamed(_folder(tmp_path / "train", records, {}), "images/{name}")
+    val = _folder(tmp_path / "val", [_record(9)], {})
+    context = _context(tmp_path, train, val, 0.05)
+    with pytest.raises(DataError) as caught:
+        make(context, steps(context))
+    looked_for = tmp_path / "train" / "images" / "images" / "1.jpg"
+    assert f"4 x image: file: No such file or directory (such as annotation 1, {looked_for})" in caught.value.seen
+    proposed = suggested(caught.value).partition("set data.train.images to ")[2].partition(": ")[0]
+    assert proposed == str(tmp_path / "train")
+    mended = _context(tmp_path, SplitSource(annotations=train.annotations, images=LocalPath(proposed)), val, 0.05)
+    make(mended, steps(mended))
+    assert mended.need(instances_step(mended, "train")).measured["instances"] == 4
+
+
+def test_a_fault_of_all_records_is_said_once_and_no_limit_is_proposed(tmp_path: LocalPath) -> None:
+    records = [_record(number, keypoints=[20.0, 30.0, 2] * 16 + [0, 0, 0]) for number in range(1, 5)]
+    val = _folder(tmp_path / "val", [_record(9)], {})
+    context = _context(tmp_path, _folder(tmp_path / "train", records, {}), val, 0.05)
+    with pytest.raises(DataError) as caught:
+        make(context, steps(context))
+    assert caught.value.seen.splitlines()[1:] == [
+        "    4 x num_keypoints: 17, but 16 keypoints have v > 0 (such as annotation 1, image 1)"
+    ]
+    assert suggested(caught.value).startswith("remove num_keypoints or compute it again")
+    assert "max_bad_fraction" not in suggested(caught.value)
+    # The step that is proposed helps.
+    mended = [{name: value for name, value in record.items() if name != "num_keypoints"} for record in records]
+    again = _context(tmp_path, _folder(tmp_path / "mended", mended, {}), val, 0.05)
+    make(again, steps(again))
+    assert again.need(instances_step(again, "train")).measured["quarantined"] == {}
+
+
+def test_a_larger_limit_is_proposed_where_it_helps(tmp_path: LocalPath) -> None:
+    records = [_record(number, **({"area": -1.0} if number == 7 else {})) for number in range(1, 31)]
+    sources = _folder(tmp_path / "train", records, {}), _folder(tmp_path / "val", [_record(99)], {})
+    context = _context(tmp_path, *sources, 0.001)
+    with pytest.raises(DataError) as caught:
+        make(context, steps(context))
+    limit = suggested(caught.value).partition("prepare.max_bad_fraction=")[2]
+    again = _context(tmp_path, *sources, float(limit))
+    make(again, steps(again))
+    assert again.need(instances_step(again, "train")).measured["instances"] == 29
+
+
+def test_a_set_with_nothing_to_teach_says_what_was_skipped(tmp_path: LocalPath) -> None:
+    unlabelled = _record(1, keypoints=[0] * 51, num_keypoints=0)
+    sources = _folder(tmp_path / "train", [unlabelled, _record(2, iscrowd=1)], {}), _folder(tmp_path / "val", [_record(9)], {})
+    context = _context(tmp_path, *sources, 0.001)
+    with pytest.raises(DataError) as caught:
+        make(context, steps(context))
+    assert "no usable instance: its 2 annotations are skipped (1 x no labelled joint, 1 x crowd)" in caught.value.seen
+
+
+def test_findings_are_in_the_manifest(tmp_path: LocalPath) -> None:
+    corners = [_record(number, bbox=[8.0, 8.0, 56.0, 60.0]) for number in range(1, 4)]
+    context = _context(tmp_path, _folder(tmp_path / "train", corners, {}), _folder(tmp_path / "val", [_record(9)], {}), 0.001)
+    make(context, steps(context))
+    train, val = (context.need(step).measured for step in steps(context))
+    assert [(warning["kind"], warning["count"]) for warning in train["warnings"]] == [("boxes_beyond_image", 3)]
+    assert "warnings" not in val
 
 
 def test_a_changed_image_rebuilds_the_table_and_equal_content_keeps_later_entries(tmp_path: LocalPath) -> None:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from stages.data.coco import FaultKind, Quarantined
 
-__all__ = ["advice_on_missing", "advices", "reasons"]
+__all__ = ["advice_on_faults", "advice_on_missing", "reasons"]
 
 _SHOWN = 5
 _ADVICE: dict[FaultKind, str] = {
@@ -47,7 +47,7 @@ def _example(item: Quarantined, folder: str) -> str:
     return ", ".join([*annotation, image])
 
 
-def advices(quarantine: Sequence[Quarantined]) -> str:
+def advice_on_faults(quarantine: Sequence[Quarantined]) -> str:
     """What to do about the kinds of faults, the most frequent first."""
     return "; ".join(_ADVICE[kind] for kind, _ in Counter(item.kind for item in quarantine).most_common(_SHOWN))
 

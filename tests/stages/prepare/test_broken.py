@@ -7,7 +7,7 @@ import re
 import pytest
 
 from stages.data.coco import FaultKind, Quarantined
-from stages.prepare.broken import advice_on_missing, advices, reasons
+from stages.prepare.broken import advice_on_faults, advice_on_missing, reasons
 
 
 def broken(number: int, kind: FaultKind, detail: str) -> Quarantined:
@@ -31,7 +31,7 @@ def test_the_most_frequent_of_many_faults_are_shown_and_the_others_counted() -> 
 
 
 def test_the_advice_is_about_the_kinds_that_were_found() -> None:
-    found = advices([broken(1, "area", "x"), broken(2, "num_keypoints", "y"), broken(3, "num_keypoints", "z")])
+    found = advice_on_faults([broken(1, "area", "x"), broken(2, "num_keypoints", "y"), broken(3, "num_keypoints", "z")])
     first, second = found.split("; ")
     assert first.startswith("remove num_keypoints or compute it again")
     assert second.startswith("write area")

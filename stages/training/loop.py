@@ -17,6 +17,7 @@ from stages.data.loader import CropLoader, epoch_order
 from stages.data.views import Views, draw_views
 from stages.networks.device import on_device
 from stages.networks.load import load_network
+from stages.training.attempt import Attempt
 from stages.training.cached_targets import CachedTargets
 from stages.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from stages.training.curve import METRICS, CurveWriter
@@ -72,13 +73,15 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
 
     Raises:
         TrainingError: the loss or the weights are not finite. Nothing of this is saved.
+        SupersededError: another process has taken this training over.
     """
     torch.set_num_threads(worker.threads)
     session = _Session(plan, worker)
     try:
         for epoch in range(session.resumed.epoch, len(plan.epochs)):
             session.run_epoch(epoch)
-        if worker.rank == 0:
+        if session.attempt:
+            session.attempt.require_newest()
             description = {"network": plan.network.network or "program"}
             save_weights(plan.folder.mirror() / WEIGHTS, session.network, description)
             finish_part(plan.folder, _TRAINED, [WEIGHTS, METRICS])
@@ -115,7 +118,9 @@ class _Session:
         self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
         self.targets = CachedTargets(plan.epochs, decodes=worker.local_rank == 0, barrier=worker.barrier)
         self.curve: CurveWriter | None = None
+        self.attempt: Attempt | None = None
         if worker.rank == 0:
+            self.attempt = Attempt(plan.folder)
             done = self.resumed.epoch * len(self._order(0)) + len(self.resumed.losses)
             self.curve = CurveWriter(plan, first_epoch=self.resumed.epoch, done_steps=done)
 
@@ -183,7 +188,8 @@ class _Session:
         return self.worker.mean(torch.stack(list(losses)))
 
     def _save(self, progress: Progress) -> None:
-        if self.worker.rank == 0:
+        if self.attempt:
+            self.attempt.require_newest()
             save_checkpoint(self.plan.folder, self.network, self.optimizer, progress)
         self.saved_at = time.monotonic()
 

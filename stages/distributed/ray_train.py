@@ -69,12 +69,19 @@ def run_trainings(
         return []
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = [_num_workers(plan.train, gpus if context.device == "cuda" else 1) for plan in plans]
+    if context.device == "cuda":
+        for plan, number in zip(plans, workers, strict=True):
+            why = "as workers says" if plan.train.workers else f"for the {gpus} GPUs that the cluster has now; workers sets it"
+            context.notify(f"{plan.title}: {number} {'process' if number == 1 else 'processes'}, {why}")
     if context.device == "cuda" and sum(workers) > gpus:
         context.notify(f"{plans[0].title}: {sum(workers)} workers, {gpus} GPUs; waiting for an autoscaler to add more")
     cpus = None
     if context.device == "cpu":
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        cpus = cpus_of_process(nodes, max(sum(workers), sum(_num_workers(train, 1) for train in at_once)))
+        if not any(nodes):
+            context.notify(f"{plans[0].title}: no node has CPUs; waiting for an autoscaler to add one")
+        processes = max(sum(workers), sum(_num_workers(train, 1) for train in at_once))
+        cpus = cpus_of_process(nodes, processes) or context.settings.cluster.cpus_per_task
     trainers = [_trainer(context, plan, _scaling(number, cpus)) for plan, number in zip(plans, workers, strict=True)]
     raised: list[BaseException] = []
     from ray.train import TrainingFailedError
@@ -151,13 +158,13 @@ def _scaling(workers: int, cpus: float | None) -> ScalingConfig:
 
 
 def cpus_of_process(cpus_of_nodes: Sequence[int], processes: int) -> float:
-    """The number of CPUs for each of several training processes on nodes without GPUs.
+    """The number of CPUs for each of several training processes on nodes without GPUs; 0 if no node has CPUs.
 
     One process gets all CPUs of a node, since threads share memory and send no gradients. More processes than CPUs get a
     fraction each, because a request for whole CPUs would wait forever.
     """
     usable = [cpus for cpus in cpus_of_nodes if cpus]
-    if processes > sum(usable):
+    if not usable or processes > sum(usable):
         return sum(usable) / processes
     # The most CPUs with which all processes fit, each on one node.
     return next(cpus for cpus in range(max(usable), 0, -1) if sum(node // cpus for node in usable) >= processes)

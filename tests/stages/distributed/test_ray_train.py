@@ -54,6 +54,11 @@ def test_every_process_gets_the_most_cpus_with_which_all_fit(nodes: list[int], p
     assert cpus_of_process(nodes, processes) == cpus
 
 
+def test_no_process_is_asked_for_without_cpus() -> None:
+    """A head without CPUs, of a cluster that starts from zero: a process that asks for none would land there."""
+    assert cpus_of_process([0], 1) == 0 == cpus_of_process([], 2)
+
+
 @pytest.mark.parametrize("remedy", [None, Remedy("run", kind="instances", force=True, settings=("cluster.device=cpu",))])
 def test_the_driver_raises_the_error_of_a_worker_with_all_its_parts(tmp_path: LocalPath, remedy: Remedy | None) -> None:
     plan = make_plan(tmp_path, on_labels(1), images=(1,))

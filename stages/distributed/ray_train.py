@@ -67,21 +67,7 @@ def run_trainings(
     """
     if not plans:
         return []
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    workers = [_num_workers(plan.train, gpus if context.device == "cuda" else 1) for plan in plans]
-    if context.device == "cuda":
-        for plan, number in zip(plans, workers, strict=True):
-            why = "as workers says" if plan.train.workers else f"for the {gpus} GPUs that the cluster has now; workers sets it"
-            context.notify(f"{plan.title}: {number} {'process' if number == 1 else 'processes'}, {why}")
-    if context.device == "cuda" and sum(workers) > gpus:
-        context.notify(f"{plans[0].title}: {sum(workers)} workers, {gpus} GPUs; waiting for an autoscaler to add more")
-    cpus = None
-    if context.device == "cpu":
-        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        if not any(nodes):
-            context.notify(f"{plans[0].title}: no node has CPUs; waiting for an autoscaler to add one")
-        processes = max(sum(workers), sum(_num_workers(train, 1) for train in at_once))
-        cpus = cpus_of_process(nodes, processes) or context.settings.cluster.cpus_per_task
+    workers, cpus = _divided(context, plans, at_once)
     trainers = [_trainer(context, plan, _scaling(number, cpus)) for plan, number in zip(plans, workers, strict=True)]
     raised: list[BaseException] = []
     from ray.train import TrainingFailedError
@@ -111,6 +97,27 @@ def run_trainings(
         if raised:
             raise raised[0]
     return [_facts(plan, number, cpus) for plan, number in zip(plans, workers, strict=True)]
+
+
+def _divided(
+    context: Context, plans: Sequence[TrainingPlan], at_once: Sequence[TrainSettings]
+) -> tuple[list[int], float | None]:
+    """The number of processes of each training, and the CPUs of each process (None with GPUs); says what is not a setting."""
+    if context.device == "cpu":
+        workers = [_num_workers(plan.train, 1) for plan in plans]
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        if not any(nodes):
+            context.notify(f"{plans[0].title}: no node has CPUs; waiting for an autoscaler to add one")
+        processes = max(sum(workers), sum(_num_workers(train, 1) for train in at_once))
+        return workers, cpus_of_process(nodes, processes) or context.settings.cluster.cpus_per_task
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers = [_num_workers(plan.train, gpus) for plan in plans]
+    for plan, number in zip(plans, workers, strict=True):
+        why = "as workers says" if plan.train.workers else f"for the {gpus} GPUs that the cluster has now; workers sets it"
+        context.notify(f"{plan.title}: {number} {'process' if number == 1 else 'processes'}, {why}")
+    if sum(workers) > gpus:
+        context.notify(f"{plans[0].title}: {sum(workers)} workers, {gpus} GPUs; waiting for an autoscaler to add more")
+    return workers, None
 
 
 def _facts(plan: TrainingPlan, workers: int, cpus: float | None) -> dict[str, Any]:

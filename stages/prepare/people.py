@@ -43,7 +43,8 @@ class People:
     @classmethod
     def of(cls, coco: CocoFile, records: Sequence[Record], *, aspect_wh: float) -> People:
         """The arrays of the records; there must be one at least."""
-        box_of = {annotation["id"]: annotation["bbox"] for annotation in coco.annotations}
+        # Annotations that are no records may lack a box.
+        box_of = {annotation["id"]: annotation.get("bbox") for annotation in coco.annotations}
         return cls(
             records,
             np.array([box_of[record.annotation_id] for record in records], np.float64),

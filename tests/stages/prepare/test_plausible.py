@@ -78,6 +78,15 @@ def test_the_embedded_data_set_gives_no_finding(tmp_path: Path) -> None:
     assert findings(tmp_path / "drawn" / "annotations" / "train.json") == []
 
 
+def test_broken_annotations_are_not_looked_at(tmp_path: Path) -> None:
+    broken = [
+        standing(1, id=201, bbox=...),
+        standing(2, id=202, keypoints="none"),
+        standing(3, id=203, iscrowd=1, keypoints=...),
+    ]
+    assert found(tmp_path, [*people(3), *broken]) == []
+
+
 def test_a_set_without_usable_people_gives_no_finding(tmp_path: Path) -> None:
     assert found(tmp_path, [standing(1, iscrowd=1)]) == []
 

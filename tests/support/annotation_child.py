@@ -1,0 +1,124 @@
+"""Reading mutated annotation and detections files in a process of its own, because a fault of pycocotools ends the process."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from stages.data.coco import ground_truth_json, read_coco, sort_out
+from stages.data.detections import read_detections
+from stages.pose.skeleton import COCO_17
+from stages.prepare.plausible import implausible
+from stages.scoring.coco_ap import evaluate
+from storage_schemas.errors import OdkdError
+from storage_schemas.formats.instances import Instances, Record
+from storage_schemas.paths.facts import FileFacts
+from tests.support.annotation_mutations import IMAGES, mutated_annotations, mutated_detections
+
+__all__ = ["Read", "read_mutated"]
+
+_ROOT = Path(__file__).parents[2]
+_ASPECT_WH = 0.75
+
+
+@dataclass
+class Read:
+    """What came of the files: how many gave instances, and which were neither read nor refused in words."""
+
+    used: int = 0
+    refused: int = 0
+    findings: int = 0
+    faults: list[str] = field(default_factory=list)
+    longest_seconds: float = 0.0
+    grown_mb: float = 0.0
+
+
+def read_mutated(kind: str, numbers: range) -> Read:
+    """Read the files of these numbers, of the kind ``annotations`` or ``detections``."""
+    words = [sys.executable, "-m", "tests.support.annotation_child", kind, str(numbers.start), str(numbers.stop)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=_ROOT)
+    lines = done.stdout.splitlines()
+    if done.returncode:
+        return Read(faults=[f"file {lines[-1] if lines else '?'} ended the process: {done.returncode} {done.stderr[-500:]}"])
+    return Read(**json.loads(lines[-1]))
+
+
+def _check(records: Sequence[Record]) -> None:
+    """All numbers are finite, sizes are above 0, masks have pixels, and the records make a table."""
+    for record in records:
+        assert min(record.size_2) > 0
+        assert np.isfinite([*record.box_4, *record.center_2, *record.size_2, record.area, *record.keypoints_K3.ravel()]).all()
+        if record.mask_rle is not None:
+            mask_hw = coco_mask.decode({"size": [record.height, record.width], "counts": record.mask_rle})
+            assert mask_hw.shape == (record.height, record.width)
+            assert mask_hw.any()
+    facts = {record.image_id: FileFacts(0, "") for record in records}
+    assert len(Instances.from_records(list(records), facts, COCO_17).id_N) == len(records)
+
+
+def _annotations(path: Path) -> tuple[bool, int]:
+    coco = read_coco(path, COCO_17)
+    found = sort_out(coco, aspect_wh=_ASPECT_WH)
+    findings = implausible(coco, found.records, split="train", aspect_wh=_ASPECT_WH)
+    truth = ground_truth_json(coco, quarantine=found.quarantine)
+    json.dumps([truth, [item.as_dict() for item in found.quarantine], [vars(finding) for finding in findings]], allow_nan=False)
+    _check(found.records)
+    if found.records:
+        evaluate(truth, [], skeleton=COCO_17)
+    return bool(found.records), len(findings)
+
+
+def _detections(path: Path) -> tuple[bool, int]:
+    found = read_detections(path, IMAGES, aspect_wh=_ASPECT_WH)
+    json.dumps([vars(finding) for finding in found.findings], allow_nan=False)
+    _check(found.records)
+    assert len(found.score_N) == len(found.records) > 0
+    assert np.isfinite(found.score_N).all()
+    return True, len(found.findings)
+
+
+_MUTATED: dict[str, Callable[[int], bytes]] = {"annotations": mutated_annotations, "detections": mutated_detections}
+_READ: dict[str, Callable[[Path], tuple[bool, int]]] = {"annotations": _annotations, "detections": _detections}
+
+
+def _main(kind: str, start: int, stop: int) -> None:
+    warnings.simplefilter("error")
+    # numpy warns about pycocotools' way of returning masks.
+    warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+    result, before = Read(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(start, stop):
+            sys.stdout.write(f"{number}\n")
+            sys.stdout.flush()
+            path = Path(folder) / "file.json"
+            path.write_bytes(_MUTATED[kind](number))
+            begun = time.perf_counter()
+            try:
+                used, findings = _READ[kind](path)
+                result.used += used
+                result.findings += findings > 0
+            except OdkdError as error:
+                result.refused += 1
+                if len(str(error)) > 5000:
+                    result.faults.append(f"file {number}: a message of {len(str(error))} characters")
+            except BaseException:
+                result.faults.append(f"file {number}: {traceback.format_exc()}")
+            result.longest_seconds = max(result.longest_seconds, time.perf_counter() - begun)
+    result.grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    sys.stdout.write(f"{json.dumps(vars(result))}\n")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

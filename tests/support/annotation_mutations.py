@@ -126,7 +126,8 @@ def _repeat(value: object, generator: Generator) -> None:
 def _retype(value: object, generator: Generator) -> None:
     container, key = _place(value, generator)
     old = container[key]
-    container[key] = _pick(generator, (lambda: str(old), lambda: [old], lambda: {"value": old}, lambda: [old, old]))()
+    forms: tuple[object, ...] = (str(old), [old], {"value": old}, [old, old])
+    container[key] = _pick(generator, forms)
 
 
 def _rle(value: object, generator: Generator) -> None:

@@ -1,0 +1,143 @@
+"""A head without CPUs and two workers, as hosts of their own: lost links, a lost head, and a host without the home.
+
+The result of each run is compared with that of an undisturbed one, by the hashes of all files.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from storage_schemas.paths.local import LocalPath
+from tests.support.hosts import Network, hosts, missing
+from tests.support.whole_runs import arguments, copy_without, payloads
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(bool(missing()), reason=f"no hosts on this machine: {missing()}"),
+]
+
+CHANGES = {"data__embedded__train_images": 320, "cluster__device": "cpu"}
+GOES_ON = 60.0
+"""A run goes on within so many seconds after a host was lost."""
+
+
+@pytest.fixture
+def cluster(tmp_path: LocalPath) -> Iterator[Network]:
+    with hosts(tmp_path / "hosts", ["head", "w1", "w2"]) as network:
+        _start_ray(network)
+        yield network
+
+
+def _start_ray(network: Network) -> None:
+    head, *workers = network.hosts.values()
+    head.start_ray(None, cpus=0)
+    for worker in workers:
+        worker.start_ray(head, cpus=1)
+
+
+class Run:
+    """A run whose driver is on the head."""
+
+    def __init__(self, network: Network, home: LocalPath, stage: str) -> None:
+        head = network.hosts["head"]
+        head.variables["RAY_ADDRESS"] = head.ray
+        self.log = home.parent / f"{home.name}-{stage}.log"
+        self._began = time.monotonic()
+        words = [sys.executable, "-m", "pipeline.run", *arguments(home, stage, **CHANGES)]
+        self.process: subprocess.Popen[bytes] = head.start(*words, log=self.log)
+
+    def when(self, condition: Callable[[str], bool]) -> None:
+        """Wait until ``condition`` holds for the log."""
+        while not condition(self.log.read_text()):
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+
+    def ended(self) -> float:
+        """Wait for its success; the seconds since it began."""
+        assert self.process.wait(timeout=1200) == 0, self.log.read_text()
+        return time.monotonic() - self._began
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalPath, dict[str, float]]:
+    """A home in which all stages have run on such hosts, and the seconds of two stages."""
+    folder = LocalPath(tmp_path_factory.mktemp("undisturbed"))
+    home, seconds = folder / "home", dict[str, float]()
+    with hosts(folder / "hosts", ["head", "w1", "w2"]) as network:
+        _start_ray(network)
+        for stage in ("prepare", "teachers", "targets", "distill"):
+            seconds[stage] = Run(network, home, stage).ended()
+    return home, seconds
+
+
+def _all_payloads(home: LocalPath) -> dict[str, dict[str, str]]:
+    return {kind.name: payloads(home, kind.name) for kind in (home / "store").iterdir() if kind.name not in ("evaluations",)}
+
+
+STAGES = {
+    "targets": (("targets", "views", "students"), lambda log: "targets: train set" in log),
+    "distill": (("students",), lambda log: "distill: student: 1/" in log or "distill: baseline: 1/" in log),
+}
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("seconds", [30, None], ids=["for-30-s", "for-good"])
+def test_a_run_goes_on_without_a_host_whose_link_is_cut(
+    cluster: Network, undisturbed: tuple[LocalPath, dict[str, float]], tmp_path: LocalPath, stage: str, seconds: float | None
+) -> None:
+    whole, took = undisturbed
+    kinds, begun = STAGES[stage]
+    home = copy_without(whole, tmp_path / "home", *kinds)
+    run = Run(cluster, home, stage)
+    run.when(begun)
+    cluster.hosts["w1"].cut()
+    if seconds is not None:
+        time.sleep(seconds)
+        cluster.hosts["w1"].mend()
+    # One host does the work of two.
+    assert run.ended() <= GOES_ON + 2 * took[stage] + 10
+    expected = _all_payloads(whole)
+    assert all(expected[kind] == found for kind, found in _all_payloads(home).items())
+
+
+def test_after_the_death_of_the_head_a_run_on_a_new_one_goes_on(
+    cluster: Network, undisturbed: tuple[LocalPath, dict[str, float]], tmp_path: LocalPath
+) -> None:
+    whole, took = undisturbed
+    home = copy_without(whole, tmp_path / "home", "students")
+    run = Run(cluster, home, "distill")
+    run.when(STAGES["distill"][1])
+    for host in cluster.hosts.values():
+        host.kill()
+    with hosts(tmp_path / "again", ["head", "w1", "w2"]) as again:
+        _start_ray(again)
+        # All leases of the dead run expire together.
+        assert Run(again, home, "distill").ended() <= 70 + took["distill"] + 10
+    assert payloads(home, "students") == payloads(whole, "students")
+
+
+def test_a_late_host_without_the_home_and_the_images_gets_no_work(
+    undisturbed: tuple[LocalPath, dict[str, float]], tmp_path: LocalPath
+) -> None:
+    whole, _ = undisturbed
+    home = copy_without(whole, tmp_path / "home", "instances", "teachers", "views", "targets", "students", "evaluations")
+    with hosts(tmp_path / "hosts", ["head", "w1"]) as network:
+        head, late = network.hosts["head"], network.hosts["w1"]
+        head.start_ray(None, cpus=0)
+        run = Run(network, home, "prepare")
+        run.when(lambda log: "prepare: train images" in log)
+        late.hide(home)
+        late.start_ray(head, cpus=1)
+        run.when(lambda log: "does not see" in log or run.process.poll() is not None)
+        good = network.add("w2")
+        good.start_ray(head, cpus=1)
+        run.ended()
+        assert "10.77.0.2 does not see" in run.log.read_text()
+    assert payloads(home, "instances") == payloads(whole, "instances")

@@ -69,6 +69,12 @@ class People:
         found: Bools = ~np.logical_or.reduce(self.inside_NK, axis=1)
         return found
 
+    def in_crop(self, rows_M: npt.NDArray[np.int64], xy_M2: F64) -> Bools:
+        """Whether a point lies in the box of the crop of each of these instances."""
+        center_M2, size_M2 = box_to_center_size(self.box_N4[rows_M], aspect_wh=self.aspect_wh)
+        found: Bools = np.logical_and.reduce(np.abs(xy_M2 - center_M2) <= size_M2 / 2, axis=1)
+        return found
+
     def beyond(self, px: float, box_N4: F64 | None = None) -> Bools:
         """The instances whose box reaches out of the image by more than ``px`` pixels."""
         box_N4 = self.box_N4 if box_N4 is None else box_N4

@@ -48,8 +48,18 @@ eyes and ears, and 3 % for shoulders and hips; these people stand on their head 
 _MIN_SWAPPED = 3
 """One or two people who face the camera prove nothing."""
 
+_FACE = ("nose", "left_eye", "right_eye")
+_LEFT = ("left_eye", "left_ear", "left_shoulder", "left_hip")
+
 _MAX_BOX_MASKS = 0.5
 """The share of masks that fill a rectangle; in COCO none of 2,272 does."""
+
+_BOX_MASKS_REMEDY = "The senior teacher learns nothing from them: use outlines of people, or leave 'segmentation' out"
+
+_MAX_MASKS_AWAY = 0.02
+"""The share of masks with their centre outside of the box of the crop; in COCO there is none."""
+
+_AWAY_REMEDY = "Write 'segmentation' as x, y of each point in pixels of the image, like the box"
 
 _MIN_LABELLED_OF = 100
 """In a smaller set a joint may lack labels by chance."""
@@ -73,7 +83,7 @@ def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect
         *_boxes_beyond(people, split),
         *_swapped_sides(people, split, coco),
         *_never_labelled(people, split, coco),
-        *_box_masks(records, split),
+        *_masks(people, split),
         *_stray_outlines(coco, records, split),
     ]
 
@@ -125,23 +135,23 @@ def _boxes_beyond(people: People, split: str) -> Iterator[Finding]:
 
 
 def _swapped_sides(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
-    """People who face the camera, so that their left side is on the right of the image."""
-    place = {name: number for number, name in enumerate(coco.skeleton.keypoints)}
-    face = [place[name] for name in ("nose", "left_eye", "right_eye") if name in place]
-    facing_N = np.logical_and.reduce(people.xyv_NK3[:, face, 2] == 2, axis=1)
-    for left, name in ((place[name], name) for name in place if name.startswith("left_")):
-        right = coco.skeleton.flip[left]
-        if name.removeprefix("left_") not in ("eye", "ear", "shoulder", "hip"):
-            continue
+    """People who face the camera: their left side is on the right of the image."""
+    names = coco.skeleton.keypoints
+    facing_N = np.logical_and.reduce([people.xyv_NK3[:, names.index(name), 2] == 2 for name in _FACE if name in names])
+    found = []
+    for left, right in ((left, coco.skeleton.flip[left]) for left, name in enumerate(names) if name in _LEFT):
         judged_N = facing_N & people.labelled_NK[:, left] & people.labelled_NK[:, right]
         swapped_N = judged_N & (people.xyv_NK3[:, left, 0] < people.xyv_NK3[:, right, 0])
-        if swapped_N.sum() < _MIN_SWAPPED or swapped_N.sum() <= _MAX_SWAPPED * judged_N.sum():
-            continue
-        row = int(np.argmax(swapped_N))
+        if swapped_N.sum() >= _MIN_SWAPPED and swapped_N.sum() > _MAX_SWAPPED * judged_N.sum():
+            found.append((left, right, judged_N, swapped_N))
+    if found:
+        left, right, judged_N, swapped_N = found[0]
+        row, others = int(np.argmax(swapped_N)), [names[left] for left, *_ in found[1:]]
         yield Finding(
             kind="sides_swapped",
-            seen=f"{swapped_N.sum()} of {judged_N.sum()} people of the {split} set who face the camera have {name} left of "
-            f"{coco.skeleton.keypoints[right]} in the image, such as {people.name(row)}",
+            seen=f"{swapped_N.sum()} of {judged_N.sum()} people of the {split} set who face the camera have {names[left]} "
+            f"left of {names[right]} in the image, such as {people.name(row)}"
+            + (f"; it is the same with {', '.join(others)}" if others else ""),
             remedy="Left is the person's own left side: swap left and right in the annotations, unless the images are mirrored",
             count=int(swapped_N.sum()),
             of=int(judged_N.sum()),
@@ -164,30 +174,38 @@ def _never_labelled(people: People, split: str, coco: CocoFile) -> Iterator[Find
         )
 
 
-def _box_masks(records: Sequence[Record], split: str) -> Iterator[Finding]:
-    masked = [record for record in records if record.mask_rle is not None]
-    boxes = [record for record, full in zip(masked, _fill_rectangles(masked), strict=True) if full]
-    if len(boxes) > _MAX_BOX_MASKS * len(masked):
-        yield Finding(
-            kind="masks_are_boxes",
-            seen=f"{len(boxes)} of {len(masked)} masks of the {split} set are rectangles, such as that of annotation "
-            f"{boxes[0].annotation_id} in {boxes[0].file_name}",
-            remedy="The senior teacher learns nothing from them: use outlines of people, or leave 'segmentation' out",
-            count=len(boxes),
-            of=len(masked),
-            example=boxes[0].file_name,
-        )
+def _masks(people: People, split: str) -> Iterator[Finding]:
+    """Masks that are rectangles, and masks that are not where their person is."""
+    rows = [row for row, record in enumerate(people.records) if record.mask_rle is not None]
+    box_M4, area_M = _extents([people.records[row] for row in rows])
+    flat = [row for row, (_, _, w, h), area in zip(rows, box_M4, area_M, strict=True) if area == w * h]
+    center_M2 = box_M4[:, :2] + box_M4[:, 2:] / 2
+    away_M = ~people.in_crop(np.array(rows, np.int64), center_M2)
+    away = [row for row, is_away in zip(rows, away_M, strict=True) if is_away]
+    for kind, found, most, what, remedy in (
+        ("masks_are_boxes", flat, _MAX_BOX_MASKS, "are rectangles", _BOX_MASKS_REMEDY),
+        ("masks_elsewhere", away, _MAX_MASKS_AWAY, "have their centre outside of the person's box", _AWAY_REMEDY),
+    ):
+        if len(found) > most * len(rows):
+            yield Finding(
+                kind=kind,
+                seen=f"{len(found)} of {len(rows)} masks of the {split} set {what}, such as that of {people.name(found[0])}",
+                remedy=remedy,
+                count=len(found),
+                of=len(rows),
+                example=people.records[found[0]].file_name,
+            )
 
 
-def _fill_rectangles(masked: Sequence[Record]) -> npt.NDArray[np.bool_]:
-    """Whether each mask has every pixel of its bounding rectangle."""
+def _extents(masked: Sequence[Record]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The bounding rectangle [M, 4] (x, y, w, h) of each mask, and its number of pixels."""
     masks = [{"size": [record.height, record.width], "counts": record.mask_rle} for record in masked]
-    full = [np.zeros(0, np.bool_)]
+    boxes, areas = [np.zeros((0, 4))], [np.zeros(0)]
     for start in range(0, len(masks), _AT_ONCE):
         some = masks[start : start + _AT_ONCE]
-        box_N4 = coco_mask.toBbox(some)
-        full.append(coco_mask.area(some) == box_N4[:, 2] * box_N4[:, 3])
-    return np.concatenate(full)
+        boxes.append(coco_mask.toBbox(some))
+        areas.append(coco_mask.area(some))
+    return np.concatenate(boxes), np.concatenate(areas)
 
 
 def _stray_outlines(coco: CocoFile, records: Sequence[Record], split: str) -> Iterator[Finding]:

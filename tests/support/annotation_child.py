@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 from stages.data.coco import ground_truth_json, read_coco, sort_out
 from stages.data.detections import read_detections
 from stages.pose.skeleton import COCO_17
+from stages.prepare.broken import advice_on_faults, reasons
 from stages.prepare.plausible import implausible
 from stages.scoring.coco_ap import evaluate
 from storage_schemas.errors import OdkdError
@@ -72,6 +73,7 @@ def _annotations(path: Path) -> tuple[bool, int]:
     coco = read_coco(path, COCO_17)
     found = sort_out(coco, aspect_wh=_ASPECT_WH)
     findings = implausible(coco, found.records, split="train", aspect_wh=_ASPECT_WH)
+    assert all(len(line) < 2000 for line in [*reasons(found.quarantine, "/images"), advice_on_faults(found.quarantine)])
     truth = ground_truth_json(coco, quarantine=found.quarantine)
     json.dumps([truth, [item.as_dict() for item in found.quarantine], [vars(finding) for finding in findings]], allow_nan=False)
     _check(found.records)

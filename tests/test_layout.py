@@ -66,6 +66,7 @@ WITHOUT_SOURCE = {
     "tests/pipeline/bench/test_cached.py": "drawn entries, their size and their readers",
     "tests/pipeline/test_command_line.py": "run.py without work: refusals, and the files that a run leaves",
     "tests/pipeline/test_run_bucket.py": "run.py with a home in a bucket",
+    "tests/pipeline/test_three_hosts.py": "runs on a cluster of three hosts, whose links are cut",
     "tests/stages/data/test_annotation_fuzz.py": "coco.py, detections.py and prepare/plausible.py with mutated files",
     "tests/stages/data/test_image_files.py": "images.py: names, links, sizes and storage that fails",
     "tests/stages/data/test_image_fuzz.py": "images.py with mutated files",

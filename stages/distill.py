@@ -13,7 +13,7 @@ from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.networks.spec import NetworkSpec
 from stages.prepare.stage import INSTANCES, image_source_of, instances_step
 from stages.settings import Role
-from stages.targets.stage import target_step, view_step
+from stages.targets.stage import refuse_found, target_step, view_step
 from stages.teachers import architecture, drawn_views, training_recipe
 from stages.training.curve import METRICS
 from stages.training.loop import WEIGHTS
@@ -116,7 +116,12 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
         return checked[step.key]
 
     def targets(role: Role, view: int, weights: Weights) -> Folder | None:
-        return folder(target_step(context, role, "train", view, context.settings.binarize)) if weights.of(role) else None
+        if not weights.of(role):
+            return None
+        step = target_step(context, role, "train", view, context.settings.binarize)
+        if step.key not in checked:
+            refuse_found(context, step)
+        return folder(step)
 
     return [
         EpochPlan(

@@ -231,6 +231,7 @@ def _score(context: Context, step: ScoresStep) -> None:
         step.who,
         stage="teachers",
         withhold_mask=step.withhold_mask,
+        is_given="weights" in entry.manifest.recipe,
     ).measured
     text = ", ".join(f"{measured[decoder]['AP']:.3f} {decoder}" for decoder in DECODERS)
     context.notify(f"teachers: AP of the {step.who}: {text}")

@@ -39,7 +39,6 @@ WITHOUT_TEST = {
     "stages/prepare/people.py": "prepare/test_plausible.py looks at people in many forms",
     "stages/distributed/ray_storage.py": "test_run_bucket.py trains with it",
     "stages/findings.py": "report/test_summary.py lists and logs findings",
-    "stages/given_weights.py": "networks/test_onnx_files.py copies networks of one file and of several",
     "stages/networks/onnx_child.py": "networks/test_onnx_trial.py starts it",
     "stages/networks/device.py": "training/test_loop.py and networks/test_shipped.py move networks and batches with it",
     "stages/networks/onnx_network.py": "networks/test_load.py loads ONNX files",

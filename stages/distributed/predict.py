@@ -43,6 +43,7 @@ class _Job:
     precision: Literal["float32", "bfloat16"]
     flip: FlipTest
     withhold_mask: bool
+    swap_colours: bool
     batch_size: int
 
 
@@ -55,6 +56,7 @@ def predict(
     divisor: int = 1,
     flip: FlipTest,
     withhold_mask: bool = False,
+    swap_colours: bool = False,
     precision: Literal["float32", "bfloat16"],
     title: str,
 ) -> dict[DecoderName, F32]:
@@ -68,6 +70,7 @@ def predict(
         divisor: the crop's size divided by this is the network's input size.
         flip: average with the heatmaps of the mirrored crops, and how these are mirrored.
         withhold_mask: give a senior no masks.
+        swap_colours: give the network BGR crops, to see whether it expects them.
         precision: of the network.
         title: of the progress line.
     """
@@ -86,6 +89,7 @@ def predict(
             precision=precision,
             flip=flip,
             withhold_mask=withhold_mask,
+            swap_colours=swap_colours,
             batch_size=settings.evaluate.batch_size,
         )
         for start in range(0, num, _TASK_INSTANCES)
@@ -122,6 +126,8 @@ def _plain_batches(
         for (batch,) in loader.batches(rows, [views], crop_divisor=job.divisor, with_mask=with_mask):
             if job.withhold_mask:
                 batch.has_mask_B[:] = False
+            if job.swap_colours:
+                batch.image_Bhw3[:] = batch.image_Bhw3[..., ::-1].copy()
             yield batch, views.affine_N23[batch.rows_B].astype(np.float64) / job.divisor
     finally:
         loader.close()

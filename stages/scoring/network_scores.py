@@ -24,6 +24,7 @@ from stages.progress import progress
 from stages.scoring.coco_results import coco_results, write_results
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.protocol import Protocol
+from stages.scoring.teacher_findings import ScoredTeacher, colour_findings, low_ap, swapped_sides
 from stages.settings import Split
 from storage_schemas.formats.instances import Instances, read_instances, write_instances
 from storage_schemas.formats.predictions import write_predictions
@@ -112,6 +113,7 @@ def score_network(
     boxes: Path | None = None,
     divisor: int = 1,
     withhold_mask: bool = False,
+    is_given: bool = False,
 ) -> Entry:
     """Predict with a network, score the predictions by every decoder, and commit the entry.
 
@@ -125,6 +127,7 @@ def score_network(
         boxes: a detections file; without it, the annotated boxes.
         divisor: how many times smaller than the crop the network's input is.
         withhold_mask: give a senior no masks.
+        is_given: whether the weights are the user's, which can expect other colours than odkd gives.
 
     Raises:
         DataError: a detections file that cannot be used, or predictions that are not finite.
@@ -147,6 +150,11 @@ def score_network(
             title=f"evaluate: {who}",
         )
         measured, files = _scored(context, draft.work, subset, instances, box_score_N, predicted)
+        if stage == "teachers" and not withhold_mask:
+            teacher = ScoredTeacher(who=who, is_given=is_given, instances=instances, predicted=predicted, measured=measured)
+            truth, images = read_ground_truth(context, subset), _images(context, subset, boxes)
+            colours = colour_findings(context, spec, draft, teacher, truth, images)
+            findings = [*findings, *low_ap(teacher), *swapped_sides(teacher), *colours]
         measured |= measured_findings(findings)
         return draft.commit(files, measured=measured, made={"device": context.device, "stage": stage})
 

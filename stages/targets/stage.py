@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from stages.base import ROLES, Context, Step, TargetsStep, ViewStep, pending, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.data.views import VIEWS_VERSION
 from stages.distributed.run_tasks import run_tasks, task_options
+from stages.findings import measured_findings
 from stages.networks.spec import NetworkSpec
 from stages.pose.decode import decode_bits, to_image
 from stages.prepare.stage import INSTANCES, image_source_of, images_of, instances_step, skeleton_of
@@ -28,9 +31,9 @@ from stages.scoring.network_scores import backend_of, read_ground_truth
 from stages.scoring.protocol import Protocol
 from stages.settings import BinarizeSettings, Role, Split
 from stages.targets.block_task import FLOAT_DECODERS, BlockJob, BlockOutput, BlockTeacher, BlockView, part_name, run_block
+from stages.targets.plausible import faint_findings, read_peaks, refuse_bad, refuse_if_faint, taught_share
 from stages.teachers import network_spec, teacher_step
 from stages.training.schedule import epoch_weights, view_of_epoch
-from storage_schemas.errors import Remedy, TrainingError
 from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import (
     ArraySpec,
@@ -46,7 +49,7 @@ from storage_schemas.formats.targets import (
 from storage_schemas.paths.path import File
 from storage_schemas.store.store import Draft, Entry
 
-__all__ = ["CachedStep", "array_specs", "block_job", "make", "steps", "target_step", "view_step"]
+__all__ = ["CachedStep", "array_specs", "block_job", "make", "refuse_found", "steps", "target_step", "view_step"]
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +127,9 @@ def target_step(context: Context, role: Role, split: Split, view: int, rule: Bin
 
 def make(context: Context, missing: Sequence[Step]) -> None:
     """Fill the missing entries of each split, except for the blocks that an earlier run finished."""
+    for step in steps(context):
+        if isinstance(step, TargetsStep):
+            refuse_found(context, step)
     splits: tuple[Split, ...] = ("val", "train")
     for split in splits:
         ours = [step for step in missing if isinstance(step, ViewStep | TargetsStep) and step.split == split]
@@ -253,27 +259,38 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     measured: dict[str, Any] = {"rows": num, "shard_rows": rows_per_block(num)}
     made: dict[str, Any] = {"device": context.device}
     if isinstance(step, TargetsStep):
-        bad = sum(part.notes["bad"] for part in draft.parts().values())
-        _refuse_if_too_bad(context, step, bad, num * skeleton_of(context, step.split).num_keypoints)
-        measured |= {"bad_maps": bad, "seen": _seen_share(draft.finished("peak/").fetch(), step.rule)}
         made |= {"batch_size": context.settings.targets.batch_size}
+        folder = draft.finished("bits/", "peak/").fetch()
+        bad = sum(part.notes["bad"] for part in draft.parts().values())
+        measured |= {"bad_maps": bad, "seen": taught_share(folder, num, skeleton_of(context, step.split).num_keypoints)}
+        # Before any score, which values that are not finite have none of.
+        refuse_bad(context, step, measured)
         if step.split == "val":
             measured |= _scores(context, step, draft)
+        _refuse_if_faint(context, step, measured, partial(read_peaks, folder))
+        measured |= measured_findings(faint_findings(step, measured, read_peaks(folder)))
     return draft.commit(files, measured=measured, made=made)
 
 
-def _refuse_if_too_bad(context: Context, step: TargetsStep, bad: int, num_maps: int) -> None:
-    allowed = context.settings.targets.max_bad_fraction
-    if bad > allowed * num_maps:
-        raise TrainingError(
-            f"{bad} of {num_maps} heatmaps in the {step.title} are zero everywhere or not finite",
-            allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); check that the teacher's weights are right",
-            remedy=Remedy("run", stage="targets", settings=("targets.precision=float32",)),
-        )
+def refuse_found(context: Context, step: TargetsStep) -> None:
+    """Stop if an entry that exists cannot teach: another run may have made it, with other limits.
+
+    Raises:
+        TrainingError: too many heatmaps are bad, or next to none has bits.
+    """
+    entry = context.find(step)
+    if entry is not None:
+        refuse_bad(context, step, entry.measured)
+        _refuse_if_faint(context, step, entry.measured, lambda: read_peaks(entry.fetch()))
 
 
-def _seen_share(folder: Path, rule: BinarizeSettings) -> float:
-    return round(float((read_rows(folder, "peak") >= np.float16(rule.min_peak)).mean()), 4)
+def _refuse_if_faint(
+    context: Context, step: TargetsStep, measured: Mapping[str, Any], peaks: Callable[[], npt.NDArray[np.float32]]
+) -> None:
+    scored = context.find(target_step(context, step.role, "val", 0, step.rule))
+    scores = measured if step.split == "val" or scored is None else scored.measured
+    is_given = "weights" in context.need(teacher_step(context, step.role)).manifest.recipe
+    refuse_if_faint(context, step, measured["seen"], scores=scores, is_given=is_given, peaks=peaks)
 
 
 def _scores(context: Context, step: TargetsStep, draft: Draft) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _context(root: LocalPath, home: LocalPath, weights: LocalPath, *overrides: f
     settings = Settings.model_validate(
         {
             "name": "dots",
-            "data": DataSettings(**data).model_dump(),  # type: ignore[arg-type]
+            "data": DataSettings(**data).model_dump(),
             "crop": {"size_wh": _SIZE_WH},
             "prepare": PrepareSettings(holdout_fraction=0.0).model_dump(),
             "teachers": TeachersSettings(primary=TeacherSource(weights=weights)).model_dump(),

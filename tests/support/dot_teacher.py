@@ -29,8 +29,8 @@ class DotTeacher(nn.Module):
         colours = COLOURS_RGB[list(COCO_17.flip)] if swapped else COLOURS_RGB
         colour_K3 = torch.from_numpy(colours[:, ::-1].copy() if bgr else colours) / 255
         self.colour_K3 = nn.Parameter(colour_K3)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN_RGB).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD_RGB).view(1, 3, 1, 1))
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN_RGB).view(1, 3, 1, 1))
+        self.std = nn.Buffer(torch.tensor(IMAGENET_STD_RGB).view(1, 3, 1, 1))
         self.peak = peak
 
     def forward(self, image_B3hw: Tensor) -> Tensor:

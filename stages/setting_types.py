@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,8 +12,8 @@ from stages.networks.spec import is_network, known_networks
 from storage_schemas.paths.path import StorePath, parse_path
 
 __all__ = [
-    "AbsolutePath", "Count", "DataPath", "Epochs", "Fraction", "Network", "NetworkSource", "Positive", "Section", "Seed",
-    "Side",
+    "AbsolutePath", "Count", "DataPath", "Epochs", "FlipTest", "Fraction", "Network", "NetworkSource", "Positive", "Section",
+    "Seed", "Side",
 ]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +25,13 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 """Pixels."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """What the generators take."""
+FlipTest = Literal["exact", "hrnet", False]
+"""How the crop is mirrored for the flip test; False for none.
 
+``exact`` mirrors about the crop's centre, w / 2, as views do: column x becomes w - x, and the shift of ``flip_merge`` by one
+heatmap pixel is right. ``hrnet`` reverses the columns, as the published code does: x becomes w - 1 - x, for which a shift of
+.75 would be right. So it leaves each keypoint half a crop pixel too far to the right.
+"""
 
 P = TypeVar("P", Path, StorePath)
 

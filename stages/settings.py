@@ -6,12 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.pose.flip import FlipTest
 from stages.setting_types import (
     AbsolutePath,
     Count,
     DataPath,
     Epochs,
+    FlipTest,
     Fraction,
     NetworkSource,
     Positive,

@@ -157,6 +157,18 @@ def test_ray_is_imported_by_distributed_stages_and_the_cluster_module_only() -> 
     assert [path for path in users if not path.startswith("stages/distributed/") and path != "pipeline/cluster.py"] == []
 
 
+def test_the_tasks_of_stage_prepare_load_without_torch() -> None:
+    """torch takes two seconds in each process, longer than a task that reads 256 images."""
+    reached, waiting = set[str](), {"stages.prepare.image_task"}
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        if path := MODULES.get(module):
+            waiting |= _imported(path, iter(_tree(path).body)) - reached
+    assert "stages.settings" in reached
+    assert "torch" not in reached
+
+
 # Sizes
 
 

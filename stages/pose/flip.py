@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from stages.pose.skeleton import Skeleton
+from stages.setting_types import FlipTest
 
 __all__ = ["FlipTest", "flip_merge", "mirrored"]
-
-FlipTest = Literal["exact", "hrnet", False]
-"""How the crop is mirrored for the flip test; False for none.
-
-``exact`` mirrors about the crop's centre, w / 2, as views do: column x becomes w - x, and the shift of ``flip_merge`` by one
-heatmap pixel is right. ``hrnet`` reverses the columns, as the published code does: x becomes w - 1 - x, for which a shift of
-.75 would be right. So it leaves each keypoint half a crop pixel too far to the right.
-"""
 
 
 def mirrored(image_BChw: Tensor, *, flip: FlipTest) -> Tensor:

@@ -228,8 +228,7 @@ def _usable(instance: _Instance) -> _Instance:
     # HRNet moves a box over the left edge instead of clipping it, so the part inside the image is checked separately.
     # HRNet also keeps a box whose clipped sides are both 0, and then divides by them.
     if min(x + w, y + h) <= 0 or min(clipped[2:]) < 0 or max(clipped[2:]) < 1:
-        fraction = "; fractions of the image's size are not pixels" if max(instance.box) <= 1 else ""
-        raise _FaultError("bbox", f"{show(instance.annotation['bbox'])} has less than a pixel in the image{fraction}")
+        raise _no_pixel(instance.annotation)
     try:
         mask = mask_rle(instance.annotation.get("segmentation"), image_wh=image_wh)
     except SegmentationError as error:
@@ -274,6 +273,12 @@ def _box(annotation: Json, width: int, height: int) -> list[float]:
     return box
 
 
+def _no_pixel(annotation: Json) -> _FaultError:
+    """The fault of a box with less than a pixel in the image."""
+    fraction = "; fractions of the image's size are not pixels" if max(annotation["bbox"]) <= 1 else ""
+    return _FaultError("bbox", f"{show(annotation['bbox'])} has less than a pixel in the image{fraction}")
+
+
 def _area(annotation: Json, box: Sequence[float]) -> float:
     """The annotated area; OKS divides by it, so with a too large area any pose would be correct."""
     given = annotation.get("area")
@@ -282,8 +287,11 @@ def _area(annotation: Json, box: Sequence[float]) -> float:
         raise _FaultError("area", f"{show(given)} is not a finite number from 0")
     # One pixel more, since boxes of ignored regions may be flat.
     if numbers[0] > _MAX_AREA_BOXES * (box[2] + 1.0) * (box[3] + 1.0):
+        # Then the box is wrong rather than the area.
         if min(box[2:]) == 0:
             raise _FaultError("bbox", f"{show(annotation['bbox'])} has no width or no height")
+        if max(box[2:]) < 1:
+            raise _no_pixel(annotation)
         raise _FaultError("area", f"{show(given)} is more than {_MAX_AREA_BOXES} times that of the box")
     return numbers[0]
 

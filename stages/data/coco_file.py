@@ -160,16 +160,15 @@ def _person_category(categories: Sequence[Json], path: Path, skeleton: Skeleton)
     if len(persons) != 1:
         names = few([category.get("name") for category in categories])
         _refuse(path, f"{len(persons)} categories are named 'person', of: {names or 'none'}", "exactly one category 'person'")
-    given = persons[0].get("keypoints")
-    fault = None if given is None else names_fault(given, skeleton) if isinstance(given, list) else "not a list"
-    if fault:
+    given = persons[0].get("keypoints", [])
+    fault = names_fault(given if isinstance(given, list) else [given], skeleton) if given is not None else None
+    if fault and "keypoints" in persons[0]:
         names = few(given, _SHOWN_NAMES) if isinstance(given, list) else show(given)
         _refuse(
             path,
-            f"the category 'person' has the keypoints {names or 'none'}: {fault}",
+            f"the category 'person' has the keypoints {names or 'none'}: {fault.text}",
             f"the {skeleton.num_keypoints} of '{skeleton.name}': {', '.join(skeleton.keypoints)}",
-            "if the annotations have these joints in this order under other names, remove 'keypoints' from the category; "
-            "otherwise convert the annotations",
+            fault.advice,
         )
     person_id: int = persons[0]["id"]
     return person_id

@@ -168,11 +168,11 @@ def _no_person(path: Path, every: Sequence[Json]) -> DataError:
     """The error for a file without people, with the categories that it has."""
     counts = Counter(show(record.get("category_id")) for record in every)
     seen = ", ".join(f"{category} ({count} records)" for category, count in counts.most_common(_SHOWN))
-    advice = "write category_id 1 for people; some tools count categories from 0"
+    from_0 = ", since some tools count categories from 0" if list(counts) == ["0"] else ""
     return DataError(
         f"{path} has no record of category {_PERSON} (person); its categories are {seen or 'none: the file is empty'}",
         allowed=_ALLOWED,
-        remedy=Remedy("advice", text=advice) if every else None,
+        remedy=Remedy("advice", text=f"write category_id {_PERSON} for people{from_0}") if every else None,
     )
 
 
@@ -219,6 +219,13 @@ def _corners(path: Path, box_N4: F64, images: Sequence[Image]) -> Iterator[Findi
 
 def _read(path: Path) -> list[Json]:
     records, _ = read_json(path, what="detections file", allowed=_ALLOWED)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"The detections {path} are not a list of records", allowed=_ALLOWED)
+    if not isinstance(records, list):
+        raise DataError(
+            f"The detections file {path} is a JSON {type(records).__name__}, not a list of records", allowed=_ALLOWED
+        )
+    if wrong := [record for record in records if not isinstance(record, dict)]:
+        raise DataError(
+            f"The detections file {path} is not a list of records: {len(wrong)} items are others, such as {show(wrong[0])}",
+            allowed=_ALLOWED,
+        )
     return records

@@ -7,34 +7,46 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from storage_schemas.formats.skeleton import Skeleton
 
-__all__ = ["names_fault"]
+__all__ = ["NamesFault", "names_fault"]
 
 _SIDES = ("left", "right")
+_CONVERT = "convert the annotations to the expected joints, with v = 0 for those that they lack"
+_RENAME = "if the annotations have the expected joints in this order, remove 'keypoints' from the category"
 
 
-def names_fault(given: Sequence[object], skeleton: Skeleton) -> str | None:
+class NamesFault(NamedTuple):
+    """What is wrong with the joints of a file, and what to do about it."""
+
+    text: str
+    advice: str
+
+
+def names_fault(given: Sequence[object], skeleton: Skeleton) -> NamesFault | None:
     """Why joints with these names are not those of ``skeleton``, or None if they are.
 
     Case and separators do not matter. The side may come last, and may be one letter: ``Left Eye``, ``lefteye``, ``eye_l``.
     Instead of names, numbers from 0 or from 1 on are accepted too.
     """
     expected = skeleton.keypoints
-    if len(given) != len(expected):
-        return f"{len(given)} joints, not {len(expected)}"
-    if _counts_up(given):
-        return None
     spellings = [_spellings(name) for name in expected]
     plain = [_plain(name) for name in given]
-    wrong = [number for number, name in enumerate(plain) if name not in spellings[number]]
-    if not wrong:
-        return None
     known = [next((place for place, accepted in enumerate(spellings) if name in accepted), None) for name in plain]
-    if sorted(place for place in known if place is not None) == list(range(len(expected))):
-        return f"the right joints in another order: number {wrong[0] + 1} has to be {expected[wrong[0]]}"
-    return f"other joints: number {wrong[0] + 1} has to be {expected[wrong[0]]}"
+    if len(given) == len(expected) and (known == list(range(len(expected))) or _counts_up(given)):
+        return None
+    if sorted(place for place in known if place is not None) == list(range(len(expected))) and len(given) == len(expected):
+        wrong = next(number for number, place in enumerate(known) if place != number)
+        text = f"the right joints in another order: number {wrong + 1} has to be {expected[wrong]}"
+        return NamesFault(text, "write the joints of each annotation in the expected order, and their names too")
+    # If one name is known, the file has other joints. If none is known, it may have the right joints under other names.
+    advice = _CONVERT if any(place is not None for place in known) else f"{_RENAME}; otherwise {_CONVERT}"
+    if len(given) != len(expected):
+        return NamesFault(f"{len(given)} joints, not {len(expected)}", advice)
+    wrong = next(number for number, place in enumerate(known) if place != number)
+    return NamesFault(f"other joints: number {wrong + 1} has to be {expected[wrong]}", advice)
 
 
 def _counts_up(given: Sequence[object]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from stages.data.json_file import whole
+from stages.data.json_file import show, whole
 
 __all__ = ["SegmentationError", "mask_rle", "stray_outlines"]
 
@@ -62,17 +62,22 @@ def stray_outlines(segmentation: object) -> int:
 
 
 def _encloses_nothing(outline: object) -> bool:
-    return isinstance(outline, list) and len(outline) < _MIN_OUTLINE_NUMBERS
+    """Whether this is a polygon of fewer than three points. Points that are lists themselves are of another format."""
+    if not isinstance(outline, list) or len(outline) >= _MIN_OUTLINE_NUMBERS:
+        return False
+    return not any(isinstance(value, list | dict) for value in outline)
 
 
 def _checked_polygons(polygons: Sequence[Any], image_wh: tuple[int, int]) -> list[list[float]]:
     """The outlines as floats; each has at least three points, at most half an image outside of the image."""
     limits = [(-0.5 * side, 1.5 * side) for side in image_wh]
     for outline in polygons:
-        if not isinstance(outline, list) or len(outline) % 2:
-            raise SegmentationError("a polygon is not a list of at least three points")
+        if not isinstance(outline, list):
+            raise SegmentationError(f"a polygon is not a list of at least three points: {show(outline)}")
         if not all(type(value) in (int, float) for value in outline):
-            raise SegmentationError("a polygon has values that are not numbers")
+            raise SegmentationError(f"a polygon has values that are not numbers: {show(outline)}")
+        if len(outline) % 2:
+            raise SegmentationError(f"a polygon is not a list of at least three points: {len(outline)} numbers")
         for axis, (low, high) in enumerate(limits):
             # NaN fails this comparison too.
             if not all(low <= value <= high for value in outline[axis::2]):

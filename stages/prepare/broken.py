@@ -12,6 +12,9 @@ from stages.data.coco import FaultKind, Quarantined
 __all__ = ["advice_on_faults", "advice_on_missing", "reasons"]
 
 _SHOWN = 5
+_VALUES = re.compile(r"\[[^\]]*\]|'[^']*'|-?\d[\d.e+-]*|nan|inf")
+"""The values in a reason: lists, texts and numbers."""
+
 _ADVICE: dict[FaultKind, str] = {
     "file_name": "write each file_name as a path relative to the image folder",
     "size": "write width and height of each image as whole numbers of pixels",
@@ -27,17 +30,19 @@ _ADVICE: dict[FaultKind, str] = {
 
 
 def reasons(quarantine: Sequence[Quarantined], folder: str) -> list[str]:
-    """The faults as lines, the most frequent first: equal ones are one line, with their count and one example.
+    """The faults as lines, the most frequent first: faults that differ only in their values are one line, with an example.
 
     ``folder`` is the image folder.
     """
-    counts = Counter(item.reason for item in quarantine)
-    first = {item.reason: item for item in reversed(quarantine)}
+    alike: dict[str, list[Quarantined]] = {}
+    for item in quarantine:
+        alike.setdefault(_VALUES.sub("", item.reason), []).append(item)
+    groups = sorted(alike.values(), key=len, reverse=True)
     lines = [
-        f"{count} x {reason} ({'such as ' if count > 1 else ''}{_example(first[reason], folder)})"
-        for reason, count in counts.most_common(_SHOWN)
+        f"{len(group)} x {group[0].reason} ({'such as ' if len(group) > 1 else ''}{_example(group[0], folder)})"
+        for group in groups[:_SHOWN]
     ]
-    rest = len(quarantine) - sum(count for _, count in counts.most_common(_SHOWN))
+    rest = sum(map(len, groups[_SHOWN:]))
     return [*lines, f"{rest} x other reasons"] if rest else lines
 
 

@@ -231,9 +231,10 @@ def _advice(people: People) -> str:
         return f"The joints are probably {form}; write them in pixels of the image, x before y"
     if form := people.better_boxes():
         return f"The boxes are probably {form}; write 'bbox' as x, y, width, height in pixels"
-    at_origin_NK = people.labelled_NK & (people.xyv_NK3[..., :2] == 0).all(axis=-1)
-    if 2 * at_origin_NK.sum() > (people.labelled_NK & ~people.inside_NK).sum():
-        return "Most of them are at (0, 0): write v = 0 for joints without a label"
+    points, counts = np.unique(people.xyv_NK3[people.labelled_NK & ~people.inside_NK, :2], axis=0, return_counts=True)
+    if 2 * counts.max() > counts.sum() > 1:
+        x, y = points[np.argmax(counts)]
+        return f"Most of them are at ({x:g}, {y:g}): write v = 0 for joints without a label"
     return "Draw the joints and the box of this annotation on its image to see which of the two is wrong"
 
 

@@ -178,6 +178,7 @@ def test_fields_that_can_be_computed_may_be_missing(tmp_path: Path, missing: obj
         ({"bbox": [199.5, 10, 60, 80]}, "bbox: .* less than a pixel"),
         ({"bbox": [20, 10, 1, 1], "area": 1}, "bbox: .* less than a pixel in the image$"),
         ({"bbox": [0.2, 0.1, 0.3, 0.8], "area": 0.2}, "bbox: .* less than a pixel in the image; fractions"),
+        ({"bbox": [0.2, 0.1, 0.3, 0.8]}, "bbox: .* less than a pixel in the image; fractions"),
         ({"bbox": [0, 0, 1e9, 1e9]}, "bbox: .* more than 10 times the image"),
         ({"bbox": [-1e9, 0, 1e9, 50]}, "bbox: .* more than 10 times the image"),
         ({"area": 0}, "area: 0 is not above 0"),

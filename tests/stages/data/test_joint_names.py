@@ -88,4 +88,24 @@ MOTION_CAPTURE = [
     ],
 )
 def test_other_joints_and_another_order_are_not(given: Sequence[object], fault: str) -> None:
-    assert fault in (names_fault(given, COCO_17) or "")
+    found = names_fault(given, COCO_17)
+    assert found is not None
+    assert fault in found.text
+
+
+@pytest.mark.parametrize(
+    ("given", "advice", "not_advice"),
+    [
+        # To leave the names out would train a wrong network, if the order or the joints are known to be wrong.
+        (NAMES[::-1], "in the expected order", "remove"),
+        (MOTION_CAPTURE, "convert the annotations", "remove"),
+        (NAMES[:14], "convert the annotations", "remove"),
+        ([], "remove 'keypoints' from the category", "order, and their names"),
+        (list("abcdefghijklmnopq"), "remove 'keypoints' from the category; otherwise convert", "order, and their names"),
+    ],
+)
+def test_the_advice_is_about_what_was_found(given: Sequence[object], advice: str, not_advice: str) -> None:
+    found = names_fault(given, COCO_17)
+    assert found is not None
+    assert advice in found.advice
+    assert not_advice not in found.advice

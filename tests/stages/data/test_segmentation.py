@@ -101,6 +101,8 @@ def test_both_kinds_of_run_lengths_decode_to_the_mask(mask_hw: npt.NDArray[np.ui
         ([[1, 1, 3, 1, 3, 3, 1]], "three points"),
         ([1, 1, 3, 1, 3, 3], "three points"),
         ([[1, 1, 3, 1, 3, "3"]], "not numbers"),
+        ([[[1, 1], [3, 1], [3, 3]]], r"not numbers: \[\[1, 1\], \[3, 1\], \[3, 3\]\]"),
+        ([[{"x": 1, "y": 1}]], "not numbers"),
         ([[1, 1, 3, 1, 3, None]], "not numbers"),
         ([[1, 1, 3, 1, 3, True]], "not numbers"),
         ([[1, 1, 3, 1, 3, float("nan")]], "far outside"),

@@ -24,8 +24,17 @@ def test_equal_faults_are_one_line_with_their_count_and_the_first_example() -> N
     ]
 
 
+def test_faults_that_differ_only_in_their_values_are_one_line() -> None:
+    boxes = [broken(number, "bbox", f"[{number}, -1, 'x', nan] is not four finite numbers") for number in range(4)]
+    names = [broken(9, "file_name", "not a name: 'a'"), broken(8, "file_name", "not a name: 7")]
+    assert reasons([*names, *boxes], "/x") == [
+        "4 x bbox: [0, -1, 'x', nan] is not four finite numbers (such as annotation 100, image 0)",
+        "2 x file_name: not a name: 'a' (such as annotation 109, image 9)",
+    ]
+
+
 def test_the_most_frequent_of_many_faults_are_shown_and_the_others_counted() -> None:
-    many = [broken(number, "bbox", f"fault {number}") for number in range(8)]
+    many = [broken(number, "bbox", f"fault {letter}") for number, letter in enumerate("abcdefgh")]
     assert len(reasons(many, "/x")) == 6
     assert reasons(many, "/x")[-1] == "3 x other reasons"
 

@@ -134,14 +134,15 @@ def test_one_person_alone_is_a_finding_and_no_error(tmp_path: Path) -> None:
     assert (finding.kind, finding.count, finding.of) == ("joints_outside", 17, 17)
 
 
-def test_joints_at_the_origin_with_a_label_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, -1])
+def test_joints_at_one_place_with_a_label_are_named(tmp_path: Path, place: int) -> None:
     def change(person: Json) -> None:
-        person["keypoints"][:6] = [0, 0, 1] * 2
+        person["keypoints"][:6] = [place, place, 1] * 2
 
     (finding,) = found(tmp_path, people(20, change))
     # Two of 17 joints of each person; no box reaches the corner of the image.
     assert (finding.kind, finding.count, finding.of) == ("joints_outside", 40, 340)
-    assert "at (0, 0): write v = 0" in finding.remedy
+    assert f"at ({place}, {place}): write v = 0" in finding.remedy
 
 
 def test_one_person_of_many_with_joints_elsewhere_is_no_finding(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ WITHOUT_SOURCE = {
     "tests/stages/data/test_annotation_fuzz.py": "coco.py, detections.py and prepare/plausible.py with mutated files",
     "tests/stages/data/test_image_files.py": "images.py: names, links, sizes and storage that fails",
     "tests/stages/data/test_image_fuzz.py": "images.py with mutated files",
+    "tests/stages/networks/test_hostile_weights.py": "the loaders of weights, with files that have faults",
     "tests/stages/networks/test_program_outputs.py": "exported.py and load.py: outputs of programs, and their mode",
     "tests/stages/networks/test_shipped.py": "how images reach the device, in training and prediction",
     "tests/stages/targets/test_fetch.py": "repair.py: damaged files copied from another store",

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -86,15 +88,36 @@ def load_exported(path: Path) -> ExportedNetwork:
         WeightsError: the file is broken, or holds more than a graph and tensors.
     """
     refuse_other_kind(path, wanted="pt2")
+    logged: list[BaseException] = []
     try:
         check_archive(path, allowed=_ALLOWED)
-        program = torch.export.load(_clean_archive(path))
+        with _logged_errors() as logged:
+            program = torch.export.load(_clean_archive(path))
         return ExportedNetwork(program)
     except WeightsError:
         raise
     except Exception as error:  # a damaged or hostile file can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = logged[0] if logged else error
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         raise WeightsError(f"'{path}' cannot be read as a torch.export program: {reason}", allowed=_ALLOWED) from error
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[BaseException]]:
+    """The errors that torch.export logs with a traceback, in place of its log: those that it raises say less."""
+    found: list[BaseException] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1]:
+            found.append(record.exc_info[1])
+        return False
+
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(take)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(take)
 
 
 def _input_shape(program: torch.export.ExportedProgram) -> tuple[int | None, ...]:

@@ -23,6 +23,8 @@ from storage_schemas.errors import WeightsError
 __all__ = ["fit_weights", "load_state_dict_file"]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
+_ARCHIVE = "'PK"
+"""The first bytes of an archive as ``begins_with`` shows them."""
 _SHOWN = 6
 _COMPLETE = "a complete file that torch.save wrote, holding a dict of tensors"
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -74,7 +76,7 @@ def _read_torch(path: Path) -> object:
 def _content(path: Path) -> Content:
     """What the file holds, before PyTorch allocates anything for it."""
     try:
-        if begins_with(path).startswith("'PK"):
+        if begins_with(path).startswith(_ARCHIVE):
             check_archive(path, allowed=_COMPLETE)
         content = read_content(path)
     except WeightsError:
@@ -101,10 +103,11 @@ def _unreadable(path: Path, error: Exception, content: Content) -> WeightsError:
 
 
 def _broken(path: Path, reason: str) -> WeightsError:
-    size = path.stat().st_size
+    size, beginning = path.stat().st_size, begins_with(path)
+    # All archives begin alike.
+    shown = "" if beginning.startswith(_ARCHIVE) else f" and begins with {beginning}"
     return WeightsError(
-        f"'{path}' cannot be read as a PyTorch weights file: {reason}; it has {size} bytes and begins with {begins_with(path)}",
-        allowed=_COMPLETE,
+        f"'{path}' cannot be read as a PyTorch weights file: {reason}; it has {size} bytes{shown}", allowed=_COMPLETE
     )
 
 

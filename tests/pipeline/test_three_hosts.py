@@ -5,6 +5,7 @@ The result of each run is compared with that of an undisturbed one, by the hashe
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -83,7 +84,7 @@ def _all_payloads(home: LocalPath) -> dict[str, dict[str, str]]:
 
 STAGES = {
     "targets": (("targets", "views", "students"), lambda log: "targets: train set" in log),
-    "distill": (("students",), lambda log: "distill: student: 1/" in log or "distill: baseline: 1/" in log),
+    "distill": (("students",), lambda log: re.search(r"distill: baseline and student: [1-9]", log) is not None),
 }
 
 

@@ -149,7 +149,8 @@ class Network:
             ["ip", "netns", "exec", space, *inside], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"ready\n"
+        with holder.stdout as out:
+            assert out.readline() == b"ready\n"
         host = Host(name, f"{_NETWORK}.{number}", folder / "home", self.switch, holder)
         self.hosts[name] = host
         return host

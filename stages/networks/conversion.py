@@ -13,7 +13,7 @@ from pathlib import Path
 from stages.networks.inert_pickle import Content, StandIn, TensorNote
 from storage_schemas.errors import Remedy, WeightsError
 
-__all__ = ["WRAPPERS", "needs_code"]
+__all__ = ["WRAPPERS", "needs_code", "other_protocol"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "state_dict_ema", "ema", "net", "network")
 """The names under which checkpoints keep the state dict, from the most to the least likely."""
@@ -32,6 +32,8 @@ def needs_code(path: Path, name: str, content: Content) -> WeightsError:
     seen = f"'{path}' needs '{name}' to be read, which is code and not weights; no code of the file was run"
     if any(_can_harm(each) for each in content.names):
         return WeightsError(seen, allowed=f"{_DATA}; a checkpoint has no use for this function, so do not trust the file")
+    if not content.is_saved:
+        return WeightsError(seen, allowed=f"{_DATA}, in a file that torch.save wrote")
     expression = _expression(content.root)
     if expression is None:
         return WeightsError(seen, allowed=f"{_DATA}, with the network's weights among them")
@@ -45,6 +47,15 @@ def needs_code(path: Path, name: str, content: Content) -> WeightsError:
         text = f"in an environment where Python can import {', '.join(missing)}: {command}"
         return WeightsError(seen, allowed=allowed, remedy=Remedy("advice", text=text))
     return WeightsError(seen, allowed=allowed, remedy=Remedy("shell", text=command))
+
+
+def other_protocol(path: Path, content: Content) -> WeightsError:
+    """The error for a file without code whose pickle has another protocol than the one that the restricted reader knows."""
+    seen = f"'{path}' cannot be read as a PyTorch weights file: its pickle has another protocol than 2"
+    expression = _expression(content.root) if content.is_saved else None
+    is_plain = expression is not None and not any(_can_harm(each) or not _is_importable(each) for each in content.names)
+    remedy = Remedy("shell", text=_command(path, str(expression))) if is_plain else None
+    return WeightsError(seen, allowed="a file that torch.save wrote with the protocol 2, which is its default", remedy=remedy)
 
 
 def _command(path: Path, expression: str) -> str:

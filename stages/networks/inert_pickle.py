@@ -13,7 +13,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -72,6 +72,8 @@ class Content:
     root: object = None
     names: set[str] = field(default_factory=set)
     tensors: list[TensorNote] = field(default_factory=list)
+    is_saved: bool = True
+    """Whether ``torch.save`` wrote the file, so that ``torch.load`` can read it; a bare pickle it cannot."""
 
 
 def read_content(path: Path) -> Content:
@@ -93,7 +95,7 @@ def _legacy(stream: IO[bytes]) -> Content:
     """A file of PyTorch before 1.6 is a magic number, a version and a description of the machine, and then the object."""
     first = _read(stream)
     if first.root != _MAGIC:
-        return first
+        return replace(first, is_saved=False)
     for _ in range(2):
         _read(stream)
     return _read(stream)

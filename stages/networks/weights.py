@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stages.networks.conversion import WRAPPERS, needs_code
+from stages.networks.conversion import WRAPPERS, needs_code, other_protocol
 from stages.networks.file_kind import begins_with, check_archive, refuse_other_kind
 from stages.networks.inert_pickle import Content, read_content
 from storage_schemas.errors import WeightsError
@@ -98,7 +98,9 @@ def _unreadable(path: Path, error: Exception, content: Content) -> WeightsError:
     if found is not None:
         return needs_code(path, found.group(1), content)
     # PyTorch's own text advises to read the file unsafely.
-    reason = re.search(r"WeightsUnpickler error: (.*)", text)
+    reason = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    if reason and reason.group(1).startswith("Unsupported operand"):
+        return other_protocol(path, content)
     return _broken(path, reason.group(1) if reason else _reason(error))
 
 

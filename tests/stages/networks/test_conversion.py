@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import pickle
 import shlex
 import subprocess
 import sys
@@ -77,6 +78,28 @@ def test_the_command_works_in_a_shell_for_a_name_that_a_shell_would_change(netwo
     assert command.startswith("python -c ")
     subprocess.run(f"{shlex.quote(sys.executable)} {command.removeprefix('python ')}", shell=True, check=True, cwd="/")
     assert load_state_dict_file(Path(f"{path}.clean.pth")).keys() == network.state_dict().keys()
+
+
+def test_a_file_of_another_protocol_is_converted_by_the_command(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": network.state_dict()}, path, pickle_protocol=4)
+    with pytest.raises(WeightsError, match="its pickle has another protocol than 2") as caught:
+        load_state_dict_file(path)
+    _, _, code, *arguments = shlex.split(suggested(caught.value))
+    monkeypatch.setattr(sys, "argv", ["-c", *arguments])
+    exec(code, {})
+    assert load_state_dict_file(Path(arguments[1])).keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_no_command_is_proposed_for_a_pickle_that_torch_did_not_save(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(pickle.dumps({"model": {"weight": torch.zeros(3)}, "args": ARGUMENTS}, protocol=protocol))
+    with pytest.raises(WeightsError) as caught:
+        load_state_dict_file(path)
+    assert caught.value.remedy is None
 
 
 def _with_module(path: Path, network: nn.Module, name: str) -> None:

@@ -175,6 +175,9 @@ def _rewrite(old: str, new: str) -> Callable[[Members], None]:
     ("old", "new"),
     [
         ("Symbol('", "open('{trace}', 'w') or Symbol('"),
+        ("Symbol('", "9**9**9**9 + Symbol('"),
+        ("Symbol('", "Pow(9, Pow(9, Pow(9, 9))) + Symbol('"),
+        ("Symbol('", "Pow(2, 99999999999) + Symbol('"),
         ('"image"', '"image=open(chr(97), chr(119))"'),
         ("torch.ops.aten.reshape.default", "torch.os.system"),
         ("torch.ops.aten.reshape.default", "torch.ops.aten.from_file.default"),
@@ -185,6 +188,8 @@ def _rewrite(old: str, new: str) -> Callable[[Members], None]:
         ("torch.ops.aten.reshape.default", "torch.ops.aten.reshape"),
         ("torch.ops.aten.reshape.default", "torch.ops.higher_order.run_and_save_rng_state"),
         ("_operator.mul", "_operator.call"),
+        ("_operator.mul", "_operator.pow"),
+        ("_operator.mul", "_operator.lshift"),
         ("_operator.mul", "_operator.attrgetter"),
         ("_operator.mul", "_operator.methodcaller"),
         ("_operator.mul", "torch.sym_int.__globals__.get"),

@@ -105,7 +105,7 @@ def test_an_ap_near_zero_is_a_finding(is_given: bool, remedy: str) -> None:
 
 
 def test_exchanged_colours_are_found_if_they_are_clearly_better() -> None:
-    [found] = exchanged_colours("primary teacher", rgb=0.31, bgr=0.62, people=128)
+    [found] = exchanged_colours("primary teacher", rgb=0.56, bgr=0.62, people=128)
     assert "it expects BGR images" in found.seen
     assert exchanged_colours("primary teacher", rgb=0.0, bgr=0.0, people=128) == []
-    assert exchanged_colours("primary teacher", rgb=0.30, bgr=0.33, people=128) == []
+    assert exchanged_colours("primary teacher", rgb=0.30, bgr=0.32, people=128) == []

@@ -50,7 +50,7 @@ class _Limit(TorchDispatchMode):
     """Stops at the first operator whose output has more values than ``limit``."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._limit = limit
 
     def __torch_dispatch__(

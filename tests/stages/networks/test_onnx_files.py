@@ -15,6 +15,7 @@ from stages.networks.spec import NetworkSpec
 from stages.settings import TeacherSource
 from stages.teachers import network_spec
 from storage_schemas.errors import WeightsError
+from storage_schemas.paths.bucket import BucketPath
 from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Store
 from tests.support.onnx_samples import convolution, field, model, node, tensor, with_data_file
@@ -106,6 +107,20 @@ def test_all_files_are_copied_into_the_entry_and_the_network_loads_from_there(na
     )
     assert torch.equal(stored(image), given(image))
     entry.check()
+
+
+def test_a_node_that_reads_a_bucket_gets_all_files(
+    bucket: BucketPath, tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_data_file(tmp_path, name="parts/weights.bin")
+    with Store(bucket / "store").draft("teachers", _recipe(path)) as draft:
+        assert isinstance(draft, Draft)
+        named = copy_weights(path, draft)
+        entry = draft.commit([named["weights"], *named["data"]], measured={"network": None, "senior": False, **named})
+    monkeypatch.setenv("ODKD_CACHE", str(tmp_path / "another node"))
+    load_network(network_spec(entry), size_wh=SMALL_WH, num_keypoints=17)
+    found = sorted(file.name for file in (tmp_path / "another node").rglob("weights.*"))
+    assert found == ["weights.bin", "weights.onnx"]
 
 
 def test_weights_that_change_while_they_are_copied_are_refused(tmp_path: LocalPath) -> None:

@@ -167,8 +167,7 @@ def _image_fault(image: Json) -> tuple[FaultKind, str] | None:
     if detail := file_name_fault(name):
         return "file_name", detail if isinstance(name, str) else f"{detail}: {show(name)}"
     if detail := size_fault(width, height):
-        # Two whole numbers are in the detail already.
-        return "size", detail if type(width) is type(height) is int else f"{show(width)} x {show(height)}: {detail}"
+        return "size", detail
     return None
 
 

@@ -106,7 +106,7 @@ def _checked_counts(segmentation: dict[str, Any], image_wh: tuple[int, int]) -> 
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
         raise SegmentationError("run lengths are not whole numbers from 0")
     if sum(counts) != width * height:
-        raise SegmentationError(f"run lengths sum to {sum(counts)}, not to {width * height} pixels")
+        raise SegmentationError(f"run lengths sum to {show(sum(counts))}, not to {width * height} pixels")
     return counts
 
 

@@ -182,6 +182,16 @@ def test_a_wrong_box_with_the_lowest_score_changes_nothing(tmp_path: LocalPath, 
     assert len(seen[0].id_N) == 3
 
 
+def test_a_broken_box_costs_only_itself_and_is_a_warning_of_the_entry(tmp_path: LocalPath, seen: list[Instances]) -> None:
+    boxes = detections(tmp_path, box(1, 0.8), box(1, -0.9), box(2, 0.7))
+    entry = score(prepared(tmp_path, boxes), boxes)
+    assert entry.measured["quarter"]["AP"] == pytest.approx(1.0)
+    assert [(warning["kind"], warning["count"], warning["of"]) for warning in entry.measured["warnings"]] == [
+        ("boxes_left_out", 1, 3)
+    ]
+    assert len(seen[0].id_N) == 2
+
+
 def test_a_missing_image_with_only_detections_is_named(tmp_path: LocalPath, seen: list[Instances]) -> None:
     boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
     context = prepared(tmp_path, boxes, image_ids=(1, 2))

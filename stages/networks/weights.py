@@ -149,7 +149,9 @@ def _why_unusable(value: Tensor) -> str:
     """Why a tensor cannot be a weight, or an empty text."""
     if value.is_meta:
         return "without values, on the device meta"
-    if value.layout != torch.strided or value.is_nested:
+    if value.is_nested:
+        return "nested"
+    if value.layout != torch.strided:
         return f"not dense, {str(value.layout).removeprefix('torch.')}"
     if value.dtype not in (*_FLOATS, *_INTEGERS):
         return str(value.dtype).removeprefix("torch.")

@@ -16,9 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stages import teachers
 from stages.networks.weights import load_state_dict_file
 from storage_schemas.errors import WeightsError
+from storage_schemas.paths.local import LocalPath
 from tests.support.errors import suggested
+from tests.support.step_samples import make_context
 
 State = dict[str, Tensor]
 ARGUMENTS = argparse.Namespace(lr=0.001)
@@ -100,6 +103,23 @@ def test_no_command_is_proposed_for_a_pickle_that_torch_did_not_save(protocol: i
     with pytest.raises(WeightsError) as caught:
         load_state_dict_file(path)
     assert caught.value.remedy is None
+
+
+def test_the_command_of_a_run_names_the_users_file_and_not_the_copy_in_the_store(
+    network: nn.Module, tmp_path: LocalPath
+) -> None:
+    path = tmp_path / "user" / "checkpoint.pth"
+    path.parent.mkdir()
+    torch.save({"model": network.state_dict(), "args": ARGUMENTS}, path)
+    weights = f'{{"weights": "{path}", "network": "hrnet_w8_tiny", "train": null}}'
+    context = make_context(tmp_path / "home", f"teachers.primary={weights}")
+    step = teachers.teacher_step(context, "primary")
+    with pytest.raises(WeightsError) as caught:
+        teachers.make(context, [step])
+    assert str(path) in caught.value.seen
+    command = suggested(caught.value)
+    assert shlex.split(command)[-2:] == [str(path), f"{path}.clean.pth"]
+    assert str(tmp_path / "home") not in f"{caught.value}{command}"
 
 
 def _with_module(path: Path, network: nn.Module, name: str) -> None:

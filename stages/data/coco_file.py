@@ -143,6 +143,7 @@ def _check_references(annotations: Sequence[Json], images: Mapping[int, Json], p
             path,
             f"the image_id of {len(wrong)} of {len(annotations)} annotations is not an integer, such as {first}",
             "the id of an image, which is an integer",
+            "write image_id as a number: the id of an image of this file",
         )
     strays = [item for item in annotations if item["image_id"] not in images]
     if strays:

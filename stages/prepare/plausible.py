@@ -84,7 +84,7 @@ def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect
         *_swapped_sides(people, split, coco),
         *_never_labelled(people, split, coco),
         *_masks(people, split),
-        *_stray_outlines(coco, records, split),
+        *_stray_outlines(people, split, coco),
     ]
 
 
@@ -208,20 +208,19 @@ def _extents(masked: Sequence[Record]) -> tuple[npt.NDArray[np.float64], npt.NDA
     return np.concatenate(boxes), np.concatenate(areas)
 
 
-def _stray_outlines(coco: CocoFile, records: Sequence[Record], split: str) -> Iterator[Finding]:
-    used = {record.annotation_id: record for record in records}
+def _stray_outlines(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
     strays = {item["id"]: count for item in coco.annotations if (count := stray_outlines(item.get("segmentation")))}
-    found = [used[annotation_id] for annotation_id in strays if annotation_id in used]
-    if found:
-        count = sum(strays[record.annotation_id] for record in found)
+    rows = [row for row, record in enumerate(people.records) if record.annotation_id in strays]
+    if rows:
+        count = sum(strays[people.records[row].annotation_id] for row in rows)
         yield Finding(
             kind="stray_outlines",
-            seen=f"{count} outlines of {len(found)} people of the {split} set have fewer than three points and are left out, "
-            f"such as in annotation {found[0].annotation_id} in {found[0].file_name}",
-            remedy="The other outlines are used; remove the short ones from 'segmentation'",
-            count=count,
-            of=len(records),
-            example=found[0].file_name,
+            seen=f"{len(rows)} of {len(people.records)} people of the {split} set have outlines of fewer than three points "
+            f"({count} in all), such as {people.name(rows[0])}",
+            remedy="These outlines are left out, the others are used: remove them from 'segmentation'",
+            count=len(rows),
+            of=len(people.records),
+            example=people.records[rows[0]].file_name,
         )
 
 

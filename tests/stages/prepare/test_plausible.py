@@ -239,7 +239,7 @@ def test_stray_outlines_are_counted(tmp_path: Path) -> None:
     every[2]["segmentation"] += [[], [1, 1, 2, 2], [3, 3]]
     every.append(standing(4, segmentation=[[5, 5]], iscrowd=1))
     (finding,) = found(tmp_path, every)
-    assert (finding.kind, finding.count, finding.of) == ("stray_outlines", 3, 3)
-    assert "3 outlines of 2 people of the train set" in finding.seen
-    assert "annotation 101 in 000001.jpg" in finding.seen
+    assert (finding.kind, finding.count, finding.of) == ("stray_outlines", 2, 3)
+    assert "2 of 3 people of the train set have outlines of fewer than three points (3 in all)" in finding.seen
+    assert finding.seen.endswith("such as annotation 101 in 000001.jpg")
     assert found(tmp_path, people(3, lambda person: person.update(segmentation=[[]]))) == []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import ray
 import torch
 
 from stages.base import Context
+from stages.distributed.lost_nodes import LostNodes
 from stages.distributed.nodes import BlindNodeError, BlindNodes, require_seen, seen_here
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
@@ -38,6 +39,15 @@ class TaskOptions:
     gpus: float
     sees: tuple[StorePath, ...] = ()
     """Folders that a node must see to be given tasks."""
+
+
+@dataclass(eq=False)
+class _Task(Generic[Job]):
+    """A job with its size, and the copies of it that were started."""
+
+    job: Job
+    size: int
+    references: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,45 +111,95 @@ def run_tasks(
         OSError: a storage error in a task, passed on unchanged.
         ClusterError: a worker was lost more often than it is retried, or ran out of memory.
     """
-    # Without max_calls=0, Ray ends the process of a GPU task after every task, and the loaded network with it.
-    remote: Any = ray.remote(
-        max_calls=0,
-        num_cpus=options.cpus,
-        num_gpus=options.gpus,
-        max_retries=_RETRIES_OF_PIECES if on_crash else _RETRIES,
-        scheduling_strategy="SPREAD",
-    )(_on_seeing_node)
-    blind = BlindNodes()
-    running = {remote.remote(function, options.sees, job): (job, size) for job, size in jobs}
+    tasks, lost = _Tasks(function, options, title=title, unit=unit, on_crash=on_crash), LostNodes()
+    for job, size in jobs:
+        tasks.start(_Task(job, size))
     with progress(title, total=sum(size for _, size in jobs), unit=unit) as bar:
         try:
-            while running:
-                done, _ = ray.wait(list(running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
-                if not done:
+            while tasks.running:
+                done, _ = ray.wait(list(tasks.running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
+                if lost.found():
+                    tasks.start_copies()
+                ended = tasks.take(done[0]) if done else None
+                if ended is None:
                     bar.advance(0)
                     continue
-                job, size = running.pop(done[0])
-                try:
-                    result = _result(done[0], title)
-                except BlindNodeError as error:
-                    elsewhere = remote.options(label_selector=blind.add(error))
-                    running[elsewhere.remote(function, options.sees, job)] = (job, size)
-                    continue
-                except ClusterError as error:
-                    if on_crash is None or not isinstance(error.__cause__, _LOST):
-                        raise
-                    if pieces := on_crash.pieces(job):
-                        log.warning("'%s' lost a worker, and its retry too: %d %s are tried in pieces", title, size, unit)
-                        running |= {remote.remote(function, options.sees, piece): (piece, part) for piece, part in pieces}
-                        continue
-                    if isinstance(error.__cause__, ray.exceptions.NodeDiedError):
-                        raise
-                    result = on_crash.blame(job)
-                yield job, result
-                bar.advance(size)
+                task, result = ended
+                yield task.job, result
+                bar.advance(task.size)
         finally:
-            for reference in running:
+            for reference in tasks.running:
                 ray.cancel(reference, force=False)
+
+
+class _Tasks(Generic[Job, Result]):
+    """The tasks of one ``run_tasks`` that have not ended, by Ray's references."""
+
+    def __init__(
+        self,
+        function: Callable[[Job], Result],
+        options: TaskOptions,
+        *,
+        title: str,
+        unit: str,
+        on_crash: Crashes[Job, Result] | None,
+    ) -> None:
+        self.running: dict[Any, _Task[Job]] = {}
+        self._function, self._sees, self._title, self._unit, self._on_crash = function, options.sees, title, unit, on_crash
+        self._blind = BlindNodes()
+        # Without max_calls=0, Ray ends the process of a GPU task after every task, and the loaded network with it.
+        self._remote: Any = ray.remote(
+            max_calls=0,
+            num_cpus=options.cpus,
+            num_gpus=options.gpus,
+            max_retries=_RETRIES_OF_PIECES if on_crash else _RETRIES,
+            scheduling_strategy="SPREAD",
+        )(_on_seeing_node)
+
+    def start(self, task: _Task[Job], **options: Any) -> None:  # noqa: ANN401 (options of Ray)
+        """Start a task, or one more copy of it."""
+        reference = self._remote.options(**options).remote(self._function, self._sees, task.job)
+        task.references.append(reference)
+        self.running[reference] = task
+
+    def start_copies(self) -> None:
+        """Start a copy of each task: any of them may have been sent to a node that was lost. The first that ends counts."""
+        log.warning("'%s': a node was lost; its tasks are started on other nodes", self._title)
+        for task in list(dict.fromkeys(self.running.values())):
+            self.start(task)
+
+    def take(self, reference: ray.ObjectRef[Result]) -> tuple[_Task[Job], Result] | None:
+        """The task of a reference that has ended, with its result; None if a copy of it goes on, or its pieces."""
+        task = self.running.pop(reference)
+        try:
+            result = _result(reference, self._title)
+        except BlindNodeError as error:
+            self.start(task, label_selector=self._blind.add(error))
+            return None
+        except ClusterError as error:
+            if self._copies(task):
+                return None
+            if self._on_crash is None or not isinstance(error.__cause__, _LOST):
+                raise
+            if pieces := self._on_crash.pieces(task.job):
+                self._divide(task, pieces)
+                return None
+            if isinstance(error.__cause__, ray.exceptions.NodeDiedError):
+                raise
+            result = self._on_crash.blame(task.job)
+        for copy in self._copies(task):
+            ray.cancel(copy, force=False)
+            del self.running[copy]
+        return task, result
+
+    def _copies(self, task: _Task[Job]) -> list[Any]:
+        return [reference for reference in task.references if reference in self.running]
+
+    def _divide(self, task: _Task[Job], pieces: Sequence[tuple[Job, int]]) -> None:
+        lost = "'%s' lost a worker, and its retry too: %d %s are tried in pieces"
+        log.warning(lost, self._title, task.size, self._unit)
+        for piece, size in pieces:
+            self.start(_Task(piece, size))
 
 
 def _on_seeing_node(function: Callable[[Job], Result], sees: tuple[StorePath, ...], job: Job) -> Result:

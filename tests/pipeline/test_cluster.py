@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -196,15 +193,3 @@ def test_a_long_folder_that_the_user_chose_for_ray_is_refused_with_a_command(mon
     with pytest.raises(ClusterError, match=r"RAY_TMPDIR is (/t){20}, 40 bytes long") as caught:
         cluster._short_folder()
     assert suggested(caught.value) == "export RAY_TMPDIR=/tmp"
-
-
-@pytest.mark.parametrize(("address", "expected"), [("head:6379", "20000 15000"), ("local", "300000 120000")])
-def test_a_lost_host_of_a_cluster_is_noticed_soon(address: str, expected: str) -> None:
-    """Ray reads these values when it is imported, so a new process asks."""
-    ask = (
-        "import pipeline.cluster; from ray._raylet import Config as c; "
-        "print(c.grpc_client_keepalive_time_ms(), c.grpc_client_keepalive_timeout_ms())"
-    )
-    environment = {**os.environ, "RAY_ADDRESS": address}
-    answer = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == expected.split()

@@ -50,13 +50,17 @@ def nodes() -> Iterator[dict[str, str]]:
     blind = cluster.add_node(num_cpus=1, env_vars={_BLIND: "1"})
     ray.init(address=cluster.address, log_to_driver=False)
     cluster.wait_for_nodes()
-    yield {"seeing": cluster.list_all_nodes()[0].node_id, "blind": blind.node_id}
+    ids = {"seeing": cluster.list_all_nodes()[0].node_id, "blind": blind.node_id}
+    # Both have a worker process before the tests: a node whose first one starts slowly would get no task.
+    there = ray.remote(num_cpus=1)(_where)
+    ray.get([there.options(label_selector={"ray.io/node-id": node}).remote(0) for node in ids.values()])
+    yield ids
     ray.shutdown()
     cluster.shutdown()
 
 
 def _where(job: int) -> str:
-    time.sleep(0.2)
+    time.sleep(0.5)
     return str(ray.get_runtime_context().get_node_id())
 
 

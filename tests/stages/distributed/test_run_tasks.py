@@ -13,6 +13,8 @@ import pytest
 import ray
 
 from stages.base import Context, Device
+from stages.distributed import lost_nodes
+from stages.distributed.lost_nodes import LostNodes
 from stages.distributed.run_tasks import run_tasks, task_options
 from stages.settings import DataSettings, EmbeddedData, Settings, TeacherSource, TeachersSettings, TrainSettings
 from storage_schemas.errors import DataError, Remedy
@@ -66,6 +68,42 @@ def _die_once(marker: str) -> str:
 
 def test_a_killed_worker_is_replaced_and_its_task_is_repeated(tmp_path: LocalPath) -> None:
     assert _run(_die_once, [str(tmp_path / "marker")]) == ["done"]
+
+
+def _hang_at_first(folder: str) -> str:
+    try:
+        Path(folder).mkdir()
+    except FileExistsError:
+        return "copy"
+    time.sleep(600)
+    return "first"
+
+
+def test_after_the_loss_of_a_node_a_copy_of_each_task_is_started_and_the_first_to_end_counts(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node is only said to be lost: Ray gives a task of a real lost one up much later."""
+    folders = [str(tmp_path / name) for name in "ab"]
+
+    def begun(_: LostNodes) -> bool:
+        return all(Path(folder).exists() for folder in folders) and not caplog.messages
+
+    monkeypatch.setattr(LostNodes, "found", begun)
+    assert _run(_hang_at_first, folders) == ["copy", "copy"]
+    assert caplog.messages == ["'test': a node was lost; its tasks are started on other nodes"]
+
+
+def test_a_node_that_has_died_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(name: str, alive: bool) -> dict[str, object]:
+        return {"NodeID": name, "Alive": alive}
+
+    now = [[node("a", True), node("b", True)]]
+    monkeypatch.setattr(ray, "nodes", lambda: now[0])
+    monkeypatch.setattr(lost_nodes, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    lost = LostNodes()
+    assert not lost.found()
+    now[0] = [node("a", True), node("b", False), node("c", True)]
+    assert [lost.found(), lost.found()] == [True, False]
 
 
 def _refuse(job: int) -> None:

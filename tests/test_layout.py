@@ -161,7 +161,7 @@ def test_ray_is_imported_by_distributed_stages_and_the_cluster_module_only() -> 
 
 def test_the_tasks_of_stage_prepare_load_without_torch() -> None:
     """torch takes two seconds in each process, longer than a task that reads 256 images."""
-    reached, waiting = set[str](), {"stages.prepare.image_task"}
+    reached, waiting = set[str](), {"stages.prepare.image_task", "stages.distributed.nodes"}
     while waiting:
         module = waiting.pop()
         reached.add(module)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import ray
 
 from storage_schemas.errors import StoreError
 from storage_schemas.paths.path import StorePath
 
-__all__ = ["BlindNodeError", "BlindNodes", "require_seen", "seen_here"]
+__all__ = ["BlindNodeError", "BlindNodes", "on_seeing_node", "require_seen", "seen_here"]
 
 _NODE_ID = "ray.io/node-id"
 """The label with which Ray marks each node."""
 
 log = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class BlindNodeError(Exception):
@@ -43,6 +47,15 @@ def require_seen(folders: tuple[StorePath, ...]) -> None:
             seen = False
         if not seen:
             raise BlindNodeError(ray.get_runtime_context().get_node_id(), folder)
+
+
+def on_seeing_node(function: Callable[[Job], Result], sees: tuple[StorePath, ...], job: Job) -> Result:
+    """The Ray task of ``run_tasks``: first look at the node, since a task cannot tell a missing file from a missing mount.
+
+    It is here because each worker process loads this module: that of ``run_tasks`` loads torch, which takes two seconds.
+    """
+    require_seen(sees)
+    return function(job)
 
 
 class BlindNodes:

@@ -12,7 +12,7 @@ import torch
 
 from stages.base import Context
 from stages.distributed.lost_nodes import LostNodes
-from stages.distributed.nodes import BlindNodeError, BlindNodes, require_seen, seen_here
+from stages.distributed.nodes import BlindNodeError, BlindNodes, on_seeing_node, seen_here
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.paths.path import StorePath
@@ -154,7 +154,7 @@ class _Tasks(Generic[Job, Result]):
             num_gpus=options.gpus,
             max_retries=_RETRIES_OF_PIECES if on_crash else _RETRIES,
             scheduling_strategy="SPREAD",
-        )(_on_seeing_node)
+        )(on_seeing_node)
 
     def start(self, task: _Task[Job], **options: Any) -> None:  # noqa: ANN401 (options of Ray)
         """Start a task, or one more copy of it."""
@@ -200,12 +200,6 @@ class _Tasks(Generic[Job, Result]):
         log.warning(lost, self._title, task.size, self._unit)
         for piece, size in pieces:
             self.start(_Task(piece, size))
-
-
-def _on_seeing_node(function: Callable[[Job], Result], sees: tuple[StorePath, ...], job: Job) -> Result:
-    """The Ray task: first look at the node, since a task cannot tell a missing file from a missing mount."""
-    require_seen(sees)
-    return function(job)
 
 
 def _result(reference: ray.ObjectRef[Result], title: str) -> Result:

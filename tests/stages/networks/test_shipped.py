@@ -77,7 +77,7 @@ def test_teachers_and_evaluated_networks_get_bytes_and_see_them_normalised(
     loader.close()
     assert batch.image_Bhw3.dtype == np.uint8
     network = _Seen()
-    Predictor(network, size_wh=plan.crop_wh).heatmaps(batch, flip="exact")
+    Predictor(network, size_wh=plan.crop_wh).heatmaps(batch, flip="hrnet")
     assert pixels(shipped, side=64) == [np.dtype(np.uint8)]
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = ((batch.image_Bhw3 / 255 - mean) / std).transpose(0, 3, 1, 2)

@@ -16,6 +16,7 @@ from pipeline.config.load import load_settings, preset_names, resolved_yaml
 from pipeline.experiments import METRICS, RESOLVED
 from pipeline.home import HOME_HELP, UPSTREAM_HELP, home_of, make_home, upstream_of
 from stages.base import Context, StageName
+from stages.humanize import plural
 from storage_schemas.errors import ConfigError, Remedy, StoreError
 from storage_schemas.paths.path import StorePath
 
@@ -189,7 +190,7 @@ def _log_result(run_dir: StorePath, figures: dict[str, Any]) -> None:
             rows["baseline (without teachers)"] = scores["baseline"]
         log.info("AP: %s (%s)", ", ".join(f"{name} {row['AP']:.3f}" for name, row in rows.items()), scores["protocol"])
     if number := len(figures["warnings"]):
-        log.info("%d warnings, which may make this AP worthless: see above, or 'warnings' in %s", number, run_dir / METRICS)
+        log.info("%s: see above, or 'warnings' in %s", plural(number, "warning"), run_dir / METRICS)
     if "weights" in figures:
         log.info("weights of the student: %s", figures["weights"])
     for name in (REPORT, METRICS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from storage_schemas.errors import OdkdError
 from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.paths.facts import FileFacts
 from tests.support.annotation_mutations import IMAGES, mutated_annotations, mutated_detections
+from tests.support.memory import peak_mb
 
 __all__ = ["Read", "read_mutated"]
 
@@ -99,7 +99,7 @@ def _main(kind: str, start: int, stop: int) -> None:
     warnings.simplefilter("error")
     # numpy warns about pycocotools' way of returning masks.
     warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-    result, before = Read(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result, before = Read(), peak_mb()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(start, stop):
             sys.stdout.write(f"{number}\n")
@@ -118,7 +118,7 @@ def _main(kind: str, start: int, stop: int) -> None:
             except BaseException:
                 result.faults.append(f"file {number}: {traceback.format_exc()}")
             result.longest_seconds = max(result.longest_seconds, time.process_time() - begun)
-    result.grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    result.grown_mb = peak_mb() - before
     sys.stdout.write(f"{json.dumps(vars(result))}\n")
 
 

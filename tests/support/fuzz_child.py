@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from stages.data.image_header import ImageError
 from stages.data.images import decode_image, probe_header
 from tests.support.image_mutations import mutated
 from tests.support.image_samples import unturned
+from tests.support.memory import peak_mb
 
 __all__ = ["Fuzzed", "fuzz"]
 
@@ -80,7 +80,7 @@ def _main(start: int, stop: int, compare_every: int) -> None:
         except BaseException:
             result.faults.append(f"image {number}: {traceback.format_exc()}")
         result.longest_seconds = max(result.longest_seconds, time.perf_counter() - begun)
-    result.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result.peak_mb = peak_mb()
     sys.stdout.write(f"{json.dumps(vars(result))}\n")
 
 

@@ -23,6 +23,7 @@ from stages.networks.spec import NetworkSpec
 from stages.networks.weights import fit_weights, load_state_dict_file
 from storage_schemas.errors import WeightsError
 from storage_schemas.paths.local import LocalPath
+from tests.support.memory import peak_mb
 from tests.support.onnx_samples import convolution
 
 __all__ = ["KINDS", "Outcome", "load_mutated"]
@@ -183,7 +184,7 @@ def _computed() -> float:
 
 
 def _peak_mb() -> float:
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    return max(peak_mb(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,17 @@ from storage_schemas.paths.local import LocalPath
 from tests.support.hosts import Network, hosts, missing
 from tests.support.whole_runs import arguments, copy_without, payloads
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.long,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(bool(missing()), reason=f"no hosts on this machine: {missing()}"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600)]
 
 CHANGES = {"data__embedded__train_images": 320, "cluster__device": "cpu"}
 GOES_ON = 60.0
 """A run goes on within so many seconds after a host was lost."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _permitted() -> None:
+    if reason := missing():
+        pytest.skip(f"no hosts on this machine: {reason}")
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalPath, dict[str, float]]:
+def undisturbed(_permitted: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalPath, dict[str, float]]:
     """A home in which all stages have run on such hosts, and the seconds of two stages."""
     folder = LocalPath(tmp_path_factory.mktemp("undisturbed"))
     home, seconds = folder / "home", dict[str, float]()

@@ -75,4 +75,6 @@ def test_what_the_trial_cannot_run_is_left_to_the_real_run() -> None:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return image * float(image.sum())
 
-    refuse_huge_tensors(Odd(), SHAPE, source="odd")
+    network, image = Odd(), torch.ones(SHAPE)
+    refuse_huge_tensors(network, SHAPE, source="odd")
+    assert torch.equal(network(image), image * image.numel())

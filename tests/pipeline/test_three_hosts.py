@@ -125,21 +125,38 @@ def test_after_the_death_of_the_head_a_run_on_a_new_one_goes_on(
     assert payloads(home, "students") == payloads(whole, "students")
 
 
+_OCCUPY = """
+import pathlib, sys, time, ray
+
+@ray.remote(num_cpus=1)
+def occupy(flag):
+    while pathlib.Path(flag).exists():
+        time.sleep(0.1)
+
+ray.init(address=sys.argv[1])
+ray.get(occupy.remote(sys.argv[2]))
+"""
+"""Another program, whose task has the only CPU of a host as long as a file exists."""
+
+
 def test_a_late_host_without_the_home_and_the_images_gets_no_work(
     undisturbed: tuple[LocalPath, dict[str, float]], tmp_path: LocalPath
 ) -> None:
     whole, _ = undisturbed
     home = copy_without(whole, tmp_path / "home", "instances", "teachers", "views", "targets", "students", "evaluations")
-    with hosts(tmp_path / "hosts", ["head", "w1"]) as network:
-        head, late = network.hosts["head"], network.hosts["w1"]
+    with hosts(tmp_path / "hosts", ["head", "w1", "w2"]) as network:
+        head, late, good = network.hosts.values()
         head.start_ray(None, cpus=0)
+        good.start_ray(head, cpus=1)
+        flag = tmp_path / "occupied"
+        flag.touch()
+        head.start(sys.executable, "-c", _OCCUPY, head.ray, str(flag), log=tmp_path / "occupy.log")
+        # The tasks wait for the good host, and so the late one gets the first.
         run = Run(network, home, "prepare")
         run.when(lambda log: "prepare: train images" in log)
         late.hide(home)
         late.start_ray(head, cpus=1)
-        run.when(lambda log: "does not see" in log or run.process.poll() is not None)
-        good = network.add("w2")
-        good.start_ray(head, cpus=1)
+        run.when(lambda log: "10.77.0.2 does not see" in log)
+        flag.unlink()
         run.ended()
-        assert "10.77.0.2 does not see" in run.log.read_text()
     assert payloads(home, "instances") == payloads(whole, "instances")

@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.support.coco_samples import Json, document, standing
 
-__all__ = ["IMAGES", "mutated_annotations", "mutated_detections"]
+__all__ = ["IMAGES", "change_document", "change_text", "mutated_annotations", "mutated_detections"]
 
 T = TypeVar("T")
 Generator = np.random.Generator
@@ -59,11 +59,21 @@ def _mutated(number: int, whole: object) -> bytes:
     generator = np.random.default_rng(number)
     changed = copy.deepcopy(whole)
     for _ in range(generator.integers(0, 4)):
-        _pick(generator, (_replace, _replace, _scale, _remove, _repeat, _retype, _rle))(changed, generator)
+        change_document(changed, generator)
     data = json.dumps(changed).encode()
     for _ in range(generator.integers(0, 3)):
-        data = _pick(generator, (_insert, _swap_word, _flip, _cut, _same))(data, generator)
+        data = change_text(data, generator)
     return data
+
+
+def change_document(value: object, generator: Generator) -> None:
+    """Make one change within a value of JSON."""
+    _pick(generator, (_replace, _replace, _scale, _remove, _repeat, _retype, _rle))(value, generator)
+
+
+def change_text(data: bytes, generator: Generator) -> bytes:
+    """The text with one change."""
+    return _pick(generator, (_insert, _swap_word, _flip, _cut, _same))(data, generator)
 
 
 def _pick(generator: Generator, choices: Sequence[T]) -> T:

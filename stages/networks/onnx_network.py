@@ -28,7 +28,7 @@ class OnnxNetwork(nn.Module):
         device: where onnxruntime computes; the images may be on another device.
 
     Raises:
-        WeightsError: onnxruntime is missing or cannot use the device, or the file is broken or has several inputs.
+        WeightsError: onnxruntime is missing or cannot use the device, or the file is broken or has several inputs or outputs.
     """
 
     def __init__(self, path: Path, *, threads: int = 0, device: Literal["cpu", "cuda"] = "cpu") -> None:
@@ -52,14 +52,21 @@ class OnnxNetwork(nn.Module):
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise WeightsError(f"'{path}' takes {len(inputs)} inputs", allowed="one: the image")
+        if len(outputs := [output.name for output in self.session.get_outputs()]) != 1:
+            # Of stacked networks the last output is the best one, of others the first: a guess would be silent.
+            raise WeightsError(
+                f"'{path}' gives {len(outputs)} outputs: {', '.join(outputs)[:200]}",
+                allowed="one: the heatmaps",
+                remedy=Remedy("advice", text="export the network again with the heatmaps as its only output"),
+            )
         self._input = inputs[0].name
         self.input_shape: tuple[int | None, ...] = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
         """Sizes of the input; None where any size is accepted."""
 
     def forward(self, image_B3hw: Tensor) -> Tensor:
-        """The first output for normalised images, float32, on the images' device; without gradients."""
+        """The output for normalised images, float32, on the images' device; without gradients."""
         array = image_B3hw.detach().to("cpu", torch.float32).contiguous().numpy()
-        [heat, *_] = self.session.run(None, {self._input: array})
+        [heat] = self.session.run(None, {self._input: array})
         return torch.from_numpy(heat).to(image_B3hw.device)
 
 

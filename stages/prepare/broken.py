@@ -25,7 +25,7 @@ _ADVICE: dict[FaultKind, str] = {
     "keypoints": "write keypoints as x, y in pixels and v = 0, 1 or 2 for each joint",
     "num_keypoints": "remove num_keypoints or compute it again: it is the number of keypoints with v > 0",
     "segmentation": "remove the wrong segmentations or compute them again: a person may lack one",
-    "image": "restore the image files, or remove these images from the annotation file",
+    "image": "replace or mend the image files as the reasons say, or remove these images from the annotation file",
 }
 
 

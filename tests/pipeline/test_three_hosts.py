@@ -85,7 +85,7 @@ def _all_payloads(home: LocalPath) -> dict[str, dict[str, str]]:
 
 STAGES = {
     "targets": (("targets", "views", "students"), lambda log: "targets: train set" in log),
-    "distill": (("students",), lambda log: re.search(r"distill: baseline and student: [1-9]", log) is not None),
+    "distill": (("students",), lambda log: re.search(r"distill: [a-z ]+: [1-9]", log) is not None),
 }
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from storage_schemas.paths.local import LocalPath
 
-__all__ = ["convolution", "endless_loop", "field", "huge_constant", "model", "node", "tensor", "with_data_file"]
+__all__ = ["convolution", "endless_loop", "field", "huge_constant", "model", "node", "tensor", "two_outputs", "with_data_file"]
 
 _FLOAT, _INT64, _BOOL = 1, 7, 9
 
@@ -94,6 +94,13 @@ def with_data_file(
     (folder / name).write_bytes(data)
     (folder / "teacher.onnx").write_bytes(network)
     return folder / "teacher.onnx"
+
+
+def two_outputs(width: int, height: int) -> bytes:
+    """A network with two outputs, such as the stacks of an hourglass."""
+    names = ("stack_1", "stack_2")
+    outputs = [value_info(name, _FLOAT, ["batch", 3, height, width]) for name in names]
+    return model([node("Relu", ["image"], [name]) for name in names], [], [_image(width, height)], outputs)
 
 
 def endless_loop(width: int, height: int) -> bytes:

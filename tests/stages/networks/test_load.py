@@ -179,6 +179,9 @@ class _Session:
     def get_inputs(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(name="image", shape=["batch", 3, 64, 32])]
 
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="heatmaps")]
+
 
 def test_an_onnx_teacher_that_falls_back_to_the_processor_is_refused_and_cuda_is_used_without_tf32(
     tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from stages.networks.load import load_network
 from stages.networks.spec import NetworkSpec
 from storage_schemas.errors import WeightsError
 from storage_schemas.paths.local import LocalPath
-from tests.support.onnx_samples import convolution, endless_loop, huge_constant, with_data_file
+from tests.support.onnx_samples import convolution, endless_loop, huge_constant, two_outputs, with_data_file
 
 pytest.importorskip("onnxruntime")
 SMALL_WH = (32, 64)
@@ -57,3 +57,9 @@ def test_a_good_network_is_tried_once_until_one_of_its_files_changes(
     (tmp_path / "teacher.onnx.data").touch()
     with pytest.raises(WeightsError, match=r"crashes onnxruntime \(exit status 2\)"):
         _load(path)
+
+
+def test_a_file_with_several_outputs_is_refused_with_their_names(tmp_path: LocalPath) -> None:
+    (tmp_path / "stacks.onnx").write_bytes(two_outputs(*SMALL_WH))
+    with pytest.raises(WeightsError, match=r"stacks\.onnx' gives 2 outputs: stack_1, stack_2"):
+        _load(tmp_path / "stacks.onnx")

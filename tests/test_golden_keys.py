@@ -13,7 +13,8 @@ GOLDEN = Path(__file__).with_name("golden_keys.json")
 
 def plan_keys(home: Path) -> dict[str, str]:
     """The entry of each step of the demo, by stage and title; contents are made up, device and precision fixed."""
-    context = with_all(make_context(home, "targets.precision=float32", "distill.precision=float32"))
+    sections = ("targets", "distill", "teachers.primary.train", "teachers.senior.train")
+    context = with_all(make_context(home, *(f"{section}.precision=float32" for section in sections)))
     return {f"{step.stage}: {step.title}": step.entry_id for stage in graph.STAGES.values() for step in stage.steps(context)}
 
 

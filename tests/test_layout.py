@@ -21,6 +21,7 @@ MODULES = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."):
 _SMOKE = "measured by the smoke run in bench/test_bench.py"
 _DRAWN = "drawn by synthetic/test_dataset.py"
 _RUN = "runs in test_run.py, its steps in test_graph.py"
+_PUBLISHED = "test_published_networks.py compares all of them with the published code"
 WITHOUT_TEST = {
     "pipeline/bench/__main__.py": "bench/test_bench.py runs the command",
     **{f"pipeline/bench/{name}.py": _SMOKE for name in ("cache", "crops", "drawn", "entries", "filling", "plot")},
@@ -32,6 +33,11 @@ WITHOUT_TEST = {
     "pipeline/config/strict_yaml.py": "config/test_load.py reads good and bad YAML",
     "pipeline/home.py": "test_command_line.py gives homes that are refused",
     "stages/base.py": "test_graph.py and test_plan.py make contexts and steps of all kinds",
+    **{
+        f"stages/networks/{name}.py": _PUBLISHED
+        for name in ("hourglass", "lite_hrnet", "lpn", "simple_baseline", "simple_lite")
+    },
+    "stages/networks/initial.py": _PUBLISHED,
     **{f"stages/data/synthetic/{name}.py": _DRAWN for name in ("backdrop", "people", "pose", "scene")},
     **{f"stages/{name}.py": _RUN for name in ("distill", "evaluate", "teachers", "targets/block_task", "targets/stage")},
     "stages/data/image_header.py": "data/test_images.py reads headers and gives sizes that are refused",
@@ -65,6 +71,7 @@ WITHOUT_SOURCE = {
     "tests/pipeline/bench/test_bench.py": "the command of bench",
     "tests/pipeline/bench/test_cached.py": "drawn entries, their size and their readers",
     "tests/pipeline/test_command_line.py": "run.py without work: refusals, and the files that a run leaves",
+    "tests/pipeline/test_mutated_files.py": "settings and exports, with mutated files",
     "tests/pipeline/test_run_bucket.py": "run.py with a home in a bucket",
     "tests/pipeline/test_three_hosts.py": "runs on a cluster of three hosts, whose links are cut",
     "tests/stages/data/test_annotation_fuzz.py": "coco.py, detections.py and prepare/plausible.py with mutated files",
@@ -72,6 +79,7 @@ WITHOUT_SOURCE = {
     "tests/stages/data/test_image_fuzz.py": "images.py with mutated files",
     "tests/stages/networks/test_hostile_weights.py": "the loaders of weights, with files that have faults",
     "tests/stages/networks/test_program_outputs.py": "exported.py and load.py: outputs of programs, and their mode",
+    "tests/stages/networks/test_published_networks.py": "all networks but HRNet, against the published code",
     "tests/stages/networks/test_shipped.py": "how images reach the device, in training and prediction",
     "tests/stages/targets/test_fetch.py": "repair.py: damaged files copied from another store",
     "tests/stages/training/test_resume.py": "loop.py in processes that are killed",

@@ -12,9 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HRNet", "HRNetConfig", "hrnet", "hrnet_small", "hrnet_tiny"]
+from stages.networks.initial import draw_normal
 
-_INIT_STD = 0.001
+__all__ = ["HRNet", "HRNetConfig", "hrnet", "hrnet_small", "hrnet_tiny"]
 
 
 @dataclass(frozen=True)
@@ -191,15 +191,7 @@ class HRNet(nn.Module):
         self.transition3 = _transition(widths[:3], widths)
         self.stage4 = _stage(widths, modules=config.modules[2], blocks=config.blocks, last=True)
         self.final_layer = nn.Conv2d(config.width, num_keypoints, 1)
-        self._initialize(generator)
-
-    def _initialize(self, generator: torch.Generator | None) -> None:
-        """Convolutions N(0, 0.001), biases 0 (HRNet, lib/models/pose_hrnet.py); torch starts batch norms at 1 and 0."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=_INIT_STD, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_normal(self, generator)
 
     def forward(self, image_B3hw: Tensor) -> Tensor:
         """Heatmaps [B, K, h/4, w/4] of normalised images [B, 3, h, w]; h and w are multiples of 32."""

@@ -22,9 +22,17 @@ NETWORKS: dict[str, str] = {
     "hrnet_w{width}": "stages.networks.hrnet:hrnet",
     "hrnet_w{width}_small": "stages.networks.hrnet:hrnet_small",
     "hrnet_w{width}_tiny": "stages.networks.hrnet:hrnet_tiny",
+    "hourglass_{stacks}x{features=64|128|256}": "stages.networks.hourglass:hourglass",
+    "hourglass_newell_{stacks}x{features=64|128|256}": "stages.networks.hourglass:hourglass_newell",
+    "lpn{layers=50|101|152}": "stages.networks.lpn:lpn",
+    "lite_hrnet_{layers=18|30}": "stages.networks.lite_hrnet:lite_hrnet",
+    "naive_lite_hrnet_{layers=18}": "stages.networks.lite_hrnet:naive_lite_hrnet",
+    "wider_naive_lite_hrnet_{layers=18}": "stages.networks.lite_hrnet:wider_naive_lite_hrnet",
+    "simple_resnet{layers=18|34|50|101|152}": "stages.networks.simple_baseline:simple_resnet",
+    "simple_lite0": "stages.networks.simple_lite:simple_lite0",
 }
 """Name of a network to ``module:function``. The function returns the ``Architecture``; each ``{parameter}`` in the name is a
-whole number from 1 to 9999, and the function takes it as a keyword argument."""
+whole number from 1 to 9999, or one of those that are listed, and the function takes it as a keyword argument."""
 
 
 class Architecture(Protocol):
@@ -81,14 +89,20 @@ def is_network(name: str) -> bool:
 
 def known_networks() -> str:
     """All known names, for messages."""
-    return f"one of {', '.join(NETWORKS)}, with a whole number in place of each {{...}}"
+    # The listed numbers are what a user types; what they mean is not.
+    names = [re.sub(r"\{\w+=([^}]*)\}", lambda match: f"({match[1]})", pattern) for pattern in NETWORKS]
+    return f"one of {', '.join(names)}, with a whole number in place of each {{...}}"
 
 
 def _find(name: str) -> tuple[str, dict[str, int]] | None:
     """The builder of a name and the numbers in the name."""
     for pattern, builder in NETWORKS.items():
-        number = r"(?P<\1>[1-9]\\d{0,3})"
-        match = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", number, re.escape(pattern)), name)
+        match = re.fullmatch(re.sub(r"\{(\w+)(?:=([^}]*))?\}", _group, pattern), name)
         if match:
             return builder, {parameter: int(text) for parameter, text in match.groupdict().items()}
     return None
+
+
+def _group(parameter: re.Match[str]) -> str:
+    """The regular expression of a parameter in a name."""
+    return f"(?P<{parameter[1]}>{parameter[2] or '[1-9][0-9]{0,3}'})"

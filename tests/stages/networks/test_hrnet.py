@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,28 +12,16 @@ from torch import nn
 
 from stages.networks.hrnet import BasicBlock, Bottleneck, HRNet, hrnet_small
 from stages.networks.spec import architecture
+from tests.support.reference_networks import formula_heatmaps
 from tests.support.shared_data import shared_data
-
-
-def _formula(folder: Path) -> ModuleType:
-    """The module of the reference that computes weights by formula."""
-    spec = importlib.util.spec_from_file_location("reference_weights", folder / "weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", ["w16", "w32", pytest.param("w48", marks=pytest.mark.slow)])
 def test_the_forward_pass_gives_the_published_numbers(name: str) -> None:
     folder = shared_data("hrnet_reference")
-    formula = _formula(folder)
-    network = architecture(f"hrnet_{name}").build(num_keypoints=17).eval()
-    weights = {key: torch.from_numpy(formula.weight(key, tuple(value.shape))) for key, value in network.state_dict().items()}
-    network.load_state_dict(weights)
-    with torch.no_grad():
-        heat = network(torch.from_numpy(formula.image())).numpy()
+    network = architecture(f"hrnet_{name}").build(num_keypoints=17)
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    heat = formula_heatmaps(network, folder, shapes, dict(zip(shapes, shapes, strict=True))).numpy()
     expected = np.load(folder / "forward.npz")[name]
     assert heat.shape == expected.shape == (1, 17, 64, 48)
     assert np.abs(heat - expected).max() <= 1e-4 * (expected.max() - expected.min())

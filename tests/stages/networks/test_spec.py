@@ -58,7 +58,7 @@ def test_a_recipe_holds_every_number_of_the_architecture() -> None:
 
 @pytest.mark.parametrize("pattern", list(spec.NETWORKS))
 def test_each_line_of_the_table_names_a_function_that_takes_the_numbers_of_its_name(pattern: str) -> None:
-    assert architecture(re.sub(r"{\w+}", "16", pattern)).build(num_keypoints=3)
+    assert architecture(re.sub(r"{\w+=(\d+)[^}]*}", r"\1", re.sub(r"{\w+}", "16", pattern))).build(num_keypoints=3)
 
 
 def test_only_its_module_and_the_table_name_an_architecture() -> None:

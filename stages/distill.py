@@ -54,7 +54,7 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
             read[role] = pending(targets.key) if targets.waits_for else targets.key
             waits += context.waits(targets)
         epochs.append(read)
-    recipe = {
+    recipe: dict[str, Any] = {
         "instances": context.content(instances_step(context, "train")),
         "holdout_fraction": context.settings.prepare.holdout_fraction,
         "epochs": epochs,
@@ -68,9 +68,29 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
         "decoder": DECODER_VERSION,
         "version": _VERSION,
     }
+    recipe["distill"] |= _labels_recipe(context, arm)
     unique = {(waited.kind, waited.key): waited for waited in waits}
     title = "student" if arm == "student" else "baseline (the student without teachers)"
     return StudentStep(title=title, recipe=recipe, waits_for=tuple(unique.values()), arm=arm)
+
+
+def _labels_recipe(context: Context, arm: Arm) -> dict[str, Any]:
+    """Who has labels and who is read. Without unlabelled people it is empty, so that keys are those of earlier releases."""
+    settings, found = context.settings.distill, dict[str, Any]()
+    if settings.labelled_fraction < 1:
+        found["labelled_fraction"] = settings.labelled_fraction
+    if settings.labelled_fraction < 1 or settings.use_unlabelled:
+        found |= {"only_labelled": _only_labelled(context, arm), "labelled_share": _labelled_share(context, arm)}
+    return found
+
+
+def _only_labelled(context: Context, arm: Arm) -> bool:
+    """Whether a network trains on labelled people alone: without teachers, the others teach it nothing."""
+    return not any(weights.roles() for _, weights in _schedule(context, arm))
+
+
+def _labelled_share(context: Context, arm: Arm) -> float | None:
+    return None if _only_labelled(context, arm) else context.settings.distill.labelled_share
 
 
 def _schedule(context: Context, arm: Arm) -> list[tuple[int, Weights]]:
@@ -154,6 +174,9 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath
         device=context.device,
         seed=settings.distill.seed,
         holdout_fraction=settings.prepare.holdout_fraction,
+        only_labelled=_only_labelled(context, arm),
+        labelled_fraction=settings.distill.labelled_fraction,
+        labelled_share=_labelled_share(context, arm),
         views_seed=settings.views.seed,
         augment=settings.views.augment,
         events=context.run_dir / "tensorboard" / arm,

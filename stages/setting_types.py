@@ -12,8 +12,8 @@ from stages.networks.spec import is_network, known_networks
 from storage_schemas.paths.path import StorePath, parse_path
 
 __all__ = [
-    "AbsolutePath", "Count", "DataPath", "Epochs", "FlipTest", "Fraction", "Network", "NetworkSource", "Positive", "Section",
-    "Seed", "Side",
+    "AbsolutePath", "Count", "DataPath", "Epochs", "FlipTest", "Fraction", "Network", "NetworkSource", "Positive", "Precision",
+    "Section", "Seed", "Side",
 ]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +25,7 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 """Pixels."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """What the generators take."""
+Precision = Literal["auto", "float32", "bfloat16"]
 FlipTest = Literal["exact", "hrnet", False]
 """How the crop is mirrored for the flip test; False for none.
 

@@ -10,15 +10,16 @@ from stages.setting_types import (
     AbsolutePath,
     Count,
     DataPath,
-    Epochs,
     FlipTest,
     Fraction,
     NetworkSource,
     Positive,
+    Precision,
     Section,
     Seed,
     Side,
 )
+from stages.training_settings import DistillSettings, Phase, ScheduleName, TrainSettings
 
 __all__ = [
     "AugmentSettings", "BinarizeSettings", "ClusterSettings", "CropSettings", "DataSettings", "DecoderName",
@@ -29,9 +30,7 @@ __all__ = [
 
 Role = Literal["primary", "senior"]
 Split = Literal["train", "val"]
-Precision = Literal["auto", "float32", "bfloat16"]
 DecoderName = Literal["quarter", "dark", "centroid"]
-ScheduleName = Literal["none", "primary", "senior", "together", "primary_then_senior", "senior_then_primary", "blend"]
 
 
 class EmbeddedData(Section):
@@ -113,35 +112,6 @@ class ViewsSettings(Section):
     augment: AugmentSettings = AugmentSettings()
 
 
-class TrainSettings(Section):
-    """The training of a network."""
-
-    epochs: Epochs = 210
-    batch_size: Count = 128
-    """Instances in a step, over all workers together."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    lr: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lr_schedule: Literal["steps", "one_cycle"] = "steps"
-    """``steps``: divide by ten after 170/210 and after 200/210 of the epochs (HRNet). ``one_cycle``: rise, then fall to 0."""
-    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
-    """Steps over which the learning rate rises from 0."""
-    unbiased: bool = False
-    """Centre the ground-truth Gaussians on the exact position of a joint (DarkPose), not on the nearest pixel (HRNet)."""
-    precision: Precision = "auto"
-    """``auto``: bfloat16 if the device computes in it, else float32."""
-    workers: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Training processes. 0: one for each GPU (as many as divide the batch evenly), or one if there are no GPUs."""
-    loader_threads: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Threads that decode images for each training process. 0: the number of its CPUs minus one."""
-
-    @model_validator(mode="after")
-    def _batch_is_shared_evenly(self) -> Self:
-        if self.workers and self.batch_size % self.workers:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of the {self.workers} workers")
-        return self
-
-
 class TeacherSource(NetworkSource):
     """A teacher: either given weights, or a network that is trained from ground truth."""
 
@@ -209,67 +179,6 @@ class TargetsSettings(Section):
     """More binarization rules for the same pass of the teachers, to compare rules without running the teachers again."""
     max_bad_fraction: Fraction = 0.001
     """The stage fails if a larger share of the heatmaps than this is not finite."""
-
-
-class Phase(Section):
-    """Some epochs of a schedule with the weights of the loss terms."""
-
-    epochs: Epochs
-    ground_truth: Annotated[float, Field(ge=0)] = 0.0
-    primary: Annotated[float, Field(ge=0)] = 0.0
-    senior: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="after")
-    def _teaches(self) -> Self:
-        if self.ground_truth + self.primary + self.senior <= 0:
-            raise ValueError("a phase needs a weight above zero for ground_truth, primary or senior")
-        return self
-
-
-class DistillSettings(TrainSettings):
-    """Training the student, and the same student without teachers for comparison."""
-
-    student: NetworkSource = NetworkSource(network="hrnet_w16")
-    size_divisor: Literal[1, 2] = 1
-    """The student's input is the crop's size divided by this; the cached bits are averaged over its larger cells."""
-    schedule: ScheduleName | tuple[Phase, ...] = "primary_then_senior"
-    """Which teacher teaches when: a name, or a list of phases."""
-    teacher_weight: Fraction = 0.5
-    """Weight of the teachers in a named schedule; the rest is the weight of the ground truth."""
-    switch: Fraction = 0.5
-    """Share of the epochs with a teacher after which a named schedule changes from one teacher to the other."""
-    finish: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the epochs at the end of a named schedule that use ground truth alone."""
-    seed: Seed = 0
-    baseline: bool = True
-    """Also train the same student equally long without teachers, for comparison."""
-    baseline_views: Literal["cached", "fresh"] = "cached"
-    """The crops of the baseline: the student's ``views.count`` cached views, or a new view of each instance in each epoch,
-    which costs a training without teachers nothing."""
-
-    @model_validator(mode="after")
-    def _student_starts_from_random_weights(self) -> Self:
-        if self.student.weights is not None:
-            raise ValueError(
-                f"student.weights is '{self.student.weights}', but a student starts from random weights: remove it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _both_teachers_have_an_epoch(self) -> Self:
-        if self.schedule in ("primary_then_senior", "senior_then_primary") and 0 < self.switch < 1 and self.epochs < 2:
-            raise ValueError(
-                f"{self.schedule} needs at least 2 epochs, one for each teacher; for 1 epoch use 'primary' or 'senior'"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _phases_fill_the_epochs(self) -> Self:
-        if isinstance(self.schedule, tuple):
-            total = sum(phase.epochs for phase in self.schedule)
-            if total != self.epochs:
-                raise ValueError(f"the phases have {total} epochs in total, but distill.epochs is {self.epochs}")
-        return self
 
 
 class EvaluateSettings(Section):

@@ -38,6 +38,7 @@ WITHOUT_TEST = {
         for name in ("hourglass", "lite_hrnet", "lpn", "simple_baseline", "simple_lite")
     },
     "stages/networks/initial.py": _PUBLISHED,
+    "stages/training_settings.py": "test_settings.py validates the settings of all sections",
     **{f"stages/data/synthetic/{name}.py": _DRAWN for name in ("backdrop", "people", "pose", "scene")},
     **{f"stages/{name}.py": _RUN for name in ("distill", "evaluate", "teachers", "targets/block_task", "targets/stage")},
     "stages/data/image_header.py": "data/test_images.py reads headers and gives sizes that are refused",

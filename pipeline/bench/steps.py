@@ -107,7 +107,9 @@ def _trainer(data: Data, machine: Machine) -> Trainer:
         augment=AugmentSettings(),
     )
     network = _network(plan.network, scale, machine).train()
-    return Trainer(plan, network, make_optimizer(network, plan.train), torch.device(machine.device))
+    return Trainer(
+        plan, network, make_optimizer(network, plan.train), torch.device(machine.device), np.ones(scale.rows, np.bool_)
+    )
 
 
 def _network(spec: NetworkSpec, scale: Scale, machine: Machine) -> nn.Module:

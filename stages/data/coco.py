@@ -116,8 +116,11 @@ class _Instance:
     mask: bytes | None = None
 
 
-def sort_out(coco: CocoFile, *, aspect_wh: float) -> SortedOut:
-    """Apply the rules above; ``aspect_wh`` is width / height of the crop."""
+def sort_out(coco: CocoFile, *, aspect_wh: float, keep_unlabelled: bool = False) -> SortedOut:
+    """Apply the rules above; ``aspect_wh`` is width / height of the crop.
+
+    ``keep_unlabelled`` keeps people without a labelled joint, whom teachers can teach.
+    """
     instances: list[_Instance] = []
     quarantine = _empty_broken_images(coco)
     skipped: Counter[str] = Counter()
@@ -129,7 +132,7 @@ def sort_out(coco: CocoFile, *, aspect_wh: float) -> SortedOut:
                 skipped["other category"] += 1
                 continue
             instance = _checked(coco, annotation, image, faults.get(image["id"]))
-            if rule := _skipping_rule(instance):
+            if rule := _skipping_rule(instance, keep_unlabelled=keep_unlabelled):
                 skipped[rule] += 1
             else:
                 instances.append(_usable(instance))
@@ -208,11 +211,11 @@ def _checked(coco: CocoFile, annotation: Json, image: Json, image_fault: tuple[F
     return _Instance(annotation, image, box, _area(annotation, box), _keypoints(annotation, width, height, coco.skeleton))
 
 
-def _skipping_rule(instance: _Instance) -> str | None:
+def _skipping_rule(instance: _Instance, *, keep_unlabelled: bool) -> str | None:
     """The rule that skips the instance, or None if it is usable."""
     if instance.annotation.get("iscrowd", 0):
         return "crowd"
-    return None if instance.keypoints_K3[:, 2].any() else "no labelled joint"
+    return None if keep_unlabelled or instance.keypoints_K3[:, 2].any() else "no labelled joint"
 
 
 def _usable(instance: _Instance) -> _Instance:

@@ -26,7 +26,7 @@ from storage_schemas.errors import DataError, Remedy
 from storage_schemas.formats.instances import Instances
 from storage_schemas.paths.path import StorePath
 
-__all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "epoch_order", "load_image"]
+__all__ = ["Batch", "CropLoader", "Rows", "batches_ahead", "load_image"]
 
 _AHEAD = 3
 """Batches that threads prepare while another is used, so that a slow one is ready in time."""
@@ -47,19 +47,6 @@ class Batch:
     keypoints_BK3: npt.NDArray[np.float32]
     mask_Bhw: npt.NDArray[np.uint8]
     has_mask_B: npt.NDArray[np.bool_]
-
-
-def epoch_order(num: int, *, batch_size: int, seed: int, epoch: int, rank: int, world: int) -> list[Rows]:
-    """The positions of each batch of one worker, shuffled by (seed, epoch); any number of workers shares the same batches.
-
-    The last, incomplete batch of an epoch is dropped, as in HRNet's training. With fewer instances than a batch, the epoch is
-    one batch of the largest size that all workers can share evenly.
-    """
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.int64).view(np.uint64)))
-    order = generator.permutation(num)
-    size = min(batch_size, num)
-    size -= size % world
-    return [order[start : start + size][rank::world] for start in range(0, num - size + 1, size)]
 
 
 def batches_ahead(device: str) -> int:

@@ -19,8 +19,9 @@ from stages.distributed.run_tasks import threads_of, worker_threads
 from stages.progress import progress
 from stages.settings import TrainSettings
 from stages.training.curve import last_step
-from stages.training.loop import Worker, train, training_rows
+from stages.training.loop import Worker, train
 from stages.training.plan import TrainingPlan
+from stages.training.rows import training_rows
 from storage_schemas import errors
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.formats.instances import read_instances
@@ -290,5 +291,4 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
 
 
 def _steps_of(plan: TrainingPlan) -> int:
-    num = len(training_rows(read_instances(plan.instances.fetch()), plan))
-    return len(plan.epochs) * max(1, num // plan.train.batch_size)
+    return len(plan.epochs) * training_rows(read_instances(plan.instances.fetch()), plan).steps

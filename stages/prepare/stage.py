@@ -13,6 +13,7 @@ from typing import Any
 
 from stages.base import Context, InstancesStep, Step
 from stages.data.coco import CocoFile, Quarantined, Record, SortedOut, ground_truth_json, read_coco, sort_out
+from stages.data.labels import labelled
 from stages.data.synthetic.dataset import SYNTHETIC_VERSION
 from stages.data.windows import WINDOWS_RECIPE, ImageSource
 from stages.distributed.run_tasks import Crashes, run_tasks, task_options
@@ -63,7 +64,13 @@ def instances_step(context: Context, split: Split) -> InstancesStep:
     }
     if settings.prepare.crops:
         recipe["crops"] = WINDOWS_RECIPE
+    if _keeps_unlabelled(context, split):
+        recipe["unlabelled"] = True
     return InstancesStep(title=f"{split} instances", recipe=recipe, split=split)
+
+
+def _keeps_unlabelled(context: Context, split: Split) -> bool:
+    return split == "train" and context.settings.distill.use_unlabelled
 
 
 def image_source_of(context: Context, split: Split) -> ImageSource:
@@ -137,8 +144,9 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     width, height = context.settings.crop.size_wh
     root = images_of(context, split)
     coco = read_coco(_annotations_of(context, split), COCO_17)
-    sorted_out = sort_out(coco, aspect_wh=width / height)
-    findings = implausible(coco, sorted_out.records, split=split, aspect_wh=width / height)
+    sorted_out = sort_out(coco, aspect_wh=width / height, keep_unlabelled=_keeps_unlabelled(context, split))
+    with_label = [record for record in sorted_out.records if record.keypoints_K3[:, 2].any()]
+    findings = implausible(coco, with_label, split=split, aspect_wh=width / height)
     folder = draft.folder if context.settings.prepare.crops else None
     read = _read_all_images(context, split, root, sorted_out.records, folder)
     facts = read.facts
@@ -164,6 +172,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
         "instances": len(table.id_N),
         "images": len(table.image_id_M),
         "with_mask": int(table.has_mask_N.sum()),
+        **({"labelled": int(labelled(table).sum())} if _keeps_unlabelled(context, split) else {}),
         "quarantined": dict(Counter(item.kind for item in quarantine)),
         "skipped": sorted_out.skipped,
         **measured_findings([*findings, *turned_images(split, read.turned, of=len(facts))]),

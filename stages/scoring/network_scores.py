@@ -14,6 +14,7 @@ from stages.base import Context, ScoresStep, Step, Subset
 from stages.data.detections import check_images, read_detections
 from stages.data.holdout import held_out
 from stages.data.images import DECODER_VERSION
+from stages.data.labels import labelled
 from stages.data.windows import ImageSource
 from stages.distributed.predict import predict
 from stages.findings import Finding, measured_findings
@@ -166,7 +167,7 @@ def _instances(
     entry = context.need(instances_step(context, "val" if subset == "val" else "train"))
     table = read_instances(entry.path(INSTANCES))
     if subset == "holdout":
-        table = table.select(held_out(table, context.settings.prepare.holdout_fraction))
+        table = table.select(held_out(table, context.settings.prepare.holdout_fraction) & labelled(table))
     return (table, np.ones(len(table.id_N)), ()) if boxes is None else _detected(context, boxes, table)
 
 

@@ -8,12 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stages.data.holdout import held_out
-from stages.data.loader import CropLoader, epoch_order
+from stages.data.loader import CropLoader
 from stages.data.views import Views, draw_views
 from stages.networks.device import on_device
 from stages.networks.load import load_network
@@ -24,14 +22,15 @@ from stages.training.curve import METRICS, CurveWriter
 from stages.training.finite import require_finite
 from stages.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from stages.training.plan import EpochPlan, TrainingPlan
+from stages.training.rows import training_rows
 from stages.training.step import Trainer
 from storage_schemas.errors import Remedy, TrainingError
 from storage_schemas.formats.checkpoints import save_weights
-from storage_schemas.formats.instances import Instances, read_instances
+from storage_schemas.formats.instances import read_instances
 from storage_schemas.formats.targets import read_rows
 from storage_schemas.store.parts import finish_part
 
-__all__ = ["WEIGHTS", "Worker", "train", "training_rows"]
+__all__ = ["WEIGHTS", "Worker", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +57,6 @@ class Worker:
     barrier: Callable[[], None] = lambda: None
     mean: Callable[[Tensor], Tensor] = lambda value: value
     """The mean of a value over all workers; all workers must call it."""
-
-
-def training_rows(instances: Instances, plan: TrainingPlan) -> npt.NDArray[np.int64]:
-    """The rows of the table to train on: all that are not held out, or of these only the ones with a mask."""
-    wanted = ~held_out(instances, plan.holdout_fraction)
-    if plan.only_masked:
-        wanted = wanted & instances.has_mask_N
-    return np.flatnonzero(wanted)
 
 
 def train(plan: TrainingPlan, worker: Worker) -> None:
@@ -97,10 +88,10 @@ class _Session:
         self.plan, self.worker = plan, worker
         self.device = torch.device(f"cuda:{worker.local_rank}" if plan.device == "cuda" else "cpu")
         self.instances = read_instances(plan.instances.fetch())
-        self.rows_N = training_rows(self.instances, plan)
-        if len(self.rows_N) < worker.world:
+        self.rows = training_rows(self.instances, plan)
+        if self.rows.batch_size < worker.world:
             raise TrainingError(
-                f"'{plan.title}' has {len(self.rows_N)} training instances and {worker.world} workers",
+                f"'{plan.title}' has {self.rows.batch_size} training instances and {worker.world} workers",
                 allowed="at least one instance for each worker; for a senior, instances with a mask",
             )
         # An own generator: the first weights do not depend on other random numbers that this process has drawn.
@@ -114,14 +105,14 @@ class _Session:
         self.resumed = self._resume()
         self._check_that_all_resume_alike()
         self.saved_at = time.monotonic()
-        self.trainer = Trainer(plan, worker.wrap(self.network), self.optimizer, self.device)
+        self.trainer = Trainer(plan, worker.wrap(self.network), self.optimizer, self.device, self.rows.labelled_N)
         self.loader = CropLoader(self.instances, plan.images, size_wh=plan.input_wh, threads=_loader_threads(plan, worker))
         self.targets = CachedTargets(plan.epochs, decodes=worker.local_rank == 0, barrier=worker.barrier)
         self.curve: CurveWriter | None = None
         self.attempt: Attempt | None = None
         if worker.rank == 0:
             self.attempt = Attempt(plan.folder)
-            done = self.resumed.epoch * len(self._order(0)) + len(self.resumed.losses)
+            done = self.resumed.epoch * self.rows.steps + len(self.resumed.losses)
             self.curve = CurveWriter(plan, first_epoch=self.resumed.epoch, done_steps=done)
 
     def close(self) -> None:
@@ -134,15 +125,14 @@ class _Session:
         plan, epoch_plan = self.plan, self.plan.epochs[epoch]
         # Seeded by epoch, so that a resumed training draws the same numbers as an unbroken one; each worker draws its own.
         generator = np.random.Generator(np.random.Philox(key=[plan.seed, epoch * _MOST_WORKERS + self.worker.rank]))
-        order = self._order(epoch)
+        order = self.rows.batches(seed=plan.seed, epoch=epoch, rank=self.worker.rank, world=self.worker.world)
         losses = [torch.tensor(loss, device=self.device) for loss in self.resumed.losses if epoch == self.resumed.epoch]
         done = len(losses)
         self.trainer.skip(order[:done], generator=generator)
-        batches = (self.rows_N[positions] for positions in order[done:])
         total_steps = len(order) * len(plan.epochs)
         bits = self.targets.of_epoch(epoch)
         views = [self._views(epoch_plan)]
-        loaded = self.loader.batches(batches, views, crop_divisor=plan.size_divisor, with_mask=plan.feed_mask)
+        loaded = self.loader.batches(order[done:], views, crop_divisor=plan.size_divisor, with_mask=plan.feed_mask)
         for index, (batch,) in enumerate(loaded, done):
             step = epoch * len(order) + index
             set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
@@ -163,18 +153,6 @@ class _Session:
             self.curve.end_epoch(epoch, float(means.mean()), self.optimizer.param_groups[0]["lr"])
         self._save(Progress(epoch + 1))
         self.worker.barrier()
-
-    def _order(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        """This worker's part of each batch of an epoch, as positions among the training rows."""
-        plan, worker = self.plan, self.worker
-        return epoch_order(
-            len(self.rows_N),
-            batch_size=plan.train.batch_size,
-            seed=plan.seed,
-            epoch=epoch,
-            rank=worker.rank,
-            world=worker.world,
-        )
 
     def _is_time_to_save(self, steps: int) -> bool:
         """Whether to save after ``steps`` steps of the epoch; all workers follow the first worker's clock."""

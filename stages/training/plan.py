@@ -57,6 +57,12 @@ class TrainingPlan:
     """Do not train on this share of the images (``stages.data.holdout``)."""
     only_masked: bool = False
     """Train only on instances that have a mask."""
+    only_labelled: bool = True
+    """Train only on instances that have labels; without teachers the others teach nothing."""
+    labelled_fraction: float = 1.0
+    """Use the labels of this share of the people only (``stages.training.rows``)."""
+    labelled_share: float | None = None
+    """The share of labelled instances in each batch; None for that of the data."""
     feed_mask: bool = False
     mask_drop: float = 0.0
     """The probability that an instance's mask is withheld from the network."""

@@ -35,6 +35,8 @@ class Trainer:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
+    labelled_N: npt.NDArray[np.bool_]
+    """Whether the labels of a row of the instance table may be used."""
 
     def step(
         self, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray], *, generator: np.random.Generator
@@ -46,8 +48,10 @@ class Trainer:
         """Update the network to lower the sum of ``terms``, and return the loss before the update."""
         target_BKHW, weight_BK = blend_targets(terms)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            heat_BKHW = self.network(*self._inputs(batch, generator))
-        loss = heatmap_loss(heat_BKHW, target_BKHW, weight_BK)
+            output = self.network(*self._inputs(batch, generator))
+        # Each stack of an hourglass is compared with the same target, and the losses are added.
+        stacks = output if isinstance(output, tuple) else (output,)
+        loss = torch.stack([heatmap_loss(heat_BKHW, target_BKHW, weight_BK) for heat_BKHW in stacks]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -67,9 +71,10 @@ class Trainer:
     def _labels(self, batch: Batch, weight: float) -> LossTerm:
         heatmap_wh = heatmap_size(self.plan.input_wh)
         joints_BK3 = self._to_device(batch.keypoints_BK3)
+        labelled_B1 = self._to_device(self.labelled_N[batch.rows_B])[:, None]
         heat_BKHW, visible_BK = encode(
             joints_BK3[..., :2],
-            (joints_BK3[..., 2] > 0).float(),
+            ((joints_BK3[..., 2] > 0) & labelled_B1).float(),
             size_wh=heatmap_wh,
             sigma_px=sigma_of(heatmap_wh),
             unbiased=self.plan.train.unbiased,

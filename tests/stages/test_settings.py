@@ -34,3 +34,12 @@ def test_a_student_is_described_as_a_teacher_is_and_starts_from_random_weights()
     assert DistillSettings(student=NetworkSource(network="hrnet_w8_small")).student.network == "hrnet_w8_small"
     with pytest.raises(ValidationError, match=r"student.weights is '/w/w8.pth'"):
         DistillSettings(student=NetworkSource(network="hrnet_w8_small", weights=Path("/w/w8.pth")))
+
+
+def test_without_any_label_the_teachers_must_teach_in_each_epoch() -> None:
+    assert DistillSettings(labelled_fraction=0, baseline=False).labelled_fraction == 0
+    with pytest.raises(ValidationError, match="nothing to learn for the baseline"):
+        DistillSettings(labelled_fraction=0)
+    for changes in ({"schedule": "none"}, {"finish": 0.3}, {"teacher_weight": 0.0}):
+        with pytest.raises(ValidationError, match="the teachers must teach in each epoch"):
+            DistillSettings.model_validate({"labelled_fraction": 0, "baseline": False, **changes})

@@ -13,7 +13,7 @@ import pytest
 
 from stages.data import loader as loader_module
 from stages.data.crops import crop_image, crop_keypoints, crop_mask
-from stages.data.loader import Batch, CropLoader, batches_ahead, epoch_order, load_image
+from stages.data.loader import Batch, CropLoader, batches_ahead, load_image
 from stages.data.views import Views, draw_views
 from stages.data.windows import ImageSource
 from stages.settings import AugmentSettings
@@ -61,37 +61,6 @@ class _Counted:
         self.calls[image] += 1
         time.sleep(self._delay / (image + 1))
         return load_image(root, instances, image)
-
-
-# The order
-
-
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_any_number_of_workers_sees_the_same_batches(world: int) -> None:
-    whole = epoch_order(103, batch_size=8, seed=5, epoch=2, rank=0, world=1)
-    ranks = [epoch_order(103, batch_size=8, seed=5, epoch=2, rank=rank, world=world) for rank in range(world)]
-    assert [len(batches) for batches in ranks] == [103 // 8] * world
-    for index, batch in enumerate(whole):
-        parts = [batches[index] for batches in ranks]
-        assert {len(part) for part in parts} == {8 // world}
-        assert sorted(np.concatenate(parts)) == sorted(batch)
-
-
-def test_each_row_is_in_an_epoch_at_most_once_and_the_order_differs_between_epochs() -> None:
-    epochs = [np.concatenate(epoch_order(103, batch_size=8, seed=5, epoch=epoch, rank=0, world=1)) for epoch in range(30)]
-    for order in epochs:
-        assert len(order) == 96 == len(set(order))
-        assert set(order) <= set(range(103))
-    assert len({tuple(order) for order in epochs}) == 30
-    # Each epoch drops 7 of 103 rows, not always the same ones.
-    assert set.union(*(set(range(103)) - set(order) for order in epochs)) > set(range(7))
-    other = np.concatenate(epoch_order(103, batch_size=8, seed=6, epoch=0, rank=0, world=1))
-    assert not np.array_equal(other, epochs[0])
-
-
-def test_fewer_instances_than_a_batch_are_one_batch_also_with_a_negative_seed() -> None:
-    (batch,) = epoch_order(5, batch_size=8, seed=-1, epoch=0, rank=0, world=1)
-    assert sorted(batch) == [0, 1, 2, 3, 4]
 
 
 # The batches

@@ -50,7 +50,7 @@ PLAN = TrainingPlan(
 def make_trainer(plan: TrainingPlan = PLAN) -> Trainer:
     torch.manual_seed(0)
     network = nn.Conv2d(3, 17, kernel_size=4, stride=4)
-    return Trainer(plan, network, make_optimizer(network, plan.train), torch.device("cpu"))
+    return Trainer(plan, network, make_optimizer(network, plan.train), torch.device("cpu"), np.ones(4, np.bool_))
 
 
 def make_batch(rows: list[int], keypoints_K3: npt.NDArray[np.float32] | None = None) -> Batch:
@@ -120,3 +120,42 @@ def test_repeated_steps_on_one_batch_lower_its_loss(teachers: dict[Role, MappedA
     batch = make_batch([0, 2], joints)
     losses = [float(trainer.step(batch, Weights(0.5, primary=0.5), teachers, generator=GENERATOR)) for _ in range(8)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_of_a_row_without_usable_labels_only_the_teachers_bits_count(teachers: dict[Role, MappedArray]) -> None:
+    joints = np.zeros((17, 3), dtype=np.float32)
+    joints[:, :] = (20, 30, 2)
+    trainer = replace(make_trainer(), labelled_N=np.array([True, True, False, True]))
+    labels, primary = trainer.loss_terms(make_batch([1, 2], joints), Weights(0.6, primary=0.4), teachers)
+    assert labels.seen_BK[0].tolist() == [1] * 17
+    assert labels.seen_BK[1].tolist() == [0] * 17
+    _, weight_BK = blend_targets([labels, primary])
+    # In row 2 the primary has bits of joint 3 alone, and in row 1 of none.
+    assert weight_BK[0].tolist() == pytest.approx([0.6] * 17)
+    assert weight_BK[1].tolist() == pytest.approx([0.4 if joint == 3 else 0 for joint in range(17)])
+
+
+class _Stacks(nn.Module):
+    """Two outputs in training mode, as of an hourglass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 17, kernel_size=4, stride=4)
+        self.last = nn.Conv2d(3, 17, kernel_size=4, stride=4)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The outputs."""
+        return self.first(image), self.last(image)
+
+
+def test_each_stack_is_taught_the_same_target_and_the_losses_are_added(teachers: dict[Role, MappedArray]) -> None:
+    joints = np.zeros((17, 3), dtype=np.float32)
+    joints[4] = (20, 30, 2)
+    stacks = _Stacks()
+
+    def loss(network: nn.Module) -> float:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+        trainer = replace(make_trainer(), network=network, optimizer=optimizer)
+        return float(trainer.step(make_batch([2], joints), Weights(1.0), teachers, generator=GENERATOR))
+
+    assert loss(stacks) == pytest.approx(loss(stacks.first) + loss(stacks.last))

@@ -10,16 +10,16 @@ from typing import Any
 from stages.base import Arm, Context, Step, StudentStep, pending, resolve_precision
 from stages.data.images import DECODER_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
-from stages.networks.spec import NetworkSpec
 from stages.prepare.stage import INSTANCES, image_source_of, instances_step
 from stages.settings import Role
+from stages.starting import starting_recipe, starting_spec
 from stages.targets.stage import refuse_found, target_step, view_step
-from stages.teachers import architecture, drawn_views, training_recipe
+from stages.teachers import architecture, drawn_views, num_keypoints, training_recipe
 from stages.training.curve import METRICS
 from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights, epoch_weights, view_of_epoch
-from storage_schemas.paths.path import Folder, StorePath
+from storage_schemas.paths.path import Folder
 from storage_schemas.store.store import Draft
 
 __all__ = ["arms", "has_fresh_views", "make", "steps", "student_step"]
@@ -64,6 +64,7 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
             "size_divisor": settings.size_divisor,
             "seed": settings.seed,
             **training_recipe(context, settings),
+            **starting_recipe(settings.student),
         },
         "decoder": DECODER_VERSION,
         "version": _VERSION,
@@ -118,7 +119,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
                 draft = stack.enter_context(context.store.draft(step.kind, step.recipe))
                 if isinstance(draft, Draft):
                     drafts.append((step.arm, draft))
-            plans = [_plan(context, arm, _epochs(context, arm), draft.folder) for arm, draft in drafts]
+            plans = [_plan(context, arm, _epochs(context, arm), draft) for arm, draft in drafts]
             for (_, draft), made in zip(drafts, run_trainings(context, plans, at_once=at_once), strict=True):
                 # The curve holds times, so it is left out: the same weights have the same content.
                 measured = {"network": context.settings.distill.student.network, "content": draft.payload([WEIGHTS])}
@@ -155,17 +156,27 @@ def _epochs(context: Context, arm: Arm) -> list[EpochPlan]:
     ]
 
 
-def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], folder: StorePath) -> TrainingPlan:
+def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], draft: Draft) -> TrainingPlan:
     settings = context.settings
     table = context.need(instances_step(context, "train"))
     context.check(table)
+    divisor = settings.distill.size_divisor
+    network = starting_spec(
+        context,
+        settings.distill.student,
+        draft,
+        title=f"distill: {arm}",
+        seed=settings.distill.seed,
+        size_wh=(settings.crop.size_wh[0] // divisor, settings.crop.size_wh[1] // divisor),
+        num_keypoints=num_keypoints(context),
+    )
     return TrainingPlan(
         stage="distill",
         name=arm,
-        network=NetworkSpec(network=settings.distill.student.network),
+        network=network,
         instances=table.file(INSTANCES),
         images=image_source_of(context, "train"),
-        folder=folder,
+        folder=draft.folder,
         crop_wh=settings.crop.size_wh,
         size_divisor=settings.distill.size_divisor,
         epochs=epochs,

@@ -10,6 +10,7 @@ from typing import Any
 from stages.base import TeacherPart
 from stages.networks.onnx_files import data_files
 from stages.settings import TeacherSource
+from stages.starting import input_recipe
 from storage_schemas.errors import WeightsError
 from storage_schemas.paths.facts import facts_of, known_facts_of
 from storage_schemas.paths.local import LocalPath
@@ -32,7 +33,7 @@ def given_recipe(source: TeacherSource, part: TeacherPart, *, size_wh: list[int]
     if not weights.is_file():
         raise WeightsError(f"The weights {weights} (teachers.{part}) do not exist", allowed="an existing file")
     sha256 = known_facts_of(LocalPath(weights)).sha256
-    recipe = {"network": source.network, "size_wh": size_wh, "weights": sha256, "version": version}
+    recipe = {"network": source.network, "size_wh": size_wh, "weights": sha256, "version": version, **input_recipe(source)}
     # A network of one file has no such field, so that its key is the one of earlier releases.
     data = {name: known_facts_of(LocalPath(weights.parent / name)).sha256 for name in data_files(weights)}
     return {**recipe, "data": data} if data else recipe

@@ -12,8 +12,8 @@ from stages.networks.spec import is_network, known_networks
 from storage_schemas.paths.path import StorePath, parse_path
 
 __all__ = [
-    "AbsolutePath", "Count", "DataPath", "Epochs", "FlipTest", "Fraction", "Network", "NetworkSource", "Positive", "Precision",
-    "Section", "Seed", "Side",
+    "AbsolutePath", "Count", "DataPath", "Epochs", "FlipTest", "Fraction", "InputSettings", "Network", "NetworkSource",
+    "Positive", "Precision", "Section", "Seed", "Side",
 ]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -68,6 +68,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+class InputSettings(Section):
+    """What a network is fed. The defaults are those of HRNet."""
+
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """The mean of each channel, in their order, for colours from 0 to 1."""
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    """The standard deviation of each channel."""
+
+
 class NetworkSource(Section):
     """A network by name, by its weights, or both; the same for the primary, the base of the senior and the student."""
 
@@ -75,6 +85,12 @@ class NetworkSource(Section):
     """Weights of ``network`` as .pth or .safetensors, or a whole network as .pt2 (torch.export) or .onnx."""
     network: Network | None = None
     """The name of the network; leave it out where ``weights`` is a whole network."""
+    init: AbsolutePath | Literal["imagenet"] | None = None
+    """Weights that training starts from: an ImageNet backbone, or a pose network of this or another joint set, as .pth or
+    .safetensors. What fits by name and shape is taken. ``imagenet``: those of a package (``simple_lite0``)."""
+    input: InputSettings | None = None
+    """What the network is fed. Without it that is known from the layout of the file: the authors of SimpleBaseline, LPN and FPD
+    train on BGR. A program (.pt2, .onnx) is fed as HRNet is."""
 
     @property
     def is_whole(self) -> bool:
@@ -87,4 +103,6 @@ class NetworkSource(Section):
             raise ValueError(f"'{self.weights}' is a whole network: remove 'network'")
         if not self.is_whole and self.network is None:
             raise ValueError("give 'network', unless 'weights' is a .pt2 or .onnx file")
+        if self.init is not None and self.weights is not None:
+            raise ValueError("give either 'weights' (a trained network) or 'init' (where its training starts)")
         return self

@@ -14,11 +14,13 @@ from stages.data.views import VIEWS_VERSION
 from stages.distributed.ray_train import run_trainings, side_by_side
 from stages.given_weights import copy_weights, given_recipe
 from stages.inference import DECODERS
+from stages.networks.input_format import InputFormat
 from stages.networks.load import load_network
 from stages.networks.spec import NetworkSpec, architecture_recipe
 from stages.prepare.stage import INSTANCES, image_source_of, instances_step
 from stages.scoring.network_scores import evaluation_step, score_network
 from stages.settings import Role, TeacherSource, TrainSettings
+from stages.starting import starting_recipe, starting_spec, wanted_input
 from stages.training.curve import METRICS
 from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
@@ -73,7 +75,8 @@ def network_spec(entry: Entry) -> NetworkSpec:
     measured = entry.measured
     files = {name: entry.file(str(measured[name])) for name in ("weights", "checkpoint") if measured.get(name)}
     data = tuple(entry.file(str(name)) for name in measured.get("data", ()))
-    return NetworkSpec(network=measured["network"], senior=measured["senior"], data=data, **files)
+    fed = InputFormat.described(measured) if "input" in measured else None
+    return NetworkSpec(network=measured["network"], senior=measured["senior"], data=data, input=fed, **files)
 
 
 def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
@@ -111,6 +114,7 @@ def _step(context: Context, part: TeacherPart) -> TeacherStep:
         "instances": context.content(table),
         "holdout_fraction": context.settings.prepare.holdout_fraction,
         "train": training_recipe(context, source.train),
+        **starting_recipe(source),
         "views": drawn_views(context),
         "decoder": DECODER_VERSION,
         "version": _VERSION,
@@ -241,16 +245,26 @@ def _given(context: Context, part: TeacherPart, source: TeacherSource, draft: Dr
     """Check that given weights load and give heatmaps of the right size, and copy all their files into the entry."""
     assert source.weights is not None
     # From where the user has them, so that a message names the user's file and not the copy.
-    spec = NetworkSpec(network=source.network, weights=source.weights)
+    spec = NetworkSpec(network=source.network, weights=source.weights, input=wanted_input(source))
     load_network(spec, size_wh=context.settings.crop.size_wh, num_keypoints=num_keypoints(context))
     named = copy_weights(source.weights, draft)
     files = [named["weights"], *named.get("data", ())]
-    return _Prepared(part, draft, None, files, {"network": source.network, "senior": False, **named})
+    fed = spec.input.description if spec.input else {}
+    return _Prepared(part, draft, None, files, {"network": source.network, "senior": False, **named, **fed})
 
 
 def _from_labels(context: Context, part: TeacherPart, source: TeacherSource, draft: Draft) -> _Prepared:
     assert source.train is not None
-    plan = _plan(context, draft, _WHO[part], NetworkSpec(network=source.network), source.train)
+    spec = starting_spec(
+        context,
+        source,
+        draft,
+        title=f"teachers: {_WHO[part]}",
+        seed=context.settings.views.seed,
+        size_wh=context.settings.crop.size_wh,
+        num_keypoints=num_keypoints(context),
+    )
+    plan = _plan(context, draft, _WHO[part], spec, source.train)
     described = {"network": source.network, "weights": WEIGHTS, "senior": False}
     return _Prepared(part, draft, plan, [WEIGHTS, METRICS], described)
 
@@ -260,7 +274,7 @@ def _senior(context: Context, part: TeacherPart, draft: Draft) -> _Prepared:
     entry = context.need(_base_step(context))
     context.check(entry)
     base = network_spec(entry)
-    spec = NetworkSpec(base.network, base.weights, senior=part == "senior", checkpoint=base.checkpoint)
+    spec = replace(base, senior=part == "senior")
     # The control trains on the same instances, so that only the mask is different.
     plan = replace(_plan(context, draft, _WHO[part], spec, settings.train), only_masked=True)
     if part == "senior":

@@ -90,7 +90,7 @@ class DistillSettings(TrainSettings):
     def _student_starts_from_random_weights(self) -> Self:
         if self.student.weights is not None:
             raise ValueError(
-                f"student.weights is '{self.student.weights}', but a student starts from random weights: remove it"
+                f"student.weights is '{self.student.weights}', a trained network: to start training from it, write it as init"
             )
         return self
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stages.networks.exported import ExportedNetwork, load_exported
 from stages.networks.file_kind import refuse_other_kind
+from stages.networks.input_format import STANDARD, InputFormat, feed, format_of_file
 from stages.networks.mask_adapter import MaskAdapter, SeniorNetwork
 from stages.networks.onnx_files import data_files
 from stages.networks.onnx_network import OnnxNetwork, require_onnxruntime
@@ -23,7 +24,7 @@ from storage_schemas.errors import WeightsError
 from storage_schemas.formats.checkpoints import load_weights
 from storage_schemas.paths.path import File
 
-__all__ = ["check_network", "is_trainable", "load_network"]
+__all__ = ["check_network", "format_of", "is_trainable", "load_network"]
 
 _PROBE_BATCH = 2  # one image would not show that a program was exported for single images
 _DYNAMIC = (
@@ -62,6 +63,7 @@ def load_network(
     else:
         network = _named(spec.network, weights, num_keypoints=num_keypoints, generator=generator)
     source = str(weights or spec.network)
+    feed(network, format_of(spec))
     check_network(network, size_wh=size_wh, num_keypoints=num_keypoints, source=source)
     if spec.senior:
         if not is_trainable(network):
@@ -72,6 +74,15 @@ def load_network(
     if checkpoint is not None:
         fit_weights(network, load_weights(checkpoint).state, source=str(checkpoint))
     return network.eval()
+
+
+def format_of(spec: NetworkSpec) -> InputFormat:
+    """What the network of ``spec`` is fed: as set, or as its files want it."""
+    if spec.input is not None:
+        return spec.input
+    if spec.checkpoint is not None:
+        return InputFormat.described(load_weights(_local(spec.checkpoint)).description)
+    return STANDARD if spec.weights is None or spec.network is None else format_of_file(spec.network, _local(spec.weights))
 
 
 def _local(file: File | str | Path) -> Path:

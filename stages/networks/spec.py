@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from stages.networks.input_format import InputFormat
+
 __all__ = ["NETWORKS", "Architecture", "NetworkSpec", "architecture", "architecture_recipe", "is_network", "known_networks"]
 
 # Text and not functions: the settings check names, and importing torch for that would take seconds.
@@ -59,6 +61,8 @@ class NetworkSpec:
     """Whether a mask adapter is in front of the network."""
     checkpoint: File | Path | str | None = None
     """Weights that ``save_weights`` wrote after training; they replace all others."""
+    input: InputFormat | None = None
+    """What the network is fed; None for what its files want (``stages.networks.load.format_of``)."""
     data: tuple[File | Path | str, ...] = ()
     """The data files that ``weights`` names, where it is an .onnx file with such files; they lie in its folder or below it."""
 

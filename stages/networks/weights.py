@@ -20,7 +20,7 @@ from stages.networks.file_kind import begins_with, check_archive, refuse_other_k
 from stages.networks.inert_pickle import Content, read_content
 from storage_schemas.errors import WeightsError
 
-__all__ = ["fit_weights", "load_state_dict_file"]
+__all__ = ["fit_weights", "load_state_dict_file", "read_tensors", "refuse_non_finite"]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 _ARCHIVE = "'PK"
@@ -32,7 +32,12 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, tor
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file on the CPU, by the authors' key names; code in the file never runs.
+    """The tensors of a weights file on the CPU, by the authors' key names; raises as ``read_tensors`` does."""
+    return _official_names(read_tensors(path), path=path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file on the CPU, by the names in the file; code in the file never runs.
 
     Raises:
         WeightsError: the file is missing, damaged, not a state dict, needs code to be read, or holds tensors of other kinds.
@@ -46,7 +51,7 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     else:
         raise WeightsError(f"weights file '{path}' ends in '{path.suffix}'", allowed=".pth, .pt or .safetensors")
     _refuse_unusable(state, source=str(path))
-    return _official_names(state, path=path)
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -163,8 +168,8 @@ def _official_names(state: dict[str, Tensor], *, path: Path) -> dict[str, Tensor
     layers = {match.group(1) for name in state if (match := re.fullmatch(r".*final_layer\.(\d+)\.weight", name))}
     named: dict[str, Tensor] = {}
     for name, value in state.items():
-        official = name.removeprefix("module.").removeprefix("backbone.")
-        official = re.sub(r"^(keypoint_)?head\.final_layer\.", "final_layer.", official)
+        official = name.removeprefix("module.").removeprefix("backbone.").removeprefix("model.module.")
+        official = re.sub(r"^(keypoint_)?head\.(final_layer|deconv_layers)\.", r"\2.", official)
         if len(layers) == 1 and _is_mmpose(name):
             # mmpose numbers the layer of a head with one layer; the names of a head with several do not fit.
             official = re.sub(r"^final_layer\.\d+\.", "final_layer.", official)
@@ -195,7 +200,7 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str)
     }
     if any(problems.values()):
         raise _no_fit(problems, source=source, fitting=sum(_fits(state[n], own[n]) for n in own if n in state), total=len(own))
-    _refuse_non_finite(state, source=source)
+    refuse_non_finite(state, source=source)
     network.load_state_dict(state, strict=False)
 
 
@@ -223,7 +228,8 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _refuse_non_finite(state: Mapping[str, Tensor], *, source: str) -> None:
+def refuse_non_finite(state: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise ``WeightsError`` if a tensor holds NaN or infinity; ``source`` names the file."""
     bad = [name for name, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
     if bad:
         raise WeightsError(f"'{source}' holds NaN or infinity in: {_shorten(bad)}", allowed="finite weights")

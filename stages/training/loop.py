@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stages.data.loader import CropLoader
 from stages.data.views import Views, draw_views
 from stages.networks.device import on_device
-from stages.networks.load import load_network
+from stages.networks.load import format_of, load_network
 from stages.training.attempt import Attempt
 from stages.training.cached_targets import CachedTargets
 from stages.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -73,7 +73,7 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
             session.run_epoch(epoch)
         if session.attempt:
             session.attempt.require_newest()
-            description = {"network": plan.network.network or "program"}
+            description = {"network": plan.network.network or "program", **format_of(plan.network).description}
             save_weights(plan.folder.mirror() / WEIGHTS, session.network, description)
             finish_part(plan.folder, _TRAINED, [WEIGHTS, METRICS])
         worker.barrier()

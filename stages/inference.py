@@ -6,7 +6,7 @@ Shape letters: B batch, N instances, K keypoints, H W heatmap pixels, h w input 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from stages.pose.skeleton import COCO_17, Skeleton
 
 __all__ = ["DECODERS", "Predictor", "decode_to_image", "load_predictor"]
 
-DECODERS: tuple[Decoder, ...] = ("quarter", "dark", "centroid")
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]

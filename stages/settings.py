@@ -30,7 +30,7 @@ __all__ = [
 
 Role = Literal["primary", "senior"]
 Split = Literal["train", "val"]
-DecoderName = Literal["quarter", "dark", "centroid"]
+DecoderName = Literal["quarter", "dark", "centroid", "soft_argmax"]
 
 
 class EmbeddedData(Section):

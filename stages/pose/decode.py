@@ -20,7 +20,9 @@ from stages.pose.heatmap import sigma_of
 
 __all__ = ["Decoder", "dark_kernel_of", "decode", "decode_bits", "to_image"]
 
-Decoder = Literal["quarter", "dark", "centroid"]
+Decoder = Literal["quarter", "dark", "centroid", "soft_argmax"]
+_BETA = 160.0
+"""How sharp LPN's softmax is."""
 
 
 def dark_kernel_of(heatmap_wh: tuple[int, int]) -> int:
@@ -34,6 +36,8 @@ def decode(heat_BKHW: Tensor, *, decoder: Decoder, dark_kernel: int = 11) -> tup
     - "quarter": the maximum, a quarter pixel toward the larger neighbour (HRNet, lib/core/inference.py).
     - "dark": a Taylor step on the logarithm of the blurred map (DarkPose, arXiv 1910.06278). ``dark_kernel`` is the
       odd width in pixels of the blur, 11 for maps of sigma 2 and 17 for sigma 3; the other decoders ignore it.
+    - "soft_argmax": the mean position under the softmax of 160 times the map, a quarter pixel toward the larger neighbour; the
+      score is the map there (LPN, lib/core/inference.py).
     - "centroid": the centroid of the connected pixels around the maximum with at least half its value.
 
     For a map without a positive value, "quarter" and "dark" return (0, 0), as HRNet does, and "centroid" the map's centre.
@@ -42,10 +46,12 @@ def decode(heat_BKHW: Tensor, *, decoder: Decoder, dark_kernel: int = 11) -> tup
     if decoder == "centroid":
         bits_BKHW, peak_BK, _ = binarize(heat_BKHW, mode="relative", threshold=0.5, min_peak=0.0, keep="peak_component")
         return decode_bits(bits_BKHW, peak_BK)
-    heat_MHW = heat_BKHW.flatten(0, 1)
+    heat_MHW, shape = heat_BKHW.flatten(0, 1), heat_BKHW.shape[:2]
+    if decoder == "soft_argmax":
+        mean_M2, nearest_M2, score_M = _soft_maximum(heat_MHW)
+        return (mean_M2 + _quarter_offset(heat_MHW, nearest_M2)).view(*shape, 2), score_M.view(shape)
     xy_M2, score_M = _maximum(heat_MHW)
     offset_M2 = _quarter_offset(heat_MHW, xy_M2) if decoder == "quarter" else _dark_offset(heat_MHW, xy_M2, dark_kernel)
-    shape = heat_BKHW.shape[:2]
     return (xy_M2.float() + offset_M2).view(*shape, 2), score_M.view(shape)
 
 
@@ -85,6 +91,18 @@ def _maximum(heat_MHW: Tensor) -> tuple[Tensor, Tensor]:
     width = heat_MHW.shape[-1]
     xy_M2 = torch.stack([index_M % width, index_M // width], dim=-1)
     return xy_M2 * (score_M > 0)[:, None], score_M
+
+
+def _soft_maximum(heat_MHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean position (x, y) under the softmax, float32 (M, 2); the pixel nearest to it, int64 (M, 2); and its value (M,)."""
+    height, width = heat_MHW.shape[-2:]
+    share_MHW = (_BETA * heat_MHW).flatten(1).softmax(dim=-1).view_as(heat_MHW)
+    x_M = share_MHW.sum(dim=-2) @ torch.arange(width, device=heat_MHW.device).float()
+    y_M = share_MHW.sum(dim=-1) @ torch.arange(height, device=heat_MHW.device).float()
+    mean_M2 = torch.stack([x_M, y_M], dim=-1)
+    nearest_M2 = (mean_M2 + 0.5).floor().long()
+    maps_M = torch.arange(len(heat_MHW), device=heat_MHW.device)
+    return mean_M2, nearest_M2, heat_MHW[maps_M, nearest_M2[:, 1], nearest_M2[:, 0]]
 
 
 def _patches(heat_MHW: Tensor, xy_M2: Tensor, *, radius: int) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ from storage_schemas.store.store import Entry
 __all__ = ["backend_of", "evaluation_step", "is_on_ground_truth", "read_ground_truth", "score_network"]
 
 PREDICTIONS = "predictions.parquet"
-_VERSION = 1
+_VERSION = 2
 _PRECISION: Literal["float32"] = "float32"
 """Scores are compared across machines, and scoring is short, so it never uses bfloat16."""
 

@@ -16,10 +16,10 @@ GLOSSARY = {
         "average recall."
     ),
     "Heatmap": "A network's output for one joint: high where the joint is. A decoder turns its peak into a position.",
-    "Quarter offset, DARK, centroid": (
+    "Quarter offset, DARK, centroid, soft-argmax": (
         "Decoders. Quarter offset moves the position of the highest cell by a quarter of a cell towards its higher neighbour. "
         "DARK fits a smooth peak to the logarithm of the heatmap and takes its top. The centroid is the mean position of the "
-        "cells that binarization sets to 1."
+        "cells that binarization sets to 1. Soft-argmax is the mean position of all cells, weighted by a sharp softmax (LPN)."
     ),
     "Flip test": "The mean of the heatmaps of the crop and of its mirror image is used, as is usual for published AP.",
     "OKS-NMS": "If several predictions in an image are almost equal by OKS, only the one with the highest score is kept.",

@@ -125,3 +125,26 @@ def test_decoding_equals_that_of_hrnet() -> None:
         # The reference is float32: 3e-5 at 600 pixels.
         np.testing.assert_allclose(to_image(position, affine), reference["decode_keypoints"], rtol=1e-6, atol=1e-5)
         np.testing.assert_array_equal(score.numpy(), reference["decode_scores"])
+
+
+def test_the_soft_argmax_equals_that_of_lpn() -> None:
+    with (
+        np.load(shared_data("hrnet_reference") / "pose.npz") as maps,
+        np.load(shared_data("students_reference") / "decode.npz") as reference,
+    ):
+        position, score = decode(torch.from_numpy(maps["decode_heatmaps"]), decoder="soft_argmax")
+        affine = crop_affine(*box_to_center_size(maps["box_xywh"][:10], aspect_wh=0.75), rotation_deg=0, size_wh=(192, 256))
+        np.testing.assert_allclose(to_image(position, affine), reference["softargmax_keypoints"], rtol=1e-5, atol=1e-3)
+        np.testing.assert_array_equal(score.numpy(), reference["softargmax_scores"])
+
+
+def test_the_soft_argmax_is_the_mean_under_the_softmax_and_steps_a_quarter() -> None:
+    heat = torch.zeros(8, 8, dtype=torch.float64)
+    heat[4, 3], heat[4, 4] = 1.0, 0.99
+    share = np.exp(-160 * 0.01)
+    # 62 other pixels weigh nothing. The pixel nearest to the mean is (3, 4), whose right neighbour is the larger one.
+    assert position_of(heat, "soft_argmax") == pytest.approx([3 + share / (1 + share) + 0.25, 4.0], abs=1e-4)
+    _, score = decode(heat[None, None], decoder="soft_argmax")
+    assert float(score) == 1.0
+    flat = torch.zeros(8, 8)
+    assert position_of(flat, "soft_argmax") == [3.5, 3.5]

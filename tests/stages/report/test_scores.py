@@ -14,7 +14,7 @@ from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.store import Draft, Entry
 from tests.support.buckets import local
 
-SCORES = {decoder: dict.fromkeys(AP_COLUMNS, 0.5) for decoder in ("quarter", "dark", "centroid")}
+SCORES = {decoder: dict.fromkeys(AP_COLUMNS, 0.5) for decoder in ("quarter", "dark", "centroid", "soft_argmax")}
 
 BITS = {"scores_from_bits": SCORES["centroid"], "AP_from_bits": 0.5, "AP_float_quarter": 0.5, "AP_float_dark": 0.5}
 

@@ -132,7 +132,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Instances]:
         asked.append(read_instances(table_path))
         pose_K3 = truth_K3()
         pose_K3[:, 2] = 1.0
-        return dict.fromkeys(("quarter", "dark", "centroid"), np.stack([pose_K3] * len(asked[-1].id_N)))
+        return dict.fromkeys(("quarter", "dark", "centroid", "soft_argmax"), np.stack([pose_K3] * len(asked[-1].id_N)))
 
     monkeypatch.setattr(evaluation, "predict", answer)
     return asked

@@ -34,7 +34,7 @@ def _predicted(people: Instances, *, error_px: float, swapped: float = 0.0) -> F
 
 
 def _teacher(people: Instances, poses: F32, ap: float = 0.6, *, is_given: bool = True) -> ScoredTeacher:
-    measured = {name: {"AP": ap if name == "dark" else ap / 2} for name in ("quarter", "dark", "centroid")}
+    measured = {name: {"AP": ap if name == "dark" else ap / 2} for name in ("quarter", "dark", "centroid", "soft_argmax")}
     chance = np.random.default_rng(1).uniform(0, 64, poses.shape).astype(np.float32)
     predicted = {"quarter": chance, "dark": poses, "centroid": chance}
     return ScoredTeacher(who="primary teacher", is_given=is_given, instances=people, predicted=predicted, measured=measured)  # type: ignore[arg-type]

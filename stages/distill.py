@@ -70,6 +70,8 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
         "version": _VERSION,
     }
     recipe["distill"] |= _labels_recipe(context, arm)
+    if settings.hard.is_on:
+        recipe["distill"]["hard"] = settings.hard.model_dump()
     unique = {(waited.kind, waited.key): waited for waited in waits}
     title = "student" if arm == "student" else "baseline (the student without teachers)"
     return StudentStep(title=title, recipe=recipe, waits_for=tuple(unique.values()), arm=arm)
@@ -188,6 +190,7 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], draft: Draft) -> 
         only_labelled=_only_labelled(context, arm),
         labelled_fraction=settings.distill.labelled_fraction,
         labelled_share=_labelled_share(context, arm),
+        hard=settings.distill.hard if settings.distill.hard.is_on else None,
         views_seed=settings.views.seed,
         augment=settings.views.augment,
         events=context.run_dir / "tensorboard" / arm,

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from stages.setting_types import Count, Epochs, Fraction, NetworkSource, Positive, Precision, Section, Seed
 
-__all__ = ["DistillSettings", "Phase", "ScheduleName", "TrainSettings"]
+__all__ = ["DistillSettings", "HardSettings", "Phase", "ScheduleName", "TrainSettings"]
 
 ScheduleName = Literal["none", "primary", "senior", "together", "primary_then_senior", "senior_then_primary", "blend"]
 
@@ -57,6 +57,26 @@ class Phase(Section):
         return self
 
 
+class HardSettings(Section):
+    """Changes of the pixels that the student and the baseline see. The teachers have answered for the plain pixels, so their
+    targets stay right, and no key of targets changes."""
+
+    joint_cutout: Fraction = 0.0
+    """Probability that a crop has squares over one to five of its joints."""
+    cutout: Fraction = 0.0
+    """Probability that a crop has a rectangle somewhere, with sides of a tenth to two fifths of the crop's."""
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """How much the contrast and the brightness of each channel change at most, in parts of the contrast, and in standard
+    deviations."""
+    blur: Fraction = 0.0
+    """Probability that a crop is blurred."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed."""
+        return any((self.joint_cutout, self.cutout, self.colour, self.blur))
+
+
 class DistillSettings(TrainSettings):
     """Training the student, and the same student without teachers for comparison."""
 
@@ -79,6 +99,8 @@ class DistillSettings(TrainSettings):
     labelled ones alone, for as many steps. To measure what labels are worth."""
     labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The share of labelled people in each batch of the student. None: that of the data."""
+    hard: HardSettings = HardSettings()
+    """Harder pixels for the student and the baseline."""
     seed: Seed = 0
     baseline: bool = True
     """Also train the same student equally long without teachers, for comparison."""

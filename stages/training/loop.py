@@ -136,7 +136,8 @@ class _Session:
         for index, (batch,) in enumerate(loaded, done):
             step = epoch * len(order) + index
             set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
-            losses.append(self.trainer.step(batch, epoch_plan.weights, bits, generator=generator))
+            harder = self._harder(step) if plan.hard else None
+            losses.append(self.trainer.step(batch, epoch_plan.weights, bits, generator=generator, harder=harder))
             if self.curve:
                 self.curve.add_step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
             if index + 1 < len(order) and self._is_time_to_save(index + 1):
@@ -153,6 +154,11 @@ class _Session:
             self.curve.end_epoch(epoch, float(means.mean()), self.optimizer.param_groups[0]["lr"])
         self._save(Progress(epoch + 1))
         self.worker.barrier()
+
+    def _harder(self, step: int) -> np.random.Generator:
+        """A generator for each step: a resumed epoch need not draw again what its finished steps drew."""
+        counter = np.array([0, 0, 1 + self.worker.rank, step], np.uint64)
+        return np.random.Generator(np.random.Philox(key=[self.plan.seed, 0], counter=counter))
 
     def _is_time_to_save(self, steps: int) -> bool:
         """Whether to save after ``steps`` steps of the epoch; all workers follow the first worker's clock."""

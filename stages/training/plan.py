@@ -10,6 +10,7 @@ from stages.data.windows import ImageSource
 from stages.networks.spec import NetworkSpec
 from stages.settings import AugmentSettings, Role, TrainSettings
 from stages.training.schedule import Weights
+from stages.training_settings import HardSettings
 from storage_schemas.paths.path import File, Folder, StorePath
 
 __all__ = ["EpochPlan", "TrainingPlan"]
@@ -66,6 +67,8 @@ class TrainingPlan:
     feed_mask: bool = False
     mask_drop: float = 0.0
     """The probability that an instance's mask is withheld from the network."""
+    hard: HardSettings | None = None
+    """How much harder the network's crops are than those of the teachers."""
     adapter_lr: float | None = None
     """The learning rate of parameters named ``adapter.*``; None for ``train.lr``."""
     events: StorePath | None = None

@@ -19,6 +19,7 @@ from stages.networks.normalize import normalize
 from stages.pose.affine import heatmap_size
 from stages.pose.heatmap import encode, sigma_of
 from stages.settings import Role
+from stages.training.harder import harden
 from stages.training.loss import LossTerm, blend_targets, halve, heatmap_loss, unpack_bits
 from stages.training.memory_map import MappedArray
 from stages.training.plan import TrainingPlan
@@ -39,16 +40,35 @@ class Trainer:
     """Whether the labels of a row of the instance table may be used."""
 
     def step(
-        self, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray], *, generator: np.random.Generator
+        self,
+        batch: Batch,
+        weights: Weights,
+        bits: Mapping[Role, MappedArray],
+        *,
+        generator: np.random.Generator,
+        harder: np.random.Generator | None = None,
     ) -> Tensor:
-        """Train on one batch and return the loss before the update; ``generator`` draws which masks are withheld."""
-        return self.update(batch, self.loss_terms(batch, weights, bits), generator=generator)
+        """Train on one batch and return the loss before the update.
 
-    def update(self, batch: Batch, terms: Sequence[LossTerm], *, generator: np.random.Generator) -> Tensor:
+        ``generator`` draws which masks are withheld, and ``harder`` how the pixels change if the plan has harder crops.
+        """
+        return self.update(batch, self.loss_terms(batch, weights, bits), generator=generator, harder=harder)
+
+    def update(
+        self,
+        batch: Batch,
+        terms: Sequence[LossTerm],
+        *,
+        generator: np.random.Generator,
+        harder: np.random.Generator | None = None,
+    ) -> Tensor:
         """Update the network to lower the sum of ``terms``, and return the loss before the update."""
         target_BKHW, weight_BK = blend_targets(terms)
+        image_B3hw, *mask = self._inputs(batch, generator)
+        if harder is not None and self.plan.hard is not None:
+            image_B3hw = harden(image_B3hw, target_BKHW, weight_BK, self.plan.hard, harder)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            output = self.network(*self._inputs(batch, generator))
+            output = self.network(image_B3hw, *mask)
         # Each stack of an hourglass is compared with the same target, and the losses are added.
         stacks = output if isinstance(output, tuple) else (output,)
         loss = torch.stack([heatmap_loss(heat_BKHW, target_BKHW, weight_BK) for heat_BKHW in stacks]).sum()

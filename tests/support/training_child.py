@@ -53,9 +53,15 @@ def train_child(folder: Path, rank: int, world: int, port: int, die_after: int) 
     learn, done = Trainer.step, [0]
 
     def step(
-        self: Trainer, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray], *, generator: np.random.Generator
+        self: Trainer,
+        batch: Batch,
+        weights: Weights,
+        bits: Mapping[Role, MappedArray],
+        *,
+        generator: np.random.Generator,
+        harder: np.random.Generator | None = None,
     ) -> Tensor:
-        loss = learn(self, batch, weights, bits, generator=generator)
+        loss = learn(self, batch, weights, bits, generator=generator, harder=harder)
         with (folder / f"steps-{rank}.jsonl").open("a") as stream:
             stream.write(json.dumps({"rows": batch.rows_B.tolist(), "loss": float(loss)}) + "\n")
         done[0] += 1

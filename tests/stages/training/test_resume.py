@@ -18,6 +18,7 @@ import torch
 from stages.networks.spec import NetworkSpec
 from stages.training.loop import WEIGHTS
 from stages.training.plan import TrainingPlan
+from stages.training_settings import HardSettings
 from storage_schemas.formats.checkpoints import load_weights
 from tests.support.buckets import local
 from tests.support.plan_samples import losses, make_plan, on_labels
@@ -25,6 +26,7 @@ from tests.support.training_child import train_child
 
 pytestmark = pytest.mark.slow
 
+HARD = HardSettings(joint_cutout=0.5, cutout=0.5, colour=0.3, blur=0.5)
 PROCESSES = multiprocessing.get_context("forkserver")
 """One process imports torch, and each child is a fork of it: 15 imports of 5 s each would take longer than the trainings."""
 PROCESSES.set_forkserver_preload(["tests.support.training_child"])
@@ -43,11 +45,11 @@ def _environment() -> Iterator[None]:
 
 
 def plan_in(folder: Path) -> TrainingPlan:
-    """A senior's training: it also draws which masks are withheld, and a resumed one must draw the same."""
+    """A senior's training with harder crops: it also draws which masks are withheld, and a resumed one must draw the same."""
     folder.mkdir()
     plan = make_plan(folder, on_labels(EPOCHS), images=[1, 2, 3] * (INSTANCES // 3))
     plan = replace(plan, train=plan.train.model_copy(update={"batch_size": BATCH}))
-    plan = replace(plan, feed_mask=True, mask_drop=0.5, network=NetworkSpec(network="hrnet_w8_tiny", senior=True))
+    plan = replace(plan, feed_mask=True, mask_drop=0.5, hard=HARD, network=NetworkSpec(network="hrnet_w8_tiny", senior=True))
     (folder / "plan.pickle").write_bytes(pickle.dumps(plan))
     return plan
 

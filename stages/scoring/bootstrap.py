@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools.cocoeval import COCOeval
 
 from stages.pose.skeleton import Skeleton
-from stages.scoring.coco_ap import match_results, matched_images
+from stages.scoring.coco_ap import Matching, match_results
 
 __all__ = ["PairedBootstrap", "paired_bootstrap"]
 
@@ -87,8 +86,8 @@ class _Matches:
     instances: npt.NDArray[np.int64]  # (I,) how many count in each image
 
 
-def _matches(evaluation: COCOeval) -> _Matches:
-    images = matched_images(evaluation)
+def _matches(matching: Matching) -> _Matches:
+    images = matching.images()
     found = [(index, image) for index, image in enumerate(images) if image is not None]
     scores = np.concatenate([image["dtScores"] for _, image in found])
     # Equal scores keep the order of the image ids, as in pycocotools.
@@ -99,7 +98,7 @@ def _matches(evaluation: COCOeval) -> _Matches:
         right=matched_TD & ~ignored_TD,
         wrong=~matched_TD & ~ignored_TD,
         image=np.repeat([index for index, _ in found], [len(image["dtScores"]) for _, image in found])[order],
-        instances=np.array([0 if image is None else int((image["gtIgnore"] == 0).sum()) for image in images]),
+        instances=np.array([0 if image is None else image["gtIgnore"].count(0) for image in images]),
     )
 
 

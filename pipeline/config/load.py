@@ -24,7 +24,7 @@ __all__ = ["load_settings", "preset_names", "resolved_yaml"]
 
 DEFAULT_PRESET = "demo"
 _MOST_BYTES = 1 << 20
-_PATH_KEYS = ("annotations", "images", "weights", "boxes")
+_PATH_KEYS = ("annotations", "images", "weights", "init", "boxes")
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 

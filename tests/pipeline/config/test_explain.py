@@ -38,7 +38,7 @@ def test_one_error_lists_all_mistakes_with_key_value_and_what_is_allowed() -> No
         "  distill.schedule: \"fast\" must be 'none', 'primary', 'senior', 'together', 'primary_then_senior', "
         "'senior_then_primary' or 'blend', or a list",
         "  evaluate.flip: 1 must be 'exact', 'hrnet' or false",
-        "  evaluate.decoder: \"udp\" must be 'quarter', 'dark' or 'centroid', or 'auto'",
+        "  evaluate.decoder: \"udp\" must be 'quarter', 'dark', 'centroid' or 'soft_argmax', or 'auto'",
         "  report: 3 must be a section",
     ]
 

@@ -38,7 +38,14 @@ class EmbeddedData(Section):
 
     train_images: Count = 900
     val_images: Count = 200
+    unlabelled: Fraction = 0.0
+    """Share of the training people without a labelled keypoint, as in photographs: labels cost work, and boxes little."""
     seed: Seed = 0
+
+    @property
+    def recipe(self) -> dict[str, int | float]:
+        """What the data set depends on. Where all are labelled, it is that of earlier releases."""
+        return self.model_dump(exclude=None if self.unlabelled else {"unlabelled"})
 
 
 class SplitSource(Section):

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from storage_schemas.formats.instances import Instances, read_columns
+from stages.data.labels import labelled
+from storage_schemas.formats.instances import Instances, read_instances
 
 __all__ = ["count_held_out", "held_out", "is_held_out"]
 
@@ -32,6 +33,6 @@ def held_out(instances: Instances, fraction: float) -> npt.NDArray[np.bool_]:
 
 @lru_cache(maxsize=8)
 def count_held_out(table: Path, fraction: float) -> int:
-    """How many instances of an instance table are held out; a run asks many times, and a table never changes."""
-    (image_ids,) = read_columns(table, "image_id")
-    return sum(is_held_out(image_id, fraction) for image_id in image_ids)
+    """How many labelled instances of an instance table are held out; a run asks many times, and a table never changes."""
+    instances = read_instances(table)
+    return int((held_out(instances, fraction) & labelled(instances)).sum())

@@ -25,8 +25,13 @@ def embedded_folder(context: Context) -> StorePath:
     """The folder of the embedded dataset, which is drawn on first use."""
     settings = context.settings.data.embedded
     assert settings is not None
-    spec = SyntheticSpec(train_images=settings.train_images, val_images=settings.val_images, seed=settings.seed)
-    name = hashlib.sha256(canonical_json([settings.model_dump(), SYNTHETIC_VERSION])).hexdigest()[:12]
+    spec = SyntheticSpec(
+        train_images=settings.train_images,
+        val_images=settings.val_images,
+        seed=settings.seed,
+        unlabelled=settings.unlabelled,
+    )
+    name = hashlib.sha256(canonical_json([settings.recipe, SYNTHETIC_VERSION])).hexdigest()[:12]
     folder = context.home / "datasets" / f"embedded-{name}"
     if _drawn(folder) is None:
         folder.mirror().parent.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,7 @@ def make(context: Context, missing: Sequence[Step]) -> None:
 def _source(context: Context, split: Split) -> Mapping[str, Any]:
     data = context.settings.data
     if data.embedded is not None:
-        return {"embedded": data.embedded.model_dump(), "version": SYNTHETIC_VERSION}
+        return {"embedded": data.embedded.recipe, "version": SYNTHETIC_VERSION}
     source = data.train if split == "train" else data.val
     assert source is not None
     for path, what in ((source.annotations, "annotations file"), (source.images, "image folder")):

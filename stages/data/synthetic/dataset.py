@@ -56,6 +56,8 @@ class SyntheticSpec:
     val_images: int
     seed: int
     image_size_wh: tuple[int, int] = (256, 192)
+    unlabelled: float = 0.0
+    """Share of the training people without a labelled keypoint."""
 
     def __post_init__(self) -> None:
         if min(self.train_images, self.val_images) < 1 or self.seed < 0:
@@ -124,7 +126,11 @@ def _draw_image(spec: SyntheticSpec, split: Split, index: int) -> tuple[bytes, R
     annotations = [_person_record(rng, person, split) for person in scene.people if person.mask_hw.sum() >= MIN_VISIBLE_PX]
     if scene.crowd_hw is not None and scene.crowd_hw.sum() >= MIN_VISIBLE_PX:
         annotations.append(_crowd_record(scene.crowd_hw))
+    # Drawn last: all else is the same for every share.
+    is_unlabelled = rng.random(len(annotations)) < (spec.unlabelled if split == "train" else 0)
     for number, annotation in enumerate(annotations):
+        if is_unlabelled[number]:
+            annotation.update(keypoints=[0] * (3 * COCO_17.num_keypoints), num_keypoints=0)
         annotation.update(id=image_id * 10 + number, image_id=image_id, category_id=1)
     ok, encoded = cv2.imencode(".jpg", scene.image_hw3, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert ok, "JPEG encoding of an 8-bit image cannot fail"

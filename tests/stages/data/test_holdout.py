@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from stages.data.holdout import count_held_out, held_out, is_held_out
 from storage_schemas.formats.instances import write_instances
 from tests.support.instance_samples import make_instances
@@ -26,3 +28,11 @@ def test_all_instances_of_an_image_are_held_out_together(tmp_path: Path) -> None
         assert held_out(make_instances(images[::order]), 0.1).tolist() == expected[::order]
     write_instances(tmp_path / "table", make_instances(images))
     assert count_held_out(tmp_path / "table", 0.1) == sum(expected)
+
+
+def test_people_without_labels_are_not_counted(tmp_path: Path) -> None:
+    held = [image_id for image_id in range(100) if is_held_out(image_id, 0.1)]
+    keypoints = np.zeros((len(held), 17, 3), np.float32)
+    keypoints[::2, 4] = (5, 5, 2)
+    write_instances(tmp_path / "table", make_instances(held, keypoints_NK3=keypoints))
+    assert count_held_out(tmp_path / "table", 0.1) == len(held[::2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,16 @@ def test_an_existing_folder_and_an_empty_spec_are_refused(tmp_path: Path) -> Non
         draw_dataset(tmp_path, SyntheticSpec(train_images=1, val_images=1, seed=0))
     with pytest.raises(DataError, match="at least one image"):
         SyntheticSpec(train_images=0, val_images=1, seed=0)
+
+
+def test_a_share_of_the_training_people_has_no_labels_and_nothing_else_differs(drawn: Path, tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "half", replace(SPEC, unlabelled=0.5))
+    whole, half = instances(drawn, "train"), instances(tmp_path / "half", "train")
+    without = [number for number, record in enumerate(half) if record["num_keypoints"] == 0]
+    assert len(without) == pytest.approx(len(half) / 2, rel=0.2)
+    for number, (one, other) in enumerate(zip(whole, half, strict=True)):
+        blank = {"keypoints": [0] * 51, "num_keypoints": 0} if number in without else {}
+        assert other == {**one, **blank}
+    assert instances(drawn, "val") == instances(tmp_path / "half", "val")
+    for path in (drawn / "images").iterdir():
+        assert (tmp_path / "half" / "images" / path.name).read_bytes() == path.read_bytes()

@@ -82,6 +82,9 @@ def network_spec(entry: Entry) -> NetworkSpec:
 def training_recipe(context: Context, train: TrainSettings) -> dict[str, Any]:
     """What a training depends on besides its data: all settings except those that only divide the work."""
     recipe = {name: getattr(train, name) for name in TrainSettings.model_fields if name not in _NOT_IN_KEYS}
+    if train.lr_drop_epochs is None:
+        # As in earlier releases, which had no such setting.
+        del recipe["lr_drop_epochs"]
     return {**recipe, "precision": resolve_precision(train.precision, context.device)}
 
 

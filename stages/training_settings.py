@@ -24,6 +24,8 @@ class TrainSettings(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     lr_schedule: Literal["steps", "one_cycle"] = "steps"
     """``steps``: divide by ten after 170/210 and after 200/210 of the epochs (HRNet). ``one_cycle``: rise, then fall to 0."""
+    lr_drop_epochs: tuple[Epochs, ...] | None = None
+    """With ``steps``: divide by ten after these epochs instead."""
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Steps over which the learning rate rises from 0."""
     unbiased: bool = False
@@ -34,6 +36,15 @@ class TrainSettings(Section):
     """Training processes. 0: one for each GPU (as many as divide the batch evenly), or one if there are no GPUs."""
     loader_threads: Annotated[int, Field(ge=0, le=1000)] = 0
     """Threads that decode images for each training process. 0: the number of its CPUs minus one."""
+
+    @model_validator(mode="after")
+    def _drops_are_in_order(self) -> Self:
+        drops = list(self.lr_drop_epochs or ())
+        if drops and (self.lr_schedule != "steps" or drops != sorted(set(drops)) or drops[-1] >= self.epochs):
+            raise ValueError(
+                f"lr_drop_epochs {drops} needs lr_schedule steps, and epochs in rising order below {self.epochs} (epochs)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_is_shared_evenly(self) -> Self:

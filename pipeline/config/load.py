@@ -98,7 +98,10 @@ def _read(config: str) -> Tree:
 
 
 def _parse_preset(name: str) -> Tree:
-    return _parse((resources.files("pipeline.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8"), name)
+    """The tree of a preset, which can extend another one."""
+    tree = _parse((resources.files("pipeline.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8"), name)
+    base = tree.pop("preset", None)
+    return tree if base is None else merged(_parse_preset(cast("str", base)), tree)
 
 
 def _parse(text: str, source: str) -> Tree:

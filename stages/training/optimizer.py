@@ -11,7 +11,7 @@ from stages.settings import TrainSettings
 
 __all__ = ["learning_rate_factor", "make_optimizer", "set_learning_rate"]
 
-_STEPS_AT = (170 / 210, 200 / 210)
+_STEPS_AT: tuple[float, ...] = (170 / 210, 200 / 210)
 """HRNet's recipe: a tenth at epoch 170 and at epoch 200 of 210 (experiments/coco/hrnet)."""
 _CYCLE_RISE = 0.2
 _CYCLE_START = 0.04
@@ -22,7 +22,10 @@ def learning_rate_factor(step: int, total_steps: int, settings: TrainSettings) -
     warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     done = step / total_steps
     if settings.lr_schedule == "steps":
-        return warmup * math.prod(0.1 for at in _STEPS_AT if done >= at)
+        drops = _STEPS_AT
+        if settings.lr_drop_epochs is not None:
+            drops = tuple(epoch / settings.epochs for epoch in settings.lr_drop_epochs)
+        return warmup * math.prod(0.1 for at in drops if done >= at)
     if done < _CYCLE_RISE:
         return warmup * (_CYCLE_START + (1.0 - _CYCLE_START) * _half_cosine(done / _CYCLE_RISE))
     return warmup * (1.0 - _half_cosine((done - _CYCLE_RISE) / (1.0 - _CYCLE_RISE)))

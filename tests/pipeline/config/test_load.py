@@ -55,6 +55,31 @@ def test_the_coco_preset_reads_the_standard_layout() -> None:
     assert settings.distill.epochs % settings.views.count == 0, "views are used equally often"
 
 
+@pytest.mark.parametrize(
+    ("preset", "student", "recipe", "augment"),
+    [
+        # Epochs, batch, rate, drops, warm-up; deviation of scale and rotation, share of half bodies (the authors' settings).
+        ("coco_hrnet_w16", "hrnet_w16", (210, 128, 1e-3, None, 0), (0.35, 45, 0.3)),
+        ("coco_lpn50", "lpn50", (150, 32, 1e-3, (90, 120), 0), (0.3, 40, 0.0)),
+        ("coco_hourglass_4x128", "hourglass_4x128", (140, 32, 1e-3, (90, 120), 0), (0.3, 40, 0.0)),
+        ("coco_lite_hrnet_18", "lite_hrnet_18", (210, 512, 2e-3, None, 500), (0.25, 30, 0.3)),
+        ("coco_lite_hrnet_30", "lite_hrnet_30", (210, 512, 2e-3, None, 500), (0.25, 30, 0.3)),
+    ],
+)
+def test_each_coco_preset_has_the_recipe_of_its_student(
+    preset: str, student: str, recipe: tuple[object, ...], augment: tuple[float, ...]
+) -> None:
+    settings = load_settings(preset)
+    train, changes = settings.distill, settings.views.augment
+    assert settings.name == preset
+    assert train.student.network == student
+    assert (train.epochs, train.batch_size, train.lr, train.lr_drop_epochs, train.warmup_steps) == recipe
+    assert (train.optimizer, train.lr_schedule, train.weight_decay) == ("adam", "steps", 0)
+    assert (changes.scale, changes.rotation_deg, changes.half_body_prob) == augment
+    assert train.epochs % settings.views.count == 0, "views are used equally often"
+    assert settings.teachers == load_settings("coco_hrnet_w16").teachers
+
+
 def test_a_file_is_merged_key_by_key_over_the_preset_it_names(tmp_path: LocalPath) -> None:
     mine = _write(tmp_path, "preset: coco_hrnet_w16\ndistill: {epochs: 42}\ncrop: {size_wh: [288, 384]}\n")
     settings, preset = load_settings(mine), load_settings("coco_hrnet_w16")

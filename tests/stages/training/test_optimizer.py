@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from stages.settings import TrainSettings
@@ -23,6 +24,23 @@ def test_steps_are_a_tenth_from_epoch_170_and_a_hundredth_from_200_of_210(per_ep
     assert factor(0) == factor(169, per_epoch - 1) == 1
     assert factor(170) == factor(199, per_epoch - 1) == pytest.approx(0.1)
     assert factor(200) == factor(209, per_epoch - 1) == pytest.approx(0.01)
+
+
+def test_steps_after_given_epochs() -> None:
+    settings = TrainSettings(epochs=140, lr_drop_epochs=(90, 120))
+
+    def factor(epoch: int, step: int = 0) -> float:
+        return learning_rate_factor(epoch * 7 + step, 140 * 7, settings)
+
+    assert factor(0) == factor(89, 6) == 1
+    assert factor(90) == factor(119, 6) == pytest.approx(0.1)
+    assert factor(120) == factor(139, 6) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("changes", [{"lr_drop_epochs": [9, 5]}, {"lr_drop_epochs": [10]}, {"lr_schedule": "one_cycle"}])
+def test_drops_must_fit_the_training(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="lr_drop_epochs"):
+        TrainSettings.model_validate({"epochs": 10, "lr_drop_epochs": [5], **changes})
 
 
 def test_one_cycle_rises_from_a_twenty_fifth_for_a_fifth_and_falls_to_zero() -> None:

@@ -72,6 +72,8 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
     recipe["distill"] |= _labels_recipe(context, arm)
     if settings.hard.is_on:
         recipe["distill"]["hard"] = settings.hard.model_dump()
+    if settings.keep == "best":
+        recipe["distill"] |= {"keep": "best", "validate_every": settings.validate_every}
     unique = {(waited.kind, waited.key): waited for waited in waits}
     title = "student" if arm == "student" else "baseline (the student without teachers)"
     return StudentStep(title=title, recipe=recipe, waits_for=tuple(unique.values()), arm=arm)
@@ -190,6 +192,8 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], draft: Draft) -> 
         only_labelled=_only_labelled(context, arm),
         labelled_fraction=settings.distill.labelled_fraction,
         labelled_share=_labelled_share(context, arm),
+        validate_every=settings.distill.validate_every,
+        keep_best=settings.distill.keep == "best",
         hard=settings.distill.hard if settings.distill.hard.is_on else None,
         views_seed=settings.views.seed,
         augment=settings.views.augment,

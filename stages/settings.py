@@ -246,6 +246,12 @@ class Settings(Section):
     cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")
+    def _somebody_is_held_out(self) -> Self:
+        if self.distill.validate_every and not self.prepare.holdout_fraction:
+            raise ValueError("distill.validate_every scores held-out people: prepare.holdout_fraction must be above 0")
+        return self
+
+    @model_validator(mode="after")
     def _student_fits(self) -> Self:
         unit = 32 * self.distill.size_divisor
         if self.crop.size_wh[0] % unit or self.crop.size_wh[1] % unit:

@@ -112,6 +112,11 @@ class DistillSettings(TrainSettings):
     """The share of labelled people in each batch of the student. None: that of the data."""
     hard: HardSettings = HardSettings()
     """Harder pixels for the student and the baseline."""
+    validate_every: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Score student and baseline on the held-out people every so many epochs, and after the last one. 0: never."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights are the result, of the student and of the baseline: those after the last epoch, or those with the best AP
+    on the held-out people (``validate_every``)."""
     seed: Seed = 0
     baseline: bool = True
     """Also train the same student equally long without teachers, for comparison."""
@@ -125,6 +130,12 @@ class DistillSettings(TrainSettings):
             raise ValueError(
                 f"student.weights is '{self.student.weights}', a trained network: to start training from it, write it as init"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> Self:
+        if self.keep == "best" and not self.validate_every:
+            raise ValueError("keep: best needs validate_every above 0")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from stages.distributed.ray_storage import ray_storage
 from stages.distributed.run_tasks import threads_of, worker_threads
 from stages.progress import progress
 from stages.settings import TrainSettings
-from stages.training.curve import last_step
+from stages.training.curve import last_step, read_curve
 from stages.training.loop import Worker, train
 from stages.training.plan import TrainingPlan
 from stages.training.rows import training_rows
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 __all__ = ["cpus_of_process", "run_trainings", "side_by_side"]
+
+log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Step)
 _ERROR = "error.json"
@@ -271,9 +274,13 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
 
         def follow() -> None:
             # Before the first step, only the bar's start time is updated.
-            note = bar.started
+            note, said = bar.started, {plan.title: len(_scored(plan)) for plan in plans}
             while not stop.wait(seconds):
                 more = max(0, done() - bar.done)
+                for plan in plans:
+                    for line in _scored(plan)[said[plan.title] :]:
+                        said[plan.title] += 1
+                        log.info("%s: AP %.3f on held-out people after epoch %d", plan.title, line["AP"], line["epoch"] + 1)
                 note(more)
                 note = bar.advance if more else note
 
@@ -288,6 +295,11 @@ def _watch(plans: Sequence[TrainingPlan]) -> Iterator[None]:
             stop.set()
             thread.join()
         bar.advance(max(0, done() - bar.done))
+
+
+def _scored(plan: TrainingPlan) -> list[dict[str, Any]]:
+    """The epochs of a training that were scored so far."""
+    return [line for line in read_curve(plan.folder) if "AP" in line] if plan.validate_every else []
 
 
 def _steps_of(plan: TrainingPlan) -> int:

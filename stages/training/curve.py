@@ -53,13 +53,16 @@ class CurveWriter:
             self._write({"epoch": epoch, "step": step + 1, "steps": total_steps, "instances_per_s": round(rate, 1)})
             self._instances, self._since = 0, now
 
-    def end_epoch(self, epoch: int, loss: float, lr: float) -> None:
-        """Write the epoch's loss, and upload the TensorBoard events."""
+    def end_epoch(self, epoch: int, loss: float, lr: float, *, ap: float | None = None) -> None:
+        """Write the epoch's loss, and its AP on held-out people if there is one, and upload the TensorBoard events."""
         seconds = round(time.monotonic() - self._started, 3)
-        self._write({"epoch": epoch, "step": self._step, "loss": loss, "lr": lr, "seconds": seconds})
+        scored = {} if ap is None else {"AP": ap}
+        self._write({"epoch": epoch, "step": self._step, "loss": loss, "lr": lr, **scored, "seconds": seconds})
         if self._events is not None:
             self._events.add_scalar("loss", loss, epoch)
             self._events.add_scalar("lr", lr, epoch)
+            if ap is not None:
+                self._events.add_scalar("AP", ap, epoch)
             self._events.flush()
             assert self._shared_events is not None
             try:
@@ -85,7 +88,7 @@ def last_step(folder: StorePath) -> int:
 
 
 def read_curve(folder: StorePath) -> list[dict[str, Any]]:
-    """The finished epochs of a curve: epoch, step, loss, lr, seconds."""
+    """The finished epochs of a curve: epoch, step, loss, lr, seconds, and AP where the network was scored."""
     return [line for line in _lines(folder) if "loss" in line]
 
 

@@ -16,6 +16,7 @@ from stages.data.views import Views, draw_views
 from stages.networks.device import on_device
 from stages.networks.load import format_of, load_network
 from stages.training.attempt import Attempt
+from stages.training.best import best_ap, load_best, save_best
 from stages.training.cached_targets import CachedTargets
 from stages.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from stages.training.curve import METRICS, CurveWriter
@@ -24,6 +25,7 @@ from stages.training.optimizer import learning_rate_factor, make_optimizer, set_
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.rows import training_rows
 from stages.training.step import Trainer
+from stages.training.validate import Validator
 from storage_schemas.errors import Remedy, TrainingError
 from storage_schemas.formats.checkpoints import save_weights
 from storage_schemas.formats.instances import read_instances
@@ -73,8 +75,7 @@ def train(plan: TrainingPlan, worker: Worker) -> None:
             session.run_epoch(epoch)
         if session.attempt:
             session.attempt.require_newest()
-            description = {"network": plan.network.network or "program", **format_of(plan.network).description}
-            save_weights(plan.folder.mirror() / WEIGHTS, session.network, description)
+            session.save_weights(plan.keep_best)
             finish_part(plan.folder, _TRAINED, [WEIGHTS, METRICS])
         worker.barrier()
     finally:
@@ -110,10 +111,24 @@ class _Session:
         self.targets = CachedTargets(plan.epochs, decodes=worker.local_rank == 0, barrier=worker.barrier)
         self.curve: CurveWriter | None = None
         self.attempt: Attempt | None = None
+        self.validator: Validator | None = None
         if worker.rank == 0:
+            if plan.validate_every:
+                self.validator = Validator(self.instances, plan, threads=_loader_threads(plan, worker))
             self.attempt = Attempt(plan.folder)
             done = self.resumed.epoch * self.rows.steps + len(self.resumed.losses)
             self.curve = CurveWriter(plan, first_epoch=self.resumed.epoch, done_steps=done)
+
+    def save_weights(self, keep_best: bool) -> None:
+        """Write the result of the training; with ``keep_best``, of the epoch with the best AP."""
+        plan = self.plan
+        if keep_best:
+            load_best(plan.folder, self.network, len(plan.epochs))
+        save_weights(plan.folder.mirror() / WEIGHTS, self.network, self._description())
+
+    def _description(self) -> dict[str, str]:
+        plan = self.plan
+        return {"network": plan.network.network or "program", **format_of(plan.network).description}
 
     def close(self) -> None:
         self.loader.close()
@@ -151,9 +166,20 @@ class _Session:
         means = self._mean_losses(losses)
         require_finite(self.plan.title, epoch, means.tolist(), self.network, self.optimizer)
         if self.curve:
-            self.curve.end_epoch(epoch, float(means.mean()), self.optimizer.param_groups[0]["lr"])
+            self.curve.end_epoch(epoch, float(means.mean()), self.optimizer.param_groups[0]["lr"], ap=self._validated(epoch))
         self._save(Progress(epoch + 1))
         self.worker.barrier()
+
+    def _validated(self, epoch: int) -> float | None:
+        """The AP after an epoch that is to be scored; the weights are kept if it is the best so far."""
+        plan = self.plan
+        if self.validator is None or ((epoch + 1) % plan.validate_every and epoch + 1 < len(plan.epochs)):
+            return None
+        ap = self.validator.ap(self.network)
+        if plan.keep_best and self.attempt and ap > best_ap(plan.folder, epoch)[0]:
+            self.attempt.require_newest()
+            save_best(plan.folder, self.network, self._description(), epoch)
+        return ap
 
     def _harder(self, step: int) -> np.random.Generator:
         """A generator for each step: a resumed epoch need not draw again what its finished steps drew."""

@@ -69,6 +69,10 @@ class TrainingPlan:
     """The probability that an instance's mask is withheld from the network."""
     hard: HardSettings | None = None
     """How much harder the network's crops are than those of the teachers."""
+    validate_every: int = 0
+    """Score the network on the held-out people every so many epochs, and after the last one; 0: never."""
+    keep_best: bool = False
+    """Whether the result are the weights with the best of these scores, and not the last ones."""
     adapter_lr: float | None = None
     """The learning rate of parameters named ``adapter.*``; None for ``train.lr``."""
     events: StorePath | None = None

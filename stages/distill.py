@@ -70,6 +70,10 @@ def student_step(context: Context, arm: Arm) -> StudentStep:
         "version": _VERSION,
     }
     recipe["distill"] |= _labels_recipe(context, arm)
+    for name in ("binarize_labels", "weight_by_peak"):
+        # Settings that are off have no field, as in earlier releases; the baseline has no teacher to weight.
+        if getattr(settings, name) and (arm == "student" or name == "binarize_labels"):
+            recipe["distill"][name] = True
     if settings.hard.is_on:
         recipe["distill"]["hard"] = settings.hard.model_dump()
     if settings.keep == "best":
@@ -194,6 +198,8 @@ def _plan(context: Context, arm: Arm, epochs: list[EpochPlan], draft: Draft) -> 
         labelled_share=_labelled_share(context, arm),
         validate_every=settings.distill.validate_every,
         keep_best=settings.distill.keep == "best",
+        binarize_labels=settings.distill.binarize_labels,
+        weight_by_peak=settings.distill.weight_by_peak,
         hard=settings.distill.hard if settings.distill.hard.is_on else None,
         views_seed=settings.views.seed,
         augment=settings.views.augment,

@@ -102,6 +102,11 @@ class DistillSettings(TrainSettings):
     """Share of the epochs with a teacher after which a named schedule changes from one teacher to the other."""
     finish: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the epochs at the end of a named schedule that use ground truth alone."""
+    binarize_labels: bool = False
+    """Turn the Gaussians of the labels into bits too, by half of their peak. The paper may do so: it says that a student cannot
+    fully imitate the heatmaps of "datasets and teachers"."""
+    weight_by_peak: bool = False
+    """Weight each joint of a teacher by the peak of its heatmap, which is about 1 where the teacher is sure."""
     use_unlabelled: bool = False
     """Also train on people without a labelled joint: the teachers alone teach them. The training set's table then holds them
     too, and so the teachers run on them."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from stages.data.loader import CropLoader
 from stages.data.views import Views, draw_views
 from stages.networks.device import on_device
 from stages.networks.load import format_of, load_network
+from stages.settings import Role
 from stages.training.attempt import Attempt
 from stages.training.best import best_ap, load_best, save_best
 from stages.training.cached_targets import CachedTargets
@@ -146,13 +148,15 @@ class _Session:
         self.trainer.skip(order[:done], generator=generator)
         total_steps = len(order) * len(plan.epochs)
         bits = self.targets.of_epoch(epoch)
+        peaks = self._peaks(epoch_plan) if plan.weight_by_peak else {}
         views = [self._views(epoch_plan)]
         loaded = self.loader.batches(order[done:], views, crop_divisor=plan.size_divisor, with_mask=plan.feed_mask)
         for index, (batch,) in enumerate(loaded, done):
             step = epoch * len(order) + index
             set_learning_rate(self.optimizer, learning_rate_factor(step, total_steps, plan.train))
             harder = self._harder(step) if plan.hard else None
-            losses.append(self.trainer.step(batch, epoch_plan.weights, bits, generator=generator, harder=harder))
+            loss = self.trainer.step(batch, epoch_plan.weights, bits, generator=generator, harder=harder, peaks=peaks)
+            losses.append(loss)
             if self.curve:
                 self.curve.add_step(epoch, step, total_steps, len(batch.rows_B) * self.worker.world)
             if index + 1 < len(order) and self._is_time_to_save(index + 1):
@@ -210,6 +214,10 @@ class _Session:
             return Views(affine_N23, read_rows(folder, "flip").astype(np.bool_))
         plan = self.plan
         return draw_views(self.instances, epoch_plan.view, seed=plan.views_seed, augment=plan.augment, size_wh=plan.crop_wh)
+
+    def _peaks(self, epoch_plan: EpochPlan) -> dict[Role, npt.NDArray[np.float32]]:
+        """The peaks [N, K] of the heatmaps of each teacher of an epoch."""
+        return {role: read_rows(folder.fetch(), "peak").astype(np.float32) for role, folder in epoch_plan.targets().items()}
 
     def _resume(self) -> Progress:
         plan = self.plan

@@ -67,6 +67,10 @@ class TrainingPlan:
     feed_mask: bool = False
     mask_drop: float = 0.0
     """The probability that an instance's mask is withheld from the network."""
+    binarize_labels: bool = False
+    """Whether the Gaussians of the labels become bits."""
+    weight_by_peak: bool = False
+    """Whether a joint of a teacher weighs as much as the peak of its heatmap."""
     hard: HardSettings | None = None
     """How much harder the network's crops are than those of the teachers."""
     validate_every: int = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ from stages.training.plan import TrainingPlan
 from stages.training.schedule import Weights
 
 __all__ = ["Trainer"]
+
+F32 = npt.NDArray[np.float32]
+NO_PEAKS: Mapping[Role, F32] = MappingProxyType({})
+_HALF = 0.5
+"""The threshold of the bits of labels, whose Gaussians have a peak of 1."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,14 @@ class Trainer:
         *,
         generator: np.random.Generator,
         harder: np.random.Generator | None = None,
+        peaks: Mapping[Role, F32] = NO_PEAKS,
     ) -> Tensor:
         """Train on one batch and return the loss before the update.
 
         ``generator`` draws which masks are withheld, and ``harder`` how the pixels change if the plan has harder crops.
+        ``peaks`` [N, K] weight the joints of teachers, if the plan says so.
         """
-        return self.update(batch, self.loss_terms(batch, weights, bits), generator=generator, harder=harder)
+        return self.update(batch, self.loss_terms(batch, weights, bits, peaks), generator=generator, harder=harder)
 
     def update(
         self,
@@ -83,10 +91,12 @@ class Trainer:
             for rows_B in batches:
                 generator.random(len(rows_B))
 
-    def loss_terms(self, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray]) -> list[LossTerm]:
+    def loss_terms(
+        self, batch: Batch, weights: Weights, bits: Mapping[Role, MappedArray], peaks: Mapping[Role, F32] = NO_PEAKS
+    ) -> list[LossTerm]:
         """The terms of the batch's loss: ground truth and each teacher, where the weight is above zero."""
         labels = [self._labels(batch, weights.ground_truth)] if weights.ground_truth else []
-        return labels + [self._teacher(batch, weights.of(role), bits[role]) for role in weights.roles()]
+        return labels + [self._teacher(batch, weights.of(role), bits[role], peaks.get(role)) for role in weights.roles()]
 
     def _labels(self, batch: Batch, weight: float) -> LossTerm:
         heatmap_wh = heatmap_size(self.plan.input_wh)
@@ -99,13 +109,15 @@ class Trainer:
             sigma_px=sigma_of(heatmap_wh),
             unbiased=self.plan.train.unbiased,
         )
-        return LossTerm(weight, visible_BK, heat_BKHW)
+        return LossTerm(weight, visible_BK, (heat_BKHW >= _HALF).float() if self.plan.binarize_labels else heat_BKHW)
 
-    def _teacher(self, batch: Batch, weight: float, bits: MappedArray) -> LossTerm:
+    def _teacher(self, batch: Batch, weight: float, bits: MappedArray, peak_NK: F32 | None) -> LossTerm:
         bits_BP = self._to_device(bits.rows[batch.rows_B])
         heat_BKHW = unpack_bits(bits_BP, num_keypoints=batch.keypoints_BK3.shape[1], heatmap_wh=heatmap_size(self.plan.crop_wh))
         # A map without bits was too weak to binarize: leave the joint out of the loss instead of training it as absent.
         seen_BK = heat_BKHW.amax(dim=(-2, -1)).float()
+        if peak_NK is not None:
+            seen_BK = seen_BK * self._to_device(peak_NK[batch.rows_B])
         return LossTerm(weight, seen_BK, halve(heat_BKHW) if self.plan.size_divisor == 2 else heat_BKHW)
 
     def _inputs(self, batch: Batch, generator: np.random.Generator) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ import pickle
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,9 +60,9 @@ def train_child(folder: Path, rank: int, world: int, port: int, die_after: int) 
         bits: Mapping[Role, MappedArray],
         *,
         generator: np.random.Generator,
-        harder: np.random.Generator | None = None,
+        **more: Any,  # noqa: ANN401 (passed on as it is)
     ) -> Tensor:
-        loss = learn(self, batch, weights, bits, generator=generator, harder=harder)
+        loss = learn(self, batch, weights, bits, generator=generator, **more)
         with (folder / f"steps-{rank}.jsonl").open("a") as stream:
             stream.write(json.dumps({"rows": batch.rows_B.tolist(), "loss": float(loss)}) + "\n")
         done[0] += 1

@@ -159,3 +159,21 @@ def test_each_stack_is_taught_the_same_target_and_the_losses_are_added(teachers:
         return float(trainer.step(make_batch([2], joints), Weights(1.0), teachers, generator=GENERATOR))
 
     assert loss(stacks) == pytest.approx(loss(stacks.first) + loss(stacks.last))
+
+
+def test_a_joint_of_a_teacher_can_weigh_as_much_as_its_peak(teachers: dict[Role, MappedArray]) -> None:
+    peaks: dict[Role, npt.NDArray[np.float32]] = {"primary": np.full((4, 17), 0.25, np.float32)}
+    (primary,) = make_trainer().loss_terms(make_batch([2]), Weights(0.0, primary=0.4), teachers, peaks)
+    assert primary.seen_BK[0].tolist() == [0.25 if joint == 3 else 0 for joint in range(17)]
+
+
+def test_labels_become_bits_where_the_plan_says_so(teachers: dict[Role, MappedArray]) -> None:
+    joints = np.zeros((17, 3), dtype=np.float32)
+    joints[4] = (32, 32, 2)
+    (soft,) = make_trainer().loss_terms(make_batch([2], joints), Weights(1.0), teachers)
+    (bits,) = make_trainer(replace(PLAN, binarize_labels=True)).loss_terms(make_batch([2], joints), Weights(1.0), teachers)
+    assert bits.heat_BKHW.unique().tolist() == [0, 1]
+    assert torch.equal(bits.heat_BKHW[0, 4] == 1, soft.heat_BKHW[0, 4] >= 0.5)
+    assert bits.heat_BKHW[0, 4].sum() >= 1
+    assert 0 < float(soft.heat_BKHW[0, 4].sort().values.flatten().unique()[1]) < 1
+    assert torch.equal(bits.seen_BK, soft.seen_BK)

@@ -73,6 +73,8 @@ def _run(options: argparse.Namespace) -> None:
     # Importing Ray and torch takes seconds, so mistyped options are reported first.
     from pipeline import cluster, graph
     from pipeline import plan as dry_run
+    from pipeline.costs import network_costs
+    from stages.prepare.stage import instances_step
     from stages.report.stage import REPORT
 
     device = cluster.device(settings.cluster)
@@ -80,7 +82,9 @@ def _run(options: argparse.Namespace) -> None:
     stages = list(graph.STAGES) if options.stage == "all" else [cast("StageName", options.stage)]
     if options.dry_run:
         planned = dry_run.plan(context, stages, force=options.force)
-        answer_with(f"{dry_run.render_plan(planned)}\n\n{dry_run.LEGEND}")
+        skeleton = instances_step(context, "train").recipe["skeleton"]
+        costs = "\n".join(network_costs(settings, num_keypoints=len(skeleton["keypoints"])))
+        answer_with("\n\n".join(part for part in (dry_run.render_plan(planned), costs, dry_run.LEGEND) if part))
         # A plan fails for the same reasons as the run.
         graph.check(context, stages, options.force)
         return

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 
 from stages.data.coco import FaultKind, Quarantined
 
-__all__ = ["advice_on_faults", "advice_on_missing", "reasons"]
+__all__ = ["advice_on_faults", "reasons"]
 
 _SHOWN = 5
 _VALUES = re.compile(r"\[[^\]]*\]|'[^']*'|-?\d[\d.e+-]*|nan|inf")
@@ -55,46 +54,3 @@ def _example(item: Quarantined, folder: str) -> str:
 def advice_on_faults(quarantine: Sequence[Quarantined]) -> str:
     """What to do about the kinds of faults, the most frequent first."""
     return "; ".join(_ADVICE[kind] for kind, _ in Counter(item.kind for item in quarantine).most_common(_SHOWN))
-
-
-def advice_on_missing(missing: Collection[str], present: Collection[str], *, folder: str, setting: str) -> str:
-    """What to do about images that are not below the image folder.
-
-    It says where their files lie, if all of them are found in one way: in another folder, or under a similar name.
-
-    Args:
-        missing: their names in the annotation file.
-        present: the names of all files below ``folder``, relative to it.
-        folder: the image folder.
-        setting: the name of the setting that holds it.
-    """
-    known, first = set(present), min(missing)
-    if not known:
-        return f"{folder} has no files: set {setting} to the folder of the images"
-    heads = [PurePosixPath(first).parents[number].as_posix() for number in range(len(PurePosixPath(first).parents) - 1)]
-    for head in heads:
-        if all(name.startswith(f"{head}/") and name.removeprefix(f"{head}/") in known for name in missing):
-            if folder.endswith(f"/{head}"):
-                return f"set {setting} to {folder.removesuffix(f'/{head}') or '/'}: each file_name begins with {head}/ already"
-            return f"remove {head}/ from each file_name: the images are in {folder} itself"
-    for name in sorted(known):
-        below = name.removesuffix(f"/{first}")
-        if below != name and all(f"{below}/{other}" in known for other in missing):
-            return f"set {setting} to {folder}/{below}, which has these images"
-    for change, what in _SIMILAR.items():
-        similar = {what(name): name for name in known}
-        if all(what(name) in similar for name in missing):
-            return f"{change}: {first} is there as {similar[what(first)]}"
-    return f"restore the image files, or remove these images from the annotation file; {folder} has {_files(known)}"
-
-
-def _files(known: Collection[str]) -> str:
-    return f"{len(known)} files, such as {min(known)}"
-
-
-_SIMILAR: dict[str, Callable[[str], str]] = {
-    "write each file_name with the capital letters of the file": str.casefold,
-    "write each file_name with the suffix of the file": lambda name: re.sub(r"\.\w+$", "", name),
-    "write each file_name relative to the image folder": lambda name: name.replace("\\", "/").rpartition("/")[2],
-}
-"""In what way the names of files may differ, and how to read them so that they are equal."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-import pytest
-
 from stages.data.coco import FaultKind, Quarantined
-from stages.prepare.broken import advice_on_faults, advice_on_missing, reasons
+from stages.prepare.broken import advice_on_faults, reasons
 
 
 def broken(number: int, kind: FaultKind, detail: str) -> Quarantined:
@@ -44,30 +40,3 @@ def test_the_advice_is_about_the_kinds_that_were_found() -> None:
     first, second = found.split("; ")
     assert first.startswith("remove num_keypoints or compute it again")
     assert second.startswith("write area")
-
-
-@pytest.mark.parametrize(
-    ("missing", "present", "advice"),
-    [
-        # The folder itself begins each name, once or twice.
-        (["images/1.jpg", "images/2.jpg"], ["1.jpg", "2.jpg", "3.jpg"], "set data.val.images to /d: "),
-        (["d/images/1.jpg"], ["1.jpg"], "set data.val.images to /: each"),
-        (["images/a/1.jpg", "images/b/2.jpg"], ["a/1.jpg", "b/2.jpg"], "set data.val.images to /d: "),
-        # Another folder begins each name.
-        (["val2017/1.jpg"], ["1.jpg"], "remove val2017/ from each file_name"),
-        # The images are in a folder below.
-        (["1.jpg", "2.jpg"], ["val/1.jpg", "val/2.jpg"], "set data.val.images to /d/images/val, which"),
-        (["1.jpg"], ["deep/val/1.jpg"], "set data.val.images to /d/images/deep/val, which"),
-        # The names are written in another way.
-        (["a.JPG"], ["a.jpg"], "write each file_name with the capital letters of the file: a.JPG is there as a.jpg"),
-        (["a.jpg"], ["a.png"], "write each file_name with the suffix of the file: a.jpg is there as a.png"),
-        (["C:\\data\\1.jpg"], ["1.jpg"], "write each file_name relative to the image folder: "),
-        (["1.jpg", "2.jpg"], ["val/1.jpg", "train/2.jpg"], "write each file_name relative to .*: 1.jpg is there as val/1.jpg"),
-        # Nothing explains all of them.
-        (["1.jpg", "2.jpg"], ["3.jpg", "4.jpg"], "restore the image files, or remove .* has 2 files, such as 3.jpg"),
-        (["images/1.jpg", "images/9.jpg"], ["1.jpg"], "restore the image files"),
-        (["1.jpg"], [], "/d/images has no files: set data.val.images"),
-    ],
-)
-def test_missing_images_that_are_elsewhere_are_found(missing: list[str], present: list[str], advice: str) -> None:
-    assert re.match(advice, advice_on_missing(missing, present, folder="/d/images", setting="data.val.images"))

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from stages.data.coco import Record
 from stages.data.coco_file import CocoFile
 from stages.data.segmentation import stray_outlines
 from stages.findings import Finding
+from stages.prepare.forms import reach_out
 from stages.prepare.people import People
 from storage_schemas.errors import DataError, Remedy
 
@@ -63,9 +63,6 @@ _AWAY_REMEDY = "Write 'segmentation' as x, y of each point in pixels of the imag
 
 _MIN_LABELLED_OF = 100
 """In a smaller set a joint may lack labels by chance."""
-
-_AT_ONCE = 200
-"""pycocotools 2.0 fails on lists of more than 255 masks."""
 
 
 def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect_wh: float) -> list[Finding]:
@@ -118,16 +115,16 @@ def _joints_outside(people: People, split: str) -> Iterator[Finding]:
 
 
 def _boxes_beyond(people: People, split: str) -> Iterator[Finding]:
-    beyond_N = people.beyond(_BEYOND_PX)
+    beyond_N = reach_out(people.box_N4, people.image_N2, _BEYOND_PX)
     if beyond_N.mean() <= _MAX_BEYOND:
         return
     row = int(np.argmax(beyond_N))
-    record, form = people.records[row], people.better_boxes()
+    record, (_, form) = people.records[row], people.likely_forms
     yield Finding(
         kind="boxes_beyond_image",
         seen=f"{_count(beyond_N)} boxes of the {split} set reach out of their image by more than {_BEYOND_PX:.0f} pixels, such "
         f"as {_box(people, row)} of {people.name(row)}, which is {record.width} x {record.height}",
-        remedy=f"The boxes are probably {form}; write 'bbox' as x, y, width, height" if form else "odkd clips them",
+        remedy=_advice(people) if form else "odkd clips them",
         count=int(beyond_N.sum()),
         of=len(beyond_N),
         example=record.file_name,
@@ -176,36 +173,22 @@ def _never_labelled(people: People, split: str, coco: CocoFile) -> Iterator[Find
 
 def _masks(people: People, split: str) -> Iterator[Finding]:
     """Masks that are rectangles, and masks that are not where their person is."""
-    rows = [row for row, record in enumerate(people.records) if record.mask_rle is not None]
-    box_M4, area_M = _extents([people.records[row] for row in rows])
-    flat = [row for row, (_, _, w, h), area in zip(rows, box_M4, area_M, strict=True) if area == w * h]
-    center_M2 = box_M4[:, :2] + box_M4[:, 2:] / 2
-    away_M = ~people.in_crop(np.array(rows, np.int64), center_M2)
-    away = [row for row, is_away in zip(rows, away_M, strict=True) if is_away]
-    for kind, found, most, what, remedy in (
-        ("masks_are_boxes", flat, _MAX_BOX_MASKS, "are rectangles", _BOX_MASKS_REMEDY),
-        ("masks_elsewhere", away, _MAX_MASKS_AWAY, "have their centre outside of the person's box", _AWAY_REMEDY),
+    masks = people.masks
+    away_M = ~people.in_crop(masks.row_M, masks.box_M4[:, :2] + masks.box_M4[:, 2:] / 2)
+    for kind, found_M, most, what, remedy in (
+        ("masks_are_boxes", masks.flat_M, _MAX_BOX_MASKS, "are rectangles", _BOX_MASKS_REMEDY),
+        ("masks_elsewhere", away_M, _MAX_MASKS_AWAY, "have their centre outside of the person's box", _AWAY_REMEDY),
     ):
-        if len(found) > most * len(rows):
+        if found_M.sum() > most * len(found_M):
+            row = int(masks.row_M[np.argmax(found_M)])
             yield Finding(
                 kind=kind,
-                seen=f"{len(found)} of {len(rows)} masks of the {split} set {what}, such as that of {people.name(found[0])}",
+                seen=f"{_count(found_M)} masks of the {split} set {what}, such as that of {people.name(row)}",
                 remedy=remedy,
-                count=len(found),
-                of=len(rows),
-                example=people.records[found[0]].file_name,
+                count=int(found_M.sum()),
+                of=len(found_M),
+                example=people.records[row].file_name,
             )
-
-
-def _extents(masked: Sequence[Record]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The bounding rectangle [M, 4] (x, y, w, h) of each mask, and its number of pixels."""
-    masks = [{"size": [record.height, record.width], "counts": record.mask_rle} for record in masked]
-    boxes, areas = [np.zeros((0, 4))], [np.zeros(0)]
-    for start in range(0, len(masks), _AT_ONCE):
-        some = masks[start : start + _AT_ONCE]
-        boxes.append(coco_mask.toBbox(some))
-        areas.append(coco_mask.area(some))
-    return np.concatenate(boxes), np.concatenate(areas)
 
 
 def _stray_outlines(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
@@ -225,11 +208,17 @@ def _stray_outlines(people: People, split: str, coco: CocoFile) -> Iterator[Find
 
 
 def _advice(people: People) -> str:
-    """What to do about joints outside of their boxes, if another form of joints or boxes fits."""
-    if form := people.better_joints():
-        return f"The joints are probably {form}; write them in pixels of the image, x before y"
-    if form := people.better_boxes():
-        return f"The boxes are probably {form}; write 'bbox' as x, y, width, height in pixels"
+    """What to do about joints outside of their boxes, and boxes outside of their images."""
+    joints, boxes = people.likely_forms
+    if joints and boxes:
+        return (
+            f"Either the joints are {joints}, or the boxes are {boxes}. Draw an annotation on its image to see which is "
+            "wrong, and change only this: write joints as x, y, and 'bbox' as x, y, width, height, in pixels of the image"
+        )
+    if joints:
+        return f"The joints are probably {joints}; write them in pixels of the image, x before y"
+    if boxes:
+        return f"The boxes are probably {boxes}; write 'bbox' as x, y, width, height in pixels"
     points, counts = np.unique(people.xyv_NK3[people.labelled_NK & ~people.inside_NK, :2], axis=0, return_counts=True)
     if 2 * counts.max() > counts.sum() > 1:
         x, y = points[np.argmax(counts)]

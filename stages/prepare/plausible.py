@@ -18,6 +18,7 @@ from stages.data.segmentation import stray_outlines
 from stages.findings import Finding
 from stages.prepare.forms import reach_out
 from stages.prepare.people import People
+from stages.scoring.oks import tiny_area_share
 from storage_schemas.errors import DataError, Remedy
 
 __all__ = ["implausible"]
@@ -78,6 +79,7 @@ def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect
     return [
         *_joints_outside(people, split),
         *_boxes_beyond(people, split),
+        *_tiny_areas(people, split),
         *_swapped_sides(people, split, coco),
         *_never_labelled(people, split, coco),
         *_masks(people, split),
@@ -128,6 +130,26 @@ def _boxes_beyond(people: People, split: str) -> Iterator[Finding]:
         count=int(beyond_N.sum()),
         of=len(beyond_N),
         example=record.file_name,
+    )
+
+
+def _tiny_areas(people: People, split: str) -> Iterator[Finding]:
+    area_N = np.array([record.area for record in people.records])
+    share = tiny_area_share(area_N, people.box_N4)
+    # Boxes that are corners are too large, and then the areas may be right.
+    if share is None or people.likely_forms[1]:
+        return
+    share_N = area_N / np.prod(people.box_N4[:, 2:], axis=1)
+    row = int(np.argmin(np.abs(share_N - share)))
+    yield Finding(
+        kind="tiny_areas",
+        seen=f"The median area of the {len(area_N)} people of the {split} set is {share:.2g} of the box, such as area "
+        f"{area_N[row]:g} of {people.name(row)}, which has the box {_box(people, row)}; in COCO it is half of the box",
+        remedy="Every AP is then near zero, since OKS divides distances by the area: write 'area' as the number of pixels of "
+        "the person, or as width times height of the box",
+        count=int((share_N <= share).sum()),
+        of=len(area_N),
+        example=people.records[row].file_name,
     )
 
 

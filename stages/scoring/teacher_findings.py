@@ -19,6 +19,7 @@ from stages.findings import Finding
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.scoring.instance_scores import score_poses
+from stages.scoring.oks import tiny_area_share
 from stages.scoring.protocol import Protocol
 from stages.settings import DecoderName
 from storage_schemas.formats.instances import Instances, write_instances
@@ -65,13 +66,20 @@ def low_ap(teacher: ScoredTeacher) -> list[Finding]:
     """A finding if the AP is near zero: targets of this teacher are chance."""
     if teacher.ap >= _NEAR_ZERO:
         return []
-    given = "Check its weights, the order of its joints, and how its input is normalised"
-    num = len(teacher.instances.id_N)
+    remedy = "Train it for more epochs, or check its data"
+    if teacher.is_given:
+        remedy = "Check its weights, the order of its joints, and how its input is normalised"
+    num, share = len(teacher.instances.id_N), tiny_area_share(teacher.instances.area_N, teacher.instances.box_N4)
+    if share is not None:
+        remedy = (
+            f"The annotated areas have a median of {share:.2g} of their boxes, and with such areas the AP of any network is "
+            f"near zero: write 'area' in pixels of the image first. {remedy}"
+        )
     return [
         Finding(
             kind="ap_near_zero",
             seen=f"The AP of the {teacher.who} on the {num} instances of the validation set is {teacher.ap:.3f}, near zero",
-            remedy=given if teacher.is_given else "Train it for more epochs, or check its data",
+            remedy=remedy,
             count=num,
             of=num,
             example=teacher.who,

@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stages.data.coco import read_coco, sort_out
 from stages.data.synthetic.dataset import SyntheticSpec, draw_dataset
-from stages.findings import Finding
 from stages.pose.skeleton import COCO_17
-from stages.prepare.plausible import implausible
 from storage_schemas.errors import DataError
-from tests.support.coco_samples import IMAGE_WH, Json, document, standing
+from tests.support.coco_samples import IMAGE_WH, Json, standing
 from tests.support.errors import suggested
+from tests.support.plausible_samples import box, findings, found, joints, people, rectangle
 from tests.support.shared_data import shared_data
 
 WIDTH, HEIGHT = IMAGE_WH
-
-
-def findings(path: Path) -> list[Finding]:
-    coco = read_coco(path, COCO_17)
-    return implausible(coco, sort_out(coco, aspect_wh=0.75).records, split="train", aspect_wh=0.75)
-
-
-def found(folder: Path, people: list[Json]) -> list[Finding]:
-    (folder / "a.json").write_text(json.dumps(document(people)))
-    return findings(folder / "a.json")
-
-
-def people(count: int, change: Callable[[Json], None] = lambda person: None) -> list[Json]:
-    """People of whom each is changed."""
-    every = [standing(number) for number in range(1, count + 1)]
-    for person in every:
-        change(person)
-    return every
-
-
-def joints(write: Callable[[float, float, list[float]], tuple[float, float]]) -> Callable[[Json], None]:
-    """A change that writes each joint in another form; it gets x, y and the box."""
-
-    def change(person: Json) -> None:
-        flat = person["keypoints"]
-        points = [(*write(flat[at], flat[at + 1], person["bbox"]), flat[at + 2]) for at in range(0, len(flat), 3)]
-        person["keypoints"] = [value for point in points for value in point]
-
-    return change
-
-
-def box(write: Callable[[float, float, float, float], list[float]]) -> Callable[[Json], None]:
-    """A change that writes each box in another form."""
-    return lambda person: person.update(bbox=write(*person["bbox"]))
 
 
 # --- clean data
@@ -175,89 +138,28 @@ def test_boxes_that_reach_out_of_their_images_are_counted(tmp_path: Path) -> Non
     assert finding.remedy == "odkd clips them"
 
 
-# --- joints or boxes
+# --- areas
 
 
-def square(people: list[Json]) -> Json:
-    """The same people on square images, in which joints and boxes with x and y exchanged lie too."""
-    drawn = document(people)
-    for image in drawn["images"]:
-        image["height"] = WIDTH
-    return drawn
-
-
-def transposed(x: float, y: float, w: float, h: float) -> list[float]:
-    return [y, x, h, w]
-
-
-def transposed_corners(x: float, y: float, w: float, h: float) -> list[float]:
-    return [y, x, y + h, x + w]
-
-
-SWAPPED_JOINTS = joints(lambda x, y, _: (y, x))
-
-
-@pytest.mark.parametrize("outlines", [True, False])
-@pytest.mark.parametrize(
-    ("write", "form", "undo"),
-    [
-        (transposed, "y, x, height, width", transposed),
-        (transposed_corners, "two corners (y1, x1, y2, x2)", lambda a, b, c, d: [b, a, d - b, c - a]),
-    ],
-)
-def test_boxes_with_y_before_x_that_leave_their_images_are_named_and_not_the_joints(
-    tmp_path: Path,
-    write: Callable[[float, float, float, float], list[float]],
-    form: str,
-    undo: Callable[[float, float, float, float], list[float]],
-    outlines: bool,
-) -> None:
-    every = people(40, box(write))
-    if not outlines:
+@pytest.mark.parametrize("area", [lambda w, h: 0.6 * w * h / (WIDTH * HEIGHT), lambda w, h: 1.0, lambda w, h: 0.09 * w * h])
+def test_areas_that_are_no_pixels_are_a_finding(tmp_path: Path, area: Callable[[float, float], float]) -> None:
+    every = people(20, lambda person: person.update(area=area(*person["bbox"][2:])))
+    (finding,) = found(tmp_path, every)
+    assert (finding.kind, finding.of) == ("tiny_areas", 20)
+    assert finding.count >= 10
+    assert "The median area of the 20 people of the train set is " in finding.seen
+    # Both steps help.
+    for share in (0.2, 1.0):
         for person in every:
-            person.pop("segmentation")
-    seen = {finding.kind: finding.remedy for finding in found(tmp_path, every)}
-    assert {"joints_outside", "boxes_beyond_image"} <= seen.keys()
-    for kind in ("joints_outside", "boxes_beyond_image"):
-        assert seen[kind] == f"The boxes are probably {form}; write 'bbox' as x, y, width, height in pixels"
-    for person in every:
-        box(undo)(person)
+            person["area"] = share * person["bbox"][2] * person["bbox"][3]
+        assert found(tmp_path, every) == []
+
+
+def test_a_few_tiny_areas_are_no_finding(tmp_path: Path) -> None:
+    every = people(20)
+    for person in every[:9]:
+        person["area"] = 1
     assert found(tmp_path, every) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "form"),
-    [
-        (box(transposed), "The boxes are probably y, x, height, width; "),
-        (SWAPPED_JOINTS, "The joints are probably y before x; "),
-    ],
-)
-def test_masks_decide_between_joints_and_boxes_where_the_image_does_not(
-    tmp_path: Path, change: Callable[[Json], None], form: str
-) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(square(people(40, change))))
-    assert [
-        finding.remedy.partition("write")[0] for finding in findings(tmp_path / "a.json") if finding.kind == "joints_outside"
-    ] == [form]
-
-
-@pytest.mark.parametrize("change", [box(transposed), SWAPPED_JOINTS])
-@pytest.mark.parametrize("outline", [..., "box"])
-def test_where_nothing_decides_both_forms_are_named(tmp_path: Path, change: Callable[[Json], None], outline: object) -> None:
-    every = people(40, change)
-    for person in every:
-        person.pop("segmentation")
-        if outline == "box":
-            person["segmentation"] = rectangle(*person["bbox"])
-    (tmp_path / "a.json").write_text(json.dumps(square(every)))
-    (finding,) = [finding for finding in findings(tmp_path / "a.json") if finding.kind == "joints_outside"]
-    assert finding.remedy.startswith("Either the joints are y before x, or the boxes are y, x, height, width. Draw")
-    # One of the two steps helps: it undoes the change.
-    for person in every:
-        change(person)
-        person.pop("segmentation", None)
-    (tmp_path / "a.json").write_text(json.dumps(square(every)))
-    assert findings(tmp_path / "a.json") == []
 
 
 # --- sides, labels, masks
@@ -288,10 +190,6 @@ def test_a_joint_that_is_never_labelled_is_a_finding_in_a_large_set(tmp_path: Pa
     assert (finding.kind, finding.count, finding.of) == ("joints_never_labelled", 2, 17)
     assert "100 people of the train set has a label for left_ear, right_ear" in finding.seen
     assert found(tmp_path, people(99, change)) == []
-
-
-def rectangle(x: float, y: float, w: float, h: float) -> list[list[float]]:
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def test_masks_that_are_boxes_are_a_finding(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -102,6 +104,17 @@ def test_an_ap_near_zero_is_a_finding(is_given: bool, remedy: str) -> None:
     [found] = low_ap(_teacher(people, _predicted(people, error_px=30), ap=0.012, is_given=is_given))
     assert found.seen == "The AP of the primary teacher on the 30 instances of the validation set is 0.012, near zero"
     assert found.remedy.startswith(remedy)
+
+
+def test_an_ap_near_zero_with_tiny_areas_blames_the_areas_first() -> None:
+    people = _people(30)
+    teacher = _teacher(replace(people, area_N=people.area_N / 64**2), _predicted(people, error_px=1), ap=0.0)
+    [found] = low_ap(teacher)
+    # 900 pixels of a box of 30 x 40 are 0.75 of it.
+    assert found.remedy.startswith("The annotated areas have a median of 0.00018 of their boxes, and with such areas the AP")
+    assert found.remedy.endswith(". Check its weights, the order of its joints, and how its input is normalised")
+    [found] = low_ap(replace(teacher, instances=people))
+    assert found.remedy.startswith("Check its weights")
 
 
 def test_exchanged_colours_are_found_if_they_are_clearly_better() -> None:

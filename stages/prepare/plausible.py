@@ -214,15 +214,17 @@ def _masks(people: People, split: str) -> Iterator[Finding]:
 
 
 def _stray_outlines(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
-    strays = {item["id"]: count for item in coco.annotations if (count := stray_outlines(item.get("segmentation")))}
-    rows = [row for row, record in enumerate(people.records) if record.annotation_id in strays]
+    outlines = {item["id"]: item.get("segmentation") for item in coco.annotations}
+    strays = [
+        stray_outlines(outlines[record.annotation_id], image_wh=(record.width, record.height)) for record in people.records
+    ]
+    rows = [row for row, faults in enumerate(strays) if faults]
     if rows:
-        count = sum(strays[people.records[row].annotation_id] for row in rows)
         yield Finding(
             kind="stray_outlines",
-            seen=f"{len(rows)} of {len(people.records)} people of the {split} set have outlines of fewer than three points "
-            f"({count} in all), such as {people.name(rows[0])}",
-            remedy="These outlines are left out, the others are used: remove them from 'segmentation'",
+            seen=f"{len(rows)} of {len(strays)} people of the {split} set have outlines that are left out "
+            f"({sum(map(len, strays))} in all), such as {people.name(rows[0])}: {strays[rows[0]][0]}",
+            remedy="The other outlines of these people are used: remove these from 'segmentation', or draw them again",
             count=len(rows),
             of=len(people.records),
             example=people.records[rows[0]].file_name,

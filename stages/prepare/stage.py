@@ -39,7 +39,7 @@ __all__ = ["GROUND_TRUTH", "INSTANCES", "image_source_of", "images_of", "instanc
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
 GROUND_TRUTH = "ground_truth.json"
-_RULES_VERSION = 4
+_RULES_VERSION = 5
 _TASK_IMAGES = 256
 _MOST_BAD = 0.05
 """The largest max_bad_fraction that an error proposes: with more broken records the data has a fault to repair."""

@@ -219,10 +219,10 @@ def test_masks_of_another_place_are_a_finding(tmp_path: Path) -> None:
 def test_stray_outlines_are_counted(tmp_path: Path) -> None:
     every = people(3)
     every[0]["segmentation"].append([160.0, 120.0])
-    every[2]["segmentation"] += [[], [1, 1, 2, 2], [3, 3]]
+    every[2]["segmentation"] += [[], [1, 1, 2, 2], [3, 3], [5.0] * 7, None, [9e5, 0, 9e5, 9, 0, 0]]
     every.append(standing(4, segmentation=[[5, 5]], iscrowd=1))
     (finding,) = found(tmp_path, every)
     assert (finding.kind, finding.count, finding.of) == ("stray_outlines", 2, 3)
-    assert "2 of 3 people of the train set have outlines of fewer than three points (3 in all)" in finding.seen
-    assert finding.seen.endswith("such as annotation 101 in 000001.jpg")
+    assert "2 of 3 people of the train set have outlines that are left out (6 in all), such as annotation 101" in finding.seen
+    assert finding.seen.endswith("in 000001.jpg: a polygon is not a list of at least three points")
     assert found(tmp_path, people(3, lambda person: person.update(segmentation=[[]]))) == []

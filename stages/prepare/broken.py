@@ -1,4 +1,7 @@
-"""What a user reads about broken records: each kind of fault once, with its count and an example, and what to do about it."""
+"""What a user reads about broken records: each kind of fault once, with its count and an example, and what to do about it.
+
+If nearly all faults are of boxes, the set may have its boxes in another form.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,20 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from stages.data.coco import FaultKind, Quarantined
+import numpy as np
 
-__all__ = ["advice_on_faults", "reasons"]
+from stages.data.coco import CocoFile, FaultKind, Quarantined
+from stages.data.coco_keypoints import KeypointsError, labelled_keypoints
+from stages.data.images import size_fault
+from stages.data.json_file import Json, finite_numbers
+from stages.prepare.forms import F64, box_forms, first_fit, held
+
+__all__ = ["advice_on_boxes", "advice_on_faults", "reasons"]
 
 _SHOWN = 5
+_NEARLY_ALL = 0.9
+_MAX_PX = 1e6
+"""A larger number is a box in no form."""
 _VALUES = re.compile(r"\[[^\]]*\]|'[^']*'|-?\d[\d.e+-]*|nan|inf")
 """The values in a reason: lists, texts and numbers."""
 
@@ -54,3 +66,32 @@ def _example(item: Quarantined, folder: str) -> str:
 def advice_on_faults(quarantine: Sequence[Quarantined]) -> str:
     """What to do about the kinds of faults, the most frequent first."""
     return "; ".join(_ADVICE[kind] for kind, _ in Counter(item.kind for item in quarantine).most_common(_SHOWN))
+
+
+def advice_on_boxes(coco: CocoFile, quarantine: Sequence[Quarantined], *, aspect_wh: float) -> str | None:
+    """What to do if nearly all faults are of boxes or areas, and boxes in one other form hold the joints of the whole set."""
+    kinds = Counter(item.kind for item in quarantine)
+    people = [person for annotation in coco.annotations if (person := _box_and_joints(coco, annotation))]
+    if kinds["bbox"] + kinds["area"] < _NEARLY_ALL * len(quarantine) or not people:
+        return None
+    box_N4, image_N2, xyv_NK3 = (np.array(column, np.float64) for column in zip(*people, strict=True))
+    xy_NK2, labelled_NK = xyv_NK3[..., :2], xyv_NK3[..., 2] > 0
+    forms = box_forms(box_N4, image_N2)
+    fitting = {name: held(xy_NK2, form_N4, image_N2, aspect_wh=aspect_wh) for name, form_N4 in forms.items()}
+    form = first_fit(fitting, held(xy_NK2, box_N4, image_N2, aspect_wh=aspect_wh), labelled_NK)
+    return f"write bbox as x, y, width, height in pixels of the image: the boxes are probably {form}" if form else None
+
+
+def _box_and_joints(coco: CocoFile, annotation: Json) -> tuple[list[float], tuple[int, int], F64] | None:
+    """The box, the image (w, h) and the joints (K, 3) of a person; None if one of them is broken, or no joint has a label."""
+    image, box = coco.images[annotation["image_id"]], finite_numbers(annotation.get("bbox"), 4)
+    if box is None or max(map(abs, box)) > _MAX_PX or annotation.get("category_id") != coco.person_id:
+        return None
+    if size_fault(image.get("width"), image.get("height")):
+        return None
+    width, height = image["width"], image["height"]
+    try:
+        xyv_K3 = labelled_keypoints(annotation.get("keypoints"), names=coco.skeleton.keypoints, image_wh=(width, height))
+    except KeypointsError:
+        return None
+    return (box, (width, height), xyv_K3) if xyv_K3[:, 2].any() else None

@@ -39,10 +39,20 @@ def joint_forms(xy_NK2: F64, box_N4: F64, image_N2: F64) -> dict[str, F64]:
 
 def box_forms(box_N4: F64, image_N2: F64) -> dict[str, F64]:
     """The boxes as (x, y, w, h) in pixels, if they are written in one of these forms; ``image_N2`` is (w, h)."""
+    forms = _orders(box_N4)
+    for unit, whole in (("fractions", 1.0), ("percent", 100.0)):
+        scaled_N4 = box_N4 / whole * np.tile(image_N2, 2)
+        forms |= {f"{name}, in {unit} of the image's width and height": form for name, form in _orders(scaled_N4).items()}
+    return forms
+
+
+def _orders(box_N4: F64) -> dict[str, F64]:
+    """The boxes as (x, y, w, h), if their numbers mean something else; corners come first, since other data rarely fit them."""
     a_N, b_N, c_N, d_N = box_N4.T
     return {
         "two corners (x1, y1, x2, y2)": np.stack([a_N, b_N, c_N - a_N, d_N - b_N], axis=1),
         "two corners (y1, x1, y2, x2)": np.stack([b_N, a_N, d_N - b_N, c_N - a_N], axis=1),
+        "x, y, width, height": box_N4,
         "centre, width and height": np.stack([a_N - c_N / 2, b_N - d_N / 2, c_N, d_N], axis=1),
         "y, x, height, width": np.stack([b_N, a_N, d_N, c_N], axis=1),
     }

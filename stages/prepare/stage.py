@@ -19,7 +19,7 @@ from stages.data.windows import WINDOWS_RECIPE, ImageSource
 from stages.distributed.run_tasks import Crashes, run_tasks, task_options
 from stages.findings import measured_findings
 from stages.pose.skeleton import COCO_17, Skeleton
-from stages.prepare.broken import advice_on_faults, reasons
+from stages.prepare.broken import advice_on_boxes, advice_on_faults, reasons
 from stages.prepare.embedded import embedded_annotations, embedded_folder
 from stages.prepare.image_task import ImagesJob, ImagesResult, crashed, pieces, read_images
 from stages.prepare.missing import advice_on_missing
@@ -233,7 +233,12 @@ def _refuse_if_too_bad(
     _write_quarantine(listed, quarantine)
     root = images_of(context, split)
     share = len(quarantine) / num_records
-    advice = _advice_on_images(split, quarantine, coco, root) or advice_on_faults(quarantine)
+    width, height = context.settings.crop.size_wh
+    advice = (
+        _advice_on_images(split, quarantine, coco, root)
+        or advice_on_boxes(coco, quarantine, aspect_wh=width / height)
+        or advice_on_faults(quarantine)
+    )
     raise DataError(
         f"{len(quarantine)} of {num_records} records of the {split} set are broken ({share:.2%}); all are listed in {listed}\n"
         + "\n".join(f"    {line}" for line in reasons(quarantine, str(root))),

@@ -78,6 +78,6 @@ def test_many_values_are_counted() -> None:
     assert few(list(range(12)), 3) == "0, 1, 2 and 9 more"
 
 
-@pytest.mark.parametrize("value", [10**5000, [1, 10**5000], {"a": -(10**5000)}])
+@pytest.mark.parametrize("value", [10**5000, [1, 10**5000], {"a": -(10**5000)}], ids=["number", "list", "object"])
 def test_a_number_too_long_for_python_to_write_is_shown_without_its_digits(value: object) -> None:
     assert show(value) == "a number of thousands of digits"

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from stages.data.coco import FaultKind, Quarantined
-from stages.prepare.broken import advice_on_faults, reasons
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.data.coco import FaultKind, Quarantined, read_coco, sort_out
+from stages.pose.skeleton import COCO_17
+from stages.prepare.broken import advice_on_boxes, advice_on_faults, reasons
+from tests.support.coco_samples import IMAGE_WH, document
+from tests.support.plausible_samples import box, people
 
 
 def broken(number: int, kind: FaultKind, detail: str) -> Quarantined:
@@ -40,3 +48,38 @@ def test_the_advice_is_about_the_kinds_that_were_found() -> None:
     first, second = found.split("; ")
     assert first.startswith("remove num_keypoints or compute it again")
     assert second.startswith("write area")
+
+
+@pytest.mark.parametrize("whole", [1, 100])
+def test_boxes_in_other_units_are_named_as_such_and_the_step_helps(tmp_path: Path, whole: int) -> None:
+    width, height = IMAGE_WH
+    every = people(40, box(lambda x, y, w, h: [whole * x / width, whole * y / height, whole * w / width, whole * h / height]))
+    # People with a senseless box, or without a joint, say nothing about the form.
+    every[0]["bbox"], every[1]["keypoints"], every[2]["keypoints"] = [1e300] * 4, "none", [0] * 51
+
+    def advice() -> tuple[int, str | None]:
+        (tmp_path / "a.json").write_text(json.dumps(document(every)))
+        coco = read_coco(tmp_path / "a.json", COCO_17)
+        quarantine = sort_out(coco, aspect_wh=0.75).quarantine
+        return len(quarantine), advice_on_boxes(coco, quarantine, aspect_wh=0.75)
+
+    count, step = advice()
+    assert count >= 39
+    unit = "fractions" if whole == 1 else "percent"
+    assert step == (
+        "write bbox as x, y, width, height in pixels of the image: the boxes are probably x, y, width, height, "
+        f"in {unit} of the image's width and height"
+    )
+    for person in every[1:]:
+        x, y, w, h = person["bbox"]
+        person["bbox"] = [x * width / whole, y * height / whole, w * width / whole, h * height / whole]
+    # Only the three that are broken in another way are left, and nothing is said about boxes.
+    assert advice() == (3, None)
+
+
+def test_boxes_of_areas_that_are_wrong_are_in_no_other_form(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(document(people(5, lambda person: person.update(area=1e9)))))
+    coco = read_coco(tmp_path / "a.json", COCO_17)
+    quarantine = sort_out(coco, aspect_wh=0.75).quarantine
+    assert {item.kind for item in quarantine} == {"area"}
+    assert advice_on_boxes(coco, quarantine, aspect_wh=0.75) is None

@@ -16,6 +16,14 @@ BOX_N4 = np.array([(30.0, 20.0, 60.0, 120.0), (200.0, 50.0, 100.0, 80.0)])
 XY_NK2 = np.array([[(40.0, 30.0), (80.0, 130.0)], [(210.0, 60.0), (290.0, 120.0)]])
 
 
+SIDES = "the image's width and height"
+
+
+def in_units(whole: float, *box: F64) -> tuple[F64, ...]:
+    """The numbers of the boxes as shares of the images' sides."""
+    return tuple(whole * number_N / side_N for number_N, side_N in zip(box, np.tile(IMAGE_N2, 2).T, strict=True))
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -23,6 +31,10 @@ XY_NK2 = np.array([[(40.0, 30.0), (80.0, 130.0)], [(210.0, 60.0), (290.0, 120.0)
         ("two corners (y1, x1, y2, x2)", lambda x, y, w, h: (y, x, y + h, x + w)),
         ("centre, width and height", lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)),
         ("y, x, height, width", lambda x, y, w, h: (y, x, h, w)),
+        (f"x, y, width, height, in fractions of {SIDES}", lambda *box: in_units(1, *box)),
+        (f"x, y, width, height, in percent of {SIDES}", lambda *box: in_units(100, *box)),
+        (f"two corners (x1, y1, x2, y2), in percent of {SIDES}", lambda x, y, w, h: in_units(100, x, y, x + w, y + h)),
+        (f"centre, width and height, in fractions of {SIDES}", lambda x, y, w, h: in_units(1, x + w / 2, y + h / 2, w, h)),
     ],
 )
 def test_boxes_in_another_form_are_read_back_as_pixels(name: str, write: Callable[..., tuple[F64, ...]]) -> None:

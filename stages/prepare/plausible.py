@@ -1,8 +1,8 @@
-"""Is a data set plausible: are joints in their boxes, boxes in their images, left joints on the left, masks not boxes?
+"""Is a data set plausible: are joints in their boxes, boxes in their images, areas in pixels, masks not boxes?
 
 The rules in ``stages/data/coco.py`` look at one annotation at a time. They accept joints that are fractions and boxes that are
 corners. The checks here look at all usable instances of a set together. Each threshold says what is measured on clean data:
-the 6,352 people of COCO val2017 with joints.
+the 6,352 people of COCO val2017 with joints. ``poses.py`` looks at the joints of a person among each other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from stages.data.segmentation import stray_outlines
 from stages.findings import Finding
 from stages.prepare.forms import reach_out
 from stages.prepare.people import People
+from stages.prepare.poses import implausible_poses
 from stages.scoring.oks import tiny_area_share
 from storage_schemas.errors import DataError, Remedy
 
@@ -42,16 +43,6 @@ _BEYOND_PX = 2.0
 _MAX_BEYOND = 0.01
 """The share of boxes that reach further out; in COCO there is none."""
 
-_MAX_SWAPPED = 0.5
-"""The share of people who face the camera and have their left joint left of the right one in the image. In COCO it is 0.5 % for
-eyes and ears, and 3 % for shoulders and hips; these people stand on their head or turn."""
-
-_MIN_SWAPPED = 3
-"""One or two people who face the camera prove nothing."""
-
-_FACE = ("nose", "left_eye", "right_eye")
-_LEFT = ("left_eye", "left_ear", "left_shoulder", "left_hip")
-
 _MAX_BOX_MASKS = 0.5
 """The share of masks that fill a rectangle; in COCO none of 2,272 does."""
 
@@ -61,9 +52,6 @@ _MAX_MASKS_AWAY = 0.02
 """The share of masks with their centre outside of the box of the crop; in COCO there is none."""
 
 _AWAY_REMEDY = "Write 'segmentation' as x, y of each point in pixels of the image, like the box"
-
-_MIN_LABELLED_OF = 100
-"""In a smaller set a joint may lack labels by chance."""
 
 
 def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect_wh: float) -> list[Finding]:
@@ -80,8 +68,7 @@ def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect
         *_joints_outside(people, split),
         *_boxes_beyond(people, split),
         *_tiny_areas(people, split),
-        *_swapped_sides(people, split, coco),
-        *_never_labelled(people, split, coco),
+        *implausible_poses(people, split, coco.skeleton),
         *_masks(people, split),
         *_stray_outlines(people, split, coco),
     ]
@@ -151,46 +138,6 @@ def _tiny_areas(people: People, split: str) -> Iterator[Finding]:
         of=len(area_N),
         example=people.records[row].file_name,
     )
-
-
-def _swapped_sides(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
-    """People who face the camera: their left side is on the right of the image."""
-    names = coco.skeleton.keypoints
-    facing_N = np.logical_and.reduce([people.xyv_NK3[:, names.index(name), 2] == 2 for name in _FACE if name in names])
-    found = []
-    for left, right in ((left, coco.skeleton.flip[left]) for left, name in enumerate(names) if name in _LEFT):
-        judged_N = facing_N & people.labelled_NK[:, left] & people.labelled_NK[:, right]
-        swapped_N = judged_N & (people.xyv_NK3[:, left, 0] < people.xyv_NK3[:, right, 0])
-        if swapped_N.sum() >= _MIN_SWAPPED and swapped_N.sum() > _MAX_SWAPPED * judged_N.sum():
-            found.append((left, right, judged_N, swapped_N))
-    if found:
-        left, right, judged_N, swapped_N = found[0]
-        row, others = int(np.argmax(swapped_N)), [names[left] for left, *_ in found[1:]]
-        yield Finding(
-            kind="sides_swapped",
-            seen=f"{swapped_N.sum()} of {judged_N.sum()} people of the {split} set who face the camera have {names[left]} "
-            f"left of {names[right]} in the image, such as {people.name(row)}"
-            + (f"; it is the same with {', '.join(others)}" if others else ""),
-            remedy="Left is the person's own left side: swap left and right in the annotations, unless the images are mirrored",
-            count=int(swapped_N.sum()),
-            of=int(judged_N.sum()),
-            example=people.records[row].file_name,
-        )
-
-
-def _never_labelled(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
-    found = [
-        name for name, given in zip(coco.skeleton.keypoints, np.logical_or.reduce(people.labelled_NK), strict=True) if not given
-    ]
-    if found and len(people.records) >= _MIN_LABELLED_OF:
-        yield Finding(
-            kind="joints_never_labelled",
-            seen=f"None of the {len(people.records)} people of the {split} set has a label for {', '.join(found)}",
-            remedy="No network can learn these joints from this set: check v in 'keypoints'",
-            count=len(found),
-            of=len(coco.skeleton.keypoints),
-            example=found[0],
-        )
 
 
 def _masks(people: People, split: str) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from stages.data.synthetic.dataset import SyntheticSpec, draw_dataset
-from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError
 from tests.support.coco_samples import IMAGE_WH, Json, standing
 from tests.support.errors import suggested
@@ -162,34 +161,7 @@ def test_a_few_tiny_areas_are_no_finding(tmp_path: Path) -> None:
     assert found(tmp_path, every) == []
 
 
-# --- sides, labels, masks
-
-
-def test_people_whose_left_is_right_are_one_finding(tmp_path: Path) -> None:
-    def change(person: Json) -> None:
-        triples = [person["keypoints"][3 * joint : 3 * joint + 3] for joint in COCO_17.flip]
-        person["keypoints"] = [value for triple in triples for value in triple]
-
-    (finding,) = found(tmp_path, people(5, change))
-    assert (finding.kind, finding.count, finding.of) == ("sides_swapped", 5, 5)
-    assert "5 of 5 people of the train set who face the camera have left_eye left of right_eye" in finding.seen
-    assert finding.seen.endswith("it is the same with left_ear, left_shoulder, left_hip")
-    assert found(tmp_path, people(2, change)) == []
-    # From behind, the eyes are not visible and nothing is said about the sides.
-    for person in (behind := people(5, change)):
-        person["keypoints"][5] = person["keypoints"][8] = 1
-    assert found(tmp_path, behind) == []
-
-
-def test_a_joint_that_is_never_labelled_is_a_finding_in_a_large_set(tmp_path: Path) -> None:
-    def change(person: Json) -> None:
-        person["keypoints"][9:15] = [0] * 6
-        person["num_keypoints"] = 15
-
-    (finding,) = found(tmp_path, people(100, change))
-    assert (finding.kind, finding.count, finding.of) == ("joints_never_labelled", 2, 17)
-    assert "100 people of the train set has a label for left_ear, right_ear" in finding.seen
-    assert found(tmp_path, people(99, change)) == []
+# --- masks
 
 
 def test_masks_that_are_boxes_are_a_finding(tmp_path: Path) -> None:

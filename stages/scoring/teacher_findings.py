@@ -25,7 +25,7 @@ from stages.settings import DecoderName
 from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.store.store import Draft
 
-__all__ = ["ScoredTeacher", "colour_findings", "crossed_sides", "exchanged_colours", "low_ap", "swapped_sides"]
+__all__ = ["ScoredTeacher", "colour_findings", "crossed_sides", "exchanged_colours", "low_ap", "teacher_swapped"]
 
 _NEAR_ZERO, _LOW = 0.05, 0.7
 _SAMPLE = 128
@@ -101,7 +101,7 @@ def crossed_sides(label_NK3: npt.NDArray[np.floating], predicted_NK3: F32, pair:
     return crossed_N, labelled_N
 
 
-def swapped_sides(teacher: ScoredTeacher) -> list[Finding]:
+def teacher_swapped(teacher: ScoredTeacher) -> list[Finding]:
     """A finding if left and right joints are exchanged, in the labels or in the teacher, for many people."""
     instances, skeleton = teacher.instances, teacher.instances.skeleton
     pairs = [(left, right) for left, right in enumerate(skeleton.flip) if left < right]
@@ -119,7 +119,7 @@ def swapped_sides(teacher: ScoredTeacher) -> list[Finding]:
     count, of = int(crossed_N.sum()), int(labelled_N.sum())
     return [
         Finding(
-            kind="swapped_sides",
+            kind="teacher_swapped",
             seen=f"The {teacher.who} finds left joints where the labels have right ones, and the other way round, for {count} "
             f"of {of} people, such as annotation {example} ({', '.join(names)})",
             remedy="Check the order of the joints in the annotation files and in the teacher's output",

@@ -38,7 +38,7 @@ class EmbeddedData(Section):
 
     train_images: Count = 900
     val_images: Count = 200
-    seed: Seed = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class SplitSource(Section):

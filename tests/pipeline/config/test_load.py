@@ -287,6 +287,7 @@ def test_a_file_that_is_too_long_for_settings_is_not_parsed(tmp_path: LocalPath)
         ("views.count=1000000", "views.count: 1000000 must be at most 10,000"),
         (f"views.seed={2**63}", f"views.seed: {2**63} must be less than 9,223,372,036,854,775,808"),
         (f"distill.seed={-(2**63) - 1}", "must be at least -9,223,372,036,854,775,808"),
+        ("data.embedded.seed=-1", "data.embedded.seed: -1 must be at least 0"),
         ("distill.batch_size=100000000000", "distill.batch_size: 100000000000 must be at most 1,000,000"),
         ("crop.size_wh=[1000000, 1000000]", "crop.size_wh.0: 1000000 must be at most 4,096"),
         ("evaluate.flip=true", "evaluate.flip: true must be 'exact', 'hrnet' or false"),

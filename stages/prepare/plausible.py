@@ -143,10 +143,11 @@ def _tiny_areas(people: People, split: str) -> Iterator[Finding]:
 def _masks(people: People, split: str) -> Iterator[Finding]:
     """Masks that are rectangles, and masks that are not where their person is."""
     masks = people.masks
+    away_remedy = _advice(people) if people.likely_forms[1] else _AWAY_REMEDY
     away_M = ~people.in_crop(masks.row_M, masks.box_M4[:, :2] + masks.box_M4[:, 2:] / 2)
     for kind, found_M, most, what, remedy in (
         ("masks_are_boxes", masks.flat_M, _MAX_BOX_MASKS, "are rectangles", _BOX_MASKS_REMEDY),
-        ("masks_elsewhere", away_M, _MAX_MASKS_AWAY, "have their centre outside of the person's box", _AWAY_REMEDY),
+        ("masks_elsewhere", away_M, _MAX_MASKS_AWAY, "have their centre outside of the person's box", away_remedy),
     ):
         if found_M.sum() > most * len(found_M):
             row = int(masks.row_M[np.argmax(found_M)])

@@ -132,7 +132,7 @@ class LocalPath(PosixPath):
                     raise  # A failing disk must not change a key.
 
     def listing(self) -> list[tuple[str, int]]:
-        """Relative names and sizes of all files below, but of links that lead nowhere, in the order in which keys hash them."""
+        """Relative names and sizes of all files below except links that lead nowhere, in the order in which keys hash them."""
         found = self._below(follow=True)
         return [(path.relative_to(self).as_posix(), facts.st_size) for path, facts in found if not stat.S_ISDIR(facts.st_mode)]
 

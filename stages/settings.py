@@ -40,7 +40,7 @@ class EmbeddedData(Section):
     val_images: Count = 200
     unlabelled: Fraction = 0.0
     """Share of the training people without a labelled keypoint, as in photographs: labels cost work, and boxes little."""
-    seed: Seed = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
     def recipe(self) -> dict[str, int | float]:

@@ -43,7 +43,6 @@ WITHOUT_TEST = {
     **{f"stages/{name}.py": _RUN for name in ("distill", "evaluate", "teachers", "targets/block_task", "targets/stage")},
     "stages/data/image_header.py": "data/test_images.py reads headers and gives sizes that are refused",
     "stages/prepare/embedded.py": "prepare/test_stage.py runs the stage",
-    "stages/prepare/people.py": "prepare/test_plausible.py looks at people in many forms",
     "stages/distributed/lost_nodes.py": "distributed/test_run_tasks.py loses nodes",
     "stages/distributed/ray_storage.py": "test_run_bucket.py trains with it",
     "stages/findings.py": "report/test_summary.py lists and logs findings",

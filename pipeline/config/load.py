@@ -18,7 +18,7 @@ from pipeline.config.strict_yaml import dump, load, problem, shown
 from pipeline.config.tree import Tree, merged
 from stages.settings import Settings
 from storage_schemas.errors import ConfigError, Remedy
-from storage_schemas.paths.path import parse_path
+from storage_schemas.paths.path import StorePath, parse_path
 
 __all__ = ["load_settings", "preset_names", "resolved_yaml"]
 
@@ -81,10 +81,7 @@ def _read(config: str) -> Tree:
             allowed=f"a preset ({', '.join(names)}) or a path to a YAML file",
         )
     try:
-        data = path.read_bytes()
-        if len(data) > _MOST_BYTES:
-            raise ConfigError(f"'{config}' has {len(data):,} bytes", allowed=f"settings, at most {_MOST_BYTES:,} bytes")
-        text = data.decode()
+        text = _bytes(path, config).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{config}' cannot be read: {error}", allowed="a YAML file in UTF-8") from error
     tree = _parse(text, config)
@@ -95,6 +92,17 @@ def _read(config: str) -> Tree:
         raise ConfigError(f"preset: {base!r} in '{config}' does not exist", allowed=f"one of {', '.join(names)}")
     # Name the experiment after its file, so that it does not overwrite an experiment named after the preset.
     return merged(_parse_preset(base), {"name": path.name.rpartition(".")[0] or path.name, **tree})
+
+
+def _bytes(path: StorePath, config: str) -> bytes:
+    """The bytes of a file; no more of a large file is read than shows that it is too large."""
+    data = b""
+    for block in path.blocks():
+        data += block
+        if len(data) > _MOST_BYTES:
+            seen = f"'{config}' has more than {_MOST_BYTES:,} bytes"
+            raise ConfigError(seen, allowed=f"settings, at most {_MOST_BYTES:,} bytes")
+    return data
 
 
 def _parse_preset(name: str) -> Tree:

@@ -24,7 +24,7 @@ Quarantined, each with its id, the kind of its fault and the details:
   more than half an image outside of the image. Without a label a keypoint may hold anything (see ``coco_keypoints.py``).
 - num_keypoints: given, and not the number of keypoints with v > 0.
 - segmentation: given, not empty, and neither polygons nor run lengths of this image (see ``segmentation.py``). Polygons of
-  fewer than three points are left out.
+  fewer than three points are left out, and so are broken ones beside good ones. Without a pixel there is no mask.
 - image: stage prepare cannot read the image.
 
 Null and NaN in ``iscrowd`` and ``num_keypoints`` count as missing. Whether the set as a whole is plausible is checked in

@@ -161,13 +161,13 @@ def _person_category(categories: Sequence[Json], path: Path, skeleton: Skeleton)
     if len(persons) != 1:
         names = few([category.get("name") for category in categories])
         _refuse(path, f"{len(persons)} categories are named 'person', of: {names or 'none'}", "exactly one category 'person'")
-    given = persons[0].get("keypoints", [])
-    fault = names_fault(given if isinstance(given, list) else [given], skeleton) if given is not None else None
-    if fault and "keypoints" in persons[0]:
+    given = persons[0].get("keypoints")
+    named = given is not None and given != []
+    if named and (fault := names_fault(given if isinstance(given, list) else [given], skeleton)):
         names = few(given, _SHOWN_NAMES) if isinstance(given, list) else show(given)
         _refuse(
             path,
-            f"the category 'person' has the keypoints {names or 'none'}: {fault.text}",
+            f"the category 'person' has the keypoints {names}: {fault.text}",
             f"the {skeleton.num_keypoints} of '{skeleton.name}': {', '.join(skeleton.keypoints)}",
             fault.advice,
         )

@@ -35,6 +35,10 @@ _MAX_SCORE = 100
 _SLACK_PX = 2.0
 _MIN_BEYOND = 0.25
 """The share of boxes that reach out of their image, if boxes are corners: about three quarters. Detectors clip their boxes."""
+_MIN_FRACTIONS = 0.9
+"""The share of boxes with numbers up to 1, if boxes are fractions."""
+_MIN_PERCENT_BOXES, _MIN_PERCENT_PX = 20, 200
+"""A few people may all stand in the upper left corner, and in a small image any person is there."""
 
 _ALLOWED = "a list of {image_id, category_id, bbox, score}, such as COCO_val2017_detections_AP_H_56_person.json"
 
@@ -74,12 +78,17 @@ def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, sk
     good = [pair for pair, fault in zip(ours, faults, strict=True) if fault is None]
     broken = [f"{fault}: {show(record)}" for (record, _), fault in zip(ours, faults, strict=True) if fault]
     if 2 * len(broken) >= len(ours):
-        raise DataError(f"{path}: {len(broken)} of {len(ours)} boxes are broken; the first is {broken[0]}", allowed=_ALLOWED)
+        raise DataError(
+            f"{path}: {len(broken)} of {len(ours)} boxes are broken; the first is {broken[0]}",
+            allowed=_ALLOWED,
+            remedy=_fractions([record for record, _ in ours]),
+        )
     box_N4 = np.array([record["bbox"] for record, _ in good], np.float64)
     score_N = np.array([record["score"] for record, _ in good], np.float64)
     center_N2, size_N2 = box_to_center_size(box_N4, aspect_wh=aspect_wh)
     found = [_record(row, image, box_N4[row], center_N2[row], size_N2[row], skeleton) for row, (_, image) in enumerate(good)]
-    findings = [*_left_out(path, broken, len(ours)), *_corners(path, box_N4, [image for _, image in good])]
+    on_images = [image for _, image in good]
+    findings = [*_left_out(path, broken, len(ours)), *_corners(path, box_N4, on_images), *_percent(path, box_N4, on_images)]
     return Detected(found, score_N, findings)
 
 
@@ -214,6 +223,30 @@ def _corners(path: Path, box_N4: F64, images: Sequence[Image]) -> Iterator[Findi
             count=int(beyond_N.sum()),
             of=len(beyond_N),
             example=images[row]["file_name"],
+        )
+
+
+def _fractions(records: Sequence[Json]) -> Remedy | None:
+    """The remedy for boxes that are probably fractions: hardly any of them has a number above 1."""
+    boxes = [box for record in records if (box := finite_numbers(record.get("bbox"), 4))]
+    if sum(max(box) <= 1 for box in boxes) < _MIN_FRACTIONS * len(records):
+        return None
+    form = "the boxes are probably fractions of the image's width and height"
+    return Remedy("advice", text=f"write bbox as x, y, width, height in pixels of the image: {form}")
+
+
+def _percent(path: Path, box_N4: F64, images: Sequence[Image]) -> Iterator[Finding]:
+    """Boxes that are probably percent: none of many has a number above 100, and all images are much larger."""
+    smallest = min(min(image["width"], image["height"]) for image in images)
+    if len(box_N4) >= _MIN_PERCENT_BOXES and box_N4.max() <= 100 and smallest >= _MIN_PERCENT_PX:
+        yield Finding(
+            kind="boxes_in_percent",
+            seen=f"None of the {len(box_N4)} boxes in {path.name} has a number above 100, such as {show(box_N4[0].tolist())} "
+            f"in {images[0]['file_name']}, which is {images[0]['width']} x {images[0]['height']}",
+            remedy="The boxes are probably percent of the image's width and height; write bbox in pixels of the image",
+            count=len(box_N4),
+            of=len(box_N4),
+            example=images[0]["file_name"],
         )
 
 

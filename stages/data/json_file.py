@@ -75,7 +75,11 @@ def _parsed(text: str) -> tuple[object, list[str], list[str]]:
 
 def show(value: object) -> str:
     """A value from the file as text, shortened if it is long or deeply nested."""
-    return reprlib.repr(value)
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        # Python writes no integer of more than 4,300 digits. A file holds none, but a sum of its numbers may be one.
+        return "a number of thousands of digits"
 
 
 def few(values: Sequence[object], most: int = _SHOWN) -> str:

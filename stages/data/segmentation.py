@@ -19,6 +19,7 @@ __all__ = ["SegmentationError", "mask_rle", "stray_outlines"]
 _MIN_OUTLINE_NUMBERS = 6
 _MAX_OUTLINE_PX = 1_000_000
 _MAX_RUN_BITS = 30
+_FEW_POINTS = "a polygon is not a list of at least three points"
 
 
 class SegmentationError(ValueError):
@@ -26,65 +27,73 @@ class SegmentationError(ValueError):
 
 
 def mask_rle(segmentation: object, *, image_wh: tuple[int, int]) -> bytes | None:
-    """Compressed run lengths of the mask, or None without a segmentation (absent, null or empty).
+    """Compressed run lengths of the mask, or None without a mask: no segmentation (absent, null or empty), or no pixel in it.
 
     Accepts COCO's three forms: a list of polygons [x0, y0, x1, y1, ...], run lengths as a list, and compressed ones.
-    Polygons of fewer than three points are left out: they enclose nothing. If none is left, there is no mask.
+    ``stray_outlines`` are left out.
 
     Raises:
-        SegmentationError: none of the three, another size than the image's, or an empty mask.
+        SegmentationError: none of the three, another size than the image's, or polygons of which none can be used.
     """
     if segmentation is None or segmentation in ([], {}):
         return None
     width, height = image_wh
     if isinstance(segmentation, list):
-        polygons = [outline for outline in segmentation if not _encloses_nothing(outline)]
+        polygons = _usable_polygons(segmentation, image_wh)
         if not polygons:
             return None
-        pieces = coco_mask.frPyObjects(_checked_polygons(polygons, image_wh), height, width)
+        pieces = coco_mask.frPyObjects(polygons, height, width)
         rle = coco_mask.merge(pieces)
     elif isinstance(segmentation, dict):
+        if segmentation.get("counts") in ([], ""):
+            return None
         counts = _checked_counts(segmentation, image_wh)
         rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     else:
         raise SegmentationError("neither polygons nor run lengths")
     if not coco_mask.area(rle):
-        raise SegmentationError("covers no pixel")
+        return None
     found: bytes = rle["counts"]
     return found
 
 
-def stray_outlines(segmentation: object) -> int:
-    """The number of polygons that ``mask_rle`` leaves out; an empty one is no polygon."""
-    return (
-        sum(_encloses_nothing(outline) and outline != [] for outline in segmentation) if isinstance(segmentation, list) else 0
-    )
+def stray_outlines(segmentation: object, *, image_wh: tuple[int, int]) -> list[str]:
+    """The faults of the polygons that ``mask_rle`` leaves out; an empty one is no polygon."""
+    outlines = segmentation if isinstance(segmentation, list) else []
+    faults = [_FEW_POINTS if _encloses_nothing(outline) else _fault(outline, image_wh) for outline in outlines if outline != []]
+    return [fault for fault in faults if fault]
+
+
+def _usable_polygons(segmentation: Sequence[Any], image_wh: tuple[int, int]) -> list[list[float]]:
+    """The polygons without a fault, as floats; raises if all polygons that may enclose something have a fault."""
+    outlines = [outline for outline in segmentation if not _encloses_nothing(outline)]
+    faults = [_fault(outline, image_wh) for outline in outlines]
+    if faults and all(faults):
+        raise SegmentationError(faults[0])
+    return [list(map(float, outline)) for outline, fault in zip(outlines, faults, strict=True) if fault is None]
 
 
 def _encloses_nothing(outline: object) -> bool:
-    """Whether this is a polygon of fewer than three points. Points that are lists themselves are of another format."""
+    """Whether this is null, or a polygon of fewer than three points. Points that are lists are of another format."""
+    if outline is None:
+        return True
     if not isinstance(outline, list) or len(outline) >= _MIN_OUTLINE_NUMBERS:
         return False
     return not any(isinstance(value, list | dict) for value in outline)
 
 
-def _checked_polygons(polygons: Sequence[Any], image_wh: tuple[int, int]) -> list[list[float]]:
-    """The outlines as floats; each has at least three points, at most half an image outside of the image."""
-    limits = [(-0.5 * side, 1.5 * side) for side in image_wh]
-    for outline in polygons:
-        if not isinstance(outline, list):
-            raise SegmentationError(f"a polygon is not a list of at least three points: {show(outline)}")
-        if not all(type(value) in (int, float) for value in outline):
-            raise SegmentationError(f"a polygon has values that are not numbers: {show(outline)}")
-        if len(outline) % 2:
-            raise SegmentationError(f"a polygon is not a list of at least three points: {len(outline)} numbers")
-        for axis, (low, high) in enumerate(limits):
-            # NaN fails this comparison too.
-            if not all(low <= value <= high for value in outline[axis::2]):
-                raise SegmentationError("a polygon is far outside of the image")
-        if _length_px(outline) > _MAX_OUTLINE_PX:
-            raise SegmentationError("a polygon is too long to be an outline")
-    return [list(map(float, outline)) for outline in polygons]
+def _fault(outline: object, image_wh: tuple[int, int]) -> str | None:
+    """Why an outline is no polygon of at least three points that lies at most half an image outside of the image, or None."""
+    if not isinstance(outline, list):
+        return f"{_FEW_POINTS}: {show(outline)}"
+    if not all(type(value) in (int, float) for value in outline):
+        return f"a polygon has values that are not numbers: {show(outline)}"
+    if len(outline) % 2:
+        return f"{_FEW_POINTS}: {len(outline)} numbers"
+    # NaN fails this comparison too.
+    if not all(-0.5 * side <= value <= 1.5 * side for axis, side in enumerate(image_wh) for value in outline[axis::2]):
+        return "a polygon is far outside of the image"
+    return "a polygon is too long to be an outline" if _length_px(outline) > _MAX_OUTLINE_PX else None
 
 
 def _length_px(outline: list[float]) -> float:

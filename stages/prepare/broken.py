@@ -1,17 +1,28 @@
-"""What a user reads about broken records: each kind of fault once, with its count and an example, and what to do about it."""
+"""What a user reads about broken records: each kind of fault once, with its count and an example, and what to do about it.
+
+If nearly all faults are of boxes, the set may have its boxes in another form.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 
-from stages.data.coco import FaultKind, Quarantined
+import numpy as np
 
-__all__ = ["advice_on_faults", "advice_on_missing", "reasons"]
+from stages.data.coco import CocoFile, FaultKind, Quarantined
+from stages.data.coco_keypoints import KeypointsError, labelled_keypoints
+from stages.data.images import size_fault
+from stages.data.json_file import Json, finite_numbers
+from stages.prepare.forms import F64, box_forms, first_fit, held
+
+__all__ = ["advice_on_boxes", "advice_on_faults", "reasons"]
 
 _SHOWN = 5
+_NEARLY_ALL = 0.9
+_MAX_PX = 1e6
+"""A larger number is a box in no form."""
 _VALUES = re.compile(r"\[[^\]]*\]|'[^']*'|-?\d[\d.e+-]*|nan|inf")
 """The values in a reason: lists, texts and numbers."""
 
@@ -57,44 +68,30 @@ def advice_on_faults(quarantine: Sequence[Quarantined]) -> str:
     return "; ".join(_ADVICE[kind] for kind, _ in Counter(item.kind for item in quarantine).most_common(_SHOWN))
 
 
-def advice_on_missing(missing: Collection[str], present: Collection[str], *, folder: str, setting: str) -> str:
-    """What to do about images that are not below the image folder.
-
-    It says where their files lie, if all of them are found in one way: in another folder, or under a similar name.
-
-    Args:
-        missing: their names in the annotation file.
-        present: the names of all files below ``folder``, relative to it.
-        folder: the image folder.
-        setting: the name of the setting that holds it.
-    """
-    known, first = set(present), min(missing)
-    if not known:
-        return f"{folder} has no files: set {setting} to the folder of the images"
-    heads = [PurePosixPath(first).parents[number].as_posix() for number in range(len(PurePosixPath(first).parents) - 1)]
-    for head in heads:
-        if all(name.startswith(f"{head}/") and name.removeprefix(f"{head}/") in known for name in missing):
-            if folder.endswith(f"/{head}"):
-                return f"set {setting} to {folder.removesuffix(f'/{head}') or '/'}: each file_name begins with {head}/ already"
-            return f"remove {head}/ from each file_name: the images are in {folder} itself"
-    for name in sorted(known):
-        below = name.removesuffix(f"/{first}")
-        if below != name and all(f"{below}/{other}" in known for other in missing):
-            return f"set {setting} to {folder}/{below}, which has these images"
-    for change, what in _SIMILAR.items():
-        similar = {what(name): name for name in known}
-        if all(what(name) in similar for name in missing):
-            return f"{change}: {first} is there as {similar[what(first)]}"
-    return f"restore the image files, or remove these images from the annotation file; {folder} has {_files(known)}"
+def advice_on_boxes(coco: CocoFile, quarantine: Sequence[Quarantined], *, aspect_wh: float) -> str | None:
+    """What to do if nearly all faults are of boxes or areas, and boxes in one other form hold the joints of the whole set."""
+    kinds = Counter(item.kind for item in quarantine)
+    people = [person for annotation in coco.annotations if (person := _box_and_joints(coco, annotation))]
+    if kinds["bbox"] + kinds["area"] < _NEARLY_ALL * len(quarantine) or not people:
+        return None
+    box_N4, image_N2, xyv_NK3 = (np.array(column, np.float64) for column in zip(*people, strict=True))
+    xy_NK2, labelled_NK = xyv_NK3[..., :2], xyv_NK3[..., 2] > 0
+    forms = box_forms(box_N4, image_N2)
+    fitting = {name: held(xy_NK2, form_N4, image_N2, aspect_wh=aspect_wh) for name, form_N4 in forms.items()}
+    form = first_fit(fitting, held(xy_NK2, box_N4, image_N2, aspect_wh=aspect_wh), labelled_NK)
+    return f"write bbox as x, y, width, height in pixels of the image: the boxes are probably {form}" if form else None
 
 
-def _files(known: Collection[str]) -> str:
-    return f"{len(known)} files, such as {min(known)}"
-
-
-_SIMILAR: dict[str, Callable[[str], str]] = {
-    "write each file_name with the capital letters of the file": str.casefold,
-    "write each file_name with the suffix of the file": lambda name: re.sub(r"\.\w+$", "", name),
-    "write each file_name relative to the image folder": lambda name: name.replace("\\", "/").rpartition("/")[2],
-}
-"""In what way the names of files may differ, and how to read them so that they are equal."""
+def _box_and_joints(coco: CocoFile, annotation: Json) -> tuple[list[float], tuple[int, int], F64] | None:
+    """The box, the image (w, h) and the joints (K, 3) of a person; None if one of them is broken, or no joint has a label."""
+    image, box = coco.images[annotation["image_id"]], finite_numbers(annotation.get("bbox"), 4)
+    if box is None or max(map(abs, box)) > _MAX_PX or annotation.get("category_id") != coco.person_id:
+        return None
+    if size_fault(image.get("width"), image.get("height")):
+        return None
+    width, height = image["width"], image["height"]
+    try:
+        xyv_K3 = labelled_keypoints(annotation.get("keypoints"), names=coco.skeleton.keypoints, image_wh=(width, height))
+    except KeypointsError:
+        return None
+    return (box, (width, height), xyv_K3) if xyv_K3[:, 2].any() else None

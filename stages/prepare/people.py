@@ -1,32 +1,47 @@
-"""The usable instances of a set as arrays, and what their joints and boxes would be in another form.
-
-Converters leave joints or boxes in the form of another format. If another form fits much better than COCO's, the file is
-probably written in it.
-"""
+"""The usable instances of a set as arrays, and the form in which their joints or boxes are probably written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco_mask
 
 from stages.data.coco import Record
 from stages.data.coco_file import CocoFile
 from stages.pose.affine import box_to_center_size
+from stages.prepare.forms import box_forms, first_fit, held, inside, joint_forms, overlap, reach_out
 
-__all__ = ["People"]
+__all__ = ["Masks", "People"]
 
-_FITS = 0.9
-"""The least share of joints in their boxes with which a form fits. In COCO it is 99 %, in another form rarely half of it."""
+_MAX_OUT = 0.01
+"""The share of joints, or of boxes, out of their images that speaks against them; in COCO there is none."""
 
-_SLACK_PX = 2.0
-"""How far a box may reach out of its image in a form that fits."""
+_BETTER_OVERLAP = 0.1
+"""How much better the masks have to fit one form of boxes than the other. In COCO boxes are those of the masks."""
+
+_AT_ONCE = 200
+"""pycocotools 2.0 fails on lists of more than 255 masks."""
 
 F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The M masks of a set: the rows of their instances, their bounding rectangles (x, y, w, h), and their pixels."""
+
+    row_M: npt.NDArray[np.int64]
+    box_M4: F64
+    area_M: F64
+
+    @cached_property
+    def flat_M(self) -> Bools:
+        """The masks that fill their rectangle."""
+        return np.asarray(self.area_M == self.box_M4[:, 2] * self.box_M4[:, 3])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +76,8 @@ class People:
     @cached_property
     def inside_NK(self) -> Bools:
         """The labelled joints that lie in the box of their crop, which is a quarter larger than the annotated one."""
-        return self._inside(self.xyv_NK3[..., :2], self.box_N4)
+        found: Bools = inside(self.xyv_NK3[..., :2], self.box_N4, aspect_wh=self.aspect_wh) & self.labelled_NK
+        return found
 
     @cached_property
     def lost_N(self) -> Bools:
@@ -69,61 +85,71 @@ class People:
         found: Bools = ~np.logical_or.reduce(self.inside_NK, axis=1)
         return found
 
+    @cached_property
+    def masks(self) -> Masks:
+        """The masks of those instances that have one."""
+        rows = [row for row, record in enumerate(self.records) if record.mask_rle is not None]
+        every = [
+            {"size": [record.height, record.width], "counts": record.mask_rle} for record in (self.records[row] for row in rows)
+        ]
+        boxes, areas = [np.zeros((0, 4))], [np.zeros(0)]
+        for start in range(0, len(every), _AT_ONCE):
+            boxes.append(coco_mask.toBbox(every[start : start + _AT_ONCE]))
+            areas.append(coco_mask.area(every[start : start + _AT_ONCE]))
+        return Masks(np.array(rows, np.int64), np.concatenate(boxes), np.concatenate(areas))
+
     def in_crop(self, rows_M: npt.NDArray[np.int64], xy_M2: F64) -> Bools:
         """Whether a point lies in the box of the crop of each of these instances."""
         center_M2, size_M2 = box_to_center_size(self.box_N4[rows_M], aspect_wh=self.aspect_wh)
         found: Bools = np.logical_and.reduce(np.abs(xy_M2 - center_M2) <= size_M2 / 2, axis=1)
         return found
 
-    def beyond(self, px: float, box_N4: F64 | None = None) -> Bools:
-        """The instances whose box reaches out of the image by more than ``px`` pixels."""
-        box_N4 = self.box_N4 if box_N4 is None else box_N4
-        out_N2 = (box_N4[:, :2] < -px) | (box_N4[:, :2] + box_N4[:, 2:] > self.image_N2 + px)
-        found: Bools = np.logical_or.reduce(out_N2, axis=1)
-        return found
-
     def name(self, row: int) -> str:
         """The annotation and its image, for a message."""
         return f"annotation {self.records[row].annotation_id} in {self.records[row].file_name}"
 
-    def better_joints(self) -> str | None:
-        """The form of joints in which nearly all lie in their boxes; None if pixels fit as well, or nothing fits."""
-        xy_NK2, image_N12, box_N14 = self.xyv_NK3[..., :2], self.image_N2[:, None], self.box_N4[:, None]
-        forms = {
-            "fractions of the image's width and height": xy_NK2 * image_N12,
-            "percent of the image's width and height": xy_NK2 / 100 * image_N12,
-            "y before x": xy_NK2[..., ::-1],
-            "fractions of the box": xy_NK2 * box_N14[..., 2:] + box_N14[..., :2],
-            "distances from the corner of the box": xy_NK2 + box_N14[..., :2],
-        }
-        return self._first_fit({name: self._inside(form, self.box_N4) for name, form in forms.items()}, self.inside_NK)
+    @cached_property
+    def likely_forms(self) -> tuple[str | None, str | None]:
+        """The forms in which the joints, or the boxes, are probably written; None if COCO's form fits as well, or none fits.
 
-    def better_boxes(self) -> str | None:
-        """The form of boxes in which nearly all lie in their images and hold their joints; None as above."""
-        x_N, y_N, w_N, h_N = self.box_N4.T
-        forms = {
-            "two corners (x1, y1, x2, y2)": np.stack([x_N, y_N, w_N - x_N, h_N - y_N], axis=1),
-            "centre, width and height": np.stack([x_N - w_N / 2, y_N - h_N / 2, w_N, h_N], axis=1),
-            "y, x, height, width": np.stack([y_N, x_N, h_N, w_N], axis=1),
-        }
-        return self._first_fit({name: self._held(form) for name, form in forms.items()}, self._held(self.box_N4))
+        If a form of joints and a form of boxes fit, images and masks decide which of the two it is. If they do not, both forms
+        are possible, and only one of them is right.
+        """
+        xy_NK2, forms = self.xyv_NK3[..., :2], box_forms(self.box_N4, self.image_N2)
+        joints = first_fit(
+            {
+                name: inside(form, self.box_N4, aspect_wh=self.aspect_wh)
+                for name, form in joint_forms(xy_NK2, self.box_N4, self.image_N2).items()
+            },
+            self.inside_NK,
+            self.labelled_NK,
+        )
+        boxes = first_fit({name: self._held(form) for name, form in forms.items()}, self._held(self.box_N4), self.labelled_NK)
+        if joints is None or boxes is None:
+            return joints, boxes
+        boxes_wrong = self._boxes_leave_images()
+        if boxes_wrong is None:
+            boxes_wrong = self._masks_fit(forms[boxes])
+        return (None if boxes_wrong is True else joints), (None if boxes_wrong is False else boxes)
 
     def _held(self, box_N4: F64) -> Bools:
-        """The labelled joints in boxes of this form that lie in their images."""
-        return self._inside(self.xyv_NK3[..., :2], box_N4) & ~self.beyond(_SLACK_PX, box_N4)[:, None]
+        return held(self.xyv_NK3[..., :2], box_N4, self.image_N2, aspect_wh=self.aspect_wh)
 
-    def _inside(self, xy_NK2: F64, box_N4: F64) -> Bools:
-        center_N2, size_N2 = box_to_center_size(np.maximum(box_N4, [-np.inf, -np.inf, 0, 0]), aspect_wh=self.aspect_wh)
-        near_NK = np.logical_and.reduce(np.abs(xy_NK2 - center_N2[:, None]) <= size_N2[:, None] / 2, axis=-1)
-        found: Bools = near_NK & self.labelled_NK & (np.min(box_N4[:, 2:], axis=1, keepdims=True) > 0)
-        return found
+    def _boxes_leave_images(self) -> bool | None:
+        """True if boxes reach out of their images and joints do not, False if it is the other way round, None otherwise."""
+        boxes = reach_out(self.box_N4, self.image_N2).mean() > _MAX_OUT
+        outside_NK = np.logical_or.reduce(self.xyv_NK3[..., :2] > self.image_N2[:, None], axis=-1) & self.labelled_NK
+        joints = outside_NK.sum() > _MAX_OUT * self.labelled_NK.sum()
+        return bool(boxes) if boxes != joints else None
 
-    def _first_fit(self, fitting_NK: Mapping[str, Bools], now_NK: Bools) -> str | None:
-        """The first form that fits and leaves less than half of the misfits of today's form.
+    def _masks_fit(self, box_N4: F64) -> bool | None:
+        """Whether the masks fit these boxes better than the annotated ones; None if they fit both, or there is no mask.
 
-        It need not be the best one: whatever is a fraction lies in the box if it is taken for a fraction of the box.
+        Masks that are rectangles do not count, since they may have been drawn from the boxes.
         """
-        labelled = self.labelled_NK.sum()
-        misfits = float(1 - now_NK.sum() / labelled)
-        shares = {name: float(fitting.sum() / labelled) for name, fitting in fitting_NK.items()}
-        return next((name for name, share in shares.items() if share >= _FITS and 1 - share < misfits / 2), None)
+        masks = self.masks
+        row_M, mask_M4 = masks.row_M[~masks.flat_M], masks.box_M4[~masks.flat_M]
+        if not len(row_M):
+            return None
+        now, form = (float(overlap(mask_M4, some_N4[row_M]).mean()) for some_N4 in (self.box_N4, box_N4))
+        return form > now if abs(form - now) > _BETTER_OVERLAP else None

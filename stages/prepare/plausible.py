@@ -1,8 +1,8 @@
-"""Is a data set plausible: are joints in their boxes, boxes in their images, left joints on the left, masks not boxes?
+"""Is a data set plausible: are joints in their boxes, boxes in their images, areas in pixels, masks not boxes?
 
 The rules in ``stages/data/coco.py`` look at one annotation at a time. They accept joints that are fractions and boxes that are
 corners. The checks here look at all usable instances of a set together. Each threshold says what is measured on clean data:
-the 6,352 people of COCO val2017 with joints.
+the 6,352 people of COCO val2017 with joints. ``poses.py`` looks at the joints of a person among each other.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from stages.data.coco import Record
 from stages.data.coco_file import CocoFile
 from stages.data.segmentation import stray_outlines
 from stages.findings import Finding
+from stages.prepare.forms import reach_out
 from stages.prepare.people import People
+from stages.prepare.poses import implausible_poses
+from stages.scoring.oks import tiny_area_share
 from storage_schemas.errors import DataError, Remedy
 
 __all__ = ["implausible"]
@@ -41,16 +43,6 @@ _BEYOND_PX = 2.0
 _MAX_BEYOND = 0.01
 """The share of boxes that reach further out; in COCO there is none."""
 
-_MAX_SWAPPED = 0.5
-"""The share of people who face the camera and have their left joint left of the right one in the image. In COCO it is 0.5 % for
-eyes and ears, and 3 % for shoulders and hips; these people stand on their head or turn."""
-
-_MIN_SWAPPED = 3
-"""One or two people who face the camera prove nothing."""
-
-_FACE = ("nose", "left_eye", "right_eye")
-_LEFT = ("left_eye", "left_ear", "left_shoulder", "left_hip")
-
 _MAX_BOX_MASKS = 0.5
 """The share of masks that fill a rectangle; in COCO none of 2,272 does."""
 
@@ -60,12 +52,6 @@ _MAX_MASKS_AWAY = 0.02
 """The share of masks with their centre outside of the box of the crop; in COCO there is none."""
 
 _AWAY_REMEDY = "Write 'segmentation' as x, y of each point in pixels of the image, like the box"
-
-_MIN_LABELLED_OF = 100
-"""In a smaller set a joint may lack labels by chance."""
-
-_AT_ONCE = 200
-"""pycocotools 2.0 fails on lists of more than 255 masks."""
 
 
 def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect_wh: float) -> list[Finding]:
@@ -81,8 +67,8 @@ def implausible(coco: CocoFile, records: Sequence[Record], *, split: str, aspect
     return [
         *_joints_outside(people, split),
         *_boxes_beyond(people, split),
-        *_swapped_sides(people, split, coco),
-        *_never_labelled(people, split, coco),
+        *_tiny_areas(people, split),
+        *implausible_poses(people, split, coco.skeleton),
         *_masks(people, split),
         *_stray_outlines(people, split, coco),
     ]
@@ -118,106 +104,75 @@ def _joints_outside(people: People, split: str) -> Iterator[Finding]:
 
 
 def _boxes_beyond(people: People, split: str) -> Iterator[Finding]:
-    beyond_N = people.beyond(_BEYOND_PX)
+    beyond_N = reach_out(people.box_N4, people.image_N2, _BEYOND_PX)
     if beyond_N.mean() <= _MAX_BEYOND:
         return
     row = int(np.argmax(beyond_N))
-    record, form = people.records[row], people.better_boxes()
+    record, (_, form) = people.records[row], people.likely_forms
     yield Finding(
         kind="boxes_beyond_image",
         seen=f"{_count(beyond_N)} boxes of the {split} set reach out of their image by more than {_BEYOND_PX:.0f} pixels, such "
         f"as {_box(people, row)} of {people.name(row)}, which is {record.width} x {record.height}",
-        remedy=f"The boxes are probably {form}; write 'bbox' as x, y, width, height" if form else "odkd clips them",
+        remedy=_advice(people) if form else "odkd clips them",
         count=int(beyond_N.sum()),
         of=len(beyond_N),
         example=record.file_name,
     )
 
 
-def _swapped_sides(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
-    """People who face the camera: their left side is on the right of the image."""
-    names = coco.skeleton.keypoints
-    facing_N = np.logical_and.reduce([people.xyv_NK3[:, names.index(name), 2] == 2 for name in _FACE if name in names])
-    found = []
-    for left, right in ((left, coco.skeleton.flip[left]) for left, name in enumerate(names) if name in _LEFT):
-        judged_N = facing_N & people.labelled_NK[:, left] & people.labelled_NK[:, right]
-        swapped_N = judged_N & (people.xyv_NK3[:, left, 0] < people.xyv_NK3[:, right, 0])
-        if swapped_N.sum() >= _MIN_SWAPPED and swapped_N.sum() > _MAX_SWAPPED * judged_N.sum():
-            found.append((left, right, judged_N, swapped_N))
-    if found:
-        left, right, judged_N, swapped_N = found[0]
-        row, others = int(np.argmax(swapped_N)), [names[left] for left, *_ in found[1:]]
-        yield Finding(
-            kind="sides_swapped",
-            seen=f"{swapped_N.sum()} of {judged_N.sum()} people of the {split} set who face the camera have {names[left]} "
-            f"left of {names[right]} in the image, such as {people.name(row)}"
-            + (f"; it is the same with {', '.join(others)}" if others else ""),
-            remedy="Left is the person's own left side: swap left and right in the annotations, unless the images are mirrored",
-            count=int(swapped_N.sum()),
-            of=int(judged_N.sum()),
-            example=people.records[row].file_name,
-        )
-
-
-def _never_labelled(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
-    found = [
-        name for name, given in zip(coco.skeleton.keypoints, np.logical_or.reduce(people.labelled_NK), strict=True) if not given
-    ]
-    if found and len(people.records) >= _MIN_LABELLED_OF:
-        yield Finding(
-            kind="joints_never_labelled",
-            seen=f"None of the {len(people.records)} people of the {split} set has a label for {', '.join(found)}",
-            remedy="No network can learn these joints from this set: check v in 'keypoints'",
-            count=len(found),
-            of=len(coco.skeleton.keypoints),
-            example=found[0],
-        )
+def _tiny_areas(people: People, split: str) -> Iterator[Finding]:
+    area_N = np.array([record.area for record in people.records])
+    share = tiny_area_share(area_N, people.box_N4)
+    # Boxes that are corners are too large, and then the areas may be right.
+    if share is None or people.likely_forms[1]:
+        return
+    share_N = area_N / np.prod(people.box_N4[:, 2:], axis=1)
+    row = int(np.argmin(np.abs(share_N - share)))
+    yield Finding(
+        kind="tiny_areas",
+        seen=f"The median area of the {len(area_N)} people of the {split} set is {share:.2g} of the box, such as area "
+        f"{area_N[row]:g} of {people.name(row)}, which has the box {_box(people, row)}; in COCO it is half of the box",
+        remedy="Every AP is then near zero, since OKS divides distances by the area: write 'area' as the number of pixels of "
+        "the person, or as width times height of the box",
+        count=int((share_N <= share).sum()),
+        of=len(area_N),
+        example=people.records[row].file_name,
+    )
 
 
 def _masks(people: People, split: str) -> Iterator[Finding]:
     """Masks that are rectangles, and masks that are not where their person is."""
-    rows = [row for row, record in enumerate(people.records) if record.mask_rle is not None]
-    box_M4, area_M = _extents([people.records[row] for row in rows])
-    flat = [row for row, (_, _, w, h), area in zip(rows, box_M4, area_M, strict=True) if area == w * h]
-    center_M2 = box_M4[:, :2] + box_M4[:, 2:] / 2
-    away_M = ~people.in_crop(np.array(rows, np.int64), center_M2)
-    away = [row for row, is_away in zip(rows, away_M, strict=True) if is_away]
-    for kind, found, most, what, remedy in (
-        ("masks_are_boxes", flat, _MAX_BOX_MASKS, "are rectangles", _BOX_MASKS_REMEDY),
-        ("masks_elsewhere", away, _MAX_MASKS_AWAY, "have their centre outside of the person's box", _AWAY_REMEDY),
+    masks = people.masks
+    away_remedy = _advice(people) if people.likely_forms[1] else _AWAY_REMEDY
+    away_M = ~people.in_crop(masks.row_M, masks.box_M4[:, :2] + masks.box_M4[:, 2:] / 2)
+    for kind, found_M, most, what, remedy in (
+        ("masks_are_boxes", masks.flat_M, _MAX_BOX_MASKS, "are rectangles", _BOX_MASKS_REMEDY),
+        ("masks_elsewhere", away_M, _MAX_MASKS_AWAY, "have their centre outside of the person's box", away_remedy),
     ):
-        if len(found) > most * len(rows):
+        if found_M.sum() > most * len(found_M):
+            row = int(masks.row_M[np.argmax(found_M)])
             yield Finding(
                 kind=kind,
-                seen=f"{len(found)} of {len(rows)} masks of the {split} set {what}, such as that of {people.name(found[0])}",
+                seen=f"{_count(found_M)} masks of the {split} set {what}, such as that of {people.name(row)}",
                 remedy=remedy,
-                count=len(found),
-                of=len(rows),
-                example=people.records[found[0]].file_name,
+                count=int(found_M.sum()),
+                of=len(found_M),
+                example=people.records[row].file_name,
             )
 
 
-def _extents(masked: Sequence[Record]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The bounding rectangle [M, 4] (x, y, w, h) of each mask, and its number of pixels."""
-    masks = [{"size": [record.height, record.width], "counts": record.mask_rle} for record in masked]
-    boxes, areas = [np.zeros((0, 4))], [np.zeros(0)]
-    for start in range(0, len(masks), _AT_ONCE):
-        some = masks[start : start + _AT_ONCE]
-        boxes.append(coco_mask.toBbox(some))
-        areas.append(coco_mask.area(some))
-    return np.concatenate(boxes), np.concatenate(areas)
-
-
 def _stray_outlines(people: People, split: str, coco: CocoFile) -> Iterator[Finding]:
-    strays = {item["id"]: count for item in coco.annotations if (count := stray_outlines(item.get("segmentation")))}
-    rows = [row for row, record in enumerate(people.records) if record.annotation_id in strays]
+    outlines = {item["id"]: item.get("segmentation") for item in coco.annotations}
+    strays = [
+        stray_outlines(outlines[record.annotation_id], image_wh=(record.width, record.height)) for record in people.records
+    ]
+    rows = [row for row, faults in enumerate(strays) if faults]
     if rows:
-        count = sum(strays[people.records[row].annotation_id] for row in rows)
         yield Finding(
             kind="stray_outlines",
-            seen=f"{len(rows)} of {len(people.records)} people of the {split} set have outlines of fewer than three points "
-            f"({count} in all), such as {people.name(rows[0])}",
-            remedy="These outlines are left out, the others are used: remove them from 'segmentation'",
+            seen=f"{len(rows)} of {len(strays)} people of the {split} set have outlines that are left out "
+            f"({sum(map(len, strays))} in all), such as {people.name(rows[0])}: {strays[rows[0]][0]}",
+            remedy="The other outlines of these people are used: remove these from 'segmentation', or draw them again",
             count=len(rows),
             of=len(people.records),
             example=people.records[rows[0]].file_name,
@@ -225,11 +180,17 @@ def _stray_outlines(people: People, split: str, coco: CocoFile) -> Iterator[Find
 
 
 def _advice(people: People) -> str:
-    """What to do about joints outside of their boxes, if another form of joints or boxes fits."""
-    if form := people.better_joints():
-        return f"The joints are probably {form}; write them in pixels of the image, x before y"
-    if form := people.better_boxes():
-        return f"The boxes are probably {form}; write 'bbox' as x, y, width, height in pixels"
+    """What to do about joints outside of their boxes, and boxes outside of their images."""
+    joints, boxes = people.likely_forms
+    if joints and boxes:
+        return (
+            f"Either the joints are {joints}, or the boxes are {boxes}. Draw an annotation on its image to see which is "
+            "wrong, and change only this: write joints as x, y, and 'bbox' as x, y, width, height, in pixels of the image"
+        )
+    if joints:
+        return f"The joints are probably {joints}; write them in pixels of the image, x before y"
+    if boxes:
+        return f"The boxes are probably {boxes}; write 'bbox' as x, y, width, height in pixels"
     points, counts = np.unique(people.xyv_NK3[people.labelled_NK & ~people.inside_NK, :2], axis=0, return_counts=True)
     if 2 * counts.max() > counts.sum() > 1:
         x, y = points[np.argmax(counts)]

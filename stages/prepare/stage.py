@@ -19,9 +19,10 @@ from stages.data.windows import WINDOWS_RECIPE, ImageSource
 from stages.distributed.run_tasks import Crashes, run_tasks, task_options
 from stages.findings import measured_findings
 from stages.pose.skeleton import COCO_17, Skeleton
-from stages.prepare.broken import advice_on_faults, advice_on_missing, reasons
+from stages.prepare.broken import advice_on_boxes, advice_on_faults, reasons
 from stages.prepare.embedded import embedded_annotations, embedded_folder
 from stages.prepare.image_task import ImagesJob, ImagesResult, crashed, pieces, read_images
+from stages.prepare.missing import advice_on_missing
 from stages.prepare.orientation import turned_images
 from stages.prepare.plausible import implausible
 from stages.settings import Split
@@ -38,7 +39,7 @@ __all__ = ["GROUND_TRUTH", "INSTANCES", "image_source_of", "images_of", "instanc
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
 GROUND_TRUTH = "ground_truth.json"
-_RULES_VERSION = 4
+_RULES_VERSION = 5
 _TASK_IMAGES = 256
 _MOST_BAD = 0.05
 """The largest max_bad_fraction that an error proposes: with more broken records the data has a fault to repair."""
@@ -154,7 +155,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     quarantine = [*sorted_out.quarantine, *_of_bad_images(sorted_out.records, bad_images)]
     good = [record for record in sorted_out.records if record.image_id not in bad_images]
     _write_quarantine(draft.work / QUARANTINE, quarantine)
-    _refuse_if_too_bad(context, split, quarantine, num_records=len(sorted_out.records) + len(sorted_out.quarantine))
+    _refuse_if_too_bad(context, split, quarantine, coco, num_records=len(good) + len(quarantine))
     if not good:
         raise _nothing_to_teach(split, coco, sorted_out)
     table = Instances.from_records(
@@ -221,7 +222,9 @@ def _write_quarantine(path: StorePath, quarantine: Sequence[Quarantined]) -> Non
     path.write_atomic("".join(json.dumps(item.as_dict()) + "\n" for item in quarantine).encode())
 
 
-def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quarantined], *, num_records: int) -> None:
+def _refuse_if_too_bad(
+    context: Context, split: Split, quarantine: Sequence[Quarantined], coco: CocoFile, *, num_records: int
+) -> None:
     allowed = context.settings.prepare.max_bad_fraction
     if not quarantine or len(quarantine) <= allowed * num_records:
         return
@@ -230,7 +233,12 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
     _write_quarantine(listed, quarantine)
     root = images_of(context, split)
     share = len(quarantine) / num_records
-    advice = _advice_on_images(split, quarantine, root) or advice_on_faults(quarantine)
+    width, height = context.settings.crop.size_wh
+    advice = (
+        _advice_on_images(split, quarantine, coco, root)
+        or advice_on_boxes(coco, quarantine, aspect_wh=width / height)
+        or advice_on_faults(quarantine)
+    )
     raise DataError(
         f"{len(quarantine)} of {num_records} records of the {split} set are broken ({share:.2%}); all are listed in {listed}\n"
         + "\n".join(f"    {line}" for line in reasons(quarantine, str(root))),
@@ -241,7 +249,7 @@ def _refuse_if_too_bad(context: Context, split: Split, quarantine: Sequence[Quar
     )
 
 
-def _advice_on_images(split: Split, quarantine: Sequence[Quarantined], root: StorePath) -> str | None:
+def _advice_on_images(split: Split, quarantine: Sequence[Quarantined], coco: CocoFile, root: StorePath) -> str | None:
     """Where the files of missing images are, if missing images are the only fault."""
     if {item.kind for item in quarantine} != {"image"}:
         return None
@@ -249,7 +257,9 @@ def _advice_on_images(split: Split, quarantine: Sequence[Quarantined], root: Sto
     missing = {str(PurePosixPath(item.file_name)) for item in quarantine}
     if missing & present:
         return None
-    return advice_on_missing(missing, present, folder=str(root), setting=f"data.{split}.images")
+    names = [image["file_name"] for image in coco.images.values() if isinstance(image.get("file_name"), str)]
+    named = present & {str(PurePosixPath(name)) for name in names}
+    return advice_on_missing(missing, present, named=named, folder=str(root), setting=f"data.{split}.images")
 
 
 def _nothing_to_teach(split: Split, coco: CocoFile, sorted_out: SortedOut) -> DataError:

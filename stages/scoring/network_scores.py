@@ -25,7 +25,7 @@ from stages.progress import progress
 from stages.scoring.coco_results import coco_results, write_results
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.protocol import Protocol
-from stages.scoring.teacher_findings import ScoredTeacher, colour_findings, low_ap, swapped_sides
+from stages.scoring.teacher_findings import ScoredTeacher, colour_findings, low_ap, teacher_swapped
 from stages.settings import Split
 from storage_schemas.formats.instances import Instances, read_instances, write_instances
 from storage_schemas.formats.predictions import write_predictions
@@ -155,7 +155,7 @@ def score_network(
             teacher = ScoredTeacher(who=who, is_given=is_given, instances=instances, predicted=predicted, measured=measured)
             truth, images = read_ground_truth(context, subset), _images(context, subset, boxes)
             colours = colour_findings(context, spec, draft, teacher, truth, images)
-            findings = [*findings, *low_ap(teacher), *swapped_sides(teacher), *colours]
+            findings = [*findings, *low_ap(teacher), *teacher_swapped(teacher), *colours]
         measured |= measured_findings(findings)
         return draft.commit(files, measured=measured, made={"device": context.device, "stage": stage})
 

@@ -19,12 +19,13 @@ from stages.findings import Finding
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
 from stages.scoring.instance_scores import score_poses
+from stages.scoring.oks import tiny_area_share
 from stages.scoring.protocol import Protocol
 from stages.settings import DecoderName
 from storage_schemas.formats.instances import Instances, write_instances
 from storage_schemas.store.store import Draft
 
-__all__ = ["ScoredTeacher", "colour_findings", "crossed_sides", "exchanged_colours", "low_ap", "swapped_sides"]
+__all__ = ["ScoredTeacher", "colour_findings", "crossed_sides", "exchanged_colours", "low_ap", "teacher_swapped"]
 
 _NEAR_ZERO, _LOW = 0.05, 0.7
 _SAMPLE = 128
@@ -65,13 +66,20 @@ def low_ap(teacher: ScoredTeacher) -> list[Finding]:
     """A finding if the AP is near zero: targets of this teacher are chance."""
     if teacher.ap >= _NEAR_ZERO:
         return []
-    given = "Check its weights, the order of its joints, and how its input is normalised"
-    num = len(teacher.instances.id_N)
+    remedy = "Train it for more epochs, or check its data"
+    if teacher.is_given:
+        remedy = "Check its weights, the order of its joints, and how its input is normalised"
+    num, share = len(teacher.instances.id_N), tiny_area_share(teacher.instances.area_N, teacher.instances.box_N4)
+    if share is not None:
+        remedy = (
+            f"The annotated areas have a median of {share:.2g} of their boxes, and with such areas the AP of any network is "
+            f"near zero: write 'area' in pixels of the image first. {remedy}"
+        )
     return [
         Finding(
             kind="ap_near_zero",
             seen=f"The AP of the {teacher.who} on the {num} instances of the validation set is {teacher.ap:.3f}, near zero",
-            remedy=given if teacher.is_given else "Train it for more epochs, or check its data",
+            remedy=remedy,
             count=num,
             of=num,
             example=teacher.who,
@@ -93,7 +101,7 @@ def crossed_sides(label_NK3: npt.NDArray[np.floating], predicted_NK3: F32, pair:
     return crossed_N, labelled_N
 
 
-def swapped_sides(teacher: ScoredTeacher) -> list[Finding]:
+def teacher_swapped(teacher: ScoredTeacher) -> list[Finding]:
     """A finding if left and right joints are exchanged, in the labels or in the teacher, for many people."""
     instances, skeleton = teacher.instances, teacher.instances.skeleton
     pairs = [(left, right) for left, right in enumerate(skeleton.flip) if left < right]
@@ -111,7 +119,7 @@ def swapped_sides(teacher: ScoredTeacher) -> list[Finding]:
     count, of = int(crossed_N.sum()), int(labelled_N.sum())
     return [
         Finding(
-            kind="swapped_sides",
+            kind="teacher_swapped",
             seen=f"The {teacher.who} finds left joints where the labels have right ones, and the other way round, for {count} "
             f"of {of} people, such as annotation {example} ({', '.join(names)})",
             remedy="Check the order of the joints in the annotation files and in the teacher's output",

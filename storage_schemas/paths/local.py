@@ -10,7 +10,6 @@ import stat
 import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import count
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -126,11 +125,14 @@ class LocalPath(PosixPath):
             folders.sort()
             paths += [Path(folder) / name for name in (*folders, *sorted(files))]
         for path in paths:
-            with suppress(OSError if follow else FileNotFoundError):
+            try:
                 yield path, path.stat(follow_symlinks=follow)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise  # A failing disk must not change a key.
 
     def listing(self) -> list[tuple[str, int]]:
-        """Relative names and sizes of all files below that can be reached, in the order in which keys hash them."""
+        """Relative names and sizes of all files below except links that lead nowhere, in the order in which keys hash them."""
         found = self._below(follow=True)
         return [(path.relative_to(self).as_posix(), facts.st_size) for path, facts in found if not stat.S_ISDIR(facts.st_mode)]
 

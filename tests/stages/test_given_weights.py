@@ -111,7 +111,7 @@ def test_a_good_teacher_has_no_finding_and_a_faint_one_is_refused_until_the_prop
     ("network", "kinds"),
     [
         (DotTeacher(bgr=True), {"ap_near_zero", "swapped_colours"}),
-        (DotTeacher(swapped=True), {"ap_near_zero", "swapped_sides"}),
+        (DotTeacher(swapped=True), {"ap_near_zero", "teacher_swapped"}),
     ],
 )
 def test_exchanged_colours_and_sides_are_told_apart(network: DotTeacher, kinds: set[str], prepared: LocalPath) -> None:

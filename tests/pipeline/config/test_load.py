@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -302,7 +304,22 @@ def test_aliases_of_aliases_are_refused_before_they_fill_the_memory(tmp_path: Lo
 
 
 def test_a_file_that_is_too_long_for_settings_is_not_parsed(tmp_path: LocalPath) -> None:
-    assert "has 1,048,578 bytes" in _refusal(_write(tmp_path, "# " + "x" * (1 << 20)))
+    assert "has more than 1,048,576 bytes" in _refusal(_write(tmp_path, "# " + "x" * (1 << 20)))
+
+
+def test_a_huge_file_is_refused_after_its_first_bytes(tmp_path: LocalPath) -> None:
+    os.truncate(path := _write(tmp_path, "preset: demo\n"), 1 << 30)
+    tracemalloc.start()
+    try:
+        assert "has more than 1,048,576 bytes" in _refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path: LocalPath) -> None:
+    text = "preset: demo\nviews: {count: 3}\n# "
+    assert load_settings(_write(tmp_path, text + "x" * ((1 << 20) - len(text)))).views.count == 3
 
 
 @pytest.mark.parametrize(
@@ -312,6 +329,7 @@ def test_a_file_that_is_too_long_for_settings_is_not_parsed(tmp_path: LocalPath)
         ("views.count=1000000", "views.count: 1000000 must be at most 10,000"),
         (f"views.seed={2**63}", f"views.seed: {2**63} must be less than 9,223,372,036,854,775,808"),
         (f"distill.seed={-(2**63) - 1}", "must be at least -9,223,372,036,854,775,808"),
+        ("data.embedded.seed=-1", "data.embedded.seed: -1 must be at least 0"),
         ("distill.batch_size=100000000000", "distill.batch_size: 100000000000 must be at most 1,000,000"),
         ("crop.size_wh=[1000000, 1000000]", "crop.size_wh.0: 1000000 must be at most 4,096"),
         ("evaluate.flip=true", "evaluate.flip: true must be 'exact', 'hrnet' or false"),

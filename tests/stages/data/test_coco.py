@@ -139,10 +139,14 @@ def test_skipped_annotations_are_counted_and_people_stay_as_regions(
     assert evaluate(truth, [], skeleton=COCO_17).num_instances == 1
 
 
-@pytest.mark.parametrize("nothing", [..., None, [], {}, [[]], [[50, 50]], [[20, 10, 80, 10]]])
+NO_PIXEL = {"size": [100, 200], "counts": [20_000]}
+
+
+@pytest.mark.parametrize("nothing", [..., None, [], {}, [[]], [[50, 50]], [[20, 10, 80, 10]], [[10] * 6], [None], NO_PIXEL])
 def test_an_instance_without_a_segmentation_has_no_mask(tmp_path: Path, nothing: object) -> None:
     found, _ = sorted_file(tmp_path, person(segmentation=nothing))
     assert [record.mask_rle for record in found.records] == [None]
+    assert found.quarantine == []
 
 
 @pytest.mark.parametrize("missing", [..., None, NAN])

@@ -107,6 +107,7 @@ def again(section: str, **changes: Any) -> Callable[[Json], object]:  # noqa: AN
         (put("categories", keypoints=list(COCO_17.keypoints)[:14]), "has the keypoints"),
         (put("categories", keypoints=list(COCO_17.keypoints)[::-1]), "has the keypoints"),
         (put("categories", keypoints=7), "has the keypoints 7"),
+        (put("categories", keypoints={}), "has the keypoints {}"),
         (again("images"), "1 image ids are repeated: 1"),
         (again("annotations"), "1 annotation ids are repeated: 10"),
         (again("categories", name="dog"), "1 category ids are repeated: 1"),
@@ -160,6 +161,14 @@ def test_other_joints_are_named_beside_those_that_are_expected(tmp_path: Path) -
     # The step that is proposed helps, if the annotations are in COCO's order.
     assert "remove 'keypoints' from the category" in suggested(caught.value)
     del file["categories"][0]["keypoints"]
+    (tmp_path / "a.json").write_text(json.dumps(file))
+    assert read_coco(tmp_path / "a.json", COCO_17).skeleton == COCO_17
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_category_without_names_is_accepted(tmp_path: Path, nothing: object) -> None:
+    file = sound()
+    file["categories"][0]["keypoints"] = nothing
     (tmp_path / "a.json").write_text(json.dumps(file))
     assert read_coco(tmp_path / "a.json", COCO_17).skeleton == COCO_17
 

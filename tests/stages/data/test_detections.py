@@ -197,6 +197,27 @@ def test_boxes_that_are_corners_are_a_finding(tmp_path: LocalPath) -> None:
     assert "two corners" in finding.remedy
 
 
+def test_boxes_that_are_fractions_are_refused_with_this_form(tmp_path: LocalPath) -> None:
+    records = [box(1, bbox=[8 / 64, 4 / 64, 30 / 64, 40 / 64]) for _ in range(3)]
+    with pytest.raises(DataError, match="3 of 3 boxes are broken; the first is a box of less than a pixel") as caught:
+        read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75)
+    assert suggested(caught.value).endswith("the boxes are probably fractions of the image's width and height")
+    with pytest.raises(DataError) as caught:
+        read_detections(detections(tmp_path, [*records, box(1)]), [image(1)], aspect_wh=0.75)
+    assert caught.value.remedy is None
+
+
+def test_boxes_that_are_percent_are_a_finding(tmp_path: LocalPath) -> None:
+    large = image(1) | {"width": 400, "height": 300}
+    records = [box(1, bbox=[number, 20.0, 15.0, 60.0]) for number in range(20)]
+    (finding,) = read_detections(detections(tmp_path, records), [large], aspect_wh=0.75).findings
+    assert (finding.kind, finding.count, finding.of) == ("boxes_in_percent", 20, 20)
+    assert "percent of the image's width and height" in finding.remedy
+    others = [records[1:], [*records, box(1, bbox=[90.0, 20.0, 101.0, 60.0])]]
+    assert [read_detections(detections(tmp_path, other), [large], aspect_wh=0.75).findings for other in others] == [[], []]
+    assert read_detections(detections(tmp_path, records), [image(1)], aspect_wh=0.75).findings == []
+
+
 def test_the_published_detections_give_no_finding() -> None:
     folder = shared_data("samples") / "coco"
     images = json.loads((folder / "test_coco.json").read_text())["images"]

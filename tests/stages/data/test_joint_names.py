@@ -100,7 +100,6 @@ def test_other_joints_and_another_order_are_not(given: Sequence[object], fault: 
         (NAMES[::-1], "in the expected order", "remove"),
         (MOTION_CAPTURE, "convert the annotations", "remove"),
         (NAMES[:14], "convert the annotations", "remove"),
-        ([], "remove 'keypoints' from the category", "order, and their names"),
         (list("abcdefghijklmnopq"), "remove 'keypoints' from the category; otherwise convert", "order, and their names"),
     ],
 )

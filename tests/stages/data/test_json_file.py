@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.data.json_file import few, finite_numbers, read_json, whole
+from stages.data.json_file import few, finite_numbers, read_json, show, whole
 from storage_schemas.errors import DataError
 
 NAN = float("nan")
@@ -76,3 +76,8 @@ def test_only_a_list_of_finite_numbers_is_one(wrong: object) -> None:
 def test_many_values_are_counted() -> None:
     assert few([1, "a", None]) == "1, 'a', None"
     assert few(list(range(12)), 3) == "0, 1, 2 and 9 more"
+
+
+@pytest.mark.parametrize("value", [10**5000, [1, 10**5000], {"a": -(10**5000)}], ids=["number", "list", "object"])
+def test_a_number_too_long_for_python_to_write_is_shown_without_its_digits(value: object) -> None:
+    assert show(value) == "a number of thousands of digits"

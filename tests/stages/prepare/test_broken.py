@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import json
+from pathlib import Path
 
 import pytest
 
-from stages.data.coco import FaultKind, Quarantined
-from stages.prepare.broken import advice_on_faults, advice_on_missing, reasons
+from stages.data.coco import FaultKind, Quarantined, read_coco, sort_out
+from stages.pose.skeleton import COCO_17
+from stages.prepare.broken import advice_on_boxes, advice_on_faults, reasons
+from tests.support.coco_samples import IMAGE_WH, document
+from tests.support.plausible_samples import box, people
 
 
 def broken(number: int, kind: FaultKind, detail: str) -> Quarantined:
@@ -46,28 +50,36 @@ def test_the_advice_is_about_the_kinds_that_were_found() -> None:
     assert second.startswith("write area")
 
 
-@pytest.mark.parametrize(
-    ("missing", "present", "advice"),
-    [
-        # The folder itself begins each name, once or twice.
-        (["images/1.jpg", "images/2.jpg"], ["1.jpg", "2.jpg", "3.jpg"], "set data.val.images to /d: "),
-        (["d/images/1.jpg"], ["1.jpg"], "set data.val.images to /: each"),
-        (["images/a/1.jpg", "images/b/2.jpg"], ["a/1.jpg", "b/2.jpg"], "set data.val.images to /d: "),
-        # Another folder begins each name.
-        (["val2017/1.jpg"], ["1.jpg"], "remove val2017/ from each file_name"),
-        # The images are in a folder below.
-        (["1.jpg", "2.jpg"], ["val/1.jpg", "val/2.jpg"], "set data.val.images to /d/images/val, which"),
-        (["1.jpg"], ["deep/val/1.jpg"], "set data.val.images to /d/images/deep/val, which"),
-        # The names are written in another way.
-        (["a.JPG"], ["a.jpg"], "write each file_name with the capital letters of the file: a.JPG is there as a.jpg"),
-        (["a.jpg"], ["a.png"], "write each file_name with the suffix of the file: a.jpg is there as a.png"),
-        (["C:\\data\\1.jpg"], ["1.jpg"], "write each file_name relative to the image folder: "),
-        (["1.jpg", "2.jpg"], ["val/1.jpg", "train/2.jpg"], "write each file_name relative to .*: 1.jpg is there as val/1.jpg"),
-        # Nothing explains all of them.
-        (["1.jpg", "2.jpg"], ["3.jpg", "4.jpg"], "restore the image files, or remove .* has 2 files, such as 3.jpg"),
-        (["images/1.jpg", "images/9.jpg"], ["1.jpg"], "restore the image files"),
-        (["1.jpg"], [], "/d/images has no files: set data.val.images"),
-    ],
-)
-def test_missing_images_that_are_elsewhere_are_found(missing: list[str], present: list[str], advice: str) -> None:
-    assert re.match(advice, advice_on_missing(missing, present, folder="/d/images", setting="data.val.images"))
+@pytest.mark.parametrize("whole", [1, 100])
+def test_boxes_in_other_units_are_named_as_such_and_the_step_helps(tmp_path: Path, whole: int) -> None:
+    width, height = IMAGE_WH
+    every = people(40, box(lambda x, y, w, h: [whole * x / width, whole * y / height, whole * w / width, whole * h / height]))
+    # People with a senseless box, or without a joint, say nothing about the form.
+    every[0]["bbox"], every[1]["keypoints"], every[2]["keypoints"] = [1e300] * 4, "none", [0] * 51
+
+    def advice() -> tuple[int, str | None]:
+        (tmp_path / "a.json").write_text(json.dumps(document(every)))
+        coco = read_coco(tmp_path / "a.json", COCO_17)
+        quarantine = sort_out(coco, aspect_wh=0.75).quarantine
+        return len(quarantine), advice_on_boxes(coco, quarantine, aspect_wh=0.75)
+
+    count, step = advice()
+    assert count >= 39
+    unit = "fractions" if whole == 1 else "percent"
+    assert step == (
+        "write bbox as x, y, width, height in pixels of the image: the boxes are probably x, y, width, height, "
+        f"in {unit} of the image's width and height"
+    )
+    for person in every[1:]:
+        x, y, w, h = person["bbox"]
+        person["bbox"] = [x * width / whole, y * height / whole, w * width / whole, h * height / whole]
+    # Only the three that are broken in another way are left, and nothing is said about boxes.
+    assert advice() == (3, None)
+
+
+def test_boxes_of_areas_that_are_wrong_are_in_no_other_form(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(document(people(5, lambda person: person.update(area=1e9)))))
+    coco = read_coco(tmp_path / "a.json", COCO_17)
+    quarantine = sort_out(coco, aspect_wh=0.75).quarantine
+    assert {item.kind for item in quarantine} == {"area"}
+    assert advice_on_boxes(coco, quarantine, aspect_wh=0.75) is None

@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stages.data.coco import read_coco, sort_out
 from stages.data.synthetic.dataset import SyntheticSpec, draw_dataset
-from stages.findings import Finding
-from stages.pose.skeleton import COCO_17
-from stages.prepare.plausible import implausible
 from storage_schemas.errors import DataError
-from tests.support.coco_samples import IMAGE_WH, Json, document, standing
+from tests.support.coco_samples import IMAGE_WH, Json, standing
 from tests.support.errors import suggested
+from tests.support.plausible_samples import box, findings, found, joints, people, rectangle
 from tests.support.shared_data import shared_data
 
 WIDTH, HEIGHT = IMAGE_WH
-
-
-def findings(path: Path) -> list[Finding]:
-    coco = read_coco(path, COCO_17)
-    return implausible(coco, sort_out(coco, aspect_wh=0.75).records, split="train", aspect_wh=0.75)
-
-
-def found(folder: Path, people: list[Json]) -> list[Finding]:
-    (folder / "a.json").write_text(json.dumps(document(people)))
-    return findings(folder / "a.json")
-
-
-def people(count: int, change: Callable[[Json], None] = lambda person: None) -> list[Json]:
-    """People of whom each is changed."""
-    every = [standing(number) for number in range(1, count + 1)]
-    for person in every:
-        change(person)
-    return every
-
-
-def joints(write: Callable[[float, float, list[float]], tuple[float, float]]) -> Callable[[Json], None]:
-    """A change that writes each joint in another form; it gets x, y and the box."""
-
-    def change(person: Json) -> None:
-        flat = person["keypoints"]
-        points = [(*write(flat[at], flat[at + 1], person["bbox"]), flat[at + 2]) for at in range(0, len(flat), 3)]
-        person["keypoints"] = [value for point in points for value in point]
-
-    return change
-
-
-def box(write: Callable[[float, float, float, float], list[float]]) -> Callable[[Json], None]:
-    """A change that writes each box in another form."""
-    return lambda person: person.update(bbox=write(*person["bbox"]))
 
 
 # --- clean data
@@ -175,38 +137,31 @@ def test_boxes_that_reach_out_of_their_images_are_counted(tmp_path: Path) -> Non
     assert finding.remedy == "odkd clips them"
 
 
-# --- sides, labels, masks
+# --- areas
 
 
-def test_people_whose_left_is_right_are_one_finding(tmp_path: Path) -> None:
-    def change(person: Json) -> None:
-        triples = [person["keypoints"][3 * joint : 3 * joint + 3] for joint in COCO_17.flip]
-        person["keypoints"] = [value for triple in triples for value in triple]
-
-    (finding,) = found(tmp_path, people(5, change))
-    assert (finding.kind, finding.count, finding.of) == ("sides_swapped", 5, 5)
-    assert "5 of 5 people of the train set who face the camera have left_eye left of right_eye" in finding.seen
-    assert finding.seen.endswith("it is the same with left_ear, left_shoulder, left_hip")
-    assert found(tmp_path, people(2, change)) == []
-    # From behind, the eyes are not visible and nothing is said about the sides.
-    for person in (behind := people(5, change)):
-        person["keypoints"][5] = person["keypoints"][8] = 1
-    assert found(tmp_path, behind) == []
+@pytest.mark.parametrize("area", [lambda w, h: 0.6 * w * h / (WIDTH * HEIGHT), lambda w, h: 1.0, lambda w, h: 0.09 * w * h])
+def test_areas_that_are_no_pixels_are_a_finding(tmp_path: Path, area: Callable[[float, float], float]) -> None:
+    every = people(20, lambda person: person.update(area=area(*person["bbox"][2:])))
+    (finding,) = found(tmp_path, every)
+    assert (finding.kind, finding.of) == ("tiny_areas", 20)
+    assert finding.count >= 10
+    assert "The median area of the 20 people of the train set is " in finding.seen
+    # Both steps help.
+    for share in (0.2, 1.0):
+        for person in every:
+            person["area"] = share * person["bbox"][2] * person["bbox"][3]
+        assert found(tmp_path, every) == []
 
 
-def test_a_joint_that_is_never_labelled_is_a_finding_in_a_large_set(tmp_path: Path) -> None:
-    def change(person: Json) -> None:
-        person["keypoints"][9:15] = [0] * 6
-        person["num_keypoints"] = 15
-
-    (finding,) = found(tmp_path, people(100, change))
-    assert (finding.kind, finding.count, finding.of) == ("joints_never_labelled", 2, 17)
-    assert "100 people of the train set has a label for left_ear, right_ear" in finding.seen
-    assert found(tmp_path, people(99, change)) == []
+def test_a_few_tiny_areas_are_no_finding(tmp_path: Path) -> None:
+    every = people(20)
+    for person in every[:9]:
+        person["area"] = 1
+    assert found(tmp_path, every) == []
 
 
-def rectangle(x: float, y: float, w: float, h: float) -> list[list[float]]:
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+# --- masks
 
 
 def test_masks_that_are_boxes_are_a_finding(tmp_path: Path) -> None:
@@ -236,10 +191,10 @@ def test_masks_of_another_place_are_a_finding(tmp_path: Path) -> None:
 def test_stray_outlines_are_counted(tmp_path: Path) -> None:
     every = people(3)
     every[0]["segmentation"].append([160.0, 120.0])
-    every[2]["segmentation"] += [[], [1, 1, 2, 2], [3, 3]]
+    every[2]["segmentation"] += [[], [1, 1, 2, 2], [3, 3], [5.0] * 7, None, [9e5, 0, 9e5, 9, 0, 0]]
     every.append(standing(4, segmentation=[[5, 5]], iscrowd=1))
     (finding,) = found(tmp_path, every)
     assert (finding.kind, finding.count, finding.of) == ("stray_outlines", 2, 3)
-    assert "2 of 3 people of the train set have outlines of fewer than three points (3 in all)" in finding.seen
-    assert finding.seen.endswith("such as annotation 101 in 000001.jpg")
+    assert "2 of 3 people of the train set have outlines that are left out (6 in all), such as annotation 101" in finding.seen
+    assert finding.seen.endswith("in 000001.jpg: a polygon is not a list of at least three points")
     assert found(tmp_path, people(3, lambda person: person.update(segmentation=[[]]))) == []

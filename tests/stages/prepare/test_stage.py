@@ -51,7 +51,7 @@ def _record(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 (a r
         "bbox": [8.0, 8.0, 40.0, 48.0],
         "area": 1000.0,
         "num_keypoints": 17,
-        "keypoints": [20.0, 30.0, 2] * 17,
+        "keypoints": [value for joint in range(17) for value in (20.0, 14.0 + 2 * joint, 2)],
         "segmentation": [[8.0, 8.0, 48.0, 8.0, 48.0, 56.0, 28.0, 50.0, 8.0, 56.0]],
     }
     return {**record, **changes}

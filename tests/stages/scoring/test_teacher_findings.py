@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from stages.pose.skeleton import COCO_17
-from stages.scoring.teacher_findings import ScoredTeacher, crossed_sides, exchanged_colours, low_ap, swapped_sides
+from stages.scoring.teacher_findings import ScoredTeacher, crossed_sides, exchanged_colours, low_ap, teacher_swapped
 from storage_schemas.formats.instances import Instances
 from tests.support.instance_samples import make_instances
 
@@ -44,15 +46,15 @@ def test_a_good_teacher_has_no_finding() -> None:
     people = _people(200)
     teacher = _teacher(people, _predicted(people, error_px=1.5))
     assert low_ap(teacher) == []
-    assert swapped_sides(teacher) == []
+    assert teacher_swapped(teacher) == []
     assert exchanged_colours("primary teacher", rgb=0.62, bgr=0.58, people=128) == []
 
 
 @pytest.mark.parametrize("share", [0.4, 1.0])
 def test_exchanged_sides_are_found_by_the_decoder_with_the_best_ap(share: float) -> None:
     people = _people(200)
-    [found] = swapped_sides(_teacher(people, _predicted(people, error_px=1.0, swapped=share)))
-    assert found.kind == "swapped_sides"
+    [found] = teacher_swapped(_teacher(people, _predicted(people, error_px=1.0, swapped=share)))
+    assert found.kind == "teacher_swapped"
     assert found.count / found.of == pytest.approx(share, abs=0.12)
     assert "left_shoulder and right_shoulder" in found.seen
     assert found.example == "annotation 100"
@@ -62,14 +64,14 @@ def test_one_exchanged_pair_is_named() -> None:
     people = _people(100)
     poses = _predicted(people, error_px=0.5)
     poses[:, [11, 12]] = poses[:, [12, 11]]
-    [found] = swapped_sides(_teacher(people, poses))
+    [found] = teacher_swapped(_teacher(people, poses))
     assert "(left_hip and right_hip)" in found.seen
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_a_few_people_seen_from_behind_are_no_finding(share: float) -> None:
     people = _people(200)
-    assert swapped_sides(_teacher(people, _predicted(people, error_px=2.0, swapped=share))) == []
+    assert teacher_swapped(_teacher(people, _predicted(people, error_px=2.0, swapped=share))) == []
 
 
 @pytest.mark.parametrize("kind", ["chance", "one place", "the centre of each person"])
@@ -80,7 +82,7 @@ def test_a_teacher_that_finds_nothing_is_not_said_to_exchange_sides(kind: str) -
         poses[..., :2] = np.random.default_rng(5).uniform([12, 8], [42, 48], poses[..., :2].shape)
     else:
         poses[..., :2] = 20 if kind == "one place" else people.keypoints_NK3[..., :2].mean(axis=1, keepdims=True)
-    assert swapped_sides(_teacher(people, poses, ap=0.0)) == []
+    assert teacher_swapped(_teacher(people, poses, ap=0.0)) == []
 
 
 def test_a_joint_counts_as_exchanged_only_within_half_the_distance_of_both_labels() -> None:
@@ -102,6 +104,17 @@ def test_an_ap_near_zero_is_a_finding(is_given: bool, remedy: str) -> None:
     [found] = low_ap(_teacher(people, _predicted(people, error_px=30), ap=0.012, is_given=is_given))
     assert found.seen == "The AP of the primary teacher on the 30 instances of the validation set is 0.012, near zero"
     assert found.remedy.startswith(remedy)
+
+
+def test_an_ap_near_zero_with_tiny_areas_blames_the_areas_first() -> None:
+    people = _people(30)
+    teacher = _teacher(replace(people, area_N=people.area_N / 64**2), _predicted(people, error_px=1), ap=0.0)
+    [found] = low_ap(teacher)
+    # 900 pixels of a box of 30 x 40 are 0.75 of it.
+    assert found.remedy.startswith("The annotated areas have a median of 0.00018 of their boxes, and with such areas the AP")
+    assert found.remedy.endswith(". Check its weights, the order of its joints, and how its input is normalised")
+    [found] = low_ap(replace(teacher, instances=people))
+    assert found.remedy.startswith("Check its weights")
 
 
 def test_exchanged_colours_are_found_if_they_are_clearly_better() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -82,3 +83,23 @@ def test_a_listing_follows_links_and_leaves_out_what_cannot_be_reached(tmp_path:
     (root / "through_a_file").symlink_to(root / "a.jpg" / "c.jpg")
     assert root.listing() == whole
     assert (tmp_path / "gone").listing() == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_failing_disk_ends_a_listing_and_does_not_shorten_it(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"123")
+    stat = LocalPath.stat
+
+    def failing(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.name == "b.jpg":
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    for ask in (tmp_path.listing, tmp_path.files_below, tmp_path.usage):
+        with pytest.raises(OSError, match=r"b\.jpg") as caught:
+            ask()
+        assert caught.value.errno == number

@@ -12,7 +12,7 @@ import torch
 
 from stages.base import Context
 from stages.distributed.lost_nodes import LostNodes
-from stages.distributed.nodes import BlindNodeError, BlindNodes, on_seeing_node, seen_here
+from stages.distributed.nodes import BlindNodeError, away_from, folders_of_run, note_blind, on_seeing_node
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.paths.path import StorePath
@@ -39,6 +39,8 @@ class TaskOptions:
     gpus: float
     sees: tuple[StorePath, ...] = ()
     """Folders that a node must see to be given tasks."""
+    blind: dict[str, StorePath] = field(default_factory=dict)
+    """The nodes that are known not to see a folder, by id; ``run_tasks`` adds those that it finds."""
 
 
 @dataclass(eq=False)
@@ -68,7 +70,8 @@ def task_options(context: Context, images: StorePath, *, network: bool) -> TaskO
     return TaskOptions(
         cpus=settings.cpus_per_task,
         gpus=settings.gpus_per_task if network and context.device == "cuda" else 0,
-        sees=seen_here([context.run_dir, images]),
+        sees=folders_of_run(context, images),
+        blind=context.blind_nodes,
     )
 
 
@@ -145,8 +148,8 @@ class _Tasks(Generic[Job, Result]):
         on_crash: Crashes[Job, Result] | None,
     ) -> None:
         self.running: dict[Any, _Task[Job]] = {}
-        self._function, self._sees, self._title, self._unit, self._on_crash = function, options.sees, title, unit, on_crash
-        self._blind = BlindNodes()
+        self._cancelled: list[Any] = []
+        self._function, self._options, self._title, self._unit, self._on_crash = function, options, title, unit, on_crash
         # Without max_calls=0, Ray ends the process of a GPU task after every task, and the loaded network with it.
         self._remote: Any = ray.remote(
             max_calls=0,
@@ -155,15 +158,22 @@ class _Tasks(Generic[Job, Result]):
             max_retries=_RETRIES_OF_PIECES if on_crash else _RETRIES,
             scheduling_strategy="SPREAD",
         )(on_seeing_node)
+        self._selector = self._away_from_blind()
 
-    def start(self, task: _Task[Job], **options: Any) -> None:  # noqa: ANN401 (options of Ray)
-        """Start a task, or one more copy of it."""
-        reference = self._remote.options(**options).remote(self._function, self._sees, task.job)
+    def start(self, task: _Task[Job]) -> None:
+        """Start a task, or one more copy of it, on a node that is not known to be blind."""
+        reference = self._remote.options(label_selector=self._selector).remote(self._function, self._options.sees, task.job)
         task.references.append(reference)
         self.running[reference] = task
 
+    def _away_from_blind(self) -> dict[str, str]:
+        return away_from(self._options.blind, {"CPU": self._options.cpus, "GPU": self._options.gpus})
+
     def start_copies(self) -> None:
-        """Start a copy of each task: any of them may have been sent to a node that was lost. The first that ends counts."""
+        """Start a copy of each task: any of them may have been sent to a node that was lost. The first that ends counts.
+
+        Ray does not tell which tasks wait for a node. Their copies wait behind them, and are cancelled before they begin.
+        """
         log.warning("'%s': a node was lost; its tasks are started on other nodes", self._title)
         for task in list(dict.fromkeys(self.running.values())):
             self.start(task)
@@ -174,7 +184,9 @@ class _Tasks(Generic[Job, Result]):
         try:
             result = _result(reference, self._title)
         except BlindNodeError as error:
-            self.start(task, label_selector=self._blind.add(error))
+            note_blind(self._options.blind, error)
+            self._selector = self._away_from_blind()
+            self.start(task)
             return None
         except ClusterError as error:
             if self._copies(task):

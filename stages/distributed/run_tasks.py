@@ -28,6 +28,7 @@ _RETRIES_OF_PIECES = 1
 """Fewer where a lost job is divided: its pieces are retried too."""
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_OF_A_CANCELLED_COPY = 10.0
 _LOST = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
 
 
@@ -130,6 +131,7 @@ def run_tasks(
                 task, result = ended
                 yield task.job, result
                 bar.advance(task.size)
+            tasks.await_cancelled()
         finally:
             for reference in tasks.running:
                 ray.cancel(reference, force=False)
@@ -202,7 +204,17 @@ class _Tasks(Generic[Job, Result]):
         for copy in self._copies(task):
             ray.cancel(copy, force=False)
             del self.running[copy]
+            self._cancelled.append(copy)
         return task, result
+
+    def await_cancelled(self) -> None:
+        """Wait until no cancelled copy writes any more, since all copies of a task write files of the same names.
+
+        Names of their own would need a choice between complete sets of files at the end, and the files moved. A copy on a lost
+        host never answers, so the wait is short.
+        """
+        if self._cancelled:
+            ray.wait(self._cancelled, num_returns=len(self._cancelled), timeout=_SECONDS_OF_A_CANCELLED_COPY, fetch_local=False)
 
     def _copies(self, task: _Task[Job]) -> list[Any]:
         return [reference for reference in task.references if reference in self.running]

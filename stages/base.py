@@ -180,6 +180,8 @@ class Context:
     """Another home, such as a team's: its store is searched after the own one, and only read."""
     sources: dict[Split, Mapping[str, Any]] = field(default_factory=dict)
     """The recipe of each split's files, computed once: all steps contain it."""
+    blind_nodes: dict[str, StorePath] = field(default_factory=dict)
+    """The nodes of the cluster that do not see a folder of this run, by Ray's id: no stage gives them work."""
     _found: dict[tuple[str, str], Entry] = field(default_factory=dict)
     _warned: set[Finding] = field(default_factory=set)
 

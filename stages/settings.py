@@ -185,7 +185,7 @@ class TargetsSettings(Section):
     extra_binarizations: tuple[BinarizeSettings, ...] = ()
     """More binarization rules for the same pass of the teachers, to compare rules without running the teachers again."""
     max_bad_fraction: Fraction = 0.001
-    """The stage fails if a larger share of the heatmaps than this is not finite."""
+    """The stage fails if a larger share of the heatmaps than this is not finite or zero everywhere."""
 
 
 class EvaluateSettings(Section):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from stages.data.images import ImageError, check_image
 from stages.data.json_file import Json, finite_numbers, read_json, show, whole
 from stages.findings import Finding
 from stages.pose.affine import box_to_center_size
@@ -23,7 +21,7 @@ from storage_schemas.formats.skeleton import Skeleton
 from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.path import StorePath
 
-__all__ = ["Detected", "check_images", "read_detections"]
+__all__ = ["Detected", "read_detections", "require_usable"]
 
 log = logging.getLogger(__name__)
 
@@ -92,30 +90,14 @@ def read_detections(path: Path, images: Sequence[Image], *, aspect_wh: float, sk
     return Detected(found, score_N, findings)
 
 
-def check_images(
-    root: StorePath, images: Sequence[Image], *, progress: Callable[[], None] = lambda: None
-) -> dict[int, FileFacts]:
-    """Hash and length of the files of ``images`` below ``root``, by image id; calls ``progress`` after each.
+def require_usable(root: StorePath, records: Sequence[Record], read: Mapping[int, FileFacts | str]) -> dict[int, FileFacts]:
+    """The facts of the images of ``records`` by image id; ``read`` has the reason for each that cannot be used.
 
     Raises:
-        DataError: an image is missing or cannot be used.
+        DataError: an image below ``root`` is missing or cannot be used.
     """
-
-    def check(image: Image) -> FileFacts | str:
-        try:
-            return check_image(root, image["file_name"], (image["width"], image["height"]))
-        except ImageError as error:
-            return str(error)
-
-    found, faults = dict[int, FileFacts](), list[str]()
-    # Threads suffice: reading waits for storage, and decoding releases Python's lock.
-    with ThreadPoolExecutor(thread_name_prefix="odkd-detections") as pool:
-        for image, facts in zip(images, pool.map(check, images), strict=True):
-            if isinstance(facts, FileFacts):
-                found[int(image["id"])] = facts
-            else:
-                faults.append(f"image {image['id']} ('{image['file_name']}'): {facts}")
-            progress()
+    names = {record.image_id: record.file_name for record in records}
+    faults = [f"image {key} ('{name}'): {read[key]}" for key, name in names.items() if isinstance(read[key], str)]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise DataError(
@@ -123,7 +105,7 @@ def check_images(
             allowed="a usable file for every image that has a box in the detections file (evaluate.boxes)",
             remedy=Remedy("advice", text="restore the file, or remove its image from the annotations file (data.val)"),
         )
-    return found
+    return {key: facts for key, facts in read.items() if isinstance(facts, FileFacts)}
 
 
 def _record(row: int, image: Image, box_4: F64, center_2: F64, size_2: F64, skeleton: Skeleton) -> Record:

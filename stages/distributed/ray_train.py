@@ -15,6 +15,7 @@ import ray
 import torch
 
 from stages.base import Context, Step
+from stages.distributed.nodes import BlindNodeError, away_from, folders_of_run, note_blind, require_seen, seeing_nodes
 from stages.distributed.ray_storage import ray_storage
 from stages.distributed.run_tasks import threads_of, worker_threads
 from stages.progress import progress
@@ -26,6 +27,7 @@ from stages.training.rows import training_rows
 from storage_schemas import errors
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.formats.instances import read_instances
+from storage_schemas.paths.path import StorePath
 
 if TYPE_CHECKING:
     # Importing Ray Train takes a second, which other commands should not pay.
@@ -59,39 +61,34 @@ def run_trainings(
     ``at_once`` are the settings of all trainings of the group, including those that are finished. Without GPUs the CPUs are
     always shared among all of them: the number of threads changes how sums are rounded, and so the weights.
 
-    A lost worker is replaced up to ``cluster.max_failures`` times, and the training resumes from its last checkpoint.
+    A lost worker is replaced up to ``cluster.max_failures`` times, and the training resumes from its last checkpoint. On a node
+    that does not see the files it ends, and starts again without that node.
 
     Returns:
         For each plan, the facts for its manifest that are not in the key.
 
     Raises:
         ClusterError: more workers were lost.
+        StoreError: no node that could train sees the files.
         TrainingError: the loss is not finite.
-        Both are raised after all other trainings have ended.
+        All are raised after all other trainings have ended.
     """
     if not plans:
         return []
-    workers, cpus = _divided(context, plans, at_once)
-    trainers = [_trainer(context, plan, _scaling(number, cpus)) for plan, number in zip(plans, workers, strict=True)]
+    processes = max(sum(_num_workers(plan.train, 1) for plan in plans), sum(_num_workers(train, 1) for train in at_once))
+    facts: dict[int, dict[str, Any]] = {}
     raised: list[BaseException] = []
-    from ray.train import TrainingFailedError
 
-    def fit(trainer: TorchTrainer, plan: TrainingPlan) -> None:
+    def fit(index: int, plan: TrainingPlan) -> None:
         try:
-            (plan.folder / _ERROR).unlink(missing_ok=True)
-            try:
-                trainer.fit()
-            except TrainingFailedError as error:
-                _raise_written(plan)
-                raise _translated(error, plan) from error
-            _raise_written(plan)
+            facts[index] = _fit(context, plan, processes)
         except BaseException as error:
             raised.append(error)
 
     # Daemon threads, so that an interrupted run does not wait for them.
     threads = [
-        threading.Thread(target=fit, args=pair, name=f"odkd-{pair[1].title}", daemon=True)
-        for pair in zip(trainers, plans, strict=True)
+        threading.Thread(target=fit, args=numbered, name=f"odkd-{numbered[1].title}", daemon=True)
+        for numbered in enumerate(plans)
     ]
     with _watch(plans):
         for thread in threads:
@@ -100,27 +97,52 @@ def run_trainings(
             thread.join()
         if raised:
             raise raised[0]
-    return [_facts(plan, number, cpus) for plan, number in zip(plans, workers, strict=True)]
+    return [facts[index] for index in range(len(plans))]
 
 
-def _divided(
-    context: Context, plans: Sequence[TrainingPlan], at_once: Sequence[TrainSettings]
-) -> tuple[list[int], float | None]:
-    """The number of processes of each training, and the CPUs of each process (None with GPUs); says what is not a setting."""
+def _fit(context: Context, plan: TrainingPlan, processes: int) -> dict[str, Any]:
+    """Train one plan on nodes that see its files, and return its facts; ``processes`` share the CPUs."""
+    from ray.train import TrainingFailedError
+
+    sees, most = folders_of_run(context, plan.images.root), context.settings.cluster.max_failures
+    failures = 0
+    workers, cpus = _divided(context, plan, processes)
+    (plan.folder / _ERROR).unlink(missing_ok=True)
+    while True:
+        needs = {"GPU": 1.0} if cpus is None else {"CPU": cpus}
+        selector = away_from(context.blind_nodes, needs, processes=workers)
+        try:
+            _trainer(plan, sees, _scaling(workers, cpus, selector)).fit()
+        except TrainingFailedError as error:
+            _raise_written(plan)
+            if blind := [cause for cause in _causes(error) if isinstance(cause, BlindNodeError)]:
+                for node in blind:
+                    note_blind(context.blind_nodes, node)
+                # What was asked for may not fit on the other nodes.
+                workers, cpus = _divided(context, plan, processes)
+                continue
+            failures += 1
+            if failures > most:
+                raise _translated(error, plan) from error
+            context.notify(f"{plan.title}: failure {failures} of at most {most}; it continues from its last checkpoint")
+        else:
+            return _facts(plan, workers, cpus)
+
+
+def _divided(context: Context, plan: TrainingPlan, processes: int) -> tuple[int, float | None]:
+    """The number of processes of a training, and the CPUs of each (None with GPUs); says what is not a setting."""
+    nodes = seeing_nodes(context.blind_nodes)
     if context.device == "cpu":
-        workers = [_num_workers(plan.train, 1) for plan in plans]
-        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        if not any(nodes):
-            context.notify(f"{plans[0].title}: no node has CPUs; waiting for an autoscaler to add one")
-        processes = max(sum(workers), sum(_num_workers(train, 1) for train in at_once))
-        return workers, cpus_of_process(nodes, processes) or context.settings.cluster.cpus_per_task
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    workers = [_num_workers(plan.train, gpus) for plan in plans]
-    for plan, number in zip(plans, workers, strict=True):
-        why = "as workers says" if plan.train.workers else f"for the {gpus} GPUs that the cluster has now; workers sets it"
-        context.notify(f"{plan.title}: {number} {'process' if number == 1 else 'processes'}, {why}")
-    if sum(workers) > gpus:
-        context.notify(f"{plans[0].title}: {sum(workers)} workers, {gpus} GPUs; waiting for an autoscaler to add more")
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes]
+        if not any(cpus):
+            context.notify(f"{plan.title}: no node has CPUs; waiting for an autoscaler to add one")
+        return _num_workers(plan.train, 1), cpus_of_process(cpus, processes) or context.settings.cluster.cpus_per_task
+    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
+    workers = _num_workers(plan.train, gpus)
+    why = "as workers says" if plan.train.workers else f"for the {gpus} GPUs that the cluster has now; workers sets it"
+    context.notify(f"{plan.title}: {workers} {'process' if workers == 1 else 'processes'}, {why}")
+    if workers > gpus:
+        context.notify(f"{plan.title}: {workers} workers, {gpus} GPUs; waiting for an autoscaler to add more")
     return workers, None
 
 
@@ -135,19 +157,20 @@ def _facts(plan: TrainingPlan, workers: int, cpus: float | None) -> dict[str, An
     return facts if cpus is None else {**facts, "threads_per_worker": threads_of(cpus)}
 
 
-def _trainer(context: Context, plan: TrainingPlan, scaling: ScalingConfig) -> TorchTrainer:
+def _trainer(plan: TrainingPlan, sees: tuple[StorePath, ...], scaling: ScalingConfig) -> TorchTrainer:
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer(
         _worker,
-        train_loop_config={"plan": plan},
+        train_loop_config={"plan": plan, "sees": sees},
         scaling_config=scaling,
         run_config=RunConfig(
             # A unique name: Ray Train would silently resume a run of the same name. The loop writes its own checkpoints.
             name=f"{plan.folder.parent.name}-{uuid.uuid4().hex[:8]}",
             **ray_storage(plan.folder / "ray"),
-            failure_config=FailureConfig(max_failures=context.settings.cluster.max_failures),
+            # Ray Train would start the workers again on the same nodes, even if these do not see the files.
+            failure_config=FailureConfig(max_failures=0),
         ),
     )
 
@@ -159,13 +182,14 @@ def _num_workers(settings: TrainSettings, most: int) -> int:
     return next(workers for workers in range(max(1, most), 0, -1) if settings.batch_size % workers == 0)
 
 
-def _scaling(workers: int, cpus: float | None) -> ScalingConfig:
-    """``cpus`` is the number of CPUs of each worker; None for workers with a GPU."""
+def _scaling(workers: int, cpus: float | None, selector: dict[str, str]) -> ScalingConfig:
+    """``cpus`` is the number of CPUs of each worker (None for workers with a GPU), ``selector`` is of the labels of nodes."""
     from ray.train import ScalingConfig
 
-    if cpus is None:
-        return ScalingConfig(num_workers=workers, use_gpu=True)
-    return ScalingConfig(num_workers=workers, use_gpu=False, resources_per_worker={"CPU": cpus})
+    resources = None if cpus is None else {"CPU": cpus}
+    return ScalingConfig(
+        num_workers=workers, use_gpu=cpus is None, resources_per_worker=resources, label_selector=selector or None
+    )  # type: ignore[call-arg] # the types are those of Train V1
 
 
 def cpus_of_process(cpus_of_nodes: Sequence[int], processes: int) -> float:
@@ -184,9 +208,8 @@ def cpus_of_process(cpus_of_nodes: Sequence[int], processes: int) -> float:
 def _worker(config: dict[str, Any]) -> None:
     """The function that Ray Train runs in each worker process."""
     plan: TrainingPlan = config["plan"]
-    if (plan.folder / _ERROR).exists():
-        # An earlier attempt failed with an error that retries cannot fix: end here, and the driver raises it.
-        return
+    # Before anything else: a missing mount looks like damaged entries, and an error cannot be written to the home.
+    require_seen(config["sees"])
     from ray.train import get_context
 
     ray_context = get_context()
@@ -242,18 +265,22 @@ def _translated(error: TrainingFailedError, plan: TrainingPlan) -> Exception:
     """Translate an error of Ray Train: lost workers and storage errors are the user's to fix, all others are bugs."""
     from ray.train import ControllerError
 
-    failures = list(getattr(error, "worker_failures", {}).values())
-    # Ray Train wraps the exceptions of workers.
-    raised = [getattr(failure, "_base_exc", failure) for failure in failures]
-    if faults := [cause for cause in raised if isinstance(cause, OSError)]:
+    causes = _causes(error)
+    if faults := [cause for cause in causes if isinstance(cause, OSError)]:
         return faults[0]
-    if isinstance(error, ControllerError) or any(map(_is_loss, failures)):
+    if isinstance(error, ControllerError) or any(map(_is_loss, causes)):
         return ClusterError(
             f"Training '{plan.title}' lost workers: {str(error).strip().splitlines()[-1]}",
             allowed="at most cluster.max_failures lost workers",
             remedy=Remedy("repeat", text="it continues from its last checkpoint"),
         )
     return RuntimeError(f"Training '{plan.title}' failed: {error}")
+
+
+def _causes(error: TrainingFailedError) -> list[Exception]:
+    """The exceptions of the workers, which Ray Train wraps."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    return [getattr(failure, "_base_exc", failure) for failure in failures.values()]
 
 
 def _is_loss(failure: Exception) -> bool:

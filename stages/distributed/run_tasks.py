@@ -12,7 +12,7 @@ import torch
 
 from stages.base import Context
 from stages.distributed.lost_nodes import LostNodes
-from stages.distributed.nodes import BlindNodeError, BlindNodes, on_seeing_node, seen_here
+from stages.distributed.nodes import BlindNodeError, away_from, folders_of_run, note_blind, on_seeing_node
 from stages.progress import progress
 from storage_schemas.errors import ClusterError, OdkdError, Remedy
 from storage_schemas.paths.path import StorePath
@@ -28,6 +28,7 @@ _RETRIES_OF_PIECES = 1
 """Fewer where a lost job is divided: its pieces are retried too."""
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_OF_A_CANCELLED_COPY = 10.0
 _LOST = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
 
 
@@ -39,6 +40,8 @@ class TaskOptions:
     gpus: float
     sees: tuple[StorePath, ...] = ()
     """Folders that a node must see to be given tasks."""
+    blind: dict[str, StorePath] = field(default_factory=dict)
+    """The nodes that are known not to see a folder, by id; ``run_tasks`` adds those that it finds."""
 
 
 @dataclass(eq=False)
@@ -68,7 +71,8 @@ def task_options(context: Context, images: StorePath, *, network: bool) -> TaskO
     return TaskOptions(
         cpus=settings.cpus_per_task,
         gpus=settings.gpus_per_task if network and context.device == "cuda" else 0,
-        sees=seen_here([context.run_dir, images]),
+        sees=folders_of_run(context, images),
+        blind=context.blind_nodes,
     )
 
 
@@ -127,6 +131,7 @@ def run_tasks(
                 task, result = ended
                 yield task.job, result
                 bar.advance(task.size)
+            tasks.await_cancelled()
         finally:
             for reference in tasks.running:
                 ray.cancel(reference, force=False)
@@ -145,8 +150,8 @@ class _Tasks(Generic[Job, Result]):
         on_crash: Crashes[Job, Result] | None,
     ) -> None:
         self.running: dict[Any, _Task[Job]] = {}
-        self._function, self._sees, self._title, self._unit, self._on_crash = function, options.sees, title, unit, on_crash
-        self._blind = BlindNodes()
+        self._cancelled: list[Any] = []
+        self._function, self._options, self._title, self._unit, self._on_crash = function, options, title, unit, on_crash
         # Without max_calls=0, Ray ends the process of a GPU task after every task, and the loaded network with it.
         self._remote: Any = ray.remote(
             max_calls=0,
@@ -155,15 +160,22 @@ class _Tasks(Generic[Job, Result]):
             max_retries=_RETRIES_OF_PIECES if on_crash else _RETRIES,
             scheduling_strategy="SPREAD",
         )(on_seeing_node)
+        self._selector = self._away_from_blind()
 
-    def start(self, task: _Task[Job], **options: Any) -> None:  # noqa: ANN401 (options of Ray)
-        """Start a task, or one more copy of it."""
-        reference = self._remote.options(**options).remote(self._function, self._sees, task.job)
+    def start(self, task: _Task[Job]) -> None:
+        """Start a task, or one more copy of it, on a node that is not known to be blind."""
+        reference = self._remote.options(label_selector=self._selector).remote(self._function, self._options.sees, task.job)
         task.references.append(reference)
         self.running[reference] = task
 
+    def _away_from_blind(self) -> dict[str, str]:
+        return away_from(self._options.blind, {"CPU": self._options.cpus, "GPU": self._options.gpus})
+
     def start_copies(self) -> None:
-        """Start a copy of each task: any of them may have been sent to a node that was lost. The first that ends counts."""
+        """Start a copy of each task: any of them may have been sent to a node that was lost. The first that ends counts.
+
+        Ray does not tell which tasks wait for a node. Their copies wait behind them, and are cancelled before they begin.
+        """
         log.warning("'%s': a node was lost; its tasks are started on other nodes", self._title)
         for task in list(dict.fromkeys(self.running.values())):
             self.start(task)
@@ -174,7 +186,9 @@ class _Tasks(Generic[Job, Result]):
         try:
             result = _result(reference, self._title)
         except BlindNodeError as error:
-            self.start(task, label_selector=self._blind.add(error))
+            note_blind(self._options.blind, error)
+            self._selector = self._away_from_blind()
+            self.start(task)
             return None
         except ClusterError as error:
             if self._copies(task):
@@ -190,7 +204,17 @@ class _Tasks(Generic[Job, Result]):
         for copy in self._copies(task):
             ray.cancel(copy, force=False)
             del self.running[copy]
+            self._cancelled.append(copy)
         return task, result
+
+    def await_cancelled(self) -> None:
+        """Wait until no cancelled copy writes any more, since all copies of a task write files of the same names.
+
+        Names of their own would need a choice between complete sets of files at the end, and the files moved. A copy on a lost
+        host never answers, so the wait is short.
+        """
+        if self._cancelled:
+            ray.wait(self._cancelled, num_returns=len(self._cancelled), timeout=_SECONDS_OF_A_CANCELLED_COPY, fetch_local=False)
 
     def _copies(self, task: _Task[Job]) -> list[Any]:
         return [reference for reference in task.references if reference in self.running]

@@ -8,12 +8,12 @@ classes replaced.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -21,6 +21,8 @@ __all__ = ["Content", "StandIn", "TensorNote", "read_content"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 """The number that files of PyTorch before 1.6 begin with (torch/serialization.py)."""
+_MOST_ELEMENTS = 1 << 63
+"""No tensor has more elements. Numbers in a file are cut here, since long ones take minutes to multiply and to print."""
 _ALLOCATORS = ("builtins.bytearray", "torch.Tensor")
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _REBUILDERS = ("torch._utils._rebuild_", "torch._tensor._rebuild_")
@@ -43,8 +45,9 @@ class StandIn:
     def __new__(cls, *args: object, **_named: object) -> StandIn:
         """Ignore the arguments, but refuse a number as the size of what PyTorch would allocate."""
         is_allocator = cls.origin in _ALLOCATORS or cls.origin.endswith(("Storage", "Tensor"))
-        if is_allocator and any(isinstance(argument, int) for argument in args):
-            raise ValueError(f"it asks for {cls.origin} of {args[0]} elements without their values")
+        sizes = [_cut(argument) for argument in args if isinstance(argument, int)]
+        if is_allocator and sizes:
+            raise ValueError(f"it asks for {cls.origin} of {max(sizes)} elements without their values")
         return object.__new__(cls)
 
     def __init__(self, *args: object, **_named: object) -> None:
@@ -161,7 +164,13 @@ def _storage_of(arguments: Sequence[Any]) -> str:
 def _elements(arguments: Sequence[Any]) -> int:
     """The product of a tensor's sizes: the third argument of the functions that rebuild one from a storage."""
     size = arguments[2] if len(arguments) > 2 else ()
-    return math.prod(each for each in size if isinstance(each, int)) if isinstance(size, tuple | list) else 0
+    factors = [_cut(each) for each in size if isinstance(each, int)] if isinstance(size, tuple | list) else [0]
+    return reduce(lambda product, factor: _cut(product * factor), factors, 0 if 0 in factors else 1)
+
+
+def _cut(number: int) -> int:
+    """The number without its sign, and at most the largest number of elements."""
+    return min(abs(number), _MOST_ELEMENTS)
 
 
 def _ordered(items: Iterable[tuple[object, object]] = ()) -> OrderedDict[object, object]:

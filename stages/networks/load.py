@@ -98,8 +98,8 @@ def check_network(network: nn.Module, *, size_wh: tuple[int, int], num_keypoints
     """Run the network three times on noise of (w, h) ``size_wh``; ``source`` names it in messages.
 
     Raises:
-        WeightsError: the network fails, its heatmaps are not [B, ``num_keypoints``, h/4, w/4], or it gives other heatmaps for
-            the same image a second time or in another batch.
+        WeightsError: the network fails, its heatmaps are not [B, ``num_keypoints``, h/4, w/4], not floating point or not
+            finite, or it gives other heatmaps for the same image a second time or in another batch.
     """
     if isinstance(network, ExportedNetwork | OnnxNetwork):
         _check_input(network.input_shape, size_wh=size_wh, source=source)
@@ -124,7 +124,7 @@ def _probe_images(size_wh: tuple[int, int]) -> Tensor:
 
 
 def _probe(network: nn.Module, image_B3hw: Tensor, *, num_keypoints: int, source: str) -> Tensor:
-    """The network's heatmaps, of which the shape is checked."""
+    """The network's heatmaps, of which the shape, the type and the values are checked."""
     batch, _, height, width = image_B3hw.shape
     shown = f"{batch}x3x{height}x{width}"
     try:
@@ -139,6 +139,17 @@ def _probe(network: nn.Module, image_B3hw: Tensor, *, num_keypoints: int, source
     allowed = (batch, num_keypoints, *reversed(heatmap_size((width, height))))
     if not isinstance(heat, Tensor) or tuple(heat.shape) != allowed:
         raise WeightsError(f"'{source}' gives {_output_text(heat)} for {shown} images", allowed=f"heatmaps {allowed}")
+    if not heat.is_floating_point():
+        kind = str(heat.dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"'{source}' gives heatmaps of {kind} for {shown} images",
+            allowed="heatmaps of floating point numbers, such as float32",
+        )
+    if not heat.isfinite().all():
+        raise WeightsError(
+            f"'{source}' gives heatmaps with NaN or infinity for {shown} images of noise",
+            allowed="finite heatmaps; check that the file's weights are right",
+        )
     return heat
 
 

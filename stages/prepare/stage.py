@@ -34,7 +34,17 @@ from storage_schemas.paths.path import StorePath
 from storage_schemas.store.recipe import canonical_json
 from storage_schemas.store.store import Draft
 
-__all__ = ["GROUND_TRUTH", "INSTANCES", "image_source_of", "images_of", "instances_step", "make", "skeleton_of", "steps"]
+__all__ = [
+    "GROUND_TRUTH",
+    "INSTANCES",
+    "image_source_of",
+    "images_of",
+    "instances_step",
+    "make",
+    "read_all_images",
+    "skeleton_of",
+    "steps",
+]
 
 INSTANCES = "instances.parquet"
 QUARANTINE = "quarantine.jsonl"
@@ -149,7 +159,7 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     with_label = [record for record in sorted_out.records if record.keypoints_K3[:, 2].any()]
     findings = implausible(coco, with_label, split=split, aspect_wh=width / height)
     folder = draft.folder if context.settings.prepare.crops else None
-    read = _read_all_images(context, split, root, sorted_out.records, folder)
+    read = read_all_images(context, root, sorted_out.records, folder, title=f"prepare: {split} images")
     facts = read.facts
     bad_images = {image_id: reason for image_id, reason in facts.items() if isinstance(reason, str)}
     quarantine = [*sorted_out.quarantine, *_of_bad_images(sorted_out.records, bad_images)]
@@ -187,9 +197,10 @@ def _make_split(context: Context, split: Split, draft: Draft) -> None:
     )
 
 
-def _read_all_images(
-    context: Context, split: Split, root: StorePath, records: Sequence[Record], windows: StorePath | None
+def read_all_images(
+    context: Context, root: StorePath, records: Sequence[Record], windows: StorePath | None, *, title: str
 ) -> ImagesResult:
+    """Read the images of ``records`` below ``root`` as tasks, of which each may crash, and store windows (None for none)."""
     by_image: dict[int, list[Record]] = {}
     for record in records:
         by_image.setdefault(record.image_id, []).append(record)
@@ -199,7 +210,7 @@ def _read_all_images(
         ours = tuple(images[start : start + _TASK_IMAGES])
         jobs.append((ImagesJob(part=f"windows-{number:05d}", root=root, images=ours, windows=windows), len(ours)))
     options = task_options(context, root, network=False)
-    title, on_crash = f"prepare: {split} images", Crashes(pieces, crashed)
+    on_crash = Crashes(pieces, crashed)
     read = ImagesResult()
     for _, found in run_tasks(read_images, jobs, options=options, title=title, unit="images", on_crash=on_crash):
         read.facts.update(found.facts)

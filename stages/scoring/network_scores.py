@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.base import Context, ScoresStep, Step, Subset
-from stages.data.detections import check_images, read_detections
+from stages.data.detections import read_detections, require_usable
 from stages.data.holdout import held_out
 from stages.data.images import DECODER_VERSION
 from stages.data.labels import labelled
@@ -20,8 +20,7 @@ from stages.distributed.predict import predict
 from stages.findings import Finding, measured_findings
 from stages.inference import DECODERS
 from stages.networks.spec import NetworkSpec
-from stages.prepare.stage import GROUND_TRUTH, INSTANCES, image_source_of, images_of, instances_step
-from stages.progress import progress
+from stages.prepare.stage import GROUND_TRUTH, INSTANCES, image_source_of, images_of, instances_step, read_all_images
 from stages.scoring.coco_results import coco_results, write_results
 from stages.scoring.instance_scores import score_poses
 from stages.scoring.protocol import Protocol
@@ -185,11 +184,9 @@ def _detected(context: Context, boxes: Path, table: Instances) -> tuple[Instance
     known = zip(table.image_id_M.tolist(), table.sha256_M, table.bytes_M.tolist(), strict=True)
     facts = {image_id: FileFacts(size, sha256) for image_id, sha256, size in known}
     # ``prepare`` checks only images with annotations; check the others now, by the same rules.
-    new_ids = {record.image_id for record in records} - set(facts)
-    new = [image for image in images if image["id"] in new_ids]
-    if new:
-        with progress("evaluate: checking images without annotations", len(new), "images") as bar:
-            facts |= check_images(images_of(context, "val"), new, progress=bar.advance)
+    if new := [record for record in records if record.image_id not in facts]:
+        root, title = images_of(context, "val"), "evaluate: images without annotations"
+        facts |= require_usable(root, new, read_all_images(context, root, new, None, title=title).facts)
     return Instances.from_records(records, facts, table.skeleton), score_N, findings
 
 

@@ -5,7 +5,8 @@ A task decodes each image once for all its views. It holds the block's rows in m
 
 from __future__ import annotations
 
-from collections import defaultdict
+import io
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,7 +38,7 @@ from storage_schemas.formats.targets import (
     write_block,
 )
 from storage_schemas.paths.path import File, Folder, StorePath
-from storage_schemas.store.parts import finish_part
+from storage_schemas.store.parts import MARKER, finish_part, finished_parts
 
 __all__ = ["FLOAT_DECODERS", "BlockJob", "BlockOutput", "BlockTeacher", "BlockView", "fill_block", "part_name", "run_block"]
 
@@ -142,7 +143,7 @@ class _Collected:
         self._job, self._skeleton, self._crops, self._threads = job, skeleton, crops, threads
         self._rows: dict[StorePath, dict[str, list[npt.NDArray[Any]]]] = defaultdict(lambda: defaultdict(list))
         self.forwards: dict[str, int] = defaultdict(int)
-        self._bad: dict[StorePath, int] = defaultdict(int)
+        self._notes: dict[StorePath, Counter[str]] = defaultdict(Counter)
 
     def add(self, index: int, batch: Batch) -> None:
         """Add a batch of one view: its crops and masks (at heatmap size), and each teacher's bits."""
@@ -165,7 +166,8 @@ class _Collected:
         rule, folder = output.rule, output.folder
         bits, peak, bad = binarize(heat_BKHW, mode=rule.mode, threshold=rule.threshold, min_peak=rule.min_peak, keep=rule.keep)
         self._keep(folder, bits=pack_bits(bits.cpu().numpy()), peak=peak.cpu().numpy().astype(np.float16))
-        self._bad[folder] += int(bad.sum())
+        not_finite_M = ~heat_BKHW[bad].isfinite().all(dim=(-2, -1))
+        self._notes[folder].update(bad=int(bad.sum()), not_finite=int(not_finite_M.sum()))
 
     def _decode(self, heat_BKHW: Tensor, folder: StorePath, affine_B23: npt.NDArray[np.float32]) -> None:
         """Decode the float maps too: their AP is what the AP of the bits is compared with."""
@@ -177,9 +179,15 @@ class _Collected:
             self._rows[folder][name].append(rows)
 
     def write(self) -> None:
-        """Write the block of every array, read it back to compare, and mark the block as finished."""
+        """Write the block of every array, read it back to compare, and mark the block as finished.
+
+        A copy of this task on another node may have finished the block: its files stay, since other bits from another device
+        would differ from what its marker says.
+        """
         block = self._job.block
         for folder, arrays in self._rows.items():
+            if (folder / f"{part_name(block)}{MARKER}").exists() and finished_parts(folder, part_name(block)):
+                continue
             whole = {name: np.concatenate(rows) for name, rows in arrays.items()}
             scores = {name: whole.pop(name) for name in FLOAT_DECODERS if name in whole}
             specs = tuple(ArraySpec(name, rows.shape[1:], rows.dtype.name) for name, rows in whole.items())
@@ -192,5 +200,8 @@ class _Collected:
             files = block_files(specs, block)
             if scores:
                 files.append(f"{part_name(block)}.npz")
-                np.savez(work / files[-1], quarter=scores["quarter"], dark=scores["dark"])
-            finish_part(folder, part_name(block), files, notes={"bad": self._bad[folder]})
+                stream = io.BytesIO()
+                np.savez(stream, quarter=scores["quarter"], dark=scores["dark"])
+                # A copy of this task can be interrupted at any time, and the other may have written the file before.
+                (work / files[-1]).write_atomic(stream.getvalue())
+            finish_part(folder, part_name(block), files, notes=self._notes[folder])

@@ -22,6 +22,8 @@ __all__ = ["faint_findings", "proposed_rule", "read_peaks", "refuse_bad", "refus
 
 _NOTHING, _LITTLE = 0.01, 0.5
 """Below the first share of heatmaps with bits, next to nothing is taught; below the second, less than a user expects."""
+_MOST_ZEROS = 0.5
+"""If more of the heatmaps are zero everywhere, the teacher is wrong, and no setting helps."""
 _NO_POSE_AP = 0.05
 
 
@@ -59,14 +61,31 @@ def refuse_bad(context: Context, step: TargetsStep, measured: Mapping[str, Any])
     """Stop if more heatmaps are bad than ``targets.max_bad_fraction`` allows; raises ``TrainingError``."""
     allowed, bad = context.settings.targets.max_bad_fraction, measured["bad_maps"]
     num_maps = measured["rows"] * skeleton_of(context, step.split).num_keypoints
-    if bad > allowed * num_maps:
-        # In float32 a network does not overflow where it did with the few digits of bfloat16.
-        full = Remedy("run", stage="targets", settings=("targets.precision=float32",))
-        raise TrainingError(
-            f"{bad} of {num_maps} heatmaps in the {step.title} are zero everywhere or not finite",
-            allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); check that the teacher's weights are right",
-            remedy=full if step.recipe["precision"] == "bfloat16" else None,
-        )
+    if bad <= allowed * num_maps:
+        return
+    # Entries of earlier versions do not tell the two kinds apart.
+    not_finite = measured.get("not_finite_maps", bad)
+    zeros = bad - not_finite
+    kinds = ((not_finite, "not finite (NaN or infinity)"), (zeros, "zero everywhere"))
+    settings = _settings_for_bad(not_finite, zeros / num_maps, allowed, precision=step.recipe["precision"])
+    raise TrainingError(
+        f"{bad} of {num_maps} heatmaps in the {step.title} cannot teach: "
+        + " and ".join(f"{count} are {kind}" for count, kind in kinds if count),
+        allowed=f"at most {allowed:.2%} (targets.max_bad_fraction); check that the teacher's weights are right"
+        + ("; maps of zeros are right only for a network that ends in a ReLU and sees no joint there" if zeros else ""),
+        remedy=Remedy("run", stage="targets", settings=settings) if settings else None,
+    )
+
+
+def _settings_for_bad(not_finite: int, zeros: float, allowed: float, *, precision: str) -> tuple[str, ...]:
+    """Settings with which ``not_finite`` maps and a share of ``zeros`` are no longer refused; empty if there are none."""
+    if (not_finite and precision != "bfloat16") or zeros > _MOST_ZEROS:
+        return ()
+    # Differences that are lost in the few digits of bfloat16, as in a division by zero, remain in float32.
+    settings = ["targets.precision=float32"] if not_finite else []
+    if zeros > allowed:
+        settings.append(f"targets.max_bad_fraction={math.ceil(zeros * 1000) / 1000:g}")
+    return tuple(settings)
 
 
 def refuse_if_faint(

@@ -261,8 +261,11 @@ def _commit(context: Context, step: CachedStep, draft: Draft, num: int) -> Entry
     if isinstance(step, TargetsStep):
         made |= {"batch_size": context.settings.targets.batch_size}
         folder = draft.finished("bits/", "peak/").fetch()
-        bad = sum(part.notes["bad"] for part in draft.parts().values())
-        measured |= {"bad_maps": bad, "seen": taught_share(folder, num, skeleton_of(context, step.split).num_keypoints)}
+        notes = [part.notes for part in draft.parts().values()]
+        measured["bad_maps"] = sum(note["bad"] for note in notes)
+        # A part that an earlier version finished does not tell the two kinds apart.
+        measured["not_finite_maps"] = sum(note.get("not_finite", note["bad"]) for note in notes)
+        measured["seen"] = taught_share(folder, num, skeleton_of(context, step.split).num_keypoints)
         # Before any score, which values that are not finite have none of.
         refuse_bad(context, step, measured)
         if step.split == "val":

@@ -149,11 +149,20 @@ ray.get(occupy.remote(sys.argv[2]))
 """Another program, whose task has the only CPU of a host as long as a file exists."""
 
 
+LATE = {
+    "prepare": (("instances", "teachers", "views", "targets", "students", "evaluations"), "prepare: train images"),
+    "distill": (("students",), "distill: student and baseline"),
+}
+"""What each stage makes anew, and what its log says while it waits for a node."""
+
+
+@pytest.mark.parametrize("stage", list(LATE))
 def test_a_late_host_without_the_home_and_the_images_gets_no_work(
-    undisturbed: tuple[LocalPath, dict[str, float]], tmp_path: LocalPath
+    undisturbed: tuple[LocalPath, dict[str, float]], tmp_path: LocalPath, stage: str
 ) -> None:
     whole, _ = undisturbed
-    home = copy_without(whole, tmp_path / "home", "instances", "teachers", "views", "targets", "students", "evaluations")
+    kinds, waits = LATE[stage]
+    home = copy_without(whole, tmp_path / "home", *kinds)
     with hosts(tmp_path / "hosts", ["head", "w1", "w2"]) as network:
         head, late, good = network.hosts.values()
         head.start_ray(None, cpus=0)
@@ -161,13 +170,13 @@ def test_a_late_host_without_the_home_and_the_images_gets_no_work(
         flag = tmp_path / "occupied"
         flag.touch()
         occupied = head.start(sys.executable, "-c", _OCCUPY, head.ray, str(flag), log=tmp_path / "occupy.log")
-        # The tasks wait for the good host, and so the late one gets the first.
-        run = Run(network, home, "prepare")
-        run.when(lambda log: "prepare: train images" in log)
+        # The work waits for the good host, and so the late one gets the first.
+        run = Run(network, home, stage)
+        run.when(lambda log: waits in log)
         late.hide(home)
         late.start_ray(head, cpus=1)
         run.when(lambda log: "10.77.0.2 does not see" in log)
         flag.unlink()
         run.ended()
         assert occupied.wait() == 0
-    assert _hashes(home, "instances") == _hashes(whole, "instances")
+    assert _hashes(home, kinds[0]) == _hashes(whole, kinds[0])

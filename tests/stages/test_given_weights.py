@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from pipeline.config.load import load_settings, resolved_yaml
 from stages import teachers
 from stages.base import Context
 from stages.findings import Finding, findings_in
@@ -35,7 +38,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, warm: None) -> LocalPath:
     return root
 
 
-def _context(root: LocalPath, home: LocalPath, weights: LocalPath, *overrides: float) -> Context:
+def _context(root: LocalPath, home: LocalPath, weights: LocalPath, *overrides: str) -> Context:
+    """A run with given weights as its primary; ``overrides`` are settings as a user types them."""
     data = {
         split: SplitSource(annotations=root / split / "annotations.json", images=root / split / "images")
         for split in ("train", "val")
@@ -51,10 +55,10 @@ def _context(root: LocalPath, home: LocalPath, weights: LocalPath, *overrides: f
             "targets": {"precision": "float32"},
             # A colour does not change sides in a mirrored image.
             "evaluate": {"flip": False},
-            **({"binarize": {"min_peak": overrides[0]}} if overrides else {}),
         }
     )
-    return Context(settings, home, "cpu")
+    (root / "dots.yaml").write_text(resolved_yaml(settings))
+    return Context(load_settings(str(root / "dots.yaml"), overrides), home, "cpu")
 
 
 def _scored(context: Context) -> list[Finding]:
@@ -99,12 +103,56 @@ def test_a_good_teacher_has_no_finding_and_a_faint_one_is_refused_until_the_prop
     _leave_senior(faint)
     with pytest.raises(TrainingError, match="teach next to nothing") as caught:
         _targets(faint)
-    words = suggested(caught.value, "odkd").split()
-    assert words[:4] == ["odkd", "--stage", "targets", "--set"]
-    name, _, value = words[4].partition("=")
-    assert name == "binarize.min_peak"
-    mended = _context(prepared, home, weights, float(value))
-    assert _targets(mended) == []
+    [setting] = _proposed(caught.value)
+    assert setting.startswith("binarize.min_peak=")
+    assert _targets(_context(prepared, home, weights, setting)) == []
+
+
+def _proposed(error: TrainingError) -> list[str]:
+    """The settings of the proposed command."""
+    command, *settings = suggested(error, "odkd").split(" --set ")
+    assert command == "odkd --stage targets"
+    return settings
+
+
+class _Rounded(DotTeacher):
+    """Its factor of about 1 divides by a difference that bfloat16 rounds to 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, 1, 1, 1), 1.001))
+
+    def forward(self, image_B3hw: Tensor) -> Tensor:
+        near_one = nn.functional.conv2d(torch.ones_like(image_B3hw[:, :1]), self.scale)[:, :, :1, :1]
+        return super().forward(image_B3hw) * 0.001 / (near_one - 1)
+
+
+class _Blind(DotTeacher):
+    """It never sees the nose, whose maps are 0 as a ReLU leaves them."""
+
+    def forward(self, image_B3hw: Tensor) -> Tensor:
+        return super().forward(image_B3hw) * (torch.arange(17) > 0).view(1, 17, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "proposed"),
+    [
+        (_Rounded(), "136 are not finite", ["targets.precision=float32"]),
+        (_Blind(), "8 are zero everywhere", ["targets.max_bad_fraction=0.059"]),
+    ],
+)
+def test_bad_heatmaps_are_refused_by_their_kind_until_what_helps_is_set(
+    network: DotTeacher, kind: str, proposed: list[str], prepared: LocalPath
+) -> None:
+    home = prepared / "home"
+    weights = export_teacher(prepared / f"{type(network).__name__}.pt2", network, size_wh=_SIZE_WH)
+    bad = _context(prepared, home, weights, "targets.precision=bfloat16")
+    teachers.make(bad, [teacher_step(bad, "primary")])
+    _leave_senior(bad)
+    with pytest.raises(TrainingError, match=f"of 136 heatmaps in the targets .* cannot teach: {kind}") as caught:
+        _targets(bad)
+    assert _proposed(caught.value) == proposed
+    assert _targets(_context(prepared, home, weights, "targets.precision=bfloat16", *proposed)) == []
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.data.detections import check_images, read_detections
+from stages.data.detections import read_detections, require_usable
 from stages.pose.skeleton import COCO_17
 from storage_schemas.errors import DataError
+from storage_schemas.paths.facts import FileFacts
 from storage_schemas.paths.local import LocalPath
 from tests.support.errors import suggested
-from tests.support.instance_samples import IMAGE_PX, write_images
+from tests.support.instance_samples import IMAGE_PX
 from tests.support.shared_data import shared_data
 
 
@@ -83,21 +84,15 @@ def test_a_folder_is_refused(tmp_path: LocalPath) -> None:
         read_detections(tmp_path, [image(1)], aspect_wh=0.75, skeleton=COCO_17)
 
 
-def test_images_are_decoded_completely_and_counted(tmp_path: LocalPath) -> None:
-    expected = write_images(tmp_path, [3, 5])
-    looked = []
-    assert check_images(tmp_path, [image(5), image(3)], progress=lambda: looked.append(1)) == expected
-    assert len(looked) == 2
-
-
 def test_an_error_names_unusable_images_by_file_and_id(tmp_path: LocalPath) -> None:
-    write_images(tmp_path, [1, 2])
-    broken = tmp_path / "2.png"
-    broken.write_bytes(broken.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"image 7 \('7\.png'\): file: No such file or directory \(and 1 more\)"):
-        check_images(tmp_path, [image(1), image(7), image(2)])
+    boxes = detections(tmp_path, [box(1), box(7), box(7), box(2)])
+    people, _, _ = read_detections(boxes, [image(1), image(7), image(2)], aspect_wh=0.75)
+    good = FileFacts(1, "0" * 64)
+    assert require_usable(tmp_path, people, {2: good, 7: good, 1: good}) == {1: good, 2: good, 7: good}
+    with pytest.raises(DataError, match=r"image 7 \('7\.png'\): file: none \(and 1 more\)"):
+        require_usable(tmp_path, people, {2: "decode: a truncated PNG", 7: "file: none", 1: good})
     with pytest.raises(DataError, match=r"image 2 \('2\.png'\): decode: a truncated PNG"):
-        check_images(tmp_path, [image(1), image(2)])
+        require_usable(tmp_path, people, {2: "decode: a truncated PNG", 7: good, 1: good})
 
 
 # --- the file does not fit

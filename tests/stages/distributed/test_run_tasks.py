@@ -104,6 +104,34 @@ def test_a_node_that_has_died_is_found_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert not lost.found()
     now[0] = [node("a", True), node("b", False), node("c", True)]
     assert [lost.found(), lost.found()] == [True, False]
+    now[0] = [node("a", True), node("c", False) | {"DeathReason": 1}]
+    assert not lost.found()
+    now[0] = [node("a", False) | {"DeathReason": 2}]
+    assert lost.found()
+
+
+def _end_slowly(folder: str) -> str:
+    try:
+        Path(folder).mkdir()
+    except FileExistsError:
+        return "copy"
+    try:
+        # Ray interrupts a task between two instructions of Python, not within a long sleep.
+        while True:
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        time.sleep(2)
+        (Path(folder) / "ended").touch()
+        raise
+
+
+def test_the_results_are_used_when_no_cancelled_copy_writes_any_more(
+    tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "a"
+    monkeypatch.setattr(LostNodes, "found", lambda _: folder.exists() and not caplog.messages)
+    assert _run(_end_slowly, [str(folder)]) == ["copy"]
+    assert (folder / "ended").exists()
 
 
 def _refuse(job: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import time
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,38 @@ def test_a_few_bytes_that_ask_for_gigabytes_are_refused(function: object, tmp_pa
     path = _archive(tmp_path / "bomb.pth", pickle.dumps({"a": _Call(function, 1 << 40)}, protocol=2))
     with pytest.raises(WeightsError, match="1099511627776 elements without their values"):
         load_state_dict_file(path)
+
+
+def _tensor_of(path: Path, size: tuple[int, ...]) -> Path:
+    """A file whose one tensor has these sizes."""
+    arguments = (_Call(torch.UntypedStorage), 0, size, (1,) * len(size), False, OrderedDict[str, object]())
+    return _archive(path, pickle.dumps({"a": _Call(torch._utils._rebuild_tensor_v2, *arguments)}, protocol=2))
+
+
+@pytest.mark.parametrize("size", [(2**2000,) * 9, (-(2**2000),) * 9, (2**40,) * 9])
+def test_a_tensor_of_a_size_that_cannot_be_printed_is_refused_like_any_other(size: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"has \d+ bytes and holds a tensor of 9223372036854775808 numbers"):
+        load_state_dict_file(_tensor_of(tmp_path / "w.pth", size))
+
+
+def test_a_file_of_long_sizes_is_refused_at_once(tmp_path: Path) -> None:
+    path = _tensor_of(tmp_path / "w.pth", (1 << 20_000_000,) * 12)
+    began = time.process_time()
+    with pytest.raises(WeightsError, match="a tensor of 9223372036854775808 numbers"):
+        load_state_dict_file(path)
+    # The product of these numbers took 6 s.
+    assert time.process_time() - began < 3
+
+
+def test_a_long_number_for_an_allocation_is_not_printed(tmp_path: Path) -> None:
+    path = _archive(tmp_path / "bomb.pth", pickle.dumps({"a": _Call(torch.UntypedStorage, 1 << 50_000)}, protocol=2))
+    with pytest.raises(WeightsError, match=r"UntypedStorage of 9223372036854775808 elements"):
+        load_state_dict_file(path)
+
+
+def test_a_tensor_without_elements_is_no_larger_than_its_file(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1 << 40, 0)}, tmp_path / "w.pth")
+    assert load_state_dict_file(tmp_path / "w.pth")["a"].shape == (1 << 40, 0)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
@@ -116,6 +117,40 @@ def test_a_program_with_other_heatmaps_is_refused_with_both_shapes(network: nn.M
     with pytest.raises(WeightsError, match=r"gives \(2, \d+, \d+, \d+\)") as caught:
         _load(spec)
     assert "(2, 17, 16, 8)" in caught.value.allowed
+
+
+class _Changed(_Convolution):
+    """A convolution whose heatmaps are changed."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.change(super().forward(image))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda heat: heat > 0, "gives heatmaps of bool for 2x3x64x32 images"),
+        (lambda heat: (heat * 100).long(), "gives heatmaps of int64 for 2x3x64x32 images"),
+        (lambda heat: torch.complex(heat, heat), "gives heatmaps of complex64 for 2x3x64x32 images"),
+        (lambda heat: heat * torch.nan, "gives heatmaps with NaN or infinity for 2x3x64x32 images of noise"),
+        (lambda heat: heat / (heat > 0), "gives heatmaps with NaN or infinity for 2x3x64x32 images of noise"),
+    ],
+)
+def test_a_program_with_heatmaps_of_other_numbers_is_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: LocalPath
+) -> None:
+    spec = NetworkSpec(weights=_exported(_Changed(change), tmp_path / "teacher.pt2"))
+    with pytest.raises(WeightsError, match=message):
+        _load(spec)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_program_with_heatmaps_of_any_floating_point_type_loads(kind: torch.dtype, tmp_path: LocalPath) -> None:
+    _load(NetworkSpec(weights=_exported(_Changed(lambda heat: heat.to(kind)), tmp_path / "teacher.pt2")))
 
 
 def test_a_network_that_fails_or_gives_no_tensor_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from pycocotools.cocoeval import COCOeval
 
 from stages import evaluate
 from stages.base import Context, Step
+from stages.distributed.run_tasks import Crashes
 from stages.networks.spec import NetworkSpec
 from stages.pose.affine import box_to_center_size
 from stages.pose.skeleton import COCO_17
+from stages.prepare import stage as prepare
 from stages.prepare.stage import GROUND_TRUTH, INSTANCES, instances_step
 from stages.scoring import network_scores as evaluation
 from stages.scoring.network_scores import evaluation_step, score_network
@@ -36,6 +38,14 @@ IMAGES = (1, 2, 3)
 BOX = (12.0, 8.0, 30.0, 40.0)
 SPEC = NetworkSpec(network="hrnet_w8_small")
 NETWORK = Step("teachers", "teachers", "some network", {})
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_process(function: Callable[[Any], Any], jobs: Sequence[tuple[Any, int]], **_: object) -> Iterator[tuple[Any, Any]]:
+        return ((job, function(job)) for job, _size in jobs)
+
+    monkeypatch.setattr(prepare, "run_tasks", in_process)
 
 
 def truth_K3() -> npt.NDArray[np.float32]:
@@ -190,6 +200,41 @@ def test_a_broken_box_costs_only_itself_and_is_a_warning_of_the_entry(tmp_path: 
         ("boxes_left_out", 1, 3)
     ]
     assert len(seen[0].id_N) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), "file: No such file or directory"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "decode: a truncated PNG"),
+    ],
+)
+def test_an_image_that_has_only_detections_is_decoded_completely(
+    damage: Callable[[LocalPath], object], reason: str, tmp_path: LocalPath, seen: list[Instances]
+) -> None:
+    boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
+    context = prepared(tmp_path, boxes)
+    damage(tmp_path / "images" / "3.png")
+    with pytest.raises(DataError, match=rf"image 3 \('3\.png'\): {reason}"):
+        score(context, boxes)
+    assert not seen
+
+
+def test_an_image_that_crashes_the_processes_that_decode_it_is_named(
+    tmp_path: LocalPath, seen: list[Instances], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashing(
+        _: Callable[[Any], Any], jobs: Sequence[tuple[Any, int]], *, on_crash: Crashes[Any, Any], **__: object
+    ) -> Iterator[tuple[Any, Any]]:
+        for job, _size in jobs:
+            assert on_crash.pieces(job) == []
+            yield job, on_crash.blame(job)
+
+    monkeypatch.setattr(prepare, "run_tasks", crashing)
+    boxes = detections(tmp_path, box(1, 0.8), box(3, 0.9))
+    with pytest.raises(DataError, match=r"image 3 \('3\.png'\): decode: each process that read this image"):
+        score(prepared(tmp_path, boxes), boxes)
+    assert not seen
 
 
 def test_a_missing_image_with_only_detections_is_named(tmp_path: LocalPath, seen: list[Instances]) -> None:

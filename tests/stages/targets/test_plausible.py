@@ -147,6 +147,33 @@ def test_bad_maps_are_refused_and_full_precision_is_proposed_only_where_there_wa
         assert (caught.value.remedy is not None) == proposed
 
 
+@pytest.mark.parametrize(
+    ("not_finite", "zeros", "precision", "kinds", "settings"),
+    [
+        (3, 0, "bfloat16", "3 are not finite (NaN or infinity)", "targets.precision=float32"),
+        (3, 0, "float32", "3 are not finite (NaN or infinity)", ""),
+        (0, 3, "bfloat16", "3 are zero everywhere", "targets.max_bad_fraction=0.177"),
+        (0, 3, "float32", "3 are zero everywhere", "targets.max_bad_fraction=0.177"),
+        (0, 9, "bfloat16", "9 are zero everywhere", ""),
+        (2, 3, "float32", "2 are not finite (NaN or infinity) and 3 are zero everywhere", ""),
+        (
+            *(2, 3, "bfloat16", "2 are not finite (NaN or infinity) and 3 are zero everywhere"),
+            "targets.precision=float32 --set targets.max_bad_fraction=0.177",
+        ),
+    ],
+)
+def test_a_refusal_tells_the_kinds_of_bad_maps_apart_and_proposes_what_helps_against_each(
+    not_finite: int, zeros: int, precision: str, kinds: str, settings: str, context: Context
+) -> None:
+    step = _step(context)
+    made = TargetsStep(**{**vars(step), "recipe": {**step.recipe, "precision": precision}})
+    with pytest.raises(TrainingError) as caught:
+        refuse_bad(context, made, {"rows": 1, "bad_maps": not_finite + zeros, "not_finite_maps": not_finite})
+    assert caught.value.seen.endswith(f"cannot teach: {kinds}")
+    proposed = suggested(caught.value, "odkd") if caught.value.remedy else ""
+    assert proposed == (f"odkd --stage targets --set {settings}" if settings else "")
+
+
 def test_entries_that_another_run_made_are_held_to_the_limits_of_this_run(tmp_path: LocalPath) -> None:
     before = make_context(tmp_path, "distill.schedule=primary")
     for made in (teachers.teacher_step(with_instances(before), "primary"), view_step(before, "train", 1)):

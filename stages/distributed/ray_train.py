@@ -102,7 +102,7 @@ def run_trainings(
 
 def _fit(context: Context, plan: TrainingPlan, processes: int) -> dict[str, Any]:
     """Train one plan on nodes that see its files, and return its facts; ``processes`` share the CPUs."""
-    from ray.train import TrainingFailedError
+    from ray.train import ControllerError, TrainingFailedError
 
     sees, most = folders_of_run(context, plan.images.root), context.settings.cluster.max_failures
     failures = 0
@@ -122,7 +122,8 @@ def _fit(context: Context, plan: TrainingPlan, processes: int) -> dict[str, Any]
                 workers, cpus = _divided(context, plan, processes)
                 continue
             failures += 1
-            if failures > most:
+            # A controller that fails can leave its CPUs reserved, for which the next attempt would wait for ever.
+            if failures > most or isinstance(error, ControllerError):
                 raise _translated(error, plan) from error
             context.notify(f"{plan.title}: failure {failures} of at most {most}; it continues from its last checkpoint")
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -14,6 +16,7 @@ from torch import nn
 
 from pipeline.cache.advice import command
 from stages.base import Context
+from stages.data.windows import ImageSource
 from stages.distributed.ray_train import _raise_written, _write_error, cpus_of_process, run_trainings
 from stages.networks.spec import NetworkSpec
 from stages.settings import (
@@ -28,7 +31,7 @@ from stages.settings import (
 from stages.training.loop import WEIGHTS
 from stages.training.plan import EpochPlan, TrainingPlan
 from stages.training.schedule import Weights
-from storage_schemas.errors import CorruptEntryError, Remedy
+from storage_schemas.errors import ClusterError, CorruptEntryError, Remedy
 from storage_schemas.formats.checkpoints import load_weights
 from storage_schemas.formats.targets import create_arrays, target_arrays, write_block
 from storage_schemas.paths.local import LocalPath
@@ -137,6 +140,41 @@ def test_a_read_error_of_one_worker_ends_the_others_and_is_raised(
         run_trainings(replace(context, settings=settings), [plan])
     # Without retries it was half a second, on a machine with four times as much to do as processors; a retry starts workers.
     assert time.monotonic() - failed_at[0] < 120
+
+
+_DRIVER = "ODKD_TEST_DRIVER"
+
+
+class Deadly(LocalPath):
+    """A folder of images; the first worker that looks at it is killed."""
+
+    def is_filled(self) -> bool:
+        if _DRIVER not in os.environ and not (self.parent / "died").exists():
+            (self.parent / "died").touch()
+            # A worker that dies while Ray Train starts it ends the whole training.
+            time.sleep(3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("max_failures", [0, 1])
+def test_a_lost_worker_is_replaced_as_often_as_is_set(
+    tmp_path: LocalPath, context: Context, max_failures: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(_DRIVER, "1")
+    plan = make_plan(tmp_path / "training", on_labels(1))
+    plan = replace(plan, images=ImageSource(Deadly(tmp_path / "training" / "images")))
+    settings = context.settings.model_copy(update={"cluster": ClusterSettings(max_failures=max_failures)})
+    context = replace(context, settings=settings)
+    if not max_failures:
+        with pytest.raises(ClusterError, match="Training 'test: small' lost workers"):
+            run_trainings(context, [plan])
+        return
+    run_trainings(context, [plan])
+    assert "test: small: failure 1 of at most 1; it continues from its last checkpoint" in caplog.messages
+    assert len(losses(local(plan.folder))) == 1
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ WITHOUT_SOURCE = {
     "tests/pipeline/bench/test_cached.py": "drawn entries, their size and their readers",
     "tests/pipeline/test_command_line.py": "run.py without work: refusals, and the files that a run leaves",
     "tests/pipeline/test_mutated_files.py": "settings and exports, with mutated files",
+    "tests/pipeline/test_run_presets.py": "run.py with each preset for COCO",
     "tests/pipeline/test_run_students.py": "run.py with students that are not the demo's",
     "tests/pipeline/test_run_bucket.py": "run.py with a home in a bucket",
     "tests/pipeline/test_three_hosts.py": "runs on a cluster of three hosts, whose links are cut",

@@ -93,6 +93,8 @@ class Host:
     def start_ray(self, head: Host | None, *, cpus: int) -> None:
         """Start a node of Ray; without ``head`` it is the head."""
         where = ["--head", f"--port={_PORT}", "--include-dashboard=false"] if head is None else [f"--address={head.ray}"]
+        # As in ray_cluster.yaml.
+        self.variables["RAY_health_check_timeout_ms"] = "5000"
         self.run(str(_RAY), "start", *where, f"--node-ip-address={self.address}", f"--num-cpus={cpus}", "--num-gpus=0",
                  "--object-store-memory=100000000", "--disable-usage-stats", seconds=300)  # fmt: skip
 

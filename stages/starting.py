@@ -67,14 +67,14 @@ def starting_spec(
     if file is None:
         return spec
     assert source.network is not None
-    if spec.input is None:
-        spec = replace(spec, input=format_of_file(source.network, file))
+    wanted = spec.input or format_of_file(source.network, file)
+    spec = replace(spec, input=wanted)
     # The layers that the file lacks are drawn as they are without a file.
     network = load_network(spec, size_wh=size_wh, num_keypoints=num_keypoints, generator=torch.Generator().manual_seed(seed))
     taken = take_weights(network, load_state_dict_file(file), source=str(file))
-    context.notify(f"{title}: first weights from {file}: {taken}; it is fed {spec.input.channels.upper()}")  # type: ignore[union-attr]
+    context.notify(f"{title}: first weights from {file}: {taken}; it is fed {wanted.channels.upper()}")
     first = draft.folder / _FIRST
-    first.write_atomic(encode_checkpoint(network.state_dict(), spec.input.description))  # type: ignore[union-attr]
+    first.write_atomic(encode_checkpoint(network.state_dict(), wanted.description))
     return replace(spec, checkpoint=first.file(facts_of(first.mirror())))
 
 

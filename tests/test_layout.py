@@ -37,6 +37,7 @@ WITHOUT_TEST = {
         f"stages/networks/{name}.py": _PUBLISHED
         for name in ("hourglass", "lite_hrnet", "lpn", "simple_baseline", "simple_lite")
     },
+    "stages/networks/branches.py": _PUBLISHED,
     "stages/networks/initial.py": _PUBLISHED,
     "stages/training_settings.py": "test_settings.py validates the settings of all sections",
     **{f"stages/data/synthetic/{name}.py": _DRAWN for name in ("backdrop", "people", "pose", "scene")},

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from stages.networks.branches import raised, transition
 from stages.networks.initial import draw_normal
 
 __all__ = ["HRNet", "HRNetConfig", "hrnet", "hrnet_small", "hrnet_tiny"]
@@ -111,11 +112,7 @@ def _fuse_path(channels: Sequence[int], source: int, target: int) -> nn.Module |
     if source == target:
         return None
     if source > target:
-        return nn.Sequential(
-            nn.Conv2d(channels[source], channels[target], 1, bias=False),
-            nn.BatchNorm2d(channels[target]),
-            nn.Upsample(scale_factor=2 ** (source - target), mode="nearest"),
-        )
+        return raised(channels[source], channels[target], source - target)
     steps = [_down(channels[source], channels[source], relu=True) for _ in range(target - source - 1)]
     return nn.Sequential(*steps, _down(channels[source], channels[target], relu=False))
 
@@ -147,17 +144,12 @@ class HighResolutionModule(nn.Module):
 
 
 def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
-    """Layers between two stages: adapt the channels of each branch, and compute the new branch from the lowest one."""
-    paths: list[nn.Module | None] = []
-    for index, channels in enumerate(after):
-        if index >= len(before):
-            # The authors' code has this extra level of nesting, since their new branch may need several halvings.
-            paths.append(nn.Sequential(_down(before[-1], channels, relu=True)))
-        elif before[index] != channels:
-            paths.append(nn.Sequential(_conv3x3(before[index], channels), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)))
-        else:
-            paths.append(None)
-    return nn.ModuleList(paths)  # type: ignore[arg-type]
+    return transition(
+        before,
+        after,
+        adapted=lambda old, new: nn.Sequential(_conv3x3(old, new), nn.BatchNorm2d(new), nn.ReLU(inplace=True)),
+        lowered=lambda old, new: _down(old, new, relu=True),
+    )
 
 
 def _stage(channels: Sequence[int], *, modules: int, blocks: int, last: bool) -> nn.Sequential:

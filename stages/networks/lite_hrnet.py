@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.networks.branches import raised, transition
 from stages.networks.initial import draw_normal
 
 __all__ = ["LiteHRNet", "LiteHRNetConfig", "lite_hrnet", "naive_lite_hrnet", "wider_naive_lite_hrnet"]
@@ -185,11 +186,7 @@ def _fuse_path(channels: Sequence[int], source: int, target: int) -> nn.Module |
     if source == target:
         return None
     if source > target:
-        return nn.Sequential(
-            nn.Conv2d(channels[source], channels[target], 1, bias=False),
-            nn.BatchNorm2d(channels[target]),
-            nn.Upsample(scale_factor=2 ** (source - target), mode="nearest"),
-        )
+        return raised(channels[source], channels[target], source - target)
     width = channels[source]
     steps = [nn.Sequential(*_separable(width, width, stride=2, relu=True)) for _ in range(target - source - 1)]
     return nn.Sequential(*steps, nn.Sequential(*_separable(width, channels[target], stride=2, relu=False)))
@@ -241,17 +238,12 @@ class _Module(nn.Module):
 
 
 def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
-    """Layers between two stages: adapt the channels of each branch, and compute the new branch from the lowest one."""
-    paths: list[nn.Module | None] = []
-    for index, channels in enumerate(after):
-        if index >= len(before):
-            # The authors' code has this extra level of nesting, since their new branch may need several halvings.
-            paths.append(nn.Sequential(nn.Sequential(*_separable(before[-1], channels, stride=2, relu=True))))
-        elif before[index] != channels:
-            paths.append(nn.Sequential(*_separable(before[index], channels, stride=1, relu=True)))
-        else:
-            paths.append(None)
-    return nn.ModuleList(paths)  # type: ignore[arg-type]
+    return transition(
+        before,
+        after,
+        adapted=lambda old, new: nn.Sequential(*_separable(old, new, stride=1, relu=True)),
+        lowered=lambda old, new: nn.Sequential(*_separable(old, new, stride=2, relu=True)),
+    )
 
 
 class _Project(nn.Module):

@@ -13,6 +13,7 @@ from stages.data.loader import CropLoader
 from stages.data.views import draw_views
 from stages.inference import Predictor, decode_to_image
 from stages.scoring.coco_ap import evaluate
+from stages.scoring.coco_results import coco_results
 from stages.training.plan import TrainingPlan
 from storage_schemas.errors import TrainingError
 from storage_schemas.formats.instances import Instances
@@ -54,7 +55,11 @@ class Validator:
         finally:
             loader.close()
             network.train(was_training)
-        return evaluate(self._truth, _results(instances, np.concatenate(found)), skeleton=instances.skeleton).AP
+        keypoints_NK3 = np.concatenate(found)
+        image_id_N = instances.image_id_M[instances.image_N]
+        # Without thresholds: the score of a person is the mean over all joints.
+        results = coco_results(image_id_N, keypoints_NK3[..., 2].mean(axis=1, dtype=np.float64), keypoints_NK3)
+        return evaluate(self._truth, results, skeleton=instances.skeleton).AP
 
 
 def _ground_truth(instances: Instances) -> dict[str, Any]:
@@ -82,14 +87,3 @@ def _ground_truth(instances: Instances) -> dict[str, Any]:
         for number, image, keypoints_K3, box, area in columns
     ]
     return {"images": [{"id": image_id} for image_id in image_ids], "annotations": annotations}
-
-
-def _results(instances: Instances, keypoints_NK3: np.ndarray[Any, np.dtype[np.float32]]) -> list[dict[str, Any]]:
-    """COCO's results; the score of a person is the mean of the scores of the joints."""
-    image_ids = instances.image_id_M[instances.image_N].tolist()
-    return [
-        {"image_id": image_id, "category_id": 1, "keypoints": keypoints_K3.ravel().tolist(), "score": float(score)}
-        for image_id, keypoints_K3, score in zip(
-            image_ids, keypoints_NK3.astype(np.float64), keypoints_NK3[..., 2].mean(axis=1), strict=True
-        )
-    ]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
-import time
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +17,10 @@ from stages.pose.skeleton import COCO_17
 from stages.prepare.broken import advice_on_faults, reasons
 from stages.prepare.plausible import implausible
 from stages.scoring.coco_ap import evaluate
-from storage_schemas.errors import OdkdError
 from storage_schemas.formats.instances import Instances, Record
 from storage_schemas.paths.facts import FileFacts
 from tests.support.annotation_mutations import IMAGES, mutated_annotations, mutated_detections
-from tests.support.memory import peak_mb
+from tests.support.mutated_reads import Read, read_here, read_in_child
 
 __all__ = ["Read", "read_mutated"]
 
@@ -34,26 +28,9 @@ _ROOT = Path(__file__).parents[2]
 _ASPECT_WH = 0.75
 
 
-@dataclass
-class Read:
-    """What came of the files: how many gave instances, and which were neither read nor refused in words."""
-
-    used: int = 0
-    refused: int = 0
-    findings: int = 0
-    faults: list[str] = field(default_factory=list)
-    longest_seconds: float = 0.0
-    grown_mb: float = 0.0
-
-
 def read_mutated(kind: str, numbers: range) -> Read:
     """Read the files of these numbers, of the kind ``annotations`` or ``detections``."""
-    words = [sys.executable, "-m", "tests.support.annotation_child", kind, str(numbers.start), str(numbers.stop)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=_ROOT)
-    lines = done.stdout.splitlines()
-    if done.returncode:
-        return Read(faults=[f"file {lines[-1] if lines else '?'} ended the process: {done.returncode} {done.stderr[-500:]}"])
-    return Read(**json.loads(lines[-1]))
+    return read_in_child("tests.support.annotation_child", kind, numbers)
 
 
 def _check(records: Sequence[Record]) -> None:
@@ -99,27 +76,13 @@ def _main(kind: str, start: int, stop: int) -> None:
     warnings.simplefilter("error")
     # numpy warns about pycocotools' way of returning masks.
     warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-    result, before = Read(), peak_mb()
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(start, stop):
-            sys.stdout.write(f"{number}\n")
-            sys.stdout.flush()
-            path = Path(folder) / "file.json"
-            path.write_bytes(_MUTATED[kind](number))
-            begun = time.process_time()
-            try:
-                used, findings = _READ[kind](path)
-                result.used += used
-                result.findings += findings > 0
-            except OdkdError as error:
-                result.refused += 1
-                if len(str(error)) > 5000:
-                    result.faults.append(f"file {number}: a message of {len(str(error))} characters")
-            except BaseException:
-                result.faults.append(f"file {number}: {traceback.format_exc()}")
-            result.longest_seconds = max(result.longest_seconds, time.process_time() - begun)
-    result.grown_mb = peak_mb() - before
-    sys.stdout.write(f"{json.dumps(vars(result))}\n")
+
+    def read(number: int, folder: Path) -> tuple[bool, int]:
+        path = folder / "file.json"
+        path.write_bytes(_MUTATED[kind](number))
+        return _READ[kind](path)
+
+    read_here(read, range(start, stop))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,9 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import tarfile
-import tempfile
-import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,7 +26,7 @@ from storage_schemas.paths.local import LocalPath
 from storage_schemas.store.recipe import key_of
 from tests.support.annotation_mutations import change_document, change_text
 from tests.support.archive_samples import content_of, exported, two_entries
-from tests.support.memory import peak_mb
+from tests.support.mutated_reads import Read, read_here, read_in_child
 from tests.support.store_samples import signed
 
 __all__ = ["KINDS", "Read", "read_mutated"]
@@ -45,24 +40,9 @@ _YAML_PIECES = (
 )  # fmt: skip
 
 
-@dataclass
-class Read:
-    """What came of the files: how many were read and refused, and which were neither."""
-
-    used: int = 0
-    refused: int = 0
-    faults: list[str] = field(default_factory=list)
-    longest_seconds: float = 0.0
-    grown_mb: float = 0.0
-
-
 def read_mutated(kind: str, numbers: range) -> Read:
     """Read the files of these numbers, of the kind ``yaml`` or ``tar``."""
-    words = [sys.executable, "-m", "tests.support.file_mutations", kind, str(numbers.start), str(numbers.stop)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=_ROOT)
-    if done.returncode:
-        return Read(faults=[f"the process ended with {done.returncode}: {done.stderr[-2000:]}"])
-    return Read(**json.loads(done.stdout.splitlines()[-1]))
+    return read_in_child("tests.support.file_mutations", kind, numbers)
 
 
 def _yaml(number: int, folder: Path) -> bool:
@@ -83,12 +63,12 @@ def _yaml(number: int, folder: Path) -> bool:
         data = data[:at] + _YAML_PIECES[int(generator.integers(len(_YAML_PIECES)))].encode() + data[at:]
     path = folder / "settings.yaml"
     path.write_bytes(data)
-    try:
-        settings = load_settings(str(path))
-    except ConfigError:
-        return False
+    settings = load_settings(str(path))
     path.write_text(resolved_yaml(settings))
-    assert load_settings(str(path)) == settings
+    try:
+        assert load_settings(str(path)) == settings
+    except ConfigError as error:
+        raise AssertionError("what was written cannot be read again") from error
     return True
 
 
@@ -202,19 +182,7 @@ KINDS: dict[str, Callable[[int, Path], bool]] = {"yaml": _yaml, "tar": _tar}
 def _main(kind: str, start: int, stop: int) -> None:
     # The presets have them in their paths.
     os.environ |= dict.fromkeys(("COCO_ROOT", "ODKD_WEIGHTS", "PHOTOGRAPHS", "TEACHER"), "/data")
-    result, before = Read(), peak_mb()
-    for number in range(start, stop):
-        with tempfile.TemporaryDirectory() as folder:
-            begun = time.process_time()
-            try:
-                used = KINDS[kind](number, Path(folder))
-                result.used += used
-                result.refused += not used
-            except BaseException:
-                result.faults.append(f"{kind} {number}: {traceback.format_exc()}")
-            result.longest_seconds = max(result.longest_seconds, time.process_time() - begun)
-    result.grown_mb = peak_mb() - before
-    sys.stdout.write(f"{json.dumps(vars(result))}\n")
+    read_here(lambda number, folder: (KINDS[kind](number, folder), 0), range(start, stop), longest_message=20_000)
 
 
 if __name__ == "__main__":

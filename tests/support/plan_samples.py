@@ -49,6 +49,26 @@ def make_plan(at: Path, epochs: Sequence[EpochPlan], *, images: Sequence[int] = 
     )
 
 
+BARE_PLAN = TrainingPlan(
+    stage="test",
+    name="bare",
+    network=NetworkSpec(),
+    instances=LocalPath("not read"),
+    images=ImageSource(LocalPath("not read")),
+    folder=LocalPath("not written"),
+    crop_wh=CROP_WH,
+    size_divisor=1,
+    epochs=(),
+    train=TrainSettings(batch_size=8, lr=1e-2),
+    precision="float32",
+    device="cpu",
+    seed=0,
+    views_seed=0,
+    augment=AugmentSettings(),
+)
+"""A plan for parts of a training that read no file."""
+
+
 def on_labels(count: int) -> list[EpochPlan]:
     return [EpochPlan(view=epoch + 1, weights=Weights(1.0)) for epoch in range(count)]
 

@@ -150,7 +150,8 @@ def test_a_program_with_heatmaps_of_other_numbers_is_refused(
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_program_with_heatmaps_of_any_floating_point_type_loads(kind: torch.dtype, tmp_path: LocalPath) -> None:
-    _load(NetworkSpec(weights=_exported(_Changed(lambda heat: heat.to(kind)), tmp_path / "teacher.pt2")))
+    network = _load(NetworkSpec(weights=_exported(_Changed(lambda heat: heat.to(kind)), tmp_path / "teacher.pt2")))
+    assert network(torch.zeros(2, 3, 64, 32)).dtype == kind
 
 
 def test_a_network_that_fails_or_gives_no_tensor_is_refused() -> None:

@@ -10,34 +10,13 @@ import pytest
 from stages.data.holdout import is_held_out
 from stages.data.labels import has_label
 from stages.data.loader import Rows
-from stages.data.windows import ImageSource
-from stages.networks.spec import NetworkSpec
-from stages.settings import AugmentSettings, TrainSettings
-from stages.training.plan import TrainingPlan
 from stages.training.rows import epoch_order, training_rows
 from storage_schemas.errors import TrainingError
 from storage_schemas.formats.instances import Instances
-from storage_schemas.paths.local import LocalPath
 from tests.support.instance_samples import make_instances
+from tests.support.plan_samples import BARE_PLAN
 
-PLAN = TrainingPlan(
-    stage="test",
-    name="rows",
-    network=NetworkSpec(),
-    instances=LocalPath("not read"),
-    images=ImageSource(LocalPath("not read")),
-    folder=LocalPath("not written"),
-    crop_wh=(64, 64),
-    size_divisor=1,
-    epochs=(),
-    train=TrainSettings(batch_size=8),
-    precision="float32",
-    device="cpu",
-    seed=0,
-    views_seed=0,
-    augment=AugmentSettings(),
-    only_labelled=False,
-)
+PLAN = replace(BARE_PLAN, only_labelled=False)
 
 
 def _people(num: int, *, unlabelled: int = 0, masks: int = 0) -> Instances:
@@ -130,8 +109,8 @@ def test_fewer_people_than_a_batch_are_one_batch_that_all_workers_share_evenly()
 @pytest.mark.parametrize(
     ("people", "changes", "said"),
     [
-        (_people(4, unlabelled=4), {"only_labelled": True}, "'test: rows' has no training instance"),
-        (_people(4), {"only_masked": True}, "'test: rows' has no training instance"),
+        (_people(4, unlabelled=4), {"only_labelled": True}, "'test: bare' has no training instance"),
+        (_people(4), {"only_masked": True}, "'test: bare' has no training instance"),
         (_people(4), {"labelled_share": 0.5}, "labelled_share is 0.5, but all 4 training instances are labelled"),
         (_people(4, unlabelled=4), {"labelled_share": 0.5}, "all 4 training instances are unlabelled"),
     ],

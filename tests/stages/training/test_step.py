@@ -12,9 +12,7 @@ import torch
 from torch import nn
 
 from stages.data.loader import Batch
-from stages.data.windows import ImageSource
-from stages.networks.spec import NetworkSpec
-from stages.settings import AugmentSettings, Role, TrainSettings
+from stages.settings import Role
 from stages.training.loss import blend_targets
 from stages.training.memory_map import MappedArray
 from stages.training.optimizer import make_optimizer
@@ -23,28 +21,13 @@ from stages.training.schedule import Weights
 from stages.training.step import Trainer
 from storage_schemas.formats.targets import create_arrays, pack_bits, target_arrays, write_block
 from storage_schemas.paths.local import LocalPath
+from tests.support.plan_samples import BARE_PLAN
 
 CROP_WH = (64, 64)
 HEATMAP_WH = (16, 16)
 GENERATOR = np.random.default_rng(0)
 
-PLAN = TrainingPlan(
-    stage="test",
-    name="step",
-    network=NetworkSpec(),
-    instances=LocalPath("not read"),
-    images=ImageSource(LocalPath("not read")),
-    folder=LocalPath("not written"),
-    crop_wh=CROP_WH,
-    size_divisor=1,
-    epochs=(),
-    train=TrainSettings(lr=1e-2),
-    precision="float32",
-    device="cpu",
-    seed=0,
-    views_seed=0,
-    augment=AugmentSettings(),
-)
+PLAN = BARE_PLAN
 
 
 def make_trainer(plan: TrainingPlan = PLAN) -> Trainer:
